@@ -1,0 +1,244 @@
+"""Calibration batches: what the stages run the model on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastprune.data import read_dataset
+from fastprune.errors import DataError
+from fastprune.tasks import Batch, Columns, Sample, Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+SAMPLE = "sample"
+"""The tensor of a batch that holds each row's index into ``Batches.samples`` [samples]; the model never sees it."""
+NO_LABEL = -100
+DEFAULT_MAX_LENGTH = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """A calibration or evaluation set, encoded and padded.
+
+    Attributes:
+        batches: On the CPU; each tensor is [samples, ...], by the model's argument names, and labels by the task's.
+        task: What the labels mean; None where nobody said.
+        samples: The encoded samples, with what metrics need beyond the tensors; empty for wrapped batches.
+        source: Where the data came from, for people to read.
+    """
+
+    batches: tuple[dict[str, Tensor], ...]
+    task: Task | None
+    samples: tuple[Sample, ...] = ()
+    source: str = ""
+
+    @classmethod
+    def wrap(cls, data: Iterable[Batch], task: Task | None) -> Batches:
+        """Take batches that exist already, such as those of a DataLoader.
+
+        Args:
+            data: Mappings of tensors [samples, ...] that ``model(**batch)`` accepts. All are read into memory.
+            task: What the labels mean.
+
+        Raises:
+            DataError: There is no batch, or one is no mapping of tensors with the same first dimension.
+        """
+        if isinstance(data, Batches):
+            return data if task is None else dataclasses.replace(data, task=task)
+        batches = tuple(_checked(batch, index) for index, batch in enumerate(data))
+        if not batches:
+            raise DataError("The data holds no batches; an iterator that was read before is empty, so give a list.")
+        return cls(batches=batches, task=task)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        """The number of batches."""
+        return len(self.batches)
+
+    @property
+    def n_samples(self) -> int:
+        """The number of samples in all batches."""
+        return sum(_first_dimension(batch) for batch in self.batches)
+
+    @property
+    def n_tokens(self) -> int:
+        """The number of real tokens in all batches, without padding."""
+        return sum(int(token_mask(batch).sum()) for batch in self.batches)
+
+    @property
+    def mean_length(self) -> int:
+        """Real tokens a sample, rounded."""
+        return round(self.n_tokens / self.n_samples)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether every batch has all of the task's labels (without a task: a tensor called ``labels``)."""
+        names = _label_names(self.task)
+        return all(name in batch for batch in self.batches for name in names)
+
+    @property
+    def described(self) -> str:
+        """The source in brackets, to go after the word that it explains in a message; empty where it is unknown."""
+        return f" ({self.source})" if self.source else ""
+
+
+def token_mask(batch: Batch) -> Tensor:
+    """Which tokens are real: [samples, tokens], bool.
+
+    Raises:
+        DataError: The batch has no input from which the tokens could be told.
+    """
+    mask = batch.get("attention_mask")
+    if mask is not None and mask.dim() == 2:
+        return mask.bool()
+    for name in ("input_ids", "inputs_embeds"):
+        if name in batch:
+            tokens = batch[name]
+            return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)  # [samples, tokens]
+    raise DataError(
+        f"A batch with {', '.join(batch)} does not say which tokens it has; "
+        "give input_ids, inputs_embeds or an attention_mask [samples, tokens]."
+    )
+
+
+def model_inputs(batch: Batch, task: Task | None) -> dict[str, Tensor]:
+    """The part of a batch that goes to the model: all but the labels."""
+    aside = {SAMPLE, *_label_names(task)}
+    return {name: tensor for name, tensor in batch.items() if name not in aside}
+
+
+def to_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    """The batch on a device."""
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def make_batches(
+    data: Dataset | str | Path,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    samples: int | None = 2048,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    columns: Columns | None = None,
+    split: str | None = None,
+    default_split: str | tuple[str, ...] = "train",
+    source: str = "",
+) -> Batches:
+    """Draw rows, encode them, and pad them in batches of similar length. The same arguments give the same batches.
+
+    Args:
+        data: A data set, or a source for ``read_dataset``.
+        task: What encodes the rows.
+        tokenizer: The model's.
+        samples: How many rows to draw, without replacement; None, or more than there are: all. A row may give more
+            than one sample, or none (``Task.encode``).
+        batch_size: Samples a batch.
+        max_length: Tokens a sample, at most. None: what tokenizer and model take, but no more than 512.
+        limit: Tokens that the model can take, where it has a limit.
+        seed: Of the draw, and of what the task draws while encoding.
+        columns: Which columns hold what; None: guess.
+        split: For sources with splits.
+        default_split: For sources with splits, as in ``read_dataset``.
+        source: Where the data came from; by default the source itself.
+
+    Raises:
+        DataError: The data cannot be read or does not fit the task, or a number is out of range.
+    """
+    if batch_size < 1 or (samples is not None and samples < 1):
+        raise DataError(f"batch_size and samples must be 1 or more; got {batch_size} and {samples}.")
+    longest = min(length for length in (tokenizer.model_max_length, limit) if length is not None)
+    if max_length is not None and not 0 < max_length <= longest:
+        raise DataError(
+            f"max_length must be between 1 and the {longest} tokens that the model takes; got {max_length}."
+        )
+    if isinstance(data, (str, Path)):
+        source = source or str(data)
+        data = read_dataset(data, split=split, default_split=default_split)
+    if samples is not None and samples < len(data):
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+        data = data.select(sorted(order[:samples].tolist()))
+    encoded = task.encode(
+        data,
+        tokenizer,
+        columns=columns or Columns(),
+        max_length=max_length or min(longest, DEFAULT_MAX_LENGTH),
+        seed=seed,
+    )
+    if not encoded:
+        raise DataError(
+            f"The task {task.name} found nothing to encode in the {len(data)} rows of {source or 'the data'}."
+        )
+    encoded.sort(key=_length)
+    batches = tuple(
+        _collate(encoded[start : start + batch_size], start, task, tokenizer)
+        for start in range(0, len(encoded), batch_size)
+    )
+    return Batches(batches=batches, task=task, samples=tuple(encoded), source=source)
+
+
+def _collate(
+    samples: Sequence[Sample], start: int, task: Task, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Tensor]:
+    """Pad consecutive samples, the first of which has the index ``start``."""
+    if tokenizer.pad_token_id is None and len({_length(sample) for sample in samples}) > 1:
+        raise DataError("The tokenizer has no padding token; set tokenizer.pad_token, or use batch_size=1.")
+    fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+    batch: dict[str, Tensor] = {}
+    for name in (*tokenizer.model_input_names, *task.label_names):
+        if name not in samples[0]:
+            continue
+        values = [sample[name] for sample in samples]
+        if name in task.token_label_names:
+            batch[name] = _pad(values, NO_LABEL, tokenizer.padding_side)
+        elif name in task.label_names:
+            batch[name] = torch.tensor(values)  # [samples] or [samples, outputs]
+        else:
+            batch[name] = _pad(values, fill.get(name, 0), tokenizer.padding_side)
+    batch[SAMPLE] = torch.arange(start, start + len(samples))  # [samples]
+    return batch
+
+
+def _pad(rows: Sequence[Sequence[int]], value: int | None, side: str) -> Tensor:
+    """Rows of unequal length to [samples, tokens]; the value may be None where all are of one length."""
+    tokens = max(len(row) for row in rows)
+    padded = []
+    for row in rows:
+        padding = [value] * (tokens - len(row))
+        padded.append([*padding, *row] if side == "left" else [*row, *padding])
+    return torch.tensor(padded)
+
+
+def _length(sample: Sample) -> int:
+    return len(sample["input_ids"])
+
+
+def _checked(batch: Any, index: int) -> dict[str, Tensor]:
+    if not isinstance(batch, Mapping) or not batch or not all(isinstance(value, Tensor) for value in batch.values()):
+        found = {k: type(v).__name__ for k, v in batch.items()} if isinstance(batch, Mapping) else type(batch).__name__
+        raise DataError(f"Batch {index} must be a mapping of argument names to tensors; got {found}.")
+    sizes = {name: value.shape[0] if value.dim() else None for name, value in batch.items()}
+    if len(set(sizes.values())) > 1 or None in sizes.values() or 0 in sizes.values():
+        raise DataError(f"All tensors of batch {index} must have the same first dimension, samples; got {sizes}.")
+    return {name: value.detach().cpu() for name, value in batch.items()}
+
+
+def _first_dimension(batch: Batch) -> int:
+    return next(iter(batch.values())).shape[0]
+
+
+def _label_names(task: Task | None) -> tuple[str, ...]:
+    return Task.label_names if task is None else task.label_names

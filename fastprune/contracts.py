@@ -1,0 +1,110 @@
+"""Contract checks: what every stage's output must be, whoever wrote the strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from fastprune.costs import CostTable
+from fastprune.errors import ContractError
+from fastprune.groups import Groups, consumer_of
+from fastprune.masks import Mask
+from fastprune.scores import Scores
+from fastprune.strategies import CostModel, Rearranger, Reconstruction, Scorer, Searcher, Tuner
+
+
+def check_costs(costs: CostTable, groups: Groups, model: CostModel) -> None:
+    """One finite cost, none negative, for each of 0..units of every group."""
+    who = f"cost model '{model.name}'"
+    _same_names(who, costs.groups, groups)
+    for group in groups:
+        _shape(who, group.name, "costs", costs.groups[group.name], (group.units + 1,))
+        _finite(who, group.name, "costs", costs.groups[group.name], negative=False)
+
+
+def check_scores(scores: Scores, groups: Groups, scorer: Scorer) -> None:
+    """Importance for every unit, finite and not negative; the optional fields that the scorer says it gives."""
+    who = f"scorer '{scorer.name}'"
+    _same_names(who, scores.importance, groups)
+    for group in groups:
+        _shape(who, group.name, "importance", scores.importance[group.name], (group.units,))
+        _finite(who, group.name, "importance", scores.importance[group.name], negative=False)
+    for name in sorted(scorer.gives):
+        field = getattr(scores, name)
+        if field is None:
+            raise ContractError(f"The {who} says that it gives '{name}' and returned none.")
+        _same_names(who, field, groups)
+    for group in groups if scores.grads is not None else ():
+        assert scores.grads is not None
+        _shape(who, group.name, "grads", scores.grads[group.name], (None, group.units))
+        _finite(who, group.name, "grads", scores.grads[group.name])
+
+
+def check_search(mask: Mask, groups: Groups, costs: CostTable, budget: float, searcher: Searcher) -> None:
+    """A bool for every unit, within the budget."""
+    who = f"searcher '{searcher.name}'"
+    _check_mask(who, mask, groups)
+    cost = costs.of(mask.counts())
+    if cost > budget * (1 + 1e-9):
+        raise ContractError(
+            f"The {who} returned a mask of {cost:.6g} {costs.measure}, over the budget of {budget:.6g}."
+        )
+
+
+def check_rearrangement(after: Mask, before: Mask, groups: Groups, rearranger: Rearranger) -> None:
+    """As many units kept in each group as before."""
+    who = f"rearranger '{rearranger.name}'"
+    _check_mask(who, after, groups)
+    for name, count in before.counts().items():
+        if after.counts()[name] != count:
+            raise ContractError(
+                f"The {who} keeps {after.counts()[name]} units of '{name}', where the search kept {count}."
+            )
+
+
+def check_reconstruction(reconstruction: Reconstruction, student: nn.Module, groups: Groups, tuner: Tuner) -> None:
+    """Finite weights of the shape that the kept units leave."""
+    who = f"tuner '{tuner.name}'"
+    known = {group.name for group in groups}
+    for name, (weight, bias) in reconstruction.items():
+        if name not in known:
+            raise ContractError(f"The {who} returned a consumer for '{name}', which is no group of the model.")
+        consumer = consumer_of(student, groups[name])
+        _shape(who, name, "weight", weight, tuple(consumer.weight.shape))
+        _finite(who, name, "weight", weight)
+        if bias is not None:
+            _shape(who, name, "bias", bias, (consumer.out_features,))
+            _finite(who, name, "bias", bias)
+
+
+def _check_mask(who: str, mask: Mask, groups: Groups) -> None:
+    _same_names(who, mask.values, groups)
+    for group in groups:
+        _shape(who, group.name, "mask", mask[group.name], (group.units,))
+        if mask[group.name].dtype != torch.bool:
+            raise ContractError(
+                f"The {who} returned a mask of {mask[group.name].dtype} for '{group.name}'; it must be bool."
+            )
+
+
+def _same_names(who: str, returned: Iterable[str], groups: Groups) -> None:
+    expected, given = {group.name for group in groups}, set(returned)
+    if expected != given:
+        missing, extra = sorted(expected - given), sorted(given - expected)
+        raise ContractError(f"The {who} left out the groups {missing} and returned the unknown {extra}.")
+
+
+def _shape(who: str, group: str, what: str, value: Tensor, expected: tuple[int | None, ...]) -> None:
+    shape = tuple(value.shape)
+    if len(shape) != len(expected) or any(want not in (None, size) for size, want in zip(shape, expected, strict=True)):
+        wanted = ", ".join("any" if size is None else str(size) for size in expected)
+        raise ContractError(f"The {who} returned {what} of shape {list(shape)} for '{group}'; it must be [{wanted}].")
+
+
+def _finite(who: str, group: str, what: str, value: Tensor, *, negative: bool = True) -> None:
+    if not bool(torch.isfinite(value).all()):
+        raise ContractError(f"The {who} returned {what} for '{group}' that are not finite.")
+    if not negative and bool((value < 0).any()):
+        raise ContractError(f"The {who} returned negative {what} for '{group}'.")

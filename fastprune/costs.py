@@ -1,0 +1,89 @@
+"""Costs: a table of what keeping 0..units of each group costs, and the workload that it was measured for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastprune.calibration import Batches, model_inputs
+from fastprune.errors import BudgetError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostTable:
+    """What a model costs, group by group (METHOD 2).
+
+    Attributes:
+        measure: What is counted, such as ``MACs``.
+        groups: By the name of the group, [units + 1] float64: the cost of keeping 0..units.
+        fixed: The cost of what cannot be pruned.
+    """
+
+    measure: str
+    groups: Mapping[str, Tensor]
+    fixed: float
+
+    @property
+    def total(self) -> float:
+        """The cost of the model as it is."""
+        return self.of({name: costs.numel() - 1 for name, costs in self.groups.items()})
+
+    @property
+    def floor(self) -> float:
+        """The cost with every group at its cheapest."""
+        return self.fixed + sum(float(costs.min()) for costs in self.groups.values())
+
+    def of(self, counts: Mapping[str, int]) -> float:
+        """The cost of keeping so many units of each group."""
+        return self.fixed + sum(float(self.groups[name][count]) for name, count in counts.items())
+
+    def within(self, counts: Mapping[str, int]) -> CostTable:
+        """The table of a model that has only so many units of each group left."""
+        groups = {name: costs[: counts[name] + 1] for name, costs in self.groups.items()}
+        return CostTable(measure=self.measure, groups=groups, fixed=self.fixed)
+
+    def check(self, budget: float) -> None:
+        """Refuse a budget that nothing can meet.
+
+        Raises:
+            BudgetError: ``budget``, in the table's measure, is below the floor.
+        """
+        if budget < self.floor:
+            raise BudgetError(
+                f"The budget of {budget / self.total:.3g} of the {self.measure} cannot be met: with every unit pruned "
+                f"{self.floor / self.total:.3g} is left. Ask for more than that."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What the model will be run on: cost models measure for it.
+
+    Attributes:
+        example: The model's inputs for one sample: tensors [1, ...].
+        seq_len: Tokens a sample.
+    """
+
+    example: Mapping[str, Tensor]
+    seq_len: int
+
+    @staticmethod
+    def of(batches: Batches) -> Workload:
+        """One sample of the calibration set's mean length."""
+        longest = batches.batches[-1]
+        example = {name: value[:1] for name, value in model_inputs(longest, batches.task).items()}
+        return Workload(example=example, seq_len=batches.mean_length)
+
+    def inputs(self, *, batch_size: int = 1, seq_len: int | None = None) -> dict[str, Tensor]:
+        """Inputs of the asked shape, made from the example by repeating its samples and its tokens."""
+        length = self.seq_len if seq_len is None else seq_len
+        sized = {}
+        tokens = max((value.shape[1] for value in self.example.values() if value.ndim == 2), default=0)
+        for name, value in self.example.items():
+            if value.ndim >= 2 and value.shape[1] == tokens:
+                value = value.index_select(1, torch.arange(length, device=value.device) % tokens)
+            sized[name] = value.repeat_interleave(batch_size, dim=0)
+        return sized

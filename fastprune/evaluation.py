@@ -1,0 +1,178 @@
+"""Evaluation: a model's own metrics, and how far two models agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from fastprune.calibration import Batches, make_batches, model_inputs, to_device
+from fastprune.errors import DataError, ModelError
+from fastprune.tasks import Batch, Columns, Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+EVALUATION_SPLITS = ("validation", "test")
+
+
+def evaluate(
+    model: nn.Module | str | Path,
+    data: Batches | Dataset | str | Path,
+    *,
+    task: Task | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    columns: Columns | None = None,
+    split: str | None = None,
+) -> dict[str, float]:
+    """The task's metrics of a model over a whole data set.
+
+    Args:
+        model: A model, or a directory or Hub name to open.
+        data: Batches, or a data set or source with labels; of a source with splits, validation and then test.
+        task: What the model is for; None: the task of the batches, or else the one that serves the model.
+        tokenizer: The model's, for data that is not encoded yet; None: the one that was opened with the model.
+        batch_size: Samples a batch, for data that is not encoded yet; so are the rest.
+        max_length: Tokens a sample, at most.
+        columns: Which columns hold what.
+        split: For sources with splits.
+
+    Returns:
+        The metrics by name.
+
+    Raises:
+        DataError: The data cannot be read, has no labels, or does not fit the task.
+        ModelError: The model cannot be opened, or no task serves it.
+    """
+    model, task, tokenizer = _opened(model, data, task, tokenizer)
+    batches = _encoded(data, model, task, tokenizer, batch_size, max_length, columns, split)
+    with torch.inference_mode(), _evaluating(model):
+        return task.metrics(_results(model, task, batches), batches.samples)
+
+
+def fidelity(
+    teacher: nn.Module | str | Path,
+    student: nn.Module | str | Path,
+    data: Batches | Dataset | str | Path,
+    *,
+    task: Task | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    columns: Columns | None = None,
+    split: str | None = None,
+) -> dict[str, float]:
+    """How far two models agree on the same data, which needs no labels.
+
+    Args:
+        teacher: The model to agree with; it settles task and tokenizer, where they are not given.
+        student: The other model.
+        data: As for ``evaluate``; so are the rest.
+        task: As above.
+        tokenizer: As above.
+        batch_size: As above.
+        max_length: As above.
+        columns: As above.
+        split: As above.
+
+    Returns:
+        Figures by name; 1.0 is the same.
+
+    Raises:
+        DataError: The data cannot be read or does not fit the task.
+        ModelError: A model cannot be opened, or no task serves it.
+    """
+    teacher, task, tokenizer = _opened(teacher, data, task, tokenizer)
+    student, _, _ = _opened(student, data, task, tokenizer)
+    if _device(teacher) != _device(student):
+        raise ModelError(f"The two models are on {_device(teacher)} and {_device(student)}; move one of them.")
+    batches = _encoded(data, teacher, task, tokenizer, batch_size, max_length, columns, split)
+    with torch.inference_mode(), _evaluating(teacher), _evaluating(student):
+        return task.compare(
+            (outputs for outputs, _ in _results(teacher, task, batches)),
+            (outputs for outputs, _ in _results(student, task, batches)),
+            (to_device(batch, _device(teacher)) for batch in batches),
+        )
+
+
+def _opened(
+    model: nn.Module | str | Path,
+    data: Batches | Dataset | str | Path,
+    task: Task | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> tuple[nn.Module, Task, PreTrainedTokenizerBase | None]:
+    """The model itself, and what was not given: the data's task or else the model's, and the model's tokenizer."""
+    # Here, because plugins import this package while they load.
+    from fastprune.plugins import task_for
+    from fastprune.pretrained import open_pretrained
+
+    task = task or (data.task if isinstance(data, Batches) else None)
+    if not isinstance(model, nn.Module):
+        opened = open_pretrained(model)
+        return opened.model, task or opened.task, tokenizer or opened.tokenizer
+    if task is None:
+        config: Any = getattr(model, "config", None)
+        if config is None:
+            raise ModelError(f"{type(model).__name__} has no config to tell its task from; give the task.")
+        task = task_for(config, type(model))
+    return model, task, tokenizer
+
+
+def _encoded(
+    data: Batches | Dataset | str | Path,
+    model: nn.Module,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase | None,
+    batch_size: int,
+    max_length: int | None,
+    columns: Columns | None,
+    split: str | None,
+) -> Batches:
+    if isinstance(data, Batches):
+        return data
+    if tokenizer is None:
+        raise DataError(
+            "The data is not encoded yet, and there is no tokenizer to do it; give the tokenizer, or Batches."
+        )
+    return make_batches(
+        data,
+        task,
+        tokenizer,
+        samples=None,
+        batch_size=batch_size,
+        max_length=max_length,
+        limit=getattr(getattr(model, "config", None), "max_position_embeddings", None),
+        columns=columns,
+        split=split,
+        default_split=EVALUATION_SPLITS,
+    )
+
+
+def _results(model: nn.Module, task: Task, batches: Batches) -> Iterator[tuple[Any, Batch]]:
+    """Pairs of outputs and batch, both on the model's device, one at a time: outputs can be large."""
+    for batch in batches:
+        there = to_device(batch, _device(model))
+        yield model(**model_inputs(there, task)), there
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode, and back in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,165 @@
+"""prune(): score, then the paper's three stages (search, rearrange, tune), then the smaller model."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastprune import contracts
+from fastprune.architecture import Architecture
+from fastprune.calibration import Batches
+from fastprune.capture import frozen
+from fastprune.costs import CostTable, Workload
+from fastprune.errors import BudgetError
+from fastprune.groups import Groups
+from fastprune.masks import Mask
+from fastprune.materialize import adopt, materialize, reconstruct_consumers
+from fastprune.plugins import architecture_for, task_for
+from fastprune.pretrained import Pretrained
+from fastprune.progress import Progress, listening
+from fastprune.recipe import Recipe
+from fastprune.result import PruningResult
+from fastprune.strategies import CostModel, Rearranger, Schedule, Scorer, Searcher, Strategy, Tuner
+from fastprune.tasks import Batch, Task
+
+
+def prune(
+    model: nn.Module | Pretrained,
+    data: Batches | Iterable[Batch],
+    *,
+    budget: float,
+    preset: str = "default",
+    recipe: Recipe | str | Path | None = None,
+    scorer: str | Scorer | None = None,
+    searcher: str | Searcher | None = None,
+    rearranger: str | Rearranger | None = None,
+    tuner: str | Tuner | None = None,
+    cost: str | CostModel | None = None,
+    schedule: str | Schedule | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    architecture: Architecture | None = None,
+    task: Task | None = None,
+    seed: int = 0,
+    inplace: bool = False,
+    progress: Progress | None = None,
+) -> PruningResult:
+    """Make a trained Transformer smaller, without retraining (Kwon et al., NeurIPS 2022).
+
+    Args:
+        model: A transformers model, or what ``open_pretrained`` returned.
+        data: The calibration set: ``make_batches``, or any iterable of dicts of tensors that ``model(**batch)`` takes.
+        budget: What may be left, as a fraction of the dense model's cost: above 0, at most 1.
+        preset: The recipe to start from.
+        recipe: A whole recipe, or a TOML file that is laid over the preset.
+        scorer: A strategy by name or instance; likewise ``searcher``, ``rearranger``, ``tuner``, ``cost`` (what the
+            budget counts) and ``schedule``. None: the recipe's.
+        settings: Options by stage, such as ``{"scorer": {"labels": "model"}}``.
+        architecture: Where the model's units are; None: by its ``config.model_type``.
+        task: What the model is for; None: by its class.
+        seed: Of everything random.
+        inplace: Change this very model at the end, instead of leaving it as it is.
+        progress: Called as (description, steps done, steps in all).
+
+    Returns:
+        The smaller model with all that is known of how it came about.
+
+    Raises:
+        UsageError: What was asked for cannot be done; see ``fastprune.errors``.
+        ContractError: A strategy returned what its contract forbids.
+    """
+    if not 0 < budget <= 1:
+        raise BudgetError(
+            f"The budget must be a fraction of the dense model's cost, above 0 and at most 1; got {budget}."
+        )
+    stages: dict[str, str | Strategy | None] = {
+        "scorer": scorer,
+        "searcher": searcher,
+        "rearranger": rearranger,
+        "tuner": tuner,
+    }
+    stages |= {"cost": cost, "schedule": schedule}
+    if not isinstance(recipe, Recipe):
+        recipe = Recipe.of(preset, file=recipe, settings=settings, **stages)
+    elif settings or any(stages.values()):
+        recipe = recipe.change(settings=settings, **stages)
+    dense = model.model if isinstance(model, Pretrained) else model
+    architecture = architecture or architecture_for(dense)
+    groups = Groups.resolve(architecture, dense)
+    batches = Batches.wrap(data, task)
+    if batches.task is None:
+        batches = Batches.wrap(batches, task_for(dense.config, type(dense)))  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(seed)
+
+    timings: dict[str, float] = {}
+    with listening(progress):
+        with _timed(timings, "measure"), frozen(dense):
+            costs = recipe.cost.measure(dense, groups, Workload.of(batches))
+            contracts.check_costs(costs, groups, recipe.cost)
+            costs.check(budget * costs.total)
+        student, mask = dense, Mask.full(groups)
+        for fraction in recipe.schedule.budgets(budget):
+            left = costs.within(mask.counts())
+            goal = fraction * costs.total
+            student, kept = _one_pass(dense, student, architecture, left, goal, batches, recipe, generator, timings)
+            mask = kept.within(mask)
+    return PruningResult(
+        model=adopt(dense, groups, mask, student) if inplace else student,
+        mask=mask,
+        groups=groups,
+        architecture=architecture,
+        recipe=recipe,
+        budget=budget,
+        measure=costs.measure,
+        cost_before=costs.total,
+        cost_after=costs.of(mask.counts()),
+        parameters_before=sum(parameter.numel() for parameter in dense.parameters()),
+        timings=timings,
+        calibration={"source": batches.source, "samples": batches.n_samples, "tokens": batches.n_tokens, "seed": seed},
+        tokenizer=model.tokenizer if isinstance(model, Pretrained) else None,
+        companions=model.companions if isinstance(model, Pretrained) else {},
+    )
+
+
+def _one_pass(
+    teacher: nn.Module,
+    student: nn.Module,
+    architecture: Architecture,
+    costs: CostTable,
+    budget: float,
+    batches: Batches,
+    recipe: Recipe,
+    generator: torch.Generator,
+    timings: dict[str, float],
+) -> tuple[nn.Module, Mask]:
+    """Prune the student to the budget, in the cost's own measure: the smaller model, and which of its units are left."""
+    groups = Groups.resolve(architecture, student)
+    with _timed(timings, "score"), frozen(student):
+        scores = recipe.scorer.score(student, groups, batches, generator)
+        contracts.check_scores(scores, groups, recipe.scorer)
+    with _timed(timings, "search"):
+        searched = recipe.searcher.search(scores, costs, budget)
+        contracts.check_search(searched, groups, costs, budget, recipe.searcher)
+    with _timed(timings, "rearrange"):
+        mask = recipe.rearranger.rearrange(searched, scores)
+        contracts.check_rearrangement(mask, searched, groups, recipe.rearranger)
+    with _timed(timings, "tune"):
+        smaller = materialize(student, groups, mask)
+        left = Groups.resolve(architecture, smaller)
+        with frozen(teacher), frozen(smaller):
+            reconstruction = recipe.tuner.tune(teacher, smaller, left, batches, scores)
+            contracts.check_reconstruction(reconstruction, smaller, left, recipe.tuner)
+        reconstruct_consumers(smaller, left, reconstruction)
+    return smaller.eval(), mask
+
+
+@contextlib.contextmanager
+def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - start

@@ -1,0 +1,196 @@
+"""Opening models: a directory or Hub name becomes a model with its tokenizer and task."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+
+from fastprune.checkpoint import MANIFEST, load
+from fastprune.errors import ModelError
+from fastprune.plugins import task_for
+from fastprune.sentence_transformers import SentenceTransformer, read_sentence_transformer
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from fastprune.tasks import Task
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+HALF = (torch.float16, torch.bfloat16)
+DTYPES: Mapping[str, torch.dtype] = {
+    name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """An opened model and what belongs to it.
+
+    Attributes:
+        model: In evaluation mode, on its device.
+        tokenizer: None where the source has none.
+        task: What the model is for.
+        source: What was opened, as given.
+        companions: Contents of the files to carry along when the model is saved, by relative name: the modules of a
+            SentenceTransformer.
+    """
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase | None
+    task: Task
+    source: str
+    companions: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def open_pretrained(
+    source: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+) -> Pretrained:
+    """Open a model that transformers, SentenceTransformers or fastprune saved.
+
+    Args:
+        source: A directory, or a name on the Hub.
+        dtype: ``auto`` is the checkpoint's own, but float32 for a half-precision checkpoint on a CPU.
+        device: ``auto`` is the first there is of cuda, mps and cpu.
+
+    Raises:
+        ModelError: There is no such model, something of it is missing, or it cannot be read.
+        CheckpointError: It is a pruned model, and a broken one.
+    """
+    target_device, target_dtype = _device(device), _dtype(dtype)
+    directory = _directory(source)
+    sentence = read_sentence_transformer(directory)
+    encoder = directory / sentence.folder if sentence else directory
+    config = _config(encoder)
+    _require_weights(encoder)
+    model_class = _model_class(config, encoder)
+    task = task_for(config, model_class)
+    if sentence:
+        task = _with_pooling(task, sentence, encoder)
+    model = _load(model_class, encoder, target_dtype)
+    if target_dtype is None and target_device.type == "cpu" and next(model.parameters()).dtype in HALF:
+        model = model.float()
+    return Pretrained(
+        model=model.to(target_device).eval(),
+        tokenizer=_tokenizer(encoder, sentence),
+        task=task,
+        source=str(source),
+        companions=sentence.companions if sentence else {},
+    )
+
+
+def _directory(source: str | Path) -> Path:
+    """The directory itself, or where the Hub's files were put.
+
+    Raises:
+        ModelError: There is none.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or str(source).startswith((".", "/", "~")):
+        raise ModelError(f"There is no model directory {source}" + (", but a file." if path.exists() else "."))
+    try:
+        names = ["*.json", "*.txt", "*.model", "[0-9]_*/*"]
+        ignored = ["onnx/*", "openvino/*"]
+        found = Path(snapshot_download(str(source), allow_patterns=[*names, WEIGHTS[0]], ignore_patterns=ignored))
+        if not list(found.rglob(WEIGHTS[0])):
+            found = Path(snapshot_download(str(source), allow_patterns=[*names, WEIGHTS[1]], ignore_patterns=ignored))
+    except (OSError, ValueError) as error:  # no network, no such name, no access, no valid name
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(f"'{source}' is no directory here, and cannot be had from the Hub: {reason}") from error
+    return found
+
+
+def _config(directory: Path) -> PretrainedConfig:
+    if not (directory / "config.json").exists():
+        raise ModelError(f"{directory} is no model directory: it has no config.json.")
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(str(directory))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{directory / 'config.json'} cannot be read: {error}") from error
+    return config
+
+
+def _require_weights(directory: Path) -> None:
+    if not any(next(directory.glob(pattern), None) for pattern in WEIGHTS):
+        raise ModelError(f"{directory} has a config.json but no weights ({' or '.join(WEIGHTS)}).")
+
+
+def _model_class(config: PretrainedConfig, directory: Path) -> type[PreTrainedModel]:
+    """The class that the checkpoint was saved from; the plain encoder where it does not say."""
+    plain: Any = transformers.MODEL_MAPPING.get(type(config), None)
+    name = (
+        config.architectures[0] if config.architectures else getattr(plain, "__name__", f"{config.model_type} encoder")
+    )
+    model_class = getattr(transformers, name, None)
+    if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
+        raise ModelError(f"{directory} holds a {name}, which transformers {transformers.__version__} does not have.")
+    return model_class
+
+
+def _load(model_class: type[PreTrainedModel], directory: Path, dtype: torch.dtype | None) -> nn.Module:
+    """The model on the CPU, in its own dtype where there is no other."""
+    if (directory / MANIFEST).exists():
+        return load(directory, dtype=dtype or "auto")
+    try:
+        model: nn.Module = model_class.from_pretrained(str(directory), dtype=dtype or "auto")
+    except Exception as error:  # a broken file, a wrong shape and a bad pickle raise different families
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{directory} cannot be loaded as {model_class.__name__}: {reason}") from error
+    return model
+
+
+def _tokenizer(directory: Path, sentence: SentenceTransformer | None) -> PreTrainedTokenizerBase | None:
+    """The tokenizer, if there is one; a SentenceTransformer's may be told to stop earlier."""
+    if not any((directory / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt")):
+        return None
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(directory))
+    except Exception as error:  # tokenizers raises plain Exception for a broken file
+        raise ModelError(f"The tokenizer in {directory} cannot be read: {error}") from error
+    if sentence is not None and sentence.max_length is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, sentence.max_length)
+    return tokenizer
+
+
+def _with_pooling(task: Task, sentence: SentenceTransformer, directory: Path) -> Task:
+    """The task with the pooling that the files tell, whatever the embedding task is that a plugin registered."""
+    options: dict[str, Any] = {"pooling": sentence.pooling, "normalize": sentence.normalize}
+    if not set(options) <= {option.name for option in dataclasses.fields(task)}:
+        raise ModelError(f"{directory} is a SentenceTransformer, but the task {task.name} does not pool.")
+    return dataclasses.replace(task, **options)
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype | None:
+    """None for ``auto``."""
+    if dtype == "auto":
+        return None
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise ModelError(f"There is no dtype '{dtype}'; use auto, {', '.join(DTYPES)}.")
+    return DTYPES[dtype]
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)  # fails here, and not after the model was read
+        return torch.device(device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
+        raise ModelError(f"There is no device '{device}' here: {str(error).partition(chr(10))[0]}") from error

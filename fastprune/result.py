@@ -1,0 +1,101 @@
+"""What prune() gives back: the smaller model, and all that is known of how it came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fastprune import checkpoint
+from fastprune.architecture import Architecture
+from fastprune.groups import Groups
+from fastprune.masks import Mask
+from fastprune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningResult:
+    """A pruned model and its provenance.
+
+    Attributes:
+        model: The smaller model, in eval mode.
+        mask: The units kept, of those that the dense model had.
+        groups: The dense model's groups.
+        architecture: Where the units are.
+        recipe: What each stage was done with.
+        budget: The fraction of the cost that was asked for.
+        measure: What the cost counts.
+        cost_before: The dense model's cost.
+        cost_after: The pruned model's cost, never above ``budget * cost_before``.
+        parameters_before: The dense model's parameters.
+        timings: Seconds by stage.
+        calibration: Source, samples, tokens and seed of the calibration.
+        metrics: What was measured of the model, by name; to be filled in by whoever measures.
+        tokenizer: Saved along, where it is known.
+        companions: Files saved along, by their relative path.
+    """
+
+    model: nn.Module
+    mask: Mask
+    groups: Groups
+    architecture: Architecture
+    recipe: Recipe
+    budget: float
+    measure: str
+    cost_before: float
+    cost_after: float
+    parameters_before: int
+    timings: Mapping[str, float]
+    calibration: Mapping[str, Any]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    tokenizer: PreTrainedTokenizerBase | None = None
+    companions: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def parameters_after(self) -> int:
+        """The pruned model's parameters."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def kept(self) -> list[dict[str, Any]]:
+        """By group, in order: name, kind, units before, units kept."""
+        counts = self.mask.counts()
+        return [{"name": g.name, "kind": g.kind, "units": g.units, "kept": counts[g.name]} for g in self.groups]
+
+    def summary(self) -> dict[str, Any]:
+        """The figures, ready for JSON."""
+        return {
+            "budget": self.budget,
+            "cost": {"measure": self.measure, "before": self.cost_before, "after": self.cost_after},
+            "parameters": {"before": self.parameters_before, "after": self.parameters_after},
+            "groups": self.kept(),
+            "timings": dict(self.timings),
+            "calibration": dict(self.calibration),
+            "metrics": dict(self.metrics),
+        }
+
+    def save(self, path: str | Path, *, tokenizer: PreTrainedTokenizerBase | None = None) -> Path:
+        """Write a directory that ``fastprune.load`` opens: weights, config, tokenizer, manifest. All of it or nothing.
+
+        Args:
+            path: A directory that does not exist, or is empty.
+            tokenizer: To be saved along; None: the one that came with the model, if any.
+
+        Raises:
+            CheckpointError: The directory is not empty, or cannot be written.
+        """
+        details = self.summary() | {"recipe": self.recipe.to_toml()}
+        details["kept_units"] = {name: self.mask.kept(name).tolist() for name in self.mask}
+        return checkpoint.save(
+            self.model,
+            path,
+            architecture=self.architecture,
+            details=details,
+            tokenizer=tokenizer or self.tokenizer,
+            companions=self.companions,
+        )

@@ -1,0 +1,104 @@
+"""SentenceTransformer directories: where the encoder lies, how it is pooled, what else belongs to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastprune.errors import ModelError
+
+MODULES = "modules.json"
+SETTINGS = ("config_sentence_transformers.json", "sentence_bert_config.json")
+OLD_POOLINGS = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+}
+POOLINGS = tuple(OLD_POOLINGS.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentenceTransformer:
+    """What the files of a SentenceTransformer say.
+
+    Attributes:
+        folder: Where the encoder lies, relative to the directory; empty for the directory itself.
+        pooling: How token vectors become one: mean, cls or max.
+        normalize: Whether vectors get length 1.
+        max_length: Tokens a text, at most; None where nothing is said.
+        companions: Contents of the other files by relative name, arranged around an encoder in the directory itself.
+    """
+
+    folder: str
+    pooling: str
+    normalize: bool
+    max_length: int | None
+    companions: Mapping[str, bytes]
+
+
+def read_sentence_transformer(directory: Path) -> SentenceTransformer | None:
+    """Read the modules of a SentenceTransformer; None where the directory is none.
+
+    Raises:
+        ModelError: It does more than an encoder, pooling and normalisation, or pools in a way of its own.
+    """
+    if not (directory / MODULES).exists():
+        return None
+    modules: list[dict[str, Any]] = _read_json(directory / MODULES)
+    kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise ModelError(
+            f"{directory} is a SentenceTransformer of {', '.join(kinds)}; fastprune opens those of Transformer, "
+            "Pooling and Normalize. Open the directory of its encoder alone."
+        )
+    folder = str(modules[0]["path"])
+    settings = directory / folder / "sentence_bert_config.json"
+    length = _read_json(settings).get("max_seq_length") if settings.exists() else None
+    return SentenceTransformer(
+        folder=folder,
+        pooling=_pooling(directory / modules[1]["path"] / "config.json"),
+        normalize="Normalize" in kinds,
+        max_length=length,
+        companions=_companions(directory, modules),
+    )
+
+
+def _companions(directory: Path, modules: list[dict[str, Any]]) -> dict[str, bytes]:
+    """All files but the encoder's own, arranged around an encoder in the directory itself."""
+    folder = modules[0]["path"]
+    companions = {MODULES: json.dumps([{**modules[0], "path": ""}, *modules[1:]], indent=2).encode()}
+    for name in SETTINGS:
+        places = (directory / name, directory / folder / name)
+        found = next((place for place in places if place.exists()), None)
+        if found is not None:
+            companions[name] = found.read_bytes()
+    for module in modules[1:]:
+        for path in sorted((directory / module["path"]).rglob("*")):
+            if path.is_file():
+                companions[path.relative_to(directory).as_posix()] = path.read_bytes()
+    return companions
+
+
+def _pooling(path: Path) -> str:
+    config = _read_json(path)
+    # One name in newer versions, a switch for each way in older ones, of which several may be on.
+    chosen = (
+        [config["pooling_mode"]]
+        if "pooling_mode" in config
+        else [OLD_POOLINGS.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on]
+    )
+    if len(chosen) != 1 or chosen[0] not in POOLINGS:
+        raise ModelError(
+            f"{path} pools by {', '.join(map(str, chosen))}; fastprune knows one of {', '.join(POOLINGS)}."
+        )
+    return str(chosen[0])
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,124 @@
+"""The contracts: what a scorer, searcher, rearranger, tuner, cost model and schedule must do.
+
+A strategy is a frozen, keyword-only dataclass. Its fields are its options, reachable from Python, from a recipe and
+from the command line; its one method is the contract's. Only Scorer, Tuner and CostModel see the model; search and
+rearrangement are pure functions of small tensors.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fastprune.costs import CostTable, Workload
+from fastprune.groups import Groups
+from fastprune.masks import Mask
+from fastprune.scores import Scores
+
+if TYPE_CHECKING:
+    from fastprune.calibration import Batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """What all strategies share: a name to be chosen by, and what they need of the scores."""
+
+    name: ClassVar[str]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The optional fields of Scores (``grads``, ``token_weights``) without which this cannot run."""
+        return frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer(Strategy, ABC):
+    """Stage 0: how much the loss suffers when a unit goes."""
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """The optional fields of Scores that this fills."""
+        return frozenset()
+
+    @abstractmethod
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
+        """Score every unit of every group.
+
+        Args:
+            model: In eval mode; left as it was found.
+            groups: The model's groups.
+            batches: The calibration set.
+            generator: Where all randomness comes from, on the CPU.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searcher(Strategy, ABC):
+    """Stage 1: which units to keep within the budget."""
+
+    @abstractmethod
+    def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
+        """Keep the most importance that the budget allows.
+
+        Args:
+            budget: In the table's measure; at least its floor.
+
+        Returns:
+            A mask whose cost never exceeds the budget.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rearranger(Strategy, ABC):
+    """Stage 2: which units to swap within a group."""
+
+    @abstractmethod
+    def rearrange(self, mask: Mask, scores: Scores) -> Mask:
+        """Swap kept and pruned units; each group keeps as many as before."""
+
+
+Reconstruction = dict[str, tuple[Tensor, Tensor | None]]
+"""By the name of the group: the consumer's weight [hidden, kept features] and its bias [hidden] (None: none)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuner(Strategy, ABC):
+    """Stage 3: how the consumers make up for what is gone."""
+
+    @abstractmethod
+    def tune(
+        self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores
+    ) -> Reconstruction:
+        """Find new consumer weights and biases for the student.
+
+        Args:
+            teacher: The dense model; left as it was found.
+            student: The pruned model, already smaller. It may be changed on the way: it is thrown away where the
+                Reconstruction is not, and gets exactly the Reconstruction where it is.
+            groups: The student's groups.
+            batches: The calibration set.
+            scores: What the scorer said, about the units before pruning.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostModel(Strategy, ABC):
+    """What keeping 0..units of a group costs."""
+
+    @abstractmethod
+    def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:
+        """Make the table of this model for this workload; the model is left as it was found."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(Strategy, ABC):
+    """How many passes there are (METHOD 5)."""
+
+    @abstractmethod
+    def budgets(self, budget: float) -> Sequence[float]:
+        """The budget of each pass, as fractions of the dense model's cost; the last is ``budget``."""
