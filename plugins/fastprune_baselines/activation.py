@@ -1,0 +1,29 @@
+"""Importance by the energy that a unit adds to the sublayer's output."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from fastprune import Batches, Groups, Scorer, Scores, consumer_of
+from fastprune_baselines.moments import feature_moments
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationScorer(Scorer):
+    """Mean square of each feature times the squared norm of its consumer column, summed over the unit's features.
+
+    What Wanda-sp ranks by, and K-prune's representational knowledge (Park et al. 2024; METHOD 1).
+    """
+
+    name: ClassVar[str] = "activation"
+
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
+        moments = feature_moments(model, groups, batches)
+        importance = {}
+        for group in groups:
+            columns = consumer_of(model, group).weight.detach().double().square().sum(0)  # [features]
+            energy = (moments[group.name][1] * columns).unflatten(0, (group.units, group.width)).sum(1)
+            importance[group.name] = energy.float().cpu()
+        return Scores(importance=importance)

@@ -1,0 +1,34 @@
+"""Importance by how much a unit's contribution fluctuates: what a bias cannot make up for."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from fastprune import Batches, Groups, Scorer, Scores, consumer_of
+from fastprune_baselines.moments import feature_moments
+
+
+@dataclass(frozen=True, kw_only=True)
+class FluctuationScorer(Scorer):
+    """Variance of each feature times the squared norm of its consumer column, standardised in each group.
+
+    FLAP (An et al., AAAI 2024, eq. 5 and 6; METHOD 1). The standardised scores are shifted to start at zero, which no
+    ranking notices. FLAP itself goes with the searcher ``threshold`` and the tuner ``bias``.
+    """
+
+    name: ClassVar[str] = "fluctuation"
+
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
+        moments = feature_moments(model, groups, batches)
+        standardised = {}
+        for group in groups:
+            mean, square = moments[group.name]
+            columns = consumer_of(model, group).weight.detach().double().square().sum(0)  # [features]
+            variance = (square - mean.square()).clamp(min=0)
+            raw = (variance * columns).unflatten(0, (group.units, group.width)).sum(1)  # [units]
+            deviation = raw.std() if group.units > 1 else raw.new_ones(())
+            standardised[group.name] = ((raw - raw.mean()) / deviation.clamp(min=1e-30)).cpu()
+        lowest = min(float(values.min()) for values in standardised.values() if values.numel())
+        return Scores(importance={name: (values - lowest).float() for name, values in standardised.items()})

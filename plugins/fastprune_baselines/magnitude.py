@@ -1,0 +1,29 @@
+"""Importance by the size of the weights."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fastprune import Batches, Group, Groups, Scorer, Scores, consumer_of, producers_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class MagnitudeScorer(Scorer):
+    """The squared norm of all weights that a unit owns: its rows of the producers, its columns of the consumer."""
+
+    name: ClassVar[str] = "magnitude"
+
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
+        return Scores(importance={group.name: squared_norms(model, group) for group in groups})
+
+
+@torch.no_grad()
+def squared_norms(model: nn.Module, group: Group) -> Tensor:
+    """[units]"""
+    columns: Tensor = consumer_of(model, group).weight.float().square().sum(0)  # [features]
+    norms: Tensor = columns.unflatten(0, (group.units, group.width)).sum(1)
+    for linear in producers_of(model, group):
+        norms += linear.weight.float().square().sum(1).unflatten(0, (group.units, -1)).sum(1)
+    return norms.cpu()

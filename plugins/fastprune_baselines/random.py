@@ -1,0 +1,21 @@
+"""Importance by lot, for comparison."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from fastprune import Batches, Groups, Scorer, Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomScorer(Scorer):
+    """A uniform number for each unit, times the features it owns, so that heads and filters go at the same rate."""
+
+    name: ClassVar[str] = "random"
+
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
+        sizes = {group.name: group.width * (len(group.producers) + 1) * group.hidden for group in groups}
+        draws = {group.name: torch.rand(group.units, generator=generator) for group in groups}
+        return Scores(importance={name: draw * sizes[name] for name, draw in draws.items()})

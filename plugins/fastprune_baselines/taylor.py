@@ -1,0 +1,31 @@
+"""Importance by the first-order Taylor expansion of the loss."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from fastprune import Batches, Groups, Labels, Scorer, Scores, collect_gradients, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaylorScorer(Scorer):
+    """The mean over the samples of |sum x dL/dx|, the first-order change of the loss when the unit goes.
+
+    Michel et al., "Are Sixteen Heads Really Better than One?", NeurIPS 2019, section 4.1 (METHOD 1).
+    """
+
+    name: ClassVar[str] = "taylor"
+    labels: Labels = option(
+        "auto", help="Whose labels the loss uses: the data set's, the model's own draws, or the first that there are."
+    )
+
+    @property
+    def gives(self) -> frozenset[str]:
+        return frozenset({"grads", "token_weights"})
+
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
+        grads, token_weights = collect_gradients(model, groups, batches, self.labels, generator)
+        importance = {name: gradient.double().abs().mean(0).float() for name, gradient in grads.items()}
+        return Scores(importance=importance, grads=grads, token_weights=token_weights)

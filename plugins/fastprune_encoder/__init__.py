@@ -1,0 +1,14 @@
+"""Encoder families: BERT and its kin, DistilBERT, MPNet."""
+
+from collections.abc import Callable
+
+from fastprune import Architecture, hookimpl
+from fastprune_encoder.bert import BERT
+from fastprune_encoder.distilbert import DISTILBERT
+from fastprune_encoder.mpnet import MPNET
+
+
+@hookimpl
+def register_architectures(register: Callable[[Architecture], None]) -> None:
+    for architecture in (BERT, DISTILBERT, MPNET):
+        register(architecture)

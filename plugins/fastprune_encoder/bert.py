@@ -1,0 +1,29 @@
+"""BERT and the families built like it: RoBERTa, XLM-R, CamemBERT, ELECTRA."""
+
+from fastprune import Architecture, Block, Stack
+
+ATTENTION = Block(
+    kind="attention",
+    module="attention.self",
+    producers=("attention.self.query", "attention.self.key", "attention.self.value"),
+    consumer="attention.output.dense",
+    residual="attention.output.LayerNorm",
+    unit_width=("attention_head_size",),
+    unit_counts=("num_attention_heads",),
+    feature_counts=("all_head_size",),
+    outputs=2,
+)
+
+FFN = Block(
+    kind="ffn",
+    module="intermediate",
+    producers=("intermediate.dense",),
+    consumer="output.dense",
+    residual="output.LayerNorm",
+)
+
+BERT = Architecture(
+    name="bert",
+    model_types=("bert", "roberta", "xlm-roberta", "camembert", "electra"),
+    stacks=(Stack(layers="encoder.layer", blocks=(ATTENTION, FFN)),),
+)

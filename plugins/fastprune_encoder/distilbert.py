@@ -1,0 +1,29 @@
+"""DistilBERT: as BERT, with other names, and consumers inside their sublayers."""
+
+from fastprune import Architecture, Block, Stack
+
+ATTENTION = Block(
+    kind="attention",
+    module="attention",
+    producers=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+    consumer="attention.out_lin",
+    residual="sa_layer_norm",
+    unit_width=("attention_head_size",),
+    unit_counts=("n_heads",),
+    feature_counts=("dim",),
+    outputs=2,
+)
+
+FFN = Block(
+    kind="ffn",
+    module="ffn",
+    producers=("ffn.lin1",),
+    consumer="ffn.lin2",
+    residual="output_layer_norm",
+)
+
+DISTILBERT = Architecture(
+    name="distilbert",
+    model_types=("distilbert",),
+    stacks=(Stack(layers="transformer.layer", blocks=(ATTENTION, FFN)),),
+)

@@ -1,0 +1,30 @@
+"""MPNet: as BERT, with one relative position bias for all layers, of which each keeps the slices of its own heads."""
+
+from fastprune import Architecture, Block, Stack
+
+ATTENTION = Block(
+    kind="attention",
+    module="attention.attn",
+    producers=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+    consumer="attention.attn.o",
+    residual="attention.LayerNorm",
+    unit_width=("attention_head_size",),
+    unit_counts=("num_attention_heads",),
+    feature_counts=("all_head_size",),
+    per_unit_inputs=("position_bias",),
+    outputs=2,
+)
+
+FFN = Block(
+    kind="ffn",
+    module="intermediate",
+    producers=("intermediate.dense",),
+    consumer="output.dense",
+    residual="output.LayerNorm",
+)
+
+MPNET = Architecture(
+    name="mpnet",
+    model_types=("mpnet",),
+    stacks=(Stack(layers="encoder.layer", blocks=(ATTENTION, FFN)),),
+)

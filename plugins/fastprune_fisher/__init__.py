@@ -1,0 +1,17 @@
+"""Fisher information of the mask: as importance, and as what rearrangement lowers."""
+
+from collections.abc import Callable
+
+from fastprune import Rearranger, Scorer, hookimpl
+from fastprune_fisher.rearranger import FisherRearranger
+from fastprune_fisher.scorer import FisherScorer
+
+
+@hookimpl
+def register_scorers(register: Callable[[type[Scorer]], None]) -> None:
+    register(FisherScorer)
+
+
+@hookimpl
+def register_rearrangers(register: Callable[[type[Rearranger]], None]) -> None:
+    register(FisherRearranger)

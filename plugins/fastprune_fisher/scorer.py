@@ -1,0 +1,31 @@
+"""Importance: the diagonal of the mask's empirical Fisher information."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from fastprune import Batches, Groups, Labels, Scorer, Scores, collect_gradients, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class FisherScorer(Scorer):
+    """Diagonal Fisher information of the mask, from the exact gradient of every single sample.
+
+    I_uu = (1/n) sum_i g_iu^2 with g_i = d loss_i / d m at m = 1 (Kwon et al. 2022, eq. 6 and 7; METHOD 1).
+    """
+
+    name: ClassVar[str] = "fisher"
+    labels: Labels = option(
+        "auto", help="Whose labels the loss uses: the data set's, the model's own draws, or the first that there are."
+    )
+
+    @property
+    def gives(self) -> frozenset[str]:
+        return frozenset({"grads", "token_weights"})
+
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
+        grads, token_weights = collect_gradients(model, groups, batches, self.labels, generator)
+        importance = {name: gradient.double().square().mean(0).float() for name, gradient in grads.items()}
+        return Scores(importance=importance, grads=grads, token_weights=token_weights)

@@ -1,0 +1,28 @@
+"""The bias alone: add what is missing in the mean."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from fastprune import Batches, Group, Groups, Reconstruction, Scores, Statistics, Tuner, reconstruct
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiasTuner(Tuner):
+    """Each consumer's bias gains the mean error, layer by layer: FLAP's bias compensation (An et al. 2024, eq. 4)."""
+
+    name: ClassVar[str] = "bias"
+
+    def tune(
+        self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores
+    ) -> Reconstruction:
+        return reconstruct(teacher, student, groups, batches, add_mean_error)
+
+
+def add_mean_error(
+    group: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The weight as it is, and the bias [hidden] with the mean error added."""
+    missing = (statistics.errors / statistics.weight).to(weight)
+    return weight, missing if bias is None else bias + missing

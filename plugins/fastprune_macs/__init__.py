@@ -1,0 +1,13 @@
+"""Cost models that count: multiply-accumulates, parameters."""
+
+from collections.abc import Callable
+
+from fastprune import CostModel, hookimpl
+from fastprune_macs.macs import MacsCost
+from fastprune_macs.params import ParamsCost
+
+
+@hookimpl
+def register_cost_models(register: Callable[[type[CostModel]], None]) -> None:
+    register(MacsCost)
+    register(ParamsCost)

@@ -1,0 +1,31 @@
+"""Parameters."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import nn
+
+from fastprune import CostModel, CostTable, Group, Groups, Workload, option, producers_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParamsCost(CostModel):
+    """Weights and biases (METHOD 2). Embeddings count, and cannot be pruned, unless scope is ``layers``."""
+
+    name: ClassVar[str] = "params"
+    scope: Literal["model", "layers"] = option("model", help="Count the whole model, or only what can be pruned.")
+
+    def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:
+        costs = {g.name: torch.arange(g.units + 1, dtype=torch.float64) * unit_params(model, g) for g in groups}
+        total = sum(parameter.numel() for parameter in model.parameters())
+        fixed = total - sum(float(cost[-1]) for cost in costs.values()) if self.scope == "model" else 0.0
+        return CostTable(measure="parameters", groups=costs, fixed=fixed)
+
+
+def unit_params(model: nn.Module, group: Group) -> float:
+    """What one unit of a group owns: rows of the producers with their biases, columns of the consumer."""
+    if group.units == 0:
+        return 0.0
+    owned = sum(p.numel() // group.units for linear in producers_of(model, group) for p in linear.parameters())
+    return float(owned + group.width * group.hidden)

@@ -1,0 +1,41 @@
+"""The strategies that do nothing: a recipe names them to leave a stage out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from fastprune import Batches, Groups, Mask, Rearranger, Reconstruction, Scores, Tuner, hookimpl
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoRearranger(Rearranger):
+    """Leaves the searched mask as it is."""
+
+    name: ClassVar[str] = "none"
+
+    def rearrange(self, mask: Mask, scores: Scores) -> Mask:
+        return mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoTuner(Tuner):
+    """Leaves the consumers as they are."""
+
+    name: ClassVar[str] = "none"
+
+    def tune(
+        self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores
+    ) -> Reconstruction:
+        return {}
+
+
+@hookimpl
+def register_rearrangers(register: Callable[[type[Rearranger]], None]) -> None:
+    register(NoRearranger)
+
+
+@hookimpl
+def register_tuners(register: Callable[[type[Tuner]], None]) -> None:
+    register(NoTuner)

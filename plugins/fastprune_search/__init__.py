@@ -1,0 +1,19 @@
+"""Mask searches: exact under constant unit costs, and by a global threshold."""
+
+from collections.abc import Callable
+
+from fastprune import Schedule, Searcher, hookimpl
+from fastprune_search.exact import ExactSearcher
+from fastprune_search.schedules import Once
+from fastprune_search.threshold import ThresholdSearcher
+
+
+@hookimpl
+def register_searchers(register: Callable[[type[Searcher]], None]) -> None:
+    register(ExactSearcher)
+    register(ThresholdSearcher)
+
+
+@hookimpl
+def register_schedules(register: Callable[[type[Schedule]], None]) -> None:
+    register(Once)

@@ -1,0 +1,35 @@
+"""A global threshold: the highest scores first, whatever a unit costs."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fastprune import CostTable, Mask, Scores, Searcher
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdSearcher(Searcher):
+    """Keep the units of the highest scores, over all groups and kinds, as long as the budget lasts.
+
+    What FLAP (An et al. 2024) and K-prune (Park et al. 2024) do with their scores; a unit's cost decides only when
+    the budget is spent, not whether the unit is worth it.
+    """
+
+    name: ClassVar[str] = "threshold"
+
+    def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
+        names = list(scores.importance)
+        importance = torch.cat([scores.importance[name] for name in names])
+        owners = [name for name in names for _ in range(scores.importance[name].numel())]
+        counts = dict.fromkeys(names, 0)
+        spent = costs.of(counts)
+        for unit in importance.argsort(descending=True, stable=True).tolist():
+            name = owners[unit]
+            table, count = costs.groups[name], counts[name]
+            extra = float(table[count + 1] - table[count])
+            if spent + extra > budget * (1 + 1e-12):
+                break
+            spent += extra
+            counts[name] = count + 1
+        return Mask.top(scores.importance, counts)

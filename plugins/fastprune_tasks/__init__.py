@@ -1,0 +1,20 @@
+"""The built-in tasks: text classification and regression, tokens, answers, masked words, embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastprune import Task, hookimpl
+from fastprune_tasks.classification import SequenceClassification
+from fastprune_tasks.embedding import Embedding
+from fastprune_tasks.masked_lm import MaskedLM
+from fastprune_tasks.question_answering import QuestionAnswering
+from fastprune_tasks.regression import Regression
+from fastprune_tasks.token_classification import TokenClassification
+
+
+@hookimpl
+def register_tasks(register: Callable[[type[Task]], None]) -> None:
+    """Register them all."""
+    for task in (SequenceClassification, Regression, TokenClassification, QuestionAnswering, MaskedLM, Embedding):
+        register(task)

@@ -1,0 +1,144 @@
+"""Embeddings: a vector a text, compared by cosine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.functional import pairwise_cosine_similarity
+from torchmetrics.functional.regression import spearman_corrcoef
+
+from fastprune import Batch, Columns, DataError, Sample, Task, label_column, text_columns, token_mask
+from fastprune_tasks.labels import SCORES, read_labels
+from fastprune_tasks.likelihood import draw_gaussian, full_precision, gaussian_loss
+from fastprune_tasks.regression import correlations
+from fastprune_tasks.texts import PAIRS, SINGLES
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+COMPARED = 1_000
+"""Of how many samples all pairs are compared; their number grows with its square."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Embedding(Task):
+    """A vector for each text, pooled from the last hidden states of a plain encoder.
+
+    Attributes:
+        pooling: The mean of the real tokens, the first of them, or their maximum.
+        normalize: Whether vectors have length 1.
+    """
+
+    name: ClassVar[str] = "embedding"
+    heads: ClassVar[tuple[str, ...]] = ("Model",)
+
+    pooling: Literal["mean", "cls", "max"] = "mean"
+    normalize: bool = True
+
+    @classmethod
+    def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
+        """Plain encoders; classes such as ``GPT2LMHeadModel`` have a head in spite of their names."""
+        return super().serves(config, class_name) and not class_name.endswith(("HeadModel", "HeadsModel"))
+
+    @classmethod
+    def for_config(cls, config: PretrainedConfig) -> Self:
+        """The usual pooling: a configuration does not tell."""
+        return cls()
+
+    def encode(
+        self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
+    ) -> list[Sample]:
+        """Each text of a row as a sample of its own, with its ``row``, ``side`` and, if there is one, ``score``."""
+        names = text_columns(data, columns, (*PAIRS, *SINGLES))
+        column = label_column(data, columns, SCORES) if len(names) == 2 else None
+        scores = read_labels(data, column)
+        samples = []
+        for side, name in enumerate(names):
+            encoded = tokenizer(list(data[name]), truncation=True, max_length=max_length)
+            for row in range(len(data)):
+                sample = {key: values[row] for key, values in encoded.items()} | {"row": row, "side": side}
+                if scores is not None:
+                    sample["score"] = _number(scores[row], column)
+                samples.append(sample)
+        return samples
+
+    def embed(self, outputs: Any, batch: Batch) -> Tensor:
+        """The vectors of a batch, [samples, hidden]; differentiable."""
+        states = full_precision(outputs.last_hidden_state)  # [samples, tokens, hidden]
+        mask = token_mask(batch)  # [samples, tokens]
+        if self.pooling == "mean":
+            weights = mask.to(states.dtype)
+            pooled = torch.einsum("sth,st->sh", states, weights) / weights.sum(1, keepdim=True).clamp(min=1)
+        elif self.pooling == "cls":
+            first = mask.int().argmax(1)  # [samples]; not 0 where the padding is on the left
+            pooled = states[torch.arange(len(states), device=states.device), first]
+        else:
+            pooled = states.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(1)
+        return F.normalize(pooled, dim=1) if self.normalize else pooled
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Half the squared distance from the vectors in ``labels``, [samples]."""
+        return gaussian_loss(self.embed(outputs, batch), batch["labels"])
+
+    def draw_labels(self, outputs: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The vectors plus unit Gaussian noise, [samples, hidden]."""
+        return {"labels": draw_gaussian(self.embed(outputs, batch), generator)}
+
+    def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
+        """Pearson's and Spearman's correlation of the pairs' cosines with their scores."""
+        pairs: dict[int, dict[int, int]] = {}
+        for index, sample in enumerate(samples):
+            if "score" not in sample:
+                raise DataError(
+                    "Metrics of embeddings need pairs of texts with scores; name two text columns and a label column."
+                )
+            pairs.setdefault(sample["row"], {})[sample["side"]] = index
+        if not pairs:
+            raise DataError(
+                "Metrics of embeddings need the encoded samples, to know which make a pair; use make_batches."
+            )
+        order, vectors = [], []
+        for outputs, batch in results:
+            order.append(batch["sample"])
+            vectors.append(self.embed(outputs, batch))
+        embedded = torch.cat(vectors)[torch.cat(order).argsort()]  # [samples, hidden], in the order of samples
+        left = torch.tensor([pair[0] for pair in pairs.values()])  # [pairs]
+        right = torch.tensor([pair[1] for pair in pairs.values()])
+        scores = torch.tensor([samples[index]["score"] for index in left.tolist()]).to(embedded)
+        return correlations(F.cosine_similarity(embedded[left], embedded[right]), scores)
+
+    def compare(self, teacher: Iterable[Any], student: Iterable[Any], batches: Iterable[Batch]) -> dict[str, float]:
+        """The mean cosine of the two models' vectors, and Spearman's correlation of the cosines of all pairs of texts.
+
+        Pairs are those of 1,000 texts at most.
+        """
+        one, other = [], []
+        for left, right, batch in zip(teacher, student, batches, strict=True):
+            one.append(self.embed(left, batch))
+            other.append(self.embed(right, batch))
+        ones, others = torch.cat(one), torch.cat(other)  # [samples, hidden]
+        return {
+            "cosine": float(F.cosine_similarity(ones, others).mean()),
+            "spearman": float(spearman_corrcoef(_cosines(ones), _cosines(others))),
+        }
+
+
+def _cosines(vectors: Tensor) -> Tensor:
+    """Cosines of all pairs of the compared samples: [samples, hidden] -> [pairs]."""
+    # Batches are sorted by length: an even spread compares short with long texts, the first ones would not.
+    chosen = torch.linspace(0, len(vectors) - 1, min(COMPARED, len(vectors))).long()
+    table = pairwise_cosine_similarity(vectors[chosen])  # [samples, samples]
+    rows, columns = torch.triu_indices(len(table), len(table), offset=1)
+    return table[rows, columns]
+
+
+def _number(score: Any, column: str | None) -> float:
+    if not isinstance(score, (int, float)):
+        raise DataError(f"The score {score!r} in '{column}' is no number.")
+    return float(score)

@@ -1,0 +1,87 @@
+"""Labels: of rows while encoding, and of batches while measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from datasets import ClassLabel
+
+from fastprune import Batch, DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+    from transformers import PretrainedConfig
+
+LABELS = ("label", "labels")
+SCORES = ("score", "similarity", "similarity_score", "relatedness_score", "label", "labels")
+
+
+def class_names(config: PretrainedConfig) -> tuple[str, ...]:
+    """The model's names of its classes, in order."""
+    names: Any = config.id2label
+    return tuple(str(names[index]) for index in sorted(names))
+
+
+def read_labels(data: Dataset, column: str | None) -> list[Any] | None:
+    """The values of a column.
+
+    Returns:
+        One value a row; None where there is no column, or where all of it is empty or -1 (unlabelled test sets).
+
+    Raises:
+        DataError: Some rows have a label and some have none.
+    """
+    values = [] if column is None else list(data[column])
+    if all(value is None or value == -1 for value in values):
+        return None
+    if None in values:
+        raise DataError(
+            f"{values.count(None)} of {len(values)} rows have no label in '{column}'; leave those rows out."
+        )
+    return values
+
+
+def class_reader(data: Dataset, column: str | None, classes: tuple[str, ...]) -> Callable[[Any], int]:
+    """What turns a label of this data, a number or a name, into the model's class.
+
+    Where the data has names for its numbers and the model has them too, the names decide: the same names in another
+    order are common (MNLI).
+
+    Args:
+        data: The data set.
+        column: Its labels.
+        classes: The model's names of its classes, in order.
+    """
+    by_name = {name.casefold(): index for index, name in enumerate(classes)}
+    feature = data.features.get(column)
+    feature = getattr(feature, "feature", feature)  # of the items, where a row holds a list
+    numbers = list(range(len(classes)))
+    if isinstance(feature, ClassLabel) and {name.casefold() for name in feature.names} <= set(by_name):
+        numbers = [by_name[name.casefold()] for name in feature.names]
+
+    def read(value: Any) -> int:
+        if isinstance(value, str) and value.casefold() in by_name:
+            return by_name[value.casefold()]
+        if isinstance(value, int) and 0 <= value < len(numbers):
+            return numbers[value]
+        raise DataError(
+            f"The label {value!r} in '{column}' is not one of the model's {len(classes)} classes: "
+            f"0 to {len(classes) - 1}, or {', '.join(classes)}."
+        )
+
+    return read
+
+
+def labels_of(batch: Batch, name: str = "labels") -> Tensor:
+    """The labels of a batch that is being measured.
+
+    Raises:
+        DataError: It has none.
+    """
+    if name not in batch:
+        raise DataError(
+            f"Metrics need labels, and the data has no '{name}'; name the label column, or use labelled data."
+        )
+    return batch[name]

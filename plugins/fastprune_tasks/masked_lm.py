@@ -1,0 +1,108 @@
+"""Masked language modelling: guessing words that were hidden."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from fastprune import Batch, Columns, DataError, Sample, Task, token_mask
+from fastprune_tasks.labels import labels_of
+from fastprune_tasks.likelihood import NO_LABEL, categorical_loss, draw_at
+from fastprune_tasks.texts import encode_texts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+MASKED_SHARE = 0.15
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskedLM(Task):
+    """Words hidden as BERT was trained: 15 % of the tokens, of which 80 % masked, 10 % random, 10 % as they were.
+
+    The labels come from the text itself, so every batch that was encoded here has them.
+    """
+
+    name: ClassVar[str] = "masked-lm"
+    heads: ClassVar[tuple[str, ...]] = ("ForMaskedLM",)
+    token_label_names: ClassVar[tuple[str, ...]] = ("labels",)
+
+    @classmethod
+    def for_config(cls, config: PretrainedConfig) -> Self:
+        """There is nothing to read."""
+        return cls()
+
+    def encode(
+        self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
+    ) -> list[Sample]:
+        """Texts with hidden tokens; ``labels`` holds those, and -100 elsewhere. Texts without a word are left out."""
+        if tokenizer.mask_token_id is None:
+            raise DataError("Masked language modelling needs a tokenizer with a mask token.")
+        generator = torch.Generator().manual_seed(seed)
+        samples = encode_texts(data, tokenizer, columns=columns, max_length=max_length)
+        special = set(tokenizer.all_special_ids)
+        hidden = []
+        for sample in samples:
+            words = [at for at, token in enumerate(sample["input_ids"]) if token not in special]
+            if words:
+                hidden.append(sample | _hide(sample["input_ids"], words, tokenizer, generator))
+        return hidden
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Cross-entropy summed over the hidden tokens, [samples]."""
+        return categorical_loss(outputs.logits, batch["labels"])
+
+    def draw_labels(self, outputs: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """From the softmax at the hidden tokens, without labels at all real ones; -100 elsewhere: [samples, tokens]."""
+        where = batch["labels"] != NO_LABEL if "labels" in batch else token_mask(batch)
+        return {"labels": draw_at(outputs.logits, where, generator)}
+
+    def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
+        """Accuracy and pseudo-perplexity (exp of the mean loss) over the hidden tokens."""
+        total = 0.0
+        predicted, expected = [], []
+        classes = 0
+        for outputs, batch in results:
+            labels = labels_of(batch)
+            there = labels != NO_LABEL
+            total += float(categorical_loss(outputs.logits, labels).sum())
+            predicted.append(outputs.logits[there].argmax(-1))
+            expected.append(labels[there])
+            classes = outputs.logits.shape[-1]
+        tokens = torch.cat(expected)  # [tokens]
+        accuracy = multiclass_accuracy(torch.cat(predicted), tokens, classes, average="micro")
+        return {"accuracy": float(accuracy), "perplexity": math.exp(total / len(tokens))}
+
+    def compare(self, teacher: Iterable[Any], student: Iterable[Any], batches: Iterable[Batch]) -> dict[str, float]:
+        """Agreement of the guesses at the hidden tokens, without labels at all real ones."""
+        same = []
+        for one, other, batch in zip(teacher, student, batches, strict=True):
+            where = batch["labels"] != NO_LABEL if "labels" in batch else token_mask(batch)
+            same.append((one.logits.argmax(-1) == other.logits.argmax(-1))[where])
+        return {"agreement": float(torch.cat(same).float().mean())}
+
+
+def _hide(
+    ids: Sequence[int], words: Sequence[int], tokenizer: PreTrainedTokenizerBase, generator: torch.Generator
+) -> Sample:
+    """New ``input_ids`` and the ``labels``, [tokens]; what is hidden is rounded to one at least, as in BERT's code."""
+    count = max(1, round(MASKED_SHARE * len(words)))
+    input_ids, labels = list(ids), [NO_LABEL] * len(ids)
+    chosen = torch.randperm(len(words), generator=generator)[:count].tolist()
+    fates = torch.rand(count, generator=generator).tolist()
+    strangers = torch.randint(len(tokenizer), (count,), generator=generator).tolist()
+    for choice, fate, stranger in zip(chosen, fates, strangers, strict=True):
+        at = words[choice]
+        labels[at] = ids[at]
+        if fate < 0.8:
+            input_ids[at] = tokenizer.mask_token_id
+        elif fate < 0.9:
+            input_ids[at] = stranger
+    return {"input_ids": input_ids, "labels": labels}

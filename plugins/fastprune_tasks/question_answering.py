@@ -1,0 +1,221 @@
+"""Extractive question answering: a span of the context."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.text import squad
+
+from fastprune import Batch, Columns, DataError, Sample, Task, label_column, text_columns, token_mask
+from fastprune_tasks.likelihood import categorical_loss, draw_categorical, full_precision
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import BatchEncoding, PretrainedConfig, PreTrainedTokenizerBase
+
+TEXTS = (("question", "context"),)
+ANSWERS = ("answers",)
+STRIDE = 128
+"""How many tokens of the context two windows share, as in BERT's code; fewer where windows are small."""
+LONGEST_ANSWER = 30
+"""Tokens, as in BERT's code."""
+
+Span = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuestionAnswering(Task):
+    """A question and the span of the context that answers it; long contexts are read in windows."""
+
+    name: ClassVar[str] = "question-answering"
+    heads: ClassVar[tuple[str, ...]] = ("ForQuestionAnswering",)
+    label_names: ClassVar[tuple[str, ...]] = ("start_positions", "end_positions")
+
+    @classmethod
+    def for_config(cls, config: PretrainedConfig) -> Self:
+        """There is nothing to read."""
+        return cls()
+
+    def encode(
+        self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
+    ) -> list[Sample]:
+        """Windows of the contexts, each with its question.
+
+        A sample keeps its ``row``, the ``context``, the ``spans`` of characters of the context's tokens (None for
+        other tokens), the position of its ``cls`` token, and the texts of the ``answers`` where the data has any.
+        Where a window does not hold the first answer, both labels are the position of the CLS token.
+        """
+        if not tokenizer.is_fast:
+            raise DataError("Question answering needs a tokenizer that gives offsets (a fast one).")
+        if tokenizer.padding_side != "right":
+            raise DataError("Question answering counts tokens from the left; set tokenizer.padding_side = 'right'.")
+        names = text_columns(data, columns, TEXTS)
+        if len(names) != 2:
+            raise DataError(f"Question answering needs two text columns, question and context; got {', '.join(names)}.")
+        questions, contexts = (list(data[name]) for name in names)
+        column = label_column(data, columns, ANSWERS)
+        answers = None if column is None else [_checked_answers(value, column) for value in data[column]]
+        encoded = tokenizer(
+            questions,
+            contexts,
+            truncation="only_second",
+            max_length=max_length,
+            stride=_stride(questions, tokenizer, max_length),
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+        )
+        samples = []
+        for window, row in enumerate(encoded["overflow_to_sample_mapping"]):
+            spans = _context_spans(encoded, window)
+            sample = {name: encoded[name][window] for name in tokenizer.model_input_names if name in encoded}
+            cls = _cls_position(sample["input_ids"], tokenizer)
+            sample |= {"row": row, "context": contexts[row], "spans": spans, "cls": cls}
+            if answers is not None:
+                start, end = _answer_tokens(spans, answers[row], cls)
+                sample |= {"start_positions": start, "end_positions": end, "answers": answers[row]["text"]}
+            samples.append(sample)
+        return samples
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Cross-entropies of start and end over the real tokens, added: [samples]."""
+        start, end = _real_logits(outputs, batch)
+        return categorical_loss(start, batch["start_positions"]) + categorical_loss(end, batch["end_positions"])
+
+    def draw_labels(self, outputs: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Start and end from their softmax over the window, each [samples]."""
+        start, end = _real_logits(outputs, batch)
+        return {
+            "start_positions": draw_categorical(start, generator),
+            "end_positions": draw_categorical(end, generator),
+        }
+
+    def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
+        """SQuAD's exact match and F1, in 0 to 1 like every metric here.
+
+        The best span of all windows answers a question. No answer at all is a choice only where the data has
+        questions without one (SQuAD 2), and wins when the CLS token outscores the best span in every window.
+        """
+        if not samples or any("answers" not in sample for sample in samples):
+            raise DataError(
+                "Metrics of question answering need the encoded samples with answers; name the answers' column."
+            )
+        best: dict[int, tuple[float, str]] = {}  # row -> score and text of the best span
+        empty: dict[int, float] = {}  # row -> score of no answer
+        for outputs, batch in results:
+            starts, ends = (full_precision(logits).cpu() for logits in (outputs.start_logits, outputs.end_logits))
+            for index, start, end in zip(batch["sample"].tolist(), starts, ends, strict=True):
+                sample = samples[index]
+                row, cls = sample["row"], sample["cls"]
+                empty[row] = min(empty.get(row, math.inf), float(start[cls] + end[cls]))
+                found = best_span(start, end, sample["spans"])
+                if found is not None and (row not in best or found[0] > best[row][0]):
+                    best[row] = (found[0], sample["context"][slice(*found[1])])
+        answers = {sample["row"]: sample["answers"] for sample in samples}
+        may_be_empty = not all(answers.values())
+        predictions: list[dict[str, str]] = []
+        targets: list[dict[str, Any]] = []
+        for row, texts in answers.items():
+            score, text = best.get(row, (-math.inf, ""))
+            if may_be_empty and empty[row] > score:
+                text = ""
+            predictions.append({"id": str(row), "prediction_text": text})
+            targets.append({"id": str(row), "answers": {"text": texts or [""]}})
+        percent = squad(predictions, targets)
+        return {"exact_match": float(percent["exact_match"]) / 100, "f1": float(percent["f1"]) / 100}
+
+    def compare(self, teacher: Iterable[Any], student: Iterable[Any], batches: Iterable[Batch]) -> dict[str, float]:
+        """Agreement of the starts, of the ends, and of both at once."""
+        starts, ends = [], []
+        for one, other, batch in zip(teacher, student, batches, strict=True):
+            (one_start, one_end), (other_start, other_end) = _real_logits(one, batch), _real_logits(other, batch)
+            starts.append(one_start.argmax(1) == other_start.argmax(1))
+            ends.append(one_end.argmax(1) == other_end.argmax(1))
+        start, end = torch.cat(starts), torch.cat(ends)  # [samples]
+        agreement = {"start_agreement": start, "end_agreement": end, "agreement": start & end}
+        return {name: float(same.float().mean()) for name, same in agreement.items()}
+
+
+def best_span(start: Tensor, end: Tensor, spans: Sequence[Span | None]) -> tuple[float, Span] | None:
+    """The best answer within the context of one window: all spans of up to 30 tokens are compared.
+
+    Args:
+        start: Logits [tokens], padded on the right or not.
+        end: As ``start``.
+        spans: The characters of each token of the context, None for other tokens.
+
+    Returns:
+        The sum of its logits, and its first and past-the-last character; None where the window has no context.
+    """
+    inside = torch.tensor([span is not None for span in spans])  # [tokens]
+    scores = start[: len(spans), None] + end[None, : len(spans)]  # [tokens (start), tokens (end)]
+    allowed = (inside[:, None] & inside[None, :]).triu().tril(LONGEST_ANSWER - 1)
+    if not allowed.any():
+        return None
+    scores = scores.masked_fill(~allowed, -torch.inf)
+    first, last = divmod(int(scores.argmax()), len(spans))
+    first_span, last_span = spans[first], spans[last]
+    assert first_span is not None
+    assert last_span is not None
+    return float(scores[first, last]), (first_span[0], last_span[1])
+
+
+def _real_logits(outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Start and end logits [samples, tokens] without padding, which models leave in their softmax."""
+    padding = ~token_mask(batch)
+    start, end = (full_precision(logits) for logits in (outputs.start_logits, outputs.end_logits))
+    return start.masked_fill(padding, -torch.inf), end.masked_fill(padding, -torch.inf)
+
+
+def _context_spans(encoded: BatchEncoding, window: int) -> list[Span | None]:
+    """The characters of each token of the context, None for other tokens: [tokens]."""
+    offsets, sides = encoded["offset_mapping"][window], encoded.sequence_ids(window)
+    return [tuple(offset) if side == 1 else None for offset, side in zip(offsets, sides, strict=True)]
+
+
+def _answer_tokens(spans: Sequence[Span | None], answers: Mapping[str, Any], cls: int) -> Span:
+    """The first and the last token of the first answer; twice CLS where the window does not hold all of it."""
+    if not answers["text"]:
+        return cls, cls
+    begin = answers["answer_start"][0]
+    stop = begin + len(answers["text"][0])
+    covering = [at for at, span in enumerate(spans) if span is not None and span[0] < stop and span[1] > begin]
+    if not covering:
+        return cls, cls
+    first, last = spans[covering[0]], spans[covering[-1]]
+    assert first is not None
+    assert last is not None
+    whole = first[0] <= begin and last[1] >= stop
+    return (covering[0], covering[-1]) if whole else (cls, cls)
+
+
+def _stride(questions: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
+    """How many tokens of context two windows share, small enough for the longest question.
+
+    Raises:
+        DataError: A question leaves no room for its context.
+    """
+    lengths = [len(ids) for ids in tokenizer(questions, add_special_tokens=False)["input_ids"]]
+    room = max_length - max(lengths) - tokenizer.num_special_tokens_to_add(pair=True)
+    if room < 2:
+        raise DataError(
+            f"The longest question has {max(lengths)} tokens, which leaves no room for its context in {max_length}; "
+            "raise max_length or leave the question out."
+        )
+    return min(STRIDE, room // 2)
+
+
+def _cls_position(input_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
+    return input_ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in input_ids else 0
+
+
+def _checked_answers(value: Any, column: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not {"text", "answer_start"} <= set(value):
+        raise DataError(
+            f"The column '{column}' must hold SQuAD's answers, lists of text and answer_start; got {value!r}."
+        )
+    return value

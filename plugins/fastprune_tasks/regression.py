@@ -1,0 +1,88 @@
+"""Regression: a number a text."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.regression import mean_squared_error, pearson_corrcoef, spearman_corrcoef
+
+from fastprune import Batch, Columns, DataError, ModelError, Sample, Task, label_column
+from fastprune_tasks.labels import SCORES, labels_of, read_labels
+from fastprune_tasks.likelihood import draw_gaussian, full_precision, gaussian_loss
+from fastprune_tasks.texts import encode_texts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+
+def is_regression(config: PretrainedConfig) -> bool:
+    """Whether a sequence classification head is used for numbers: transformers' own rule."""
+    return config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Regression(Task):
+    """A number for each text or pair of texts, taken as the mean of a unit Gaussian."""
+
+    name: ClassVar[str] = "regression"
+    heads: ClassVar[tuple[str, ...]] = ("ForSequenceClassification",)
+
+    @classmethod
+    def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
+        """As for any task, but only where the head is used for numbers."""
+        return super().serves(config, class_name) and is_regression(config)
+
+    @classmethod
+    def for_config(cls, config: PretrainedConfig) -> Self:
+        """There is nothing to read, but that the model has one output."""
+        if config.num_labels != 1:
+            raise ModelError(f"Regression is for models with one output; this one has {config.num_labels}.")
+        return cls()
+
+    def encode(
+        self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
+    ) -> list[Sample]:
+        """Texts, and labels as floats."""
+        samples = encode_texts(data, tokenizer, columns=columns, max_length=max_length)
+        column = label_column(data, columns, SCORES)
+        for sample, label in zip(samples, read_labels(data, column) or [], strict=False):
+            if not isinstance(label, (int, float)):
+                raise DataError(f"The label {label!r} in '{column}' is no number.")
+            sample["labels"] = float(label)
+        return samples
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Half the squared error, [samples]."""
+        return gaussian_loss(outputs.logits, batch["labels"])
+
+    def draw_labels(self, outputs: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The output plus unit Gaussian noise, [samples]."""
+        return {"labels": draw_gaussian(outputs.logits, generator).squeeze(1)}
+
+    def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
+        """Pearson's and Spearman's correlation, and the mean squared error."""
+        pairs = [(full_precision(outputs.logits).squeeze(1), labels_of(batch)) for outputs, batch in results]
+        predicted = torch.cat([prediction for prediction, _ in pairs])  # [samples]
+        labels = torch.cat([label for _, label in pairs]).to(predicted)  # [samples]
+        return {**correlations(predicted, labels), "mse": float(mean_squared_error(predicted, labels))}
+
+    def compare(self, teacher: Iterable[Any], student: Iterable[Any], batches: Iterable[Batch]) -> dict[str, float]:
+        """Correlations of the two models' outputs."""
+        pairs = [
+            (full_precision(one.logits).squeeze(1), full_precision(other.logits).squeeze(1))
+            for one, other, _ in zip(teacher, student, batches, strict=True)
+        ]
+        return correlations(torch.cat([one for one, _ in pairs]), torch.cat([other for _, other in pairs]))
+
+
+def correlations(predicted: Tensor, labels: Tensor) -> dict[str, float]:
+    """Pearson's and Spearman's correlation of two [samples]; not a number where one of them is constant."""
+    return {
+        "pearson": float(pearson_corrcoef(predicted, labels)),
+        "spearman": float(spearman_corrcoef(predicted, labels)),
+    }
