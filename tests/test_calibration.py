@@ -1,0 +1,109 @@
+"""Calibration batches: sampling, padding, and what wrapped batches must be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from fastprune.calibration import Batches, make_batches, model_inputs, token_mask
+from fastprune.errors import DataError
+from fastprune_tasks.classification import SequenceClassification
+from fastprune_tasks.token_classification import TokenClassification
+
+TASK = SequenceClassification(classes=("no", "yes"))
+
+
+def _rows(count: int) -> Dataset:
+    """Texts of 1 to 7 words, each with another label pattern."""
+    words = ["the", "cat", "sat", "on", "mat", "in", "paris"]
+    texts = [" ".join(words[: 1 + row % 7]) for row in range(count)]
+    return Dataset.from_dict({"text": texts, "label": [row % 2 for row in range(count)]})
+
+
+def _ids(batches: Batches) -> list[list[int]]:
+    """The real tokens of each sample, in order."""
+    return [row[mask].tolist() for b in batches for row, mask in zip(b["input_ids"], token_mask(b), strict=True)]
+
+
+def test_sampling_is_seeded_and_without_replacement(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    data = Dataset.from_dict({"text": [f"cat {'b ' * (row // 10)}{'c ' * (row % 10)}" for row in range(40)]})
+    drawn = [_ids(make_batches(data, TASK, tiny_tokenizer, samples=20, batch_size=8, seed=seed)) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(drawn[0]) == len({tuple(ids) for ids in drawn[0]}) == 20
+    everything = make_batches(data, TASK, tiny_tokenizer, samples=100)
+    assert everything.n_samples == 40
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_batches_are_sorted_padded_and_counted(tiny_tokenizer: PreTrainedTokenizerFast, side: str) -> None:
+    tiny_tokenizer.padding_side = side
+    try:
+        batches = make_batches(_rows(21), TASK, tiny_tokenizer, batch_size=5)
+    finally:
+        tiny_tokenizer.padding_side = "right"
+    assert [len(batch["labels"]) for batch in batches] == [5, 5, 5, 5, 1]
+    assert (len(batches), batches.n_samples, batches.has_labels) == (5, 21, True)
+    lengths = [int(count) for batch in batches for count in token_mask(batch).sum(1)]
+    assert lengths == sorted(lengths)
+    assert batches.n_tokens == sum(lengths) == 3 * sum(range(3, 10))
+    assert batches.mean_length == 6
+    ids = _ids(batches)
+    for batch in batches:
+        for index, label in zip(batch["sample"].tolist(), batch["labels"].tolist(), strict=True):
+            assert batches.samples[index]["input_ids"] == ids[index]
+            assert batches.samples[index]["labels"] == label
+    padded = torch.cat([batch["input_ids"][~token_mask(batch)] for batch in batches])
+    assert padded.numel()
+    assert (padded == tiny_tokenizer.pad_token_id).all()
+    edge = batches.batches[0]["attention_mask"][:, -1 if side == "left" else 0]
+    assert edge.all()
+
+
+def test_labels_of_tokens_are_padded_with_no_label(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    data = Dataset.from_dict({"tokens": [["cat"], ["slowly", "sat"]], "ner_tags": [[1], [0, 1]]})
+    (batch,) = make_batches(data, TokenClassification(classes=("a", "b")), tiny_tokenizer)
+    assert batch["labels"].tolist() == [[-100, 1, -100, -100, -100], [-100, 0, -100, 1, -100]]
+
+
+def test_numbers_out_of_range(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    assert make_batches(_rows(7), TASK, tiny_tokenizer, max_length=4).batches[0]["input_ids"].shape == (7, 4)
+    assert make_batches(_rows(7), TASK, tiny_tokenizer, limit=5).batches[0]["input_ids"].shape == (7, 5)
+    with pytest.raises(DataError, match="between 1 and the 32 tokens that the model takes; got 40"):
+        make_batches(_rows(7), TASK, tiny_tokenizer, max_length=40, limit=32)
+    with pytest.raises(DataError, match="must be 1 or more; got 0 and 2048"):
+        make_batches(_rows(7), TASK, tiny_tokenizer, batch_size=0)
+
+
+def test_wrapped_batches() -> None:
+    batch = {"input_ids": torch.ones(2, 3, dtype=torch.long), "labels": torch.tensor([0, 1])}
+    wrapped = Batches.wrap(iter([batch, batch]), TASK)
+    assert (len(wrapped), wrapped.n_samples, wrapped.n_tokens, wrapped.has_labels) == (2, 4, 12, True)
+    assert set(model_inputs(wrapped.batches[0], TASK)) == {"input_ids"}
+    assert Batches.wrap(wrapped, None) is wrapped
+    assert not Batches.wrap([{"input_ids": batch["input_ids"]}], TASK).has_labels
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "no batches; an iterator that was read before is empty"),
+        ([[torch.ones(1)]], "Batch 0 must be a mapping .* got list"),
+        ([{"input_ids": [1, 2]}], "got {'input_ids': 'list'}"),
+        ([{"a": torch.ones(2, 3), "b": torch.ones(3)}], r"first dimension, samples; got {'a': 2, 'b': 3}"),
+        ([{"a": torch.tensor(1)}], "got {'a': None}"),
+    ],
+)
+def test_bad_batches_are_named(data: list[dict[str, Tensor]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Batches.wrap(data, None)
+
+
+def test_real_tokens() -> None:
+    mask = torch.tensor([[1, 0]])
+    assert token_mask({"input_ids": torch.ones(1, 2), "attention_mask": mask}).tolist() == [[True, False]]
+    assert token_mask({"inputs_embeds": torch.ones(1, 2, 8)}).tolist() == [[True, True]]
+    with pytest.raises(DataError, match="does not say which tokens it has"):
+        token_mask({"pixel_values": torch.ones(1, 3, 4, 4)})
