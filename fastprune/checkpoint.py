@@ -102,20 +102,27 @@ def save(
     return path
 
 
-def load(path: str | Path, *, dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu") -> PreTrainedModel:
+def load(
+    path: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "cpu",
+    model_class: type[PreTrainedModel] | None = None,
+) -> PreTrainedModel:
     """Open a directory that ``PruningResult.save`` wrote: outputs are bit-equal to those of the model that was saved.
 
     Args:
         path: The directory.
         dtype: Of the weights; auto: as they were saved.
         device: Where to put the model.
+        model_class: For classes that transformers does not have; None: by the name in the manifest.
 
     Raises:
         CheckpointError: The directory holds no pruned model, or a broken one, or one of a newer format.
     """
     manifest = read_manifest(path)
     try:
-        model_class = getattr(transformers, manifest["model_class"])
+        model_class = model_class or getattr(transformers, manifest["model_class"])
         architecture = _architecture(manifest["architecture"])
         widths = {str(name): int(units) for name, units in manifest["widths"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:

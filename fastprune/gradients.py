@@ -75,10 +75,10 @@ def unit_gradients(model: nn.Module, groups: Groups) -> Iterator[UnitGradients]:
     seen = UnitGradients()
     with frozen(model), contextlib.ExitStack() as hooks:
         for group in groups:
+            consumer = consumer_of(model, group)
             if group.units:
-                consumer = consumer_of(model, group)
                 hooks.callback(consumer.register_forward_pre_hook(_watch_inputs(group, seen)).remove)
-                hooks.callback(consumer.register_forward_hook(_watch_outputs(group, seen)).remove)
+            hooks.callback(consumer.register_forward_hook(_watch_outputs(group, seen)).remove)
         yield seen
 
 
@@ -99,12 +99,16 @@ def _watch_inputs(group: Group, seen: UnitGradients) -> Callable[[nn.Module, tup
     return hook
 
 
-def _watch_outputs(group: Group, seen: UnitGradients) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+def _watch_outputs(group: Group, seen: UnitGradients) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not output.requires_grad:  # of a group without units, below the first one with any
+            output = output.detach().requires_grad_()
+
         def keep(gradient: Tensor) -> None:
             _accumulate(seen.by_token, group.name, gradient.float().square().sum(-1))  # [samples, tokens]
 
         output.register_hook(keep)
+        return output
 
     return hook
 

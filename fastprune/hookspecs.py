@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from fastprune.strategies import CostModel, Rearranger, Schedule, Scorer, Searcher, Tuner
     from fastprune.tasks import Task
 
+GROUP = "fastprune"
+"""The entry point group that plugins are found by."""
+
 hookspec = pluggy.HookspecMarker("fastprune")
 hookimpl = pluggy.HookimplMarker("fastprune")
 

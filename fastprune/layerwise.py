@@ -231,9 +231,8 @@ def _statistics(
             raise _Stop
 
         handle = consumer.register_forward_pre_hook(lambda _, arguments, inputs=inputs: inputs.append(arguments[0]))
-        with contextlib.suppress(_Stop), _tap_residual(student, group, stop):
+        with handle, contextlib.suppress(_Stop), _tap_residual(student, group, stop):
             call.run(layer, entering)
-        handle.remove()
         real = tokens[index]
         error = targets[index][real] - stream[0][real]  # [tokens, hidden]
         counted = None if weights is None else weights[index].to(real.device)[real]

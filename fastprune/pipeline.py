@@ -73,10 +73,7 @@ def prune(
         UsageError: What was asked for cannot be done; see ``fastprune.errors``.
         ContractError: A strategy returned what its contract forbids.
     """
-    if not 0 < budget <= 1:
-        raise BudgetError(
-            f"The budget must be a fraction of the dense model's cost, above 0 and at most 1; got {budget}."
-        )
+    check_budget(budget)
     stages: dict[str, str | Strategy | None] = {
         "scorer": scorer,
         "searcher": searcher,
@@ -124,6 +121,18 @@ def prune(
         tokenizer=model.tokenizer if isinstance(model, Pretrained) else None,
         companions=model.companions if isinstance(model, Pretrained) else {},
     )
+
+
+def check_budget(budget: float) -> None:
+    """Refuse what is no fraction.
+
+    Raises:
+        BudgetError: It is not above 0 and at most 1.
+    """
+    if not 0 < budget <= 1:
+        raise BudgetError(
+            f"The budget must be a fraction of the dense model's cost, above 0 and at most 1; got {budget}."
+        )
 
 
 def _one_pass(

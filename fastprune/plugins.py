@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 API_VERSION = 1
 """Counts up whenever plugins written for the last number would break. A plugin may state its own as ``fastprune_api``."""
 
-ENTRY_POINT_GROUP = "fastprune"
 KINDS = ("scorer", "searcher", "rearranger", "tuner", "cost", "schedule")
 
 T = TypeVar("T")
@@ -67,7 +66,7 @@ class Plugins:
 @functools.cache
 def installed() -> Plugins:
     """The plugins of this Python environment, loaded at the first call."""
-    return load(entry_points(group=ENTRY_POINT_GROUP))
+    return load(entry_points(group=hookspecs.GROUP))
 
 
 def load(points: Iterable[EntryPoint]) -> Plugins:

@@ -10,6 +10,8 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, PreTrainedTokenizerFast
 
+collect_ignore = ["external"]  # a package of its own, whose tests need it installed
+
 TINY_WORDS = [
     "the",
     "cat",

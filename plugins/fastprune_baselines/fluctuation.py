@@ -30,5 +30,5 @@ class FluctuationScorer(Scorer):
             raw = (variance * columns).unflatten(0, (group.units, group.width)).sum(1)  # [units]
             deviation = raw.std() if group.units > 1 else raw.new_ones(())
             standardised[group.name] = ((raw - raw.mean()) / deviation.clamp(min=1e-30)).cpu()
-        lowest = min(float(values.min()) for values in standardised.values() if values.numel())
+        lowest = min((float(values.min()) for values in standardised.values() if values.numel()), default=0.0)
         return Scores(importance={name: (values - lowest).float() for name, values in standardised.items()})

@@ -21,10 +21,10 @@ class ExactSearcher(Searcher):
     name: ClassVar[str] = "exact"
 
     def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
-        kinds = units_by_cost(scores, costs)
-        dear, cheap = kinds[0], kinds[1] if len(kinds) > 1 else UnitKind.none()
+        dear, cheap, *_ = [*units_by_cost(scores, costs), UnitKind.none(), UnitKind.none()]
         dear_counts = torch.arange(len(dear.names) + 1)
-        left = budget - costs.fixed - dear.cost * dear_counts.double()  # [dear + 1]
+        # the slack is for sums of costs that are no whole numbers: a budget of the total pays for everything
+        left = budget * (1 + 1e-12) - costs.fixed - dear.cost * dear_counts.double()  # [dear + 1]
         cheap_counts = (left.clamp(min=0) / cheap.cost).floor().long().clamp(max=len(cheap.names))
         value = torch.where(left >= 0, dear.gained[dear_counts] + cheap.gained[cheap_counts], -torch.inf)
         best = int(value.argmax())

@@ -1,0 +1,63 @@
+"""The catalogue: every strategy that can be chosen, with its options and its documentation, as plain data."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from fastprune import plugins
+from fastprune.errors import UnknownNameError
+from fastprune.options import options_of
+
+
+def entries(kind: str | None = None, name: str | None = None) -> list[dict[str, Any]]:
+    """Strategies, presets and architectures: kind, name, plugin, summary, description, options.
+
+    Args:
+        kind: Only this kind; None: all.
+        name: Only this name.
+
+    Raises:
+        UnknownNameError: There is no such kind or name.
+    """
+    kinds = (*plugins.KINDS, "preset", "architecture")
+    if kind is not None and kind not in kinds:
+        raise UnknownNameError(f"There is no kind '{kind}'. Known: {', '.join(kinds)}.")
+    return [
+        _entry(each, each_name)
+        for each in ([kind] if kind else kinds)
+        for each_name in ([name] if name else getattr(plugins.installed(), each))
+    ]
+
+
+def preset(name: str) -> str:
+    """The TOML text of a preset.
+
+    Raises:
+        UnknownNameError: There is no such preset.
+    """
+    return plugins.installed().preset[name]
+
+
+def _entry(kind: str, name: str) -> dict[str, Any]:
+    entry = getattr(plugins.installed(), kind).entry(name)
+    options: list[dict[str, Any]] = []
+    if kind == "preset":
+        description = entry.value.partition("\n\n")[0].replace("# ", "")
+    elif kind == "architecture":
+        description = "For the model types " + ", ".join(entry.value.model_types) + "."
+    else:
+        description = inspect.getdoc(entry.value) or ""
+        options = [
+            {"name": info.name, "type": info.type_name, "default": info.default, "help": info.help}
+            for info in options_of(entry.value)
+        ]
+    summary = " ".join(description.partition("\n\n")[0].split())
+    return {
+        "kind": kind,
+        "name": name,
+        "plugin": entry.plugin,
+        "summary": summary,
+        "description": description,
+        "options": options,
+    }

@@ -1,0 +1,369 @@
+"""The command line: every command is a thin layer over a public Python call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points, version
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastprune.errors import FastpruneError, OptionError, UsageError
+
+if TYPE_CHECKING:
+    from fastprune.calibration import Batches
+    from fastprune.pretrained import Pretrained
+    from fastprune.result import PruningResult
+
+
+class Cli(click.Group):
+    """Prints our errors as one sentence with exit status 2, and finds commands of outside plugins."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FastpruneError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(2)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        self._add_outside_commands()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands:
+            self._add_outside_commands()
+        return super().get_command(ctx, cmd_name)
+
+    def _add_outside_commands(self) -> None:
+        """Plugins are only imported where there is one of somebody else's: importing ours takes seconds."""
+        from fastprune.hookspecs import GROUP
+
+        if any(point.dist is None or point.dist.name != "fastprune" for point in entry_points(group=GROUP)):
+            from fastprune import plugins
+
+            plugins.installed().manager.hook.register_commands(cli=self)
+
+
+@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("fastprune"), prog_name="fastprune")
+def main() -> None:
+    """Make a trained Transformer smaller and faster in minutes, without retraining.
+
+    \b
+    fastprune demo                                                    see it work
+    fastprune prune MODEL --data train.csv --budget 0.5 --output DIR  halve your own model
+    fastprune evaluate DIR --data test.csv                            what it lost
+    """
+
+
+def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How data are read, for every command that reads some."""
+    options = [
+        click.option("--split", help="Of a source with several."),
+        click.option("--text-columns", help="One or two, separated by a comma; guessed from the usual names."),
+        click.option("--label-column", help="Guessed from the usual names."),
+        click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True),
+        click.option("--max-length", type=click.IntRange(1), help="Tokens a sample at most; the model's, up to 512."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How a model is opened, for every command that opens one."""
+    options = [
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
+        click.option(
+            "--dtype",
+            type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
+            default="auto",
+            show_default=True,
+            help="auto: the checkpoint's, but float32 on a CPU.",
+        ),
+        click.option("--pooling", type=click.Choice(["mean", "cls", "max"]), help="Of a plain encoder's embedding."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("model")
+@click.option("--data", required=True, help="Calibration data: a file, a directory, or a Hub name such as glue/mrpc.")
+@click.option("--budget", type=float, required=True, help="What may be left of the cost, such as 0.5.")
+@click.option("--output", required=True, help="A directory that does not exist, or is empty.")
+@click.option("--preset", default="default", show_default=True, help="The recipe to start from.")
+@click.option("--recipe", help="A TOML file laid over the preset.")
+@click.option("--cost", help="What the budget counts: macs, params.")
+@click.option("--scorer", help="The importance criterion.")
+@click.option("--searcher", help="Stage 1.")
+@click.option("--rearranger", help="Stage 2.")
+@click.option("--tuner", help="Stage 3.")
+@click.option("--schedule", help="How many passes.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="STAGE.OPTION=VALUE", help="An option of a stage; repeatable."
+)
+@click.option("--samples", type=click.IntRange(1), default=2048, show_default=True, help="Rows to calibrate on.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--eval-data", help="Data to measure the dense and the pruned model on.")
+@click.option("--eval-split", help="Of the evaluation data.")
+@data_options
+@model_options
+def prune(model: str, data: str, budget: float, output: str, **options: Any) -> None:
+    """Prune MODEL, a directory or Hub name, to a budget, and save the smaller model.
+
+    \b
+    fastprune prune textattack/bert-base-uncased-MRPC --data glue/mrpc --budget 0.5 --output bert-half
+    fastprune prune ./my-classifier --data train.csv --budget 0.4 --output small --eval-data test.csv
+    fastprune prune sentence-transformers/all-MiniLM-L6-v2 --data sentences.txt --budget 0.5 --output mini
+    """
+    from fastprune import checkpoint, pipeline, terminal
+    from fastprune.recipe import Recipe
+
+    where = terminal.console(quiet=options["as_json"])
+    checkpoint.check_output(output)
+    pipeline.check_budget(budget)
+    stages = {name: options[name] for name in ("cost", "scorer", "searcher", "rearranger", "tuner", "schedule")}
+    settings = _settings(options["settings"])
+    recipe = Recipe.of(options["preset"], file=options["recipe"], settings=settings, **stages)
+    with _quiet_libraries():
+        opened = _open(model, options)
+        batches = _batches(data, opened, options, samples=options["samples"], seed=options["seed"])
+        tests = None
+        if options["eval_data"]:
+            evaluation = {**options, "split": options["eval_split"]}
+            tests = _batches(
+                options["eval_data"], opened, evaluation, samples=None, default_split=("validation", "test")
+            )
+        where.print(f"{batches.n_samples} samples of {batches.mean_length} tokens on average from {data}")
+        with terminal.progress_bar(where) as report:
+            result = pipeline.prune(
+                opened, batches, budget=budget, recipe=recipe, seed=options["seed"], progress=report
+            )
+        if tests is not None:
+            result.metrics.update(_compare(opened, result, tests))
+        result.save(output)
+    if options["as_json"]:
+        click.echo(json.dumps(result.summary() | {"output": output}))
+        return
+    where.print(terminal.groups_table(result.kept()))
+    where.print(
+        terminal.figures_table(_figures(result), f"{result.measure} {result.cost_after / result.cost_before:.3f}")
+    )
+    seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in result.timings.items())
+    where.print(f"{seconds}\nSaved in {output}. Load it: fastprune.load({output!r})")
+
+
+@main.command()
+@click.argument("model")
+@click.option("--data", required=True, help="Labelled data: a file, a directory, or a Hub name such as glue/mrpc.")
+@data_options
+@model_options
+def evaluate(model: str, data: str, **options: Any) -> None:
+    """Print the task's own metrics of MODEL, dense or pruned, on some data."""
+    from fastprune import terminal
+    from fastprune.evaluation import evaluate as measure
+
+    with _quiet_libraries():
+        opened = _open(model, options)
+        batches = _batches(data, opened, options, samples=None, default_split=("validation", "test"))
+        metrics = measure(opened.model, batches)
+    if options["as_json"]:
+        click.echo(json.dumps({"task": opened.task.name, "samples": batches.n_samples, "metrics": metrics}))
+        return
+    where = terminal.console()
+    where.print(f"{opened.task.name}, {batches.n_samples} samples of {data}")
+    for name, value in metrics.items():
+        click.echo(f"{name:<20} {value:.4f}")
+
+
+@main.command()
+@click.argument("model")
+@click.option("--seq-len", type=click.IntRange(1), default=128, show_default=True, help="Tokens a sample, for MACs.")
+@model_options
+def inspect(model: str, seq_len: int, **options: Any) -> None:
+    """Show what can be pruned of MODEL, or what is left of a pruned one: units, MACs and parameters by group."""
+    from fastprune import terminal
+    from fastprune.inspection import inspect as look
+
+    with _quiet_libraries():
+        found = look(_open(model, options), seq_len=seq_len)
+    if options["as_json"]:
+        click.echo(json.dumps(found))
+        return
+    where = terminal.console()
+    where.print(terminal.groups_table(found["groups"]))
+    for name in ("macs", "parameters"):
+        where.print(
+            f"{name}: {terminal.count(found[name])}, of which {terminal.count(found['fixed'][name])} cannot be pruned"
+        )
+
+
+@main.command()
+@click.argument("kind", required=False)
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def strategies(kind: str | None, name: str | None, as_json: bool) -> None:
+    """List what can be chosen: all kinds, one KIND, or one strategy NAME with its options.
+
+    `fastprune strategies preset paper` prints a recipe to edit and give to `prune --recipe`.
+    """
+    from fastprune import catalogue
+
+    if kind == "preset" and name:
+        click.echo(catalogue.preset(name), nl=False)
+        return
+    entries = catalogue.entries(kind, name)
+    if as_json:
+        click.echo(json.dumps(entries))
+        return
+    for entry in entries:
+        click.echo(f"{entry['kind']:<12} {entry['name']:<14} {entry['summary']}")
+        for option in entry["options"] if name else ():
+            click.echo(f"    {option['name']} = {option['default']!r}  ({option['type']})  {option['help']}")
+        if name:
+            click.echo(f"\n{entry['description']}")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plugins(as_json: bool) -> None:
+    """List the installed plugins, and what is wrong with those that did not load."""
+    from fastprune import plugins as found
+
+    rows = [{"name": p.name, "distribution": p.distribution, "problem": p.problem} for p in found.installed().found]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        click.echo(f"{row['name']:<14} {row['distribution']:<24} {row['problem'] or 'loaded'}")
+
+
+@main.command()
+@click.option("--output", default="fastprune-demo", show_default=True, help="Where the pruned model goes.")
+@click.option("--budget", type=float, default=0.5, show_default=True, help="What may be left of the MACs.")
+@click.option("--samples", type=click.IntRange(64), default=1024, show_default=True, help="Sentences to calibrate on.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else.")
+def demo(output: str, budget: float, samples: int, as_json: bool) -> None:
+    """Halve a real sentence encoder, without labels, on text that every Python has. Needs no Hub."""
+    from fastprune import checkpoint, pipeline, terminal
+    from fastprune.demo import run
+
+    checkpoint.check_output(output)
+    pipeline.check_budget(budget)
+    where = terminal.console(quiet=as_json)
+    with _quiet_libraries(), terminal.progress_bar(where) as report:
+        outcome = run(output, budget=budget, samples=samples, say=where.print, progress=report)
+    if as_json:
+        click.echo(json.dumps(outcome.figures))
+        return
+    where.print(terminal.groups_table(outcome.result.kept()))
+    where.print(terminal.figures_table(outcome.rows(), "all-MiniLM-L6-v2, pruned without labels or retraining"))
+    where.print(f"Saved in {output}. Load it:\n\n    import fastprune\n    model = fastprune.load({output!r})\n")
+
+
+def _settings(values: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """STAGE.OPTION=VALUE texts to options by stage."""
+    settings: dict[str, dict[str, str]] = {}
+    for text in values:
+        path, equals, value = text.partition("=")
+        stage, dot, name = path.partition(".")
+        if not (equals and dot and name):
+            raise OptionError(f"--set takes STAGE.OPTION=VALUE, such as scorer.labels=model; got '{text}'.")
+        settings.setdefault(stage.strip(), {})[name.strip()] = value.strip()
+    return settings
+
+
+def _open(model: str, options: Mapping[str, Any]) -> Pretrained:
+    import dataclasses
+
+    from fastprune.pretrained import open_pretrained
+
+    opened = open_pretrained(model, dtype=options["dtype"], device=options["device"])
+    pooling = options.get("pooling")
+    if pooling is None:
+        return opened
+    if not any(field.name == "pooling" for field in dataclasses.fields(opened.task)):
+        raise UsageError(f"--pooling is for plain encoders; {model} is a model for {opened.task.name}.")
+    return dataclasses.replace(opened, task=dataclasses.replace(opened.task, pooling=pooling))  # type: ignore[call-arg]
+
+
+def _batches(
+    source: str,
+    opened: Pretrained,
+    options: Mapping[str, Any],
+    *,
+    samples: int | None,
+    seed: int = 0,
+    default_split: str | tuple[str, ...] = "train",
+) -> Batches:
+    from fastprune.calibration import make_batches
+    from fastprune.tasks import Columns
+
+    if opened.tokenizer is None:
+        raise UsageError(
+            f"There is no tokenizer in {opened.source}; save it there, or use the Python API with batches."
+        )
+    text = tuple(name.strip() for name in (options["text_columns"] or "").split(",") if name.strip())
+    return make_batches(
+        source,
+        opened.task,
+        opened.tokenizer,
+        samples=samples,
+        batch_size=options["batch_size"],
+        max_length=options["max_length"],
+        limit=getattr(opened.model.config, "max_position_embeddings", None),
+        seed=seed,
+        columns=Columns(text=text, label=options["label_column"]),
+        split=options["split"],
+        default_split=default_split,
+    )
+
+
+def _compare(opened: Pretrained, result: PruningResult, tests: Batches) -> dict[str, Any]:
+    """The metrics of both models where the data have labels; else how far the two agree."""
+    from fastprune.evaluation import evaluate as measure
+    from fastprune.evaluation import fidelity
+
+    if not tests.has_labels and tests.task is not None and tests.task.name != "embedding":
+        return {"fidelity": fidelity(opened.model, result.model, tests)}
+    return {"dense": measure(opened.model, tests), "pruned": measure(result.model, tests)}
+
+
+def _figures(result: PruningResult) -> list[tuple[str, str, str, str]]:
+    from fastprune.terminal import count
+
+    rows = [
+        (
+            result.measure,
+            count(result.cost_before),
+            count(result.cost_after),
+            _ratio(result.cost_before, result.cost_after),
+        ),
+        (
+            "parameters",
+            count(result.parameters_before),
+            count(result.parameters_after),
+            _ratio(result.parameters_before, result.parameters_after),
+        ),
+    ]
+    for name, value in result.metrics.get("dense", {}).items():
+        pruned = result.metrics["pruned"][name]
+        rows.append((name, f"{value:.4f}", f"{pruned:.4f}", f"{pruned - value:+.4f}"))
+    rows.extend((name, "1", f"{value:.4f}", "") for name, value in result.metrics.get("fidelity", {}).items())
+    return rows
+
+
+def _ratio(before: float, after: float) -> str:
+    return f"{after / before:.2f} x" if before else ""
+
+
+def _quiet_libraries() -> Any:
+    """While open, other libraries' own progress bars are off: ours says what happens."""
+    from fastprune.quiet import quiet_libraries
+
+    return quiet_libraries()

@@ -1,0 +1,56 @@
+"""Inspection: what can be pruned of a model, or what is left of a pruned one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastprune import plugins
+from fastprune.checkpoint import MANIFEST, read_manifest
+from fastprune.costs import Workload
+from fastprune.errors import ModelError
+from fastprune.groups import Groups
+from fastprune.pretrained import Pretrained
+
+
+def inspect(opened: Pretrained, *, seq_len: int = 128) -> dict[str, Any]:
+    """Units, MACs and parameters of a model, group by group.
+
+    Args:
+        opened: What ``open_pretrained`` returned.
+        seq_len: Tokens a sample, for the MACs.
+
+    Returns:
+        ``groups``: name, kind, units before any pruning, units kept, MACs, parameters; totals; what is fixed.
+
+    Raises:
+        ModelError: No architecture serves the model, or the length is more than it takes.
+    """
+    limit = getattr(opened.model.config, "max_position_embeddings", None)
+    if limit is not None and seq_len > int(limit):
+        raise ModelError(f"{opened.source} takes at most {limit} tokens; {seq_len} were asked for.")
+    groups = Groups.resolve(plugins.architecture_for(opened.model), opened.model)
+    tokens = torch.ones(1, seq_len, dtype=torch.long)
+    workload = Workload(example={"input_ids": tokens, "attention_mask": tokens}, seq_len=seq_len)
+    registry = plugins.installed().cost
+    tables = {name: registry[cost]().measure(opened.model, groups, workload) for name, cost in _COSTS.items()}
+    before = _units_before(opened.source)
+    rows = []
+    for group in groups:
+        row: dict[str, Any] = {"name": group.name, "kind": group.kind}
+        row |= {"units": before.get(group.name, group.units), "kept": group.units}
+        rows.append(row | {name: float(table.groups[group.name][-1]) for name, table in tables.items()})
+    totals = {name: table.total for name, table in tables.items()}
+    return {"groups": rows, **totals, "fixed": {name: table.fixed for name, table in tables.items()}}
+
+
+_COSTS = {"macs": "macs", "parameters": "params"}
+
+
+def _units_before(source: str) -> dict[str, int]:
+    """By group, what a pruned model's directory says of the dense one; nothing where it is no pruned model."""
+    if not (Path(source) / MANIFEST).is_file():
+        return {}
+    return {group["name"]: int(group["units"]) for group in read_manifest(source)["groups"]}

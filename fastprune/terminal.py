@@ -1,0 +1,71 @@
+"""The terminal: progress bars and tables, for people; never imported by the engine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fastprune import progress as reports
+
+BAR_WIDTH = 12
+
+
+def console(*, quiet: bool = False) -> Console:
+    """Where people read; machines read standard output."""
+    return Console(stderr=True, quiet=quiet, highlight=False)
+
+
+@contextlib.contextmanager
+def progress_bar(where: Console) -> Iterator[reports.Progress]:
+    """While open, a bar for each step that reports; nothing where nobody watches."""
+    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=where, disable=not where.is_terminal or where.quiet, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(description: str, done: int, total: int) -> None:
+            if description not in tasks:
+                tasks[description] = bars.add_task(description, total=total)
+            bars.update(tasks[description], completed=done, total=total)
+
+        yield report
+
+
+def figures_table(rows: Sequence[tuple[str, str, str, str]], title: str) -> Table:
+    """Before and after: name, dense, pruned, what that means."""
+    table = Table(title=title, box=SIMPLE, title_justify="left")
+    for heading, justify in (("", "left"), ("dense", "right"), ("pruned", "right"), ("", "right")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def groups_table(groups: Sequence[Mapping[str, Any]]) -> Table:
+    """What is left of each group, as bars. Rows hold name, kind, units, kept and any further columns."""
+    extra = [name for name in groups[0] if name not in ("name", "kind", "units", "kept")]
+    table = Table(box=SIMPLE)
+    table.add_column("group", no_wrap=True)
+    for heading in ("kept", "", *extra):
+        table.add_column(heading, no_wrap=True, justify="right" if heading in extra else "left")
+    for group in groups:
+        share = group["kept"] / group["units"] if group["units"] else 0.0
+        filled = round(share * BAR_WIDTH)
+        bar = "█" * filled + "░" * (BAR_WIDTH - filled)
+        table.add_row(
+            group["name"], f"{group['kept']} / {group['units']}", bar, *(count(group[name]) for name in extra)
+        )
+    return table
+
+
+def count(value: float) -> str:
+    """A large number as people say it: 1.5 G, 22.7 M."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:g}"

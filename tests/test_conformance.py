@@ -1,0 +1,273 @@
+"""The conformance suite on everything that is built in, and on strategies and architectures that it must refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+import fastprune
+from fastprune import plugins, testing
+from fastprune.strategies import Strategy
+
+HEADS: list[tuple[str, dict[str, Any]]] = [
+    ("ForSequenceClassification", {}),
+    ("ForSequenceClassification", {"num_labels": 1}),
+    ("ForTokenClassification", {}),
+    ("ForQuestionAnswering", {}),
+    ("ForMaskedLM", {}),
+    ("Model", {}),
+]
+MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet")
+MEASURED = {"latency": 1.0}
+"""Cost models that measure, and how far they may be off on a model that runs for a fraction of a millisecond."""
+
+
+def all_strategies() -> list[type[Strategy]]:
+    found = plugins.installed()
+    return [found.strategies(kind)[name] for kind in plugins.KINDS for name in found.strategies(kind)]
+
+
+@pytest.mark.parametrize("strategy", all_strategies(), ids=lambda strategy: f"{strategy.__name__}")
+def test_built_in_strategy(strategy: type[Strategy]) -> None:
+    testing.check_strategy(strategy(), cost_tolerance=MEASURED.get(strategy.name, 1e-9))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "options"),
+    [
+        ("scorer", "fisher", {"labels": "model"}),
+        ("scorer", "taylor", {"labels": "model"}),
+        ("rearranger", "fisher", {"shrinkage": 0.5}),
+        ("tuner", "weights", {"tokens": "gradient"}),
+        ("tuner", "weights", {"damping": 0.0}),
+        ("tuner", "mask", {"damp": 1e-3}),
+        ("cost", "macs", {"scope": "layers"}),
+        ("cost", "macs", {"seq_len": 7}),
+        ("cost", "params", {"scope": "layers"}),
+    ],
+)
+def test_built_in_strategy_with_options(kind: str, name: str, options: dict[str, Any]) -> None:
+    testing.check_strategy(fastprune.strategy(kind, name, **options))
+
+
+@pytest.mark.parametrize("name", sorted(plugins.installed().task))
+def test_built_in_task(name: str) -> None:
+    testing.check_task(plugins.installed().task[name])
+
+
+@pytest.mark.parametrize("name", sorted(plugins.installed().preset))
+def test_built_in_preset(name: str) -> None:
+    testing.check_preset(name)
+
+
+@pytest.mark.parametrize(("head", "config"), HEADS, ids=[head + "".join(config) for head, config in HEADS])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_built_in_architecture(model_type: str, head: str, config: dict[str, Any]) -> None:
+    model = testing.tiny_model(model_type, head, **config)
+    testing.check_architecture(fastprune.architecture_for(model), model)
+
+
+def test_every_claimed_model_type_is_checked() -> None:
+    registry = plugins.installed().architecture
+    encoders = [registry[name] for name in registry if registry.entry(name).plugin == "encoder"]
+    assert {model_type for architecture in encoders for model_type in architecture.model_types} == set(MODEL_TYPES)
+
+
+def test_tiny_model_is_the_same_each_time() -> None:
+    one, other = testing.tiny_model(), testing.tiny_model()
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert not one.training
+
+
+def test_tiny_batches_have_padding_and_labels() -> None:
+    batches = testing.tiny_batches(testing.tiny_model("roberta", "ForTokenClassification"))
+    assert batches.has_labels
+    assert batches.n_tokens < sum(batch["input_ids"].numel() for batch in batches)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnRandomness(fastprune.Scorer):
+    """Draws from the global generator."""
+
+    name: ClassVar[str] = "own-randomness"
+
+    def score(self, model, groups, batches, generator):
+        return fastprune.Scores(importance={group.name: torch.rand(group.units) for group in groups})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountsPadding(fastprune.Scorer):
+    """Averages over padding."""
+
+    name: ClassVar[str] = "counts-padding"
+
+    def score(self, model, groups, batches, generator):
+        importance = {group.name: torch.zeros(group.units) for group in groups}
+
+        def see(group, features):
+            by_feature = features.square().mean((0, 1))
+            importance[group.name] += by_feature.unflatten(0, (group.units, group.width)).sum(1)
+
+        for batch in batches:
+            with fastprune.consumer_inputs(model, groups, see):
+                model(**fastprune.model_inputs(batch, batches.task))
+        return fastprune.Scores(importance=importance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Touches(fastprune.Scorer):
+    """Leaves the model in training mode."""
+
+    name: ClassVar[str] = "touches"
+
+    def score(self, model, groups, batches, generator):
+        model.train()
+        return fastprune.Scores(importance={group.name: torch.ones(group.units) for group in groups})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overspends(fastprune.Searcher):
+    """Keeps everything."""
+
+    name: ClassVar[str] = "overspends"
+
+    def search(self, scores, costs, budget):
+        return fastprune.Mask({name: torch.ones(len(table) - 1, dtype=torch.bool) for name, table in costs.groups.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stingy(fastprune.Searcher):
+    """Keeps nothing."""
+
+    name: ClassVar[str] = "stingy"
+
+    def search(self, scores, costs, budget):
+        return fastprune.Mask({name: torch.zeros(len(table) - 1, dtype=torch.bool) for name, table in costs.groups.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writes(fastprune.Rearranger):
+    """Reverses the mask that it was given."""
+
+    name: ClassVar[str] = "writes"
+
+    def rearrange(self, mask, scores):
+        for name in mask:
+            mask[name].copy_(mask[name].flip(0))
+        return mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoils(fastprune.Tuner):
+    """Doubles every consumer."""
+
+    name: ClassVar[str] = "spoils"
+
+    def tune(self, teacher, student, groups, batches, scores):
+        consumers = {group.name: student.get_submodule(group.consumer) for group in groups}
+        return {name: (2 * consumer.weight.detach(), consumer.bias.detach()) for name, consumer in consumers.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Underestimates(fastprune.CostModel):
+    """Says that pruning saves twice what it saves."""
+
+    name: ClassVar[str] = "underestimates"
+
+    def measure(self, model, groups, workload):
+        table = fastprune.strategy("cost", "params").measure(model, groups, workload)
+        return dataclasses.replace(
+            table,
+            groups={name: 2 * costs for name, costs in table.groups.items()},
+            fixed=table.total - 2 * (table.total - table.fixed),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restless(fastprune.Schedule):
+    """Asks for more at the end."""
+
+    name: ClassVar[str] = "restless"
+
+    def budgets(self, budget):
+        return [budget / 2, budget]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undocumented(Restless):
+    """An option without help."""
+
+    name: ClassVar[str] = "undocumented"
+    rounds: int = 2
+
+
+@pytest.mark.parametrize(
+    ("strategy", "complaint"),
+    [
+        (OwnRandomness(), "draw from the generator alone"),
+        (CountsPadding(), "leave padding out"),
+        (Touches(), "changed the model's training modes"),
+        (Overspends(), "over the budget"),
+        (Stingy(), "though the budget pays for all"),
+        (Writes(), "changed its arguments"),
+        (Spoils(), "makes it worse with half of the units left"),
+        (Underestimates(), "built and measured it is"),
+        (Restless(), "none may rise"),
+        (Undocumented(), "the option 'rounds' needs a sentence of help"),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_broken_strategy_is_refused(strategy: Strategy, complaint: str) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        testing.check_strategy(strategy)
+
+
+def bert_with(**changes: Any) -> fastprune.Architecture:
+    """BERT's architecture with something else said of its attention."""
+    stack = plugins.installed().architecture["bert"].stacks[0]
+    blocks = (dataclasses.replace(stack.blocks[0], **changes), *stack.blocks[1:])
+    return fastprune.Architecture(
+        name="wrong", model_types=("bert",), stacks=(dataclasses.replace(stack, blocks=blocks),)
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"producers": ("attention.self.query", "attention.self.key")},
+        {"unit_width": ()},
+        {"outputs": 1},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_wrong_architecture_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises((AssertionError, RuntimeError, ValueError, TypeError, IndexError)):
+        testing.check_architecture(bert_with(**changes), testing.tiny_model())
+
+
+def test_plugin_that_registers_nothing_is_refused() -> None:
+    with pytest.raises(AssertionError, match="'idle' registers nothing"):
+        testing.check_plugin(types.ModuleType("idle"))
+
+
+def test_plugin_is_checked_by_what_it_registers() -> None:
+    module = types.ModuleType("restless")
+
+    @fastprune.hookimpl
+    def register_schedules(register):
+        register(Restless)
+
+    module.register_schedules = register_schedules
+    with pytest.raises(AssertionError, match="schedule 'restless' answers the budget"):
+        testing.check_plugin(module)
+
+
+def test_built_in_plugin_passes_alone() -> None:
+    import fastprune_macs
+
+    testing.check_plugin(fastprune_macs)
