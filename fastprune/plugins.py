@@ -137,7 +137,14 @@ def _load_one(manager: pluggy.PluginManager, point: EntryPoint) -> str:
         return (
             f"it was written for plugin API {version}, and this fastprune has {API_VERSION}; install a matching version"
         )
-    manager.register(plugin, name=point.name)
+    if manager.has_plugin(point.name):
+        return "a plugin of this name is already registered; uninstall one of the two"
+    try:
+        manager.register(plugin, name=point.name)
+    except (ValueError, pluggy.PluginValidationError) as error:
+        if manager.has_plugin(point.name):  # pluggy leaves what came before the fault
+            manager.unregister(name=point.name)
+        return f"registering {point.value} failed: {' '.join(str(error).split())}"
     return ""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 collect_ignore = ["external"]  # a package of its own, whose tests need it installed
 
@@ -78,6 +78,25 @@ def tiny_config() -> BertConfig:
         max_position_embeddings=64,
         initializer_range=0.5,
     )
+
+
+@pytest.fixture
+def tiny_checkpoint(tmp_path: Path, tiny_config: BertConfig, tiny_tokenizer: PreTrainedTokenizerFast) -> Path:
+    """The directory of a random classifier of two classes, with its tokenizer."""
+    path = tmp_path / "dense"
+    BertForSequenceClassification(tiny_config).save_pretrained(path)
+    tiny_tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def tiny_data(tmp_path: Path) -> Path:
+    """A csv file of eight labelled sentences."""
+    path = tmp_path / "data.csv"
+    sentences = ["the cat sat on the mat", "a dog ran home", "the fast dog", "who is slow", "where was the cat born"]
+    rows = [f"{sentence},{index % 2}" for index, sentence in enumerate([*sentences, "paris", "in london", "b c a"])]
+    path.write_text("\n".join(["text,label", *rows]) + "\n")
+    return path
 
 
 @pytest.fixture(scope="session")

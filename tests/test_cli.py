@@ -1,0 +1,154 @@
+"""The command line: what it prints, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import click.testing
+import pytest
+import torch
+
+import fastprune
+from fastprune.cli import main
+
+Run = Callable[..., click.testing.Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def call(*arguments: object) -> click.testing.Result:
+        return click.testing.CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    return call
+
+
+def prune(run: Run, checkpoint: Path, data: Path, output: Path, *more: object) -> click.testing.Result:
+    return run("prune", checkpoint, "--data", data, "--budget", 0.5, "--output", output, *more)
+
+
+def test_prune_saves_a_smaller_model_that_evaluates_and_inspects(
+    run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "small"
+
+    result = prune(run, tiny_checkpoint, tiny_data, output, "--eval-data", tiny_data, "--json", "--batch-size", 4)
+
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["cost"]["after"] <= 0.5 * summary["cost"]["before"]
+    assert set(summary["metrics"]) == {"dense", "pruned"}
+    evaluated = run("evaluate", output, "--data", tiny_data, "--json")
+    assert json.loads(evaluated.stdout)["metrics"] == pytest.approx(summary["metrics"]["pruned"])
+    inspected = json.loads(run("inspect", output, "--seq-len", 16, "--json").stdout)
+    assert [group["kept"] for group in inspected["groups"]] == [group["kept"] for group in summary["groups"]]
+    assert [group["units"] for group in inspected["groups"]] == [group["units"] for group in summary["groups"]]
+    assert "Saved in" in prune(run, tiny_checkpoint, tiny_data, tmp_path / "again").stderr
+
+
+def test_the_same_seed_gives_the_same_model(run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert prune(run, tiny_checkpoint, tiny_data, tmp_path / name, "--samples", 5, "--seed", 3).exit_code == 0
+    one, two = (fastprune.load(tmp_path / name).state_dict() for name in ("a", "b"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_options_reach_the_recipe(run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('[tuner]\nuse = "mask"\ndamp = 2.0\n')
+    more = ("--recipe", recipe, "--set", "scorer.labels=model", "--set", "tuner.limit=5", "--cost", "params")
+
+    assert prune(run, tiny_checkpoint, tiny_data, tmp_path / "out", "--set", "cost.scope=layers", *more).exit_code == 0
+
+    written = json.loads((tmp_path / "out" / "fastprune.json").read_text())["recipe"]
+    for line in ('use = "mask"', "damp = 2.0", "limit = 5.0", 'labels = "model"', 'use = "params"', 'scope = "layers"'):
+        assert line in written
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--data", "nosuch.csv"), "no such file"),
+        (("--budget", 0), "above 0 and at most 1"),
+        (("--budget", 1.5), "above 0 and at most 1"),
+        (("--budget", "nan"), "above 0 and at most 1"),
+        (("--budget", 1e-6), "cannot be met"),
+        (("--scorer", "fihser"), "did you mean 'fisher'"),
+        (("--scorer", "magnitude"), "needs per-sample gradients"),
+        (("--set", "tuner.damping=lots"), "takes float, not 'lots'"),
+        (("--set", "damping=1"), "STAGE.OPTION=VALUE"),
+        (("--pooling", "cls"), "--pooling is for plain encoders"),
+        (("--label-column", "nope"), "nope"),
+        (("--recipe", "nosuch.toml"), "cannot be read"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, more: tuple[object, ...], message: str
+) -> None:
+    result = prune(run, tiny_checkpoint, tiny_data, tmp_path / "out", *more)
+
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_labels_are_named_and_not_needed(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("the cat sat\nthe dog ran home\na cat and a dog\n")
+
+    refused = prune(run, tiny_checkpoint, lines, tmp_path / "out", "--set", "scorer.labels=dataset")
+
+    assert refused.exit_code == 2
+    assert "needs labels" in refused.stderr
+    assert prune(run, tiny_checkpoint, lines, tmp_path / "out").exit_code == 0
+
+
+def test_an_output_in_the_way_is_refused_before_anything_else(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+
+    result = run("prune", "no-model", "--data", "no-data", "--budget", 0.5, "--output", tmp_path / "full")
+
+    assert result.exit_code == 2
+    assert "is not empty" in result.stderr
+
+
+def test_a_directory_without_weights(run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    (tiny_checkpoint / "model.safetensors").unlink()
+
+    result = prune(run, tiny_checkpoint, tiny_data, tmp_path / "out")
+
+    assert result.exit_code == 2
+    assert "no weights" in result.stderr
+
+
+def test_nan_weights(run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    import safetensors.torch
+
+    tensors = safetensors.torch.load_file(tiny_checkpoint / "model.safetensors")
+    tensors["classifier.weight"][0, 0] = float("nan")
+    safetensors.torch.save_file(tensors, tiny_checkpoint / "model.safetensors", metadata={"format": "pt"})
+
+    result = prune(run, tiny_checkpoint, tiny_data, tmp_path / "out")
+
+    assert result.exit_code == 2
+    assert "not finite" in result.stderr
+
+
+def test_strategies_and_presets_are_printed(run: Run, tmp_path: Path) -> None:
+    assert "damping = 0.01" in run("strategies", "tuner", "weights").stdout
+    assert {entry["name"] for entry in json.loads(run("strategies", "scorer", "--json").stdout)} >= {"fisher", "taylor"}
+    recipe = tmp_path / "paper.toml"
+    recipe.write_text(run("strategies", "preset", "paper").stdout)
+    assert fastprune.Recipe.of(file=recipe) == fastprune.Recipe.of("paper")
+    assert run("strategies", "scorers").exit_code == 2
+
+
+def test_plugins_are_listed(run: Run) -> None:
+    rows = json.loads(run("plugins", "--json").stdout)
+    assert {"fisher", "lstsq", "encoder"} <= {row["name"] for row in rows}
+    assert not any(row["problem"] for row in rows if row["distribution"].startswith("fastprune "))

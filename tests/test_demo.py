@@ -1,0 +1,56 @@
+"""The demo: its text, its model's checksum and, where the model is at hand, the whole of it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from platformdirs import user_cache_path
+
+import fastprune
+from fastprune import ModelError, demo
+
+
+def test_calibration_and_held_out_text_are_real_sentences_and_do_not_overlap() -> None:
+    calibration, held_out = (list(demo._sentences(part)) for part in (True, False))
+    assert len(calibration) > 1024
+    assert len(held_out) > 200
+    # a sentence may stand in two topics word for word; what matters is that topics are apart
+    assert len(set(calibration) & set(held_out)) < 0.02 * len(held_out)
+    assert all(5 <= len(sentence.split()) <= 60 for sentence in calibration)
+
+
+def test_wrong_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / f"{demo.PACKAGE}-{demo.VERSION}" / "model"
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(b"something else")
+    monkeypatch.setattr(demo, "user_cache_path", lambda _: tmp_path)
+    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ModelError, match="checksum"):
+        demo.find_model(print)
+
+
+def test_no_package_index_is_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], 1, "", "ERROR: No matching distribution found\n")
+
+    monkeypatch.setattr(demo, "user_cache_path", lambda _: tmp_path)
+    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(demo.subprocess, "run", fail)
+    with pytest.raises(ModelError, match="No matching distribution"):
+        demo.find_model(print)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_demo_halves_the_encoder(tmp_path: Path) -> None:
+    cached = user_cache_path("fastprune") / f"{demo.PACKAGE}-{demo.VERSION}"
+    if not cached.is_dir():
+        pytest.skip("the demo's model is not in the cache; run fastprune demo once")
+    outcome = demo.run(tmp_path / "out", budget=0.5, samples=256, say=lambda _: None)
+    assert outcome.figures["MACs"]["pruned"] <= 0.5 * outcome.figures["MACs"]["dense"]
+    assert outcome.figures["milliseconds"]["speedup"] > 1.2
+    assert outcome.figures["fidelity"]["cosine"] > 0.7
+    assert fastprune.load(tmp_path / "out").num_parameters() == outcome.result.parameters_after

@@ -1,0 +1,77 @@
+"""Documentation and examples do what they say."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastprune
+from fastprune import plugins, testing
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_reference_is_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs/generate.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_criterion_of_the_plugin_guide_conforms() -> None:
+    guide = (ROOT / "docs/plugins.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", guide, re.S) if "my_plugin.py" in block)
+    names: dict[str, object] = {"__name__": __name__}
+    exec(code, names)
+    testing.check_scorer(names["ColumnNorm"](order=1.0))  # type: ignore[operator]
+
+
+def test_the_architecture_of_the_plugin_guide_is_the_built_in_one() -> None:
+    guide = (ROOT / "docs/plugins.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", guide, re.S) if "MY_BERT" in block)
+    names: dict[str, fastprune.Architecture] = {}
+    exec(code, names)
+    assert names["MY_BERT"].stacks == plugins.installed().architecture["bert"].stacks
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/method.md", "docs/plugins.md", "docs/benchmarks.md", "CHANGELOG.md"]
+)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_every_option_in_the_readme_exists() -> None:
+    from fastprune.cli import main
+
+    known = {name for command in main.commands.values() for option in command.params for name in option.opts}
+    used = set(re.findall(r"(?<=\s)--[a-z-]+", (ROOT / "README.md").read_text()))
+    assert used
+    assert used <= known
+
+
+def test_the_classifier_example(
+    tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = runpy.run_path(str(ROOT / "examples/prune_classifier.py"))
+    example["main"](str(tiny_checkpoint), str(tiny_data), str(tiny_data), str(tmp_path / "out"))
+    assert "pruned" in capsys.readouterr().out
+    assert fastprune.load(tmp_path / "out").num_parameters() > 0
+
+
+def test_the_criterion_example(tiny_checkpoint: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples/custom_criterion.py"))["main"](str(tiny_checkpoint), str(tiny_data))
+    assert len(capsys.readouterr().out.splitlines()) == 4  # groups
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "examples/recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_recipes_prune(recipe: Path) -> None:
+    model = testing.tiny_model()
+    result = fastprune.prune(model, testing.tiny_batches(model), budget=0.5, recipe=recipe)
+    assert result.cost_after <= 0.5 * result.cost_before
