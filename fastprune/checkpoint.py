@@ -6,8 +6,8 @@ import dataclasses
 import json
 import os
 import platform
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -87,7 +87,8 @@ def save(
         **details,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    scratch = path.parent / f".{path.name}-{secrets.token_hex(4)}"
+    scratch.mkdir()
     try:
         model.save_pretrained(scratch)
         if tokenizer is not None:
@@ -96,7 +97,10 @@ def save(
             (scratch / name).parent.mkdir(parents=True, exist_ok=True)
             (scratch / name).write_bytes(content)
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        scratch.chmod(0o755)
+        for file in scratch.rglob("*"):  # what libraries write for the owner alone is for whoever may read the rest
+            file.chmod(scratch.stat().st_mode if file.is_dir() else (scratch / MANIFEST).stat().st_mode)
+        if path.is_dir():
+            path.rmdir()
         scratch.replace(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

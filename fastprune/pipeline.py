@@ -13,15 +13,15 @@ from torch import nn
 
 from fastprune import contracts
 from fastprune.architecture import Architecture
-from fastprune.calibration import Batches
+from fastprune.calibration import Batches, make_batches
 from fastprune.capture import frozen
 from fastprune.costs import CostTable, Workload
-from fastprune.errors import BudgetError
+from fastprune.errors import BudgetError, DataError
 from fastprune.groups import Groups
 from fastprune.masks import Mask
 from fastprune.materialize import adopt, materialize, reconstruct_consumers
 from fastprune.plugins import architecture_for, task_for
-from fastprune.pretrained import Pretrained
+from fastprune.pretrained import Pretrained, open_pretrained
 from fastprune.progress import Progress, listening
 from fastprune.recipe import Recipe
 from fastprune.result import PruningResult
@@ -30,8 +30,8 @@ from fastprune.tasks import Batch, Task
 
 
 def prune(
-    model: nn.Module | Pretrained,
-    data: Batches | Iterable[Batch],
+    model: nn.Module | Pretrained | str | Path,
+    data: Batches | Iterable[Batch] | str | Path,
     *,
     budget: float,
     preset: str = "default",
@@ -52,8 +52,9 @@ def prune(
     """Make a trained Transformer smaller, without retraining (Kwon et al., NeurIPS 2022).
 
     Args:
-        model: A transformers model, or what ``open_pretrained`` returned.
-        data: The calibration set: ``make_batches``, or any iterable of dicts of tensors that ``model(**batch)`` takes.
+        model: A transformers model, what ``open_pretrained`` returned, or a directory or Hub name for it.
+        data: The calibration set: what ``make_batches`` returned or a source for it, or any iterable of dicts of
+            tensors that ``model(**batch)`` takes.
         budget: What may be left, as a fraction of the dense model's cost: above 0, at most 1.
         preset: The recipe to start from.
         recipe: A whole recipe, or a TOML file that is laid over the preset.
@@ -85,12 +86,16 @@ def prune(
         recipe = Recipe.of(preset, file=recipe, settings=settings, **stages)
     elif settings or any(stages.values()):
         recipe = recipe.change(settings=settings, **stages)
+    if isinstance(model, (str, Path)):
+        model = open_pretrained(model)
+    if isinstance(data, (str, Path)):
+        data = _read(data, model, task, seed)
     dense = model.model if isinstance(model, Pretrained) else model
     architecture = architecture or architecture_for(dense)
     groups = Groups.resolve(architecture, dense)
     batches = Batches.wrap(data, task)
     if batches.task is None:
-        batches = Batches.wrap(batches, task_for(dense.config, type(dense)))  # type: ignore[arg-type]
+        batches = Batches.wrap(batches, task_for(dense.config, type(dense)))
     generator = torch.Generator().manual_seed(seed)
 
     timings: dict[str, float] = {}
@@ -121,6 +126,15 @@ def prune(
         tokenizer=model.tokenizer if isinstance(model, Pretrained) else None,
         companions=model.companions if isinstance(model, Pretrained) else {},
     )
+
+
+def _read(source: str | Path, model: nn.Module | Pretrained, task: Task | None, seed: int) -> Batches:
+    if not isinstance(model, Pretrained) or model.tokenizer is None:
+        raise DataError(
+            f"Reading {source} takes a tokenizer: give the model as open_pretrained returns it, or by its name."
+        )
+    limit = getattr(model.model.config, "max_position_embeddings", None)
+    return make_batches(source, task or model.task, model.tokenizer, limit=limit, seed=seed)
 
 
 def check_budget(budget: float) -> None:

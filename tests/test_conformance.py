@@ -137,7 +137,9 @@ class Overspends(fastprune.Searcher):
     name: ClassVar[str] = "overspends"
 
     def search(self, scores, costs, budget):
-        return fastprune.Mask({name: torch.ones(len(table) - 1, dtype=torch.bool) for name, table in costs.groups.items()})
+        return fastprune.Mask(
+            {name: torch.ones(len(table) - 1, dtype=torch.bool) for name, table in costs.groups.items()}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +149,9 @@ class Stingy(fastprune.Searcher):
     name: ClassVar[str] = "stingy"
 
     def search(self, scores, costs, budget):
-        return fastprune.Mask({name: torch.zeros(len(table) - 1, dtype=torch.bool) for name, table in costs.groups.items()})
+        return fastprune.Mask(
+            {name: torch.zeros(len(table) - 1, dtype=torch.bool) for name, table in costs.groups.items()}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

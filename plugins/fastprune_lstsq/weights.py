@@ -45,6 +45,8 @@ def ridge(statistics: Statistics, weight: Tensor, bias: Tensor | None, damping: 
 
     Written in the change of the weight: V - W0' = (Xc'Xc + lambda I)^-1 Xc'Ec, E being what is missing with W0.
     """
+    if float(statistics.weight) <= 0.0:  # no token counts, so nothing is to be repaired
+        return weight, bias
     mean_input = statistics.inputs / statistics.weight  # [features]
     mean_error = statistics.errors / statistics.weight  # [hidden]
     gram = statistics.gram - torch.outer(mean_input, statistics.inputs)  # Xc'Xc
@@ -67,7 +69,7 @@ def solve_damped(gram: Tensor, cross: Tensor, damping: float) -> Tensor:
         [features, hidden]; zeros where the inputs do not vary at all.
     """
     scale = float(gram.diagonal().mean()) if len(gram) else 0.0
-    if scale <= 0.0:
+    if not 0.0 < scale < float("inf"):  # not a number, either: no jitter would ever be enough
         return torch.zeros_like(cross)
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     jitter = max(damping, 1e-12)

@@ -1,0 +1,41 @@
+"""The figures of accuracy.py as a Markdown table: mean and spread over the seeds, in points.
+
+python tests/benchmarks/table.py accuracy.jsonl --metric accuracy
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@click.option("--metric", default="accuracy", show_default=True)
+def main(file: Path, metric: str) -> None:
+    """One row a recipe, one column a budget; a cell is the mean and, in brackets, the lowest and highest seed."""
+    found: dict[tuple[str, float], dict[int, float]] = {}
+    for line in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+        values = found.setdefault((line["recipe"], line["budget"]), {})
+        values[line.get("seed", 0)] = 100 * line["metrics"][metric]
+    recipes = list(dict.fromkeys(recipe for recipe, _ in found))
+    budgets = sorted({budget for recipe, budget in found if recipe != "dense"}, reverse=True)
+    click.echo(f"| {metric} | " + " | ".join(f"{budget:g}" for budget in budgets) + " |")
+    click.echo("|---|" + "---|" * len(budgets))
+    for recipe in recipes:
+        cells = [_cell(found.get((recipe, 1.0 if recipe == "dense" else budget), {})) for budget in budgets]
+        click.echo(f"| {recipe} | " + " | ".join(cells) + " |")
+
+
+def _cell(values: dict[int, float]) -> str:
+    if not values:
+        return "-"
+    mean = f"{statistics.mean(values.values()):.1f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values.values()):.1f} to {max(values.values()):.1f})"
+
+
+if __name__ == "__main__":
+    main()

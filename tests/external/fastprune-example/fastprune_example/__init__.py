@@ -1,0 +1,33 @@
+"""A plugin as an outsider would write it: a scorer, a model family, a subcommand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fastprune import Architecture, Scorer, hookimpl
+from fastprune_example.power import PowerScorer
+from fastprune_example.toy import TOY
+
+if TYPE_CHECKING:
+    import click
+
+
+@hookimpl
+def register_scorers(register: Callable[[type[Scorer]], None]) -> None:
+    """Add ``power``."""
+    register(PowerScorer)
+
+
+@hookimpl
+def register_architectures(register: Callable[[Architecture], None]) -> None:
+    """Add ``toy``."""
+    register(TOY)
+
+
+@hookimpl
+def register_commands(cli: click.Group) -> None:
+    """Add ``toy-groups``."""
+    from fastprune_example.commands import toy_groups
+
+    cli.add_command(toy_groups)

@@ -1,0 +1,50 @@
+"""Importance by a power mean of the activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fastprune import (
+    Batches,
+    Group,
+    Groups,
+    Scorer,
+    Scores,
+    consumer_inputs,
+    model_inputs,
+    option,
+    to_device,
+    token_mask,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerScorer(Scorer):
+    """The mean of |x|^power of each consumer input feature, times its column's norm, summed over the unit's features."""
+
+    name: ClassVar[str] = "power"
+    power: float = option(2.0, help="The exponent: 1 for the mean size, more to let rare large activations count.")
+
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
+        """As ``Scorer.score``."""
+        device = next(model.parameters()).device
+        sums = {g.name: torch.zeros(g.features, dtype=torch.float64, device=device) for g in groups}
+        for batch in batches:
+            batch = to_device(batch, device)
+            real = token_mask(batch)  # [samples, tokens]
+
+            def see(group: Group, features: Tensor, real: Tensor = real) -> None:
+                sums[group.name] += features[real].double().abs().pow(self.power).sum(0)  # [features]
+
+            with consumer_inputs(model, groups, see):
+                model(**model_inputs(batch, batches.task))
+        importance = {}
+        for group in groups:
+            norms = model.get_submodule(group.consumer).weight.detach().double().norm(dim=0)  # [features]
+            values = (sums[group.name] / batches.n_tokens * norms).unflatten(0, (group.units, group.width)).sum(1)
+            importance[group.name] = values.float().cpu()  # [units]
+        return Scores(importance=importance)

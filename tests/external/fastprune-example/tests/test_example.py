@@ -1,0 +1,72 @@
+"""The plugin, as its author would test it: fastprune's conformance suite, and a toy that gets smaller."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import fastprune_example
+import pytest
+import torch
+from click.testing import CliRunner
+from fastprune_example.power import PowerScorer
+from fastprune_example.toy import ToyForSequenceClassification, random_toy
+
+import fastprune
+from fastprune import testing
+
+
+def logits(model: torch.nn.Module, batches: fastprune.Batches) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.cat([model(**fastprune.model_inputs(batch, batches.task)).logits for batch in batches])
+
+
+def test_conformance() -> None:
+    testing.check_plugin(fastprune_example, models=[random_toy()])
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 4.0])
+def test_scorer_with_other_options(power: float) -> None:
+    testing.check_scorer(PowerScorer(power=power), model=random_toy())
+
+
+def test_it_is_found_where_it_is_installed() -> None:
+    assert isinstance(fastprune.strategy("scorer", "power", power="1"), PowerScorer)
+    assert fastprune.architecture_for(random_toy()).name == "toy"
+
+
+@pytest.mark.parametrize("tuner", ["none", "bias", "mask", "weights"])
+def test_toy_is_pruned_saved_and_loaded(tmp_path: Path, tuner: str) -> None:
+    model = random_toy()
+    batches = testing.tiny_batches(model)
+    result = fastprune.prune(
+        model, batches, budget=0.5, scorer="power", rearranger="none", tuner=tuner, settings={"scorer": {"power": 1}}
+    )
+    assert result.recipe.scorer == PowerScorer(power=1.0)
+    assert result.cost_after <= 0.5 * result.cost_before
+    loaded = fastprune.load(result.save(tmp_path / "toy"), model_class=ToyForSequenceClassification)
+    assert torch.equal(logits(loaded, batches), logits(result.model, batches))
+    assert not torch.allclose(logits(loaded, batches), logits(model, batches))
+
+
+def test_large_activations_count_more_under_a_higher_power() -> None:
+    model = random_toy()
+    batches = testing.tiny_batches(model)
+    groups = fastprune.Groups.resolve(fastprune.architecture_for(model), model)
+    shares = []
+    for power in (1.0, 4.0):
+        scores = PowerScorer(power=power).score(model, groups, batches, torch.Generator())
+        importance = scores.importance["layers.0.ffn"]
+        shares.append(float(importance.max() / importance.sum()))
+    assert shares[1] > 1.5 * shares[0]
+
+
+def test_subcommand() -> None:
+    @click.group()
+    def cli() -> None:
+        """What fastprune's own command is."""
+
+    fastprune_example.register_commands(cli)
+    output = CliRunner().invoke(cli, ["toy-groups", "--layers", "1"])
+    assert output.exit_code == 0
+    assert output.output.splitlines() == ["layers.0.attention\t4", "layers.0.ffn\t48"]

@@ -1,0 +1,193 @@
+"""Least squares: against dense solvers, on the residual, and on matrices that are hardly solvable."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastprune import Block, Group, Statistics, strategy
+from fastprune_lstsq.bias import add_mean_error
+from fastprune_lstsq.mask import MaskTuner, normal_equations
+from fastprune_lstsq.weights import ridge, solve_damped
+
+WIDTH = 4
+
+
+def problem(seed: int = 0, *, tokens: int = 200, features: int = 12, hidden: int = 5, noise: float = 0.5):
+    """Inputs that correlate and are off centre, a consumer, and an error that can partly be repaired."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(features, features, generator=generator, dtype=torch.float64)
+    x = torch.randn(tokens, features, generator=generator, dtype=torch.float64) @ mix + 1.5
+    weight = torch.randn(hidden, features, generator=generator, dtype=torch.float64)
+    bias = torch.randn(hidden, generator=generator, dtype=torch.float64)
+    cause = torch.randn(hidden, features, generator=generator, dtype=torch.float64)
+    e = 0.3 * x @ cause.T + noise * torch.randn(tokens, hidden, generator=generator, dtype=torch.float64) + 2.0
+    return x, e, weight, bias
+
+
+def statistics_of(x: Tensor, e: Tensor, weights: Tensor | None = None) -> Statistics:
+    w = torch.ones(len(x), dtype=torch.float64) if weights is None else weights
+    return Statistics(w.sum(), w @ x, w @ e, x.T @ (w[:, None] * x), x.T @ (w[:, None] * e), (w[:, None] * e * e).sum())
+
+
+def residual(x: Tensor, e: Tensor, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> float:
+    """Squared error that is left when the consumer ``old``, which lacks e, becomes ``new``."""
+    change = x @ (new[0] - old[0]).T + (new[1] - old[1])
+    return float((e - change).square().sum())
+
+
+def group_of(features: int) -> Group:
+    block = Block(kind="attention", module="m", producers=("p",), consumer="c")
+    return Group(name="g", layer="l", units=features // WIDTH, width=WIDTH, hidden=5, block=block)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("tuner", ["weights", "mask", "bias"])
+@pytest.mark.parametrize("strength", [1e-6, 0.01, 1.0, 100.0])
+def test_tuned_residual_is_never_above_the_untuned(seed: int, tuner: str, strength: float) -> None:
+    x, e, weight, bias = problem(seed)
+    statistics = statistics_of(x, e)
+    solved = {
+        "weights": lambda: ridge(statistics, weight, bias, strength),
+        "mask": lambda: MaskTuner(damp=strength)._solve(group_of(12), statistics, weight, bias),
+        "bias": lambda: add_mean_error(group_of(12), statistics, weight, bias),
+    }[tuner]()
+    untuned = residual(x, e, (weight, bias), (weight, bias))
+    assert residual(x, e, (weight, bias), solved) < untuned
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_weights_equal_torchs_least_squares_at_tiny_damping(weighted: bool) -> None:
+    x, e, weight, bias = problem()
+    counts = torch.rand(len(x), dtype=torch.float64) + 0.1 if weighted else torch.ones(len(x), dtype=torch.float64)
+    found = ridge(statistics_of(x, e, counts), weight, bias, 1e-12)
+    root = counts.sqrt()[:, None]
+    design = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], 1)
+    expected = torch.linalg.lstsq(root * design, root * (x @ weight.T + bias + e)).solution.T
+    torch.testing.assert_close(found[0], expected[:, :-1], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found[1], expected[:, -1], rtol=1e-6, atol=1e-6)
+
+
+def test_ridge_pulls_toward_the_original_weight() -> None:
+    x, e, weight, bias = problem()
+    statistics = statistics_of(x, e)
+    distances = [float((ridge(statistics, weight, bias, d)[0] - weight).norm()) for d in (1e-6, 1e-2, 1.0, 1e4)]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < 1e-2 * distances[0]
+
+
+def test_infinite_ridge_is_the_bias_alone() -> None:
+    x, e, weight, bias = problem()
+    statistics = statistics_of(x, e)
+    found, expected = ridge(statistics, weight, bias, 1e12), add_mean_error(group_of(12), statistics, weight, bias)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(expected[1], bias + e.mean(0))
+    assert torch.equal(expected[0], weight)
+
+
+def test_consumer_without_a_bias_gets_one() -> None:
+    x, e, weight, bias = problem()
+    statistics = statistics_of(x, e)
+    for with_bias, without in (
+        (ridge(statistics, weight, torch.zeros_like(bias), 0.1), ridge(statistics, weight, None, 0.1)),
+        (
+            add_mean_error(group_of(12), statistics, weight, torch.zeros_like(bias)),
+            add_mean_error(group_of(12), statistics, weight, None),
+        ),
+    ):
+        torch.testing.assert_close(with_bias[0], without[0])
+        torch.testing.assert_close(with_bias[1], without[1])
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_normal_equations_equal_a_dense_design_matrix(width: int) -> None:
+    """One column a unit: what the unit adds to the output, over all tokens and outputs."""
+    x, e, weight, _ = problem()
+    found, missing = normal_equations(statistics_of(x, e), weight, width)
+    units = x.shape[1] // width
+    parts = [x[:, u * width : (u + 1) * width] @ weight[:, u * width : (u + 1) * width].T for u in range(units)]
+    design = torch.stack([part.flatten() for part in parts], 1)  # [tokens * hidden, units]
+    torch.testing.assert_close(found, design.T @ design)
+    torch.testing.assert_close(missing, design.T @ e.flatten())
+
+
+def test_mask_scales_are_the_damped_least_squares() -> None:
+    x, e, weight, bias = problem()
+    statistics = statistics_of(x, e)
+    normal, missing = normal_equations(statistics, weight, WIDTH)
+    for damp in (1e-3, 1e3):
+        tuned, same = MaskTuner(damp=damp)._solve(group_of(12), statistics, weight, bias)
+        expected = torch.linalg.solve(
+            normal.T @ normal + damp**2 * torch.eye(3, dtype=torch.float64), normal.T @ missing
+        )
+        scales = 1 + expected.repeat_interleave(WIDTH)
+        torch.testing.assert_close(tuned, weight * scales, rtol=1e-4, atol=1e-4)
+        assert same is bias
+
+
+def test_mask_falls_back_beyond_the_limit() -> None:
+    x, _, weight, bias = problem()
+    statistics = statistics_of(x, 30 * x @ weight.T)
+    tuned, _ = MaskTuner(limit=1e6)._solve(group_of(12), statistics, weight, bias)
+    assert float((tuned / weight).abs().max()) > 10
+    kept, _ = MaskTuner()._solve(group_of(12), statistics, weight, bias)
+    assert torch.equal(kept, weight)
+
+
+@pytest.mark.parametrize("damping", [0.0, 1e-12, 0.01])
+@pytest.mark.parametrize(
+    "kind", ["rank one", "zero", "huge and tiny", "slightly indefinite", "more features than tokens"]
+)
+def test_ill_conditioned_matrices_never_raise(kind: str, damping: float) -> None:
+    x, e, weight, bias = problem(tokens=4 if kind.startswith("more") else 200)
+    if kind == "rank one":
+        x = x[:, :1] @ x[:1]
+    elif kind == "zero":
+        x = torch.zeros_like(x)
+    elif kind == "huge and tiny":
+        x = x * torch.logspace(-12, 12, x.shape[1], dtype=torch.float64)
+    statistics = statistics_of(x, e)
+    if kind == "slightly indefinite":
+        statistics.gram -= 1e-9 * statistics.gram.diagonal().mean() * torch.eye(12, dtype=torch.float64)
+        statistics.gram[:6, :6] = statistics.gram[:1, :1]
+    new = ridge(statistics, weight, bias, damping)
+    assert bool(torch.isfinite(new[0]).all())
+    assert bool(torch.isfinite(new[1]).all())
+    scaled, _ = MaskTuner()._solve(group_of(12), statistics, weight, bias)
+    assert bool(torch.isfinite(scaled).all())
+
+
+def test_jitter_rises_until_the_matrix_is_positive() -> None:
+    gram = torch.diag(torch.tensor([4.0, 2.0, -1.0], dtype=torch.float64))
+    solved = solve_damped(gram, torch.eye(3, dtype=torch.float64), 0.0)
+    assert bool(torch.isfinite(solved).all())
+
+
+def test_group_without_features_is_left_to_its_bias() -> None:
+    x, e, _, bias = problem()
+    statistics, weight = statistics_of(x[:, :0], e), torch.zeros(5, 0, dtype=torch.float64)
+    new = ridge(statistics, weight, bias, 0.01)
+    assert new[0].shape == (5, 0)
+    torch.testing.assert_close(new[1], bias + e.mean(0))
+    empty = group_of(0)
+    assert torch.equal(MaskTuner()._solve(empty, statistics, weight, bias)[1], bias)
+
+
+def test_gradient_weights_are_a_need_and_equal_ones_are_not() -> None:
+    assert strategy("tuner", "weights", tokens="gradient").needs == {"token_weights"}
+    assert strategy("tuner", "weights").needs == frozenset()
+
+
+def test_tokens_that_all_count_nothing_leave_the_consumer() -> None:
+    """As under gradient weights, where the loss is so sure that its gradient is zero."""
+    x, e, weight, bias = problem()
+    new = ridge(statistics_of(x, e, torch.zeros(len(x), dtype=torch.float64)), weight, bias, 0.01)
+    assert torch.equal(new[0], weight)
+    assert torch.equal(new[1], bias)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_matrix_that_is_not_finite_ends(value: float) -> None:
+    gram = torch.full((3, 3), value, dtype=torch.float64)
+    assert bool((solve_damped(gram, torch.eye(3, dtype=torch.float64), 0.01) == 0).all())

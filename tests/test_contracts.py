@@ -1,0 +1,179 @@
+"""Contracts: each breach is named with the strategy and the group."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+import fastprune
+from fastprune import ContractError, CostTable, Groups, Mask, Scores, contracts, strategy, testing
+
+FIRST = "encoder.layer.0.attention"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return testing.tiny_model()
+
+
+@pytest.fixture(scope="module")
+def groups(model) -> Groups:
+    return Groups.resolve(fastprune.architecture_for(model), model)
+
+
+def importance(groups: Groups, **first: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {group.name: torch.ones(group.units) for group in groups} | {FIRST: first.get("first", torch.ones(4))}
+
+
+def test_what_is_right_passes(model, groups: Groups) -> None:
+    scorer, searcher = strategy("scorer", "magnitude"), strategy("searcher", "exact")
+    costs = strategy("cost", "params").measure(model, groups, fastprune.Workload.of(testing.tiny_batches(model)))
+    contracts.check_costs(costs, groups, strategy("cost", "params"))
+    contracts.check_scores(Scores(importance=importance(groups)), groups, scorer)
+    contracts.check_search(Mask.full(groups), groups, costs, costs.total, searcher)
+    contracts.check_rearrangement(Mask.full(groups), Mask.full(groups), groups, strategy("rearranger", "none"))
+    contracts.check_reconstruction({}, model, groups, strategy("tuner", "none"))
+
+
+@pytest.mark.parametrize(
+    ("first", "complaint"),
+    [
+        (torch.ones(3), r"returned importance of shape \[3\] for '{}'; it must be \[4\]"),
+        (torch.ones(4, 1), r"returned importance of shape \[4, 1\] for '{}'"),
+        (torch.tensor([1.0, float("nan"), 1.0, 1.0]), "returned importance for '{}' that are not finite"),
+        (torch.tensor([1.0, float("inf"), 1.0, 1.0]), "returned importance for '{}' that are not finite"),
+        (torch.tensor([1.0, -1.0, 1.0, 1.0]), "returned negative importance for '{}'"),
+    ],
+)
+def test_importance(groups: Groups, first: torch.Tensor, complaint: str) -> None:
+    scores = Scores(importance=importance(groups, first=first))
+    with pytest.raises(ContractError, match="The scorer 'magnitude' " + complaint.format(FIRST)):
+        contracts.check_scores(scores, groups, strategy("scorer", "magnitude"))
+
+
+def test_groups_left_out_or_made_up(groups: Groups) -> None:
+    values = importance(groups)
+    values["nowhere"] = values.pop(FIRST)
+    with pytest.raises(
+        ContractError,
+        match=rf"scorer 'magnitude' left out the groups \['{FIRST}'\] and returned the unknown \['nowhere'\]",
+    ):
+        contracts.check_scores(Scores(importance=values), groups, strategy("scorer", "magnitude"))
+
+
+def test_promised_scores_that_are_missing(groups: Groups) -> None:
+    with pytest.raises(ContractError, match="The scorer 'fisher' says that it gives 'grads' and returned none"):
+        contracts.check_scores(Scores(importance=importance(groups)), groups, strategy("scorer", "fisher"))
+
+
+@pytest.mark.parametrize(
+    ("first", "complaint"),
+    [
+        (torch.ones(5, 3), r"returned grads of shape \[5, 3\] for '{}'; it must be \[any, 4\]"),
+        (torch.full((5, 4), float("nan")), "returned grads for '{}' that are not finite"),
+    ],
+)
+def test_gradients(groups: Groups, first: torch.Tensor, complaint: str) -> None:
+    grads = {group.name: torch.ones(5, group.units) for group in groups} | {FIRST: first}
+    weights = {group.name: (torch.ones(5, 2),) for group in groups}
+    scores = Scores(importance=importance(groups), grads=grads, token_weights=weights)
+    with pytest.raises(ContractError, match="The scorer 'fisher' " + complaint.format(FIRST)):
+        contracts.check_scores(scores, groups, strategy("scorer", "fisher"))
+
+
+@pytest.mark.parametrize(
+    ("first", "complaint"),
+    [
+        (torch.ones(4), r"returned costs of shape \[4\] for '{}'; it must be \[5\]"),
+        (torch.tensor([0.0, 1, 2, 3, float("inf")]), "returned costs for '{}' that are not finite"),
+        (torch.tensor([-1.0, 1, 2, 3, 4]), "returned negative costs for '{}'"),
+    ],
+)
+def test_costs(groups: Groups, first: torch.Tensor, complaint: str) -> None:
+    tables = {group.name: torch.arange(group.units + 1.0) for group in groups} | {FIRST: first}
+    with pytest.raises(ContractError, match="The cost model 'macs' " + complaint.format(FIRST)):
+        contracts.check_costs(CostTable(measure="MACs", groups=tables, fixed=0.0), groups, strategy("cost", "macs"))
+
+
+def coins(groups: Groups) -> CostTable:
+    return CostTable(measure="coins", groups={g.name: torch.arange(g.units + 1.0) for g in groups}, fixed=1.0)
+
+
+def test_search_over_budget(groups: Groups) -> None:
+    with pytest.raises(
+        ContractError, match="The searcher 'exact' returned a mask of 137 coins, over the budget of 136"
+    ):
+        contracts.check_search(Mask.full(groups), groups, coins(groups), 136.0, strategy("searcher", "exact"))
+
+
+@pytest.mark.parametrize(
+    ("first", "complaint"),
+    [
+        (torch.ones(4), "returned a mask of torch.float32 for '{}'; it must be bool"),
+        (torch.ones(5, dtype=torch.bool), r"returned mask of shape \[5\] for '{}'"),
+    ],
+)
+def test_masks(groups: Groups, first: torch.Tensor, complaint: str) -> None:
+    mask = Mask(dict(Mask.full(groups).values) | {FIRST: first})
+    with pytest.raises(ContractError, match="The searcher 'exact' " + complaint.format(FIRST)):
+        contracts.check_search(mask, groups, coins(groups), 1e9, strategy("searcher", "exact"))
+    with pytest.raises(ContractError, match="The rearranger 'fisher' " + complaint.format(FIRST)):
+        contracts.check_rearrangement(mask, Mask.full(groups), groups, strategy("rearranger", "fisher"))
+
+
+def test_rearrangement_that_changes_a_count(groups: Groups) -> None:
+    after = Mask(dict(Mask.full(groups).values) | {FIRST: torch.tensor([True, True, False, True])})
+    with pytest.raises(
+        ContractError, match=f"The rearranger 'fisher' keeps 3 units of '{FIRST}', where the search kept 4"
+    ):
+        contracts.check_rearrangement(after, Mask.full(groups), groups, strategy("rearranger", "fisher"))
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "bias", "complaint"),
+    [
+        ("nowhere", torch.ones(32, 32), None, "returned a consumer for 'nowhere', which is no group of the model"),
+        (FIRST, torch.ones(32, 31), None, rf"returned weight of shape \[32, 31\] for '{FIRST}'; it must be \[32, 32\]"),
+        (FIRST, torch.ones(32, 32), torch.ones(4), rf"returned bias of shape \[4\] for '{FIRST}'; it must be \[32\]"),
+        (FIRST, torch.full((32, 32), float("inf")), None, f"returned weight for '{FIRST}' that are not finite"),
+        (
+            FIRST,
+            torch.ones(32, 32),
+            torch.full((32,), float("nan")),
+            f"returned bias for '{FIRST}' that are not finite",
+        ),
+    ],
+)
+def test_reconstruction(model, groups: Groups, name: str, weight: Any, bias: Any, complaint: str) -> None:
+    with pytest.raises(ContractError, match="The tuner 'mask' " + complaint):
+        contracts.check_reconstruction({name: (weight, bias)}, model, groups, strategy("tuner", "mask"))
+
+
+def test_the_pipeline_checks_every_stage(model) -> None:
+    """A strategy that breaks its contract is caught on its way, whichever stage it is."""
+    batches = testing.tiny_batches(model)
+    makers = {
+        "scorer": lambda base: type(base).score,
+        "searcher": lambda base: type(base).search,
+        "rearranger": lambda base: type(base).rearrange,
+        "tuner": lambda base: type(base).tune,
+        "cost": lambda base: type(base).measure,
+    }
+    broken = {
+        "scorer": lambda scores: dataclasses.replace(scores, importance={}),
+        "searcher": lambda mask: Mask({}),
+        "rearranger": lambda mask: Mask({name: ~mask[name] for name in mask}),
+        "tuner": lambda reconstruction: {"nowhere": (torch.ones(1), None)},
+        "cost": lambda table: dataclasses.replace(table, groups={}),
+    }
+    for kind, spoil in broken.items():
+        base = getattr(fastprune.Recipe.of(), kind)
+        method = makers[kind](base)
+        spoiled = dataclasses.dataclass(frozen=True, kw_only=True)(
+            type("Spoiled", (type(base),), {method.__name__: lambda self, *a, m=method, s=spoil: s(m(self, *a))})
+        )
+        with pytest.raises(ContractError, match=f"'{base.name}'"):
+            fastprune.prune(model, batches, budget=0.6, **{kind: spoiled()})

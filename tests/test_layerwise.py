@@ -1,0 +1,232 @@
+"""Layer by layer: the recorded calls are the model's own, the statistics are the direct sums, errors below are repaired."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastprune
+from fastprune import Group, Groups, Mask, Statistics, model_inputs, testing, token_mask
+from fastprune.capture import frozen
+from fastprune.layerwise import layer_calls
+
+MODEL_TYPES = ("bert", "distilbert", "mpnet")
+
+
+def case(model_type: str = "bert", **changes):
+    model = testing.tiny_model(model_type, num_hidden_layers=3)
+    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    return model, groups, testing.tiny_batches(model, **changes)
+
+
+def half(groups: Groups) -> Mask:
+    return Mask({group.name: torch.arange(group.units) % 2 == 0 for group in groups})
+
+
+def keep(group: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None):
+    return weight, bias
+
+
+def hidden_states(model: nn.Module, batch) -> tuple[Tensor, ...]:
+    return model(**model_inputs(batch, None), output_hidden_states=True).hidden_states
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_recorded_calls_reproduce_the_hidden_states(model_type: str) -> None:
+    model, groups, batches = case(model_type)
+    paths = [path for path, _ in groups.layers()]
+    calls = layer_calls(model, paths, batches)
+    for batch, batch_calls in zip(batches, calls, strict=True):
+        states = hidden_states(model, batch)
+        hidden = batch_calls[0].hidden
+        assert torch.equal(hidden, states[0])
+        for depth, path in enumerate(paths):
+            hidden = batch_calls[depth].run(model.get_submodule(path), hidden)
+            torch.testing.assert_close(hidden, states[depth + 1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_forward_methods_are_restored(error: bool) -> None:
+    model, groups, batches = case()
+    if error:
+        model.bert.encoder.layer[1].forward = lambda *_, **__: 1 / 0
+    before = {name for name, module in model.named_modules() if "forward" in vars(module)}
+    with frozen(model), torch.no_grad():
+        if error:
+            with pytest.raises(ZeroDivisionError):
+                layer_calls(model, [path for path, _ in groups.layers()], batches)
+        else:
+            layer_calls(model, [path for path, _ in groups.layers()], batches)
+    assert {name for name, module in model.named_modules() if "forward" in vars(module)} == before
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_forward_methods_are_restored_where_the_model_fails_between_layers() -> None:
+    model, groups, batches = case()
+    paths = [path for path, _ in groups.layers()]
+    calls = []
+
+    def fail_the_second_time(_, __):
+        calls.append(1)
+        if len(calls) > 1:
+            raise ZeroDivisionError
+
+    handle = model.bert.embeddings.register_forward_pre_hook(fail_the_second_time)
+    with torch.no_grad(), pytest.raises(ZeroDivisionError):
+        layer_calls(model, paths, batches)
+    handle.remove()
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_hooks_come_off_where_a_solution_fails() -> None:
+    model, groups, batches = case()
+    student = fastprune.materialize(model, groups, half(groups))
+    model.train()
+
+    def fail(*_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fastprune.reconstruct(
+            model, student, Groups.resolve(fastprune.architecture_for(student), student), batches, fail
+        )
+    assert model.training
+    for one in (model, student):
+        assert all(parameter.requires_grad for parameter in one.parameters())
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in one.modules())
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_statistics_equal_a_direct_computation(model_type: str, weighted: bool) -> None:
+    """With consumers left as they are, the student is itself throughout: x and e can be read off two whole runs."""
+    model, groups, batches = case(model_type)
+    student = fastprune.materialize(model, groups, half(groups))
+    left = Groups.resolve(fastprune.architecture_for(student), student)
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        group.name: tuple(torch.rand(token_mask(batch).shape, generator=generator) for batch in batches)
+        for group in left
+    }
+    seen: dict[str, Statistics] = {}
+
+    def see(group, statistics, weight, bias):
+        seen[group.name] = statistics
+        return weight, bias
+
+    fastprune.reconstruct(model, student, left, batches, see, token_weights=weights if weighted else None)
+    for group in left:
+        inputs, errors, counted = [], [], []
+        for index, batch in enumerate(batches):
+            dense, pruned = ({}, {})
+            for one, found in ((model, dense), (student, pruned)):
+                handles = [
+                    one.get_submodule(group.consumer).register_forward_pre_hook(
+                        lambda _, args, found=found: found.update(x=args[0])
+                    ),
+                    one.get_submodule(group.residual).register_forward_pre_hook(
+                        lambda _, args, found=found: found.update(stream=args[0])
+                    ),
+                ]
+                with torch.no_grad():
+                    one(**model_inputs(batch, batches.task))
+                for handle in handles:
+                    handle.remove()
+            real = token_mask(batch)
+            inputs.append(pruned["x"][real])
+            errors.append((dense["stream"] - pruned["stream"])[real])
+            counted.append(weights[group.name][index][real] if weighted else torch.ones(int(real.sum())))
+        x, e, w = (torch.cat(parts).double() for parts in (inputs, errors, counted))
+        statistics = seen[group.name]
+        assert float(e.abs().max()) > 1e-3
+        expected = (w.sum(), w @ x, w @ e, x.T @ (w[:, None] * x), x.T @ (w[:, None] * e), (w[:, None] * e * e).sum())
+        found = (statistics.weight, statistics.inputs, statistics.errors)
+        found += (statistics.gram, statistics.cross, statistics.energy)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_nothing_is_to_be_repaired_where_nothing_was_pruned(model_type: str) -> None:
+    model, groups, batches = case(model_type)
+    student = fastprune.materialize(model, groups, Mask.full(groups))
+    energies = []
+
+    def see(group, statistics, weight, bias):
+        energies.append(float(statistics.energy))
+        return weight, bias
+
+    fastprune.reconstruct(model, student, groups, batches, see)
+    assert len(energies) == len(groups)
+    assert max(energies) < 1e-6
+
+
+def test_a_solution_is_what_the_layers_above_see() -> None:
+    """A first consumer that is ruined makes all errors above it larger, although nothing else differs."""
+    model, groups, batches = case()
+    energies: dict[bool, dict[str, float]] = {}
+    for ruin in (False, True):
+        student = fastprune.materialize(model, groups, half(groups))
+        left = Groups.resolve(fastprune.architecture_for(student), student)
+        energies[ruin] = {}
+
+        def solve(group, statistics, weight, bias, ruin=ruin):
+            energies[ruin][group.name] = float(statistics.energy)
+            return (weight * 0 - 1 if ruin and group.name == groups.items[0].name else weight), bias
+
+        fastprune.reconstruct(model, student, left, batches, solve)
+    names = [group.name for group in groups]
+    assert energies[True][names[0]] == energies[False][names[0]]
+    assert all(energies[True][name] != energies[False][name] for name in names[1:])
+    assert energies[True][names[1]] > energies[False][names[1]]
+
+
+def test_errors_below_are_repaired_above() -> None:
+    """Only the first sublayer is pruned, and left unrepaired; a full last consumer can then still win something back."""
+    model, groups, batches = case(samples=64)
+    names = [group.name for group in groups]
+    mask = Mask({g.name: torch.arange(g.units) < (1 if g.name == names[0] else g.units) for g in groups})
+    student = fastprune.materialize(model, groups, mask)
+    left = Groups.resolve(fastprune.architecture_for(student), student)
+    before = testing._error(model, student, batches)
+
+    def solve(group, statistics, weight, bias):
+        if group.name != names[-1]:
+            return weight, bias
+        change = torch.linalg.solve(statistics.gram + 1e-3 * torch.eye(len(statistics.gram)), statistics.cross)
+        return weight + change.T.float(), bias
+
+    fastprune.reconstruct(model, student, left, batches, solve)
+    assert testing._error(model, student, batches) < 0.9 * before
+
+
+def test_padding_does_not_count() -> None:
+    model, groups, batches = case()
+    found = []
+    for data in (batches, testing._pad_further(model, batches)):
+        student = fastprune.materialize(model, groups, half(groups))
+        seen = {}
+
+        def see(group, statistics, weight, bias, seen=seen):
+            seen[group.name] = (float(statistics.weight), float(statistics.energy))
+            return weight, bias
+
+        fastprune.reconstruct(model, student, Groups.resolve(fastprune.architecture_for(student), student), data, see)
+        found.append(seen)
+    for name, (tokens, energy) in found[0].items():
+        assert tokens == batches.n_tokens
+        assert found[1][name] == pytest.approx((tokens, energy), rel=1e-4)
+
+
+def test_reconstruction_is_what_the_student_ends_up_with() -> None:
+    model, groups, batches = case()
+    student = fastprune.materialize(model, groups, half(groups))
+    left = Groups.resolve(fastprune.architecture_for(student), student)
+    solved = fastprune.reconstruct(model, student, left, batches, lambda _, __, weight, bias: (weight * 0.5, bias + 1))
+    assert set(solved) == {group.name for group in left}
+    for group in left:
+        consumer = student.get_submodule(group.consumer)
+        assert torch.equal(consumer.weight, solved[group.name][0])
+        assert torch.equal(consumer.bias, solved[group.name][1])

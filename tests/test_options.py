@@ -1,0 +1,102 @@
+"""Options: read from text, described, and refused where they do not fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import pytest
+
+from fastprune import OptionError, Schedule, option
+from fastprune.options import build, options_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler(Schedule):
+    """With an option of every type."""
+
+    name: ClassVar[str] = "sampler"
+    labels: Literal["dataset", "model"] = option("dataset", help="Whose.")
+    damping: float = option(0.5, help="How much.")
+    rounds: int = option(2, help="How often.")
+    length: int | None = option(None, help="How long.")
+    greedy: bool = option(False, help="Whether.")
+    title: str = option("x", help="What.")
+
+    def budgets(self, budget):
+        return [budget]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "read"),
+    [
+        ("labels", "model", "model"),
+        ("damping", "1e-3", 1e-3),
+        ("damping", "2", 2.0),
+        ("damping", 3, 3.0),
+        ("rounds", "7", 7),
+        ("length", "none", None),
+        ("length", None, None),
+        ("length", "128", 128),
+        ("greedy", "true", True),
+        ("greedy", "False", False),
+        ("title", "none", "none"),
+        ("title", "12", "12"),
+        ("title", "true", "true"),
+    ],
+)
+def test_text_is_read_as_the_options_type(name: str, given: Any, read: Any) -> None:
+    value = getattr(build("schedule", Sampler, {name: given}), name)
+    assert value == read
+    assert type(value) is type(read)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "takes"),
+    [
+        ("labels", "modle", r"takes dataset \| model, not 'modle' \(its default is 'dataset'\)"),
+        ("damping", "much", r"takes float, not 'much'"),
+        ("damping", True, r"takes float, not True"),
+        ("damping", float("nan"), r"takes float, not nan"),
+        ("damping", "nan", r"takes float, not 'nan'"),
+        ("rounds", "2.5", r"takes int, not '2\.5'"),
+        ("rounds", True, r"takes int, not True"),
+        ("rounds", "none", r"takes int, not 'none'"),
+        ("length", "long", r"takes int \| none, not 'long'"),
+        ("greedy", 1, r"takes bool, not 1"),
+        ("title", 5, r"takes str, not 5"),
+    ],
+)
+def test_value_of_the_wrong_type(name: str, given: Any, takes: str) -> None:
+    with pytest.raises(OptionError, match=rf"option '{name}' of schedule 'sampler' {takes}"):
+        build("schedule", Sampler, {name: given})
+
+
+def test_unknown_option_with_the_nearest_and_the_list() -> None:
+    with pytest.raises(
+        OptionError,
+        match=r"schedule 'sampler' has no option 'round'; did you mean 'rounds'\? Its options: labels, damping, rounds",
+    ):
+        build("schedule", Sampler, {"round": 1})
+
+
+def test_unknown_option_of_a_strategy_without_any() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Plain(Schedule):
+        """Nothing to set."""
+
+        name: ClassVar[str] = "plain"
+
+        def budgets(self, budget):
+            return [budget]
+
+    with pytest.raises(OptionError, match=r"schedule 'plain' has no option 'rounds'\. It has none\."):
+        build("schedule", Plain, {"rounds": 1})
+
+
+def test_description() -> None:
+    infos = {info.name: info for info in options_of(Sampler)}
+    assert list(infos) == ["labels", "damping", "rounds", "length", "greedy", "title"]
+    assert infos["labels"].type_name == "dataset | model"
+    assert infos["length"].type_name == "int | none"
+    assert (infos["damping"].default, infos["damping"].help) == (0.5, "How much.")

@@ -1,0 +1,275 @@
+"""prune() as a whole: budgets, the user's model, seeds, passes, and what can be done with the result."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+import fastprune
+from fastprune import Batches, BudgetError, DataError, Groups, ModelError, Schedule, strategy, testing
+from fastprune.calibration import model_inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreeSteps(Schedule):
+    """Three passes."""
+
+    name: ClassVar[str] = "three-steps"
+
+    def budgets(self, budget):
+        return [budget ** (step / 3) for step in (1, 2)] + [budget]
+
+
+def case(model_type: str = "bert", head: str = "ForSequenceClassification", **arguments):
+    model = testing.tiny_model(model_type, head)
+    return model, testing.tiny_batches(model, **arguments)
+
+
+def logits(model: nn.Module, batches: Batches) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.cat([model(**model_inputs(batch, batches.task)).logits for batch in batches])
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return copy.deepcopy(model.state_dict())
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+@pytest.mark.parametrize("cost", ["macs", "params"])
+@pytest.mark.parametrize("budget", [0.35, 0.6, 0.9])
+def test_budget_is_kept_and_nearly_spent(preset: str, cost: str, budget: float) -> None:
+    model, batches = case()
+    settings = {"cost": {"scope": "layers"}}
+    result = fastprune.prune(model, batches, budget=budget, preset=preset, cost=cost, settings=settings)
+    assert result.cost_after <= budget * result.cost_before
+    assert result.cost_after > budget * result.cost_before - 0.05 * result.cost_before
+    groups = Groups.resolve(result.architecture, result.model)
+    measured = strategy("cost", cost, scope="layers").measure(result.model, groups, fastprune.Workload.of(batches))
+    assert measured.total == pytest.approx(result.cost_after)
+    assert result.parameters_after < result.parameters_before
+
+
+@pytest.mark.parametrize("budget", [0, 0.0, -0.5, 1.5, float("nan"), float("inf")])
+def test_budget_that_is_no_fraction(budget: float) -> None:
+    model, batches = case()
+    with pytest.raises(BudgetError, match=f"above 0 and at most 1; got {budget}"):
+        fastprune.prune(model, batches, budget=budget)
+
+
+def test_budget_below_the_floor() -> None:
+    model, batches = case()
+    with pytest.raises(BudgetError, match=r"The budget of 0\.01 of the parameters cannot be met: .* is left"):
+        fastprune.prune(model, batches, budget=0.01, cost="params")
+
+
+def test_budget_at_the_floor_empties_every_sublayer() -> None:
+    model, batches = case()
+    result = fastprune.prune(model, batches, budget=1e-6, settings={"cost": {"scope": "layers"}})
+    assert set(result.mask.counts().values()) == {0}
+    assert bool(torch.isfinite(logits(result.model, batches)).all())
+
+
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "mpnet"])
+def test_whole_budget_changes_nothing(model_type: str) -> None:
+    model, batches = case(model_type)
+    result = fastprune.prune(model, batches, budget=1.0, tuner="none")
+    assert torch.equal(logits(result.model, batches), logits(model, batches))
+    assert result.cost_after == result.cost_before
+    tuned = fastprune.prune(model, batches, budget=1.0)
+    torch.testing.assert_close(logits(tuned.model, batches), logits(model, batches), rtol=1e-3, atol=1e-3)
+
+
+def test_model_is_left_as_it_was() -> None:
+    model, batches = case()
+    model.train()
+    model.bert.embeddings.requires_grad_(False)
+    before = testing._state(model)
+    result = fastprune.prune(model, batches, budget=0.5)
+    assert testing._state(model) == before
+    assert result.model is not model
+    assert not result.model.training
+
+
+def test_inplace_makes_the_model_itself_the_pruned_one() -> None:
+    model, batches = case()
+    expected = fastprune.prune(model, batches, budget=0.5).model
+    result = fastprune.prune(model, batches, budget=0.5, inplace=True)
+    assert result.model is model
+    assert equal(weights(model), weights(expected))
+    assert torch.equal(logits(model, batches), logits(expected, batches))
+
+
+def test_inplace_changes_nothing_where_pruning_fails() -> None:
+    model, batches = case(labels=False)
+    before = weights(model)
+    with pytest.raises(DataError, match="labels=dataset needs labels"):
+        fastprune.prune(model, batches, budget=0.5, inplace=True, settings={"scorer": {"labels": "dataset"}})
+    assert equal(weights(model), before)
+
+
+def test_inplace_over_several_passes() -> None:
+    model, batches = case("mpnet")
+    expected = fastprune.prune(model, batches, budget=0.4, schedule=ThreeSteps()).model
+    result = fastprune.prune(model, batches, budget=0.4, schedule=ThreeSteps(), inplace=True)
+    assert torch.equal(logits(result.model, batches), logits(expected, batches))
+
+
+def test_seed_decides_everything_random() -> None:
+    model, batches = case(labels=False)
+    one, same, other = (fastprune.prune(model, batches, budget=0.5, seed=seed) for seed in (1, 1, 2))
+    assert equal(weights(one.model), weights(same.model))
+    assert logits(one.model, batches).shape == logits(other.model, batches).shape
+    assert not equal(dict(one.mask.values), dict(other.mask.values))
+
+
+def test_global_randomness_is_neither_used_nor_changed() -> None:
+    model, batches = case(labels=False)
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        results.append(fastprune.prune(model, batches, budget=0.5))
+        assert torch.equal(torch.get_rng_state(), state)
+    assert equal(dict(results[0].mask.values), dict(results[1].mask.values))
+
+
+def test_several_passes_meet_the_budget_and_speak_of_the_dense_models_units() -> None:
+    model, batches = case()
+    result = fastprune.prune(model, batches, budget=0.4, schedule=ThreeSteps(), tuner="none")
+    assert result.cost_after <= 0.4 * result.cost_before
+    with fastprune.masked(model, result.groups, result.mask):
+        expected = logits(model, batches)
+    torch.testing.assert_close(logits(result.model, batches), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_masks_of_the_result_are_those_of_the_model() -> None:
+    model, batches = case()
+    result = fastprune.prune(model, batches, budget=0.5, tuner="none")
+    with fastprune.masked(model, result.groups, result.mask):
+        expected = logits(model, batches)
+    torch.testing.assert_close(logits(result.model, batches), expected, rtol=1e-5, atol=1e-5)
+    assert [kept["kept"] for kept in result.kept()] == [
+        g.units for g in Groups.resolve(result.architecture, result.model)
+    ]
+
+
+def test_tuning_brings_the_model_closer_to_the_dense_one() -> None:
+    model, batches = case(samples=64)
+    errors = {
+        tuner: testing._error(model, fastprune.prune(model, batches, budget=0.6, tuner=tuner).model, batches)
+        for tuner in ("none", "bias", "mask", "weights")
+    }
+    assert errors["weights"] < errors["mask"] < errors["none"]
+    assert errors["bias"] < errors["none"]
+
+
+@pytest.mark.parametrize("model_type", ["bert", "mpnet"])
+@pytest.mark.parametrize("first", [0.7, 0.35])
+def test_pruned_model_is_pruned_again(model_type: str, first: float) -> None:
+    model, batches = case(model_type)
+    settings = {"cost": {"scope": "layers"}}
+    once = fastprune.prune(model, batches, budget=first, settings=settings)
+    twice = fastprune.prune(once.model, batches, budget=0.5, settings=settings)
+    assert twice.cost_before == once.cost_after
+    assert twice.cost_after <= 0.5 * once.cost_after
+    assert bool(torch.isfinite(logits(twice.model, batches)).all())
+
+
+def test_emptied_model_is_pruned_again() -> None:
+    model, batches = case()
+    empty = fastprune.prune(model, batches, budget=1e-6, settings={"cost": {"scope": "layers"}}).model
+    again = fastprune.prune(empty, batches, budget=1.0)
+    torch.testing.assert_close(logits(again.model, batches), logits(empty, batches), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("head", "config"),
+    [
+        ("ForSequenceClassification", {"num_labels": 1}),
+        ("ForTokenClassification", {}),
+        ("ForQuestionAnswering", {}),
+        ("ForMaskedLM", {}),
+        ("Model", {}),
+    ],
+)
+def test_every_kind_of_head_without_labels(head: str, config: dict[str, int]) -> None:
+    model = testing.tiny_model("bert", head, **config)
+    batches = testing.tiny_batches(model, labels=False)
+    result = fastprune.prune(model, list(batches), budget=0.7)
+    assert result.cost_after <= 0.7 * result.cost_before
+
+
+def test_plain_batches_take_the_models_task() -> None:
+    model, batches = case()
+    plain = [dict(batch) for batch in batches]
+    one, other = (fastprune.prune(model, data, budget=0.5) for data in (plain, batches))
+    assert equal(dict(one.mask.values), dict(other.mask.values))
+
+
+def test_model_of_an_unknown_family() -> None:
+    with pytest.raises(ModelError, match=r"No architecture is known for the model type 'None' \(Linear\)"):
+        fastprune.prune(nn.Linear(2, 2), [{"x": torch.ones(1, 2)}], budget=0.5)
+
+
+def test_no_data() -> None:
+    model, _ = case()
+    with pytest.raises(DataError, match="holds no batches"):
+        fastprune.prune(model, [], budget=0.5)
+
+
+def test_progress_and_timings() -> None:
+    model, batches = case()
+    seen: list[tuple[str, int, int]] = []
+    result = fastprune.prune(model, batches, budget=0.5, progress=lambda *step: seen.append(step))
+    assert {description for description, _, _ in seen} == {"scoring", "rearranging", "tuning"}
+    assert ("tuning", 2, 2) in seen
+    assert {"measure", "score", "search", "rearrange", "tune"} <= set(result.timings)
+    assert all(seconds >= 0 for seconds in result.timings.values())
+
+
+def test_result_is_saved_and_loaded(tmp_path: Path) -> None:
+    model, batches = case("distilbert")
+    result = fastprune.prune(model, batches, budget=0.5)
+    loaded = fastprune.load(result.save(tmp_path / "model"))
+    assert torch.equal(logits(loaded, batches), logits(result.model, batches))
+    manifest = fastprune.checkpoint.read_manifest(tmp_path / "model")
+    assert manifest["budget"] == 0.5
+    assert manifest["kept_units"] == {name: result.mask.kept(name).tolist() for name in result.mask}
+    file = tmp_path / "recipe.toml"
+    file.write_text(manifest["recipe"])
+    assert fastprune.Recipe.of(file=file) == result.recipe
+
+
+def test_result_trains_with_the_trainer(tmp_path: Path) -> None:
+    from datasets import Dataset
+    from transformers import Trainer, TrainingArguments
+
+    model, batches = case()
+    result = fastprune.prune(model, batches, budget=0.5)
+    rows = Dataset.from_dict(
+        {
+            name: torch.cat([batch[name] for batch in batches]).tolist()
+            for name in ("input_ids", "attention_mask", "labels")
+        }
+    )
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=4, per_device_train_batch_size=8, learning_rate=1e-2,
+        report_to=[], save_strategy="no", use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False,
+    )  # fmt: skip
+    before = weights(result.model)
+    Trainer(model=result.model, args=arguments, train_dataset=rows).train()
+    after = weights(result.model)
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    consumers = {f"{group.consumer}.weight" for group in result.groups if result.mask.counts()[group.name]}
+    assert consumers
+    assert consumers <= moved
