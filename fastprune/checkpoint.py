@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,9 @@ from torch import nn
 
 from fastprune.architecture import Architecture, Block, Stack
 from fastprune.errors import CheckpointError, ModelError
-from fastprune.groups import Groups
+from fastprune.groups import Groups, consumer_of
 from fastprune.masks import Mask
-from fastprune.materialize import materialize
+from fastprune.materialize import add_bias, materialize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -76,14 +77,15 @@ def save(
     path = check_output(path)
     if not isinstance(model, transformers.PreTrainedModel):
         raise ModelError(f"Only transformers models can be saved; this is a {type(model).__name__}. Use torch.save.")
-    widths = {group.name: group.units for group in Groups.resolve(architecture, model)}
+    groups = Groups.resolve(architecture, model)
     manifest = {
         "format_version": FORMAT_VERSION,
         "versions": {name: version(name) for name in ("fastprune", "torch", "transformers")}
         | {"python": platform.python_version()},
         "model_class": type(model).__name__,
         "architecture": dataclasses.asdict(architecture),
-        "widths": widths,
+        "widths": {group.name: group.units for group in groups},
+        "biased": [group.name for group in groups if consumer_of(model, group).bias is not None],
         **details,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +98,9 @@ def save(
         for name, content in (companions or {}).items():
             (scratch / name).parent.mkdir(parents=True, exist_ok=True)
             (scratch / name).write_bytes(content)
-        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (scratch / MANIFEST).write_text(
+            json.dumps(_finite(manifest), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
         for file in scratch.rglob("*"):  # what libraries write for the owner alone is for whoever may read the rest
             file.chmod(scratch.stat().st_mode if file.is_dir() else (scratch / MANIFEST).stat().st_mode)
         if path.is_dir():
@@ -130,6 +134,7 @@ def load(
         model_class = model_class or getattr(transformers, manifest["model_class"])
         architecture = _architecture(manifest["architecture"])
         widths = {str(name): int(units) for name, units in manifest["widths"].items()}
+        biased = {str(name) for name in manifest["biased"]}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"The manifest of {path} lacks what loading needs: {type(error).__name__}: {error}."
@@ -137,7 +142,7 @@ def load(
     try:
         model: Any
         info: Any
-        narrowed: Any = _narrowed(model_class, architecture, widths)
+        narrowed: Any = _narrowed(model_class, architecture, widths, biased)
         model, info = narrowed.from_pretrained(
             path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
@@ -172,7 +177,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
 
 def _narrowed(
-    model_class: type[PreTrainedModel], architecture: Architecture, widths: Mapping[str, int]
+    model_class: type[PreTrainedModel], architecture: Architecture, widths: Mapping[str, int], biased: Set[str]
 ) -> type[PreTrainedModel]:
     """The model class, built narrower: so that ``from_pretrained`` finds layers of the sizes that were saved."""
 
@@ -181,9 +186,21 @@ def _narrowed(
             super().__init__(config, *args, **kwargs)
             groups = Groups.resolve(architecture, self)
             materialize(self, groups, Mask.first(groups, widths), inplace=True)
+            for group in groups:
+                if group.name in biased:  # a tuner may have given one to a consumer that had none
+                    add_bias(consumer_of(self, group))
 
     Narrowed.__name__ = model_class.__name__
     return Narrowed
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for numbers that JSON has not, such as the correlation of constant predictions."""
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _architecture(data: Mapping[str, Any]) -> Architecture:

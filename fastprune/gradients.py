@@ -73,7 +73,7 @@ def unit_gradients(model: nn.Module, groups: Groups) -> Iterator[UnitGradients]:
     needs a graph.
     """
     seen = UnitGradients()
-    with frozen(model), contextlib.ExitStack() as hooks:
+    with torch.inference_mode(False), torch.enable_grad(), frozen(model), contextlib.ExitStack() as hooks:
         for group in groups:
             consumer = consumer_of(model, group)
             if group.units:

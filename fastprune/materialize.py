@@ -66,10 +66,15 @@ def adopt(model: M, groups: Groups, mask: Mask, pruned: nn.Module) -> M:
 def set_consumer(consumer: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
     """Give a consumer its new weight [hidden, features] and bias [hidden], in place; a bias is added where none was."""
     consumer.weight.copy_(weight)
-    if bias is not None and consumer.bias is None:
-        consumer.bias = nn.Parameter(consumer.weight.new_zeros(consumer.out_features))
     if bias is not None:
+        add_bias(consumer)
         consumer.bias.copy_(bias)
+
+
+def add_bias(consumer: nn.Linear) -> None:
+    """Give a consumer that has no bias one of zeros, in place."""
+    if consumer.bias is None:
+        consumer.bias = nn.Parameter(consumer.weight.detach().new_zeros(consumer.out_features))
 
 
 @contextlib.contextmanager
@@ -101,15 +106,13 @@ class BiasOnly(nn.Module):
         super().__init__()
         self.in_features, self.out_features = 0, consumer.out_features
         self.register_buffer("weight", consumer.weight.detach()[:, :0].clone(), persistent=False)
-        bias = (
-            consumer.weight.detach().new_zeros(consumer.out_features)
-            if consumer.bias is None
-            else consumer.bias.detach()
-        )
-        self.bias = nn.Parameter(bias.clone())
+        self.bias = None
+        if consumer.bias is not None:
+            self.bias = nn.Parameter(consumer.bias.detach().clone(), requires_grad=consumer.bias.requires_grad)
 
     def forward(self, features: Tensor) -> Tensor:
-        assert self.bias is not None
+        if self.bias is None:
+            return features.new_zeros(*features.shape[:-1], self.out_features)  # [..., hidden]
         return self.bias.expand(*features.shape[:-1], -1)  # [..., hidden]
 
     def extra_repr(self) -> str:

@@ -7,13 +7,15 @@ import types
 import typing
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastprune.errors import OptionError
-from fastprune.strategies import Strategy
+
+if TYPE_CHECKING:
+    from fastprune.strategies import Strategy
 
 T = TypeVar("T")
-S = TypeVar("S", bound=Strategy)
+S = TypeVar("S", bound="Strategy")
 
 
 def option(default: T, *, help: str) -> T:
@@ -63,6 +65,18 @@ def build(kind: str, strategy: type[S], values: Mapping[str, Any]) -> S:
     return strategy(**{name: _read(kind, strategy.name, known[name], value) for name, value in values.items()})
 
 
+def check_options(strategy: Strategy) -> None:
+    """Refuse an instance with a value that is not of its option's type.
+
+    Raises:
+        OptionError: With what was given and what is expected.
+    """
+    for info in options_of(type(strategy)):
+        value = getattr(strategy, info.name)
+        if not _fits(value, info.annotation):
+            raise OptionError(f"option '{info.name}' of '{strategy.name}' takes {info.type_name}, not {value!r}.")
+
+
 def _read(kind: str, strategy: str, info: OptionInfo, value: Any) -> Any:
     for candidate in _candidates(value):
         if _fits(candidate, info.annotation):
@@ -97,7 +111,7 @@ def _fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and value == value
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, annotation)
+    return isinstance(value, origin or annotation)
 
 
 def _wants_float(value: Any, annotation: Any) -> bool:

@@ -95,11 +95,11 @@ def prune(
     groups = Groups.resolve(architecture, dense)
     batches = Batches.wrap(data, task)
     if batches.task is None:
-        batches = Batches.wrap(batches, task_for(dense.config, type(dense)))
+        batches = Batches.wrap(batches, task_for(dense.config, type(dense)))  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(seed)
 
     timings: dict[str, float] = {}
-    with listening(progress):
+    with torch.inference_mode(False), torch.enable_grad(), listening(progress):
         with _timed(timings, "measure"), frozen(dense):
             costs = recipe.cost.measure(dense, groups, Workload.of(batches))
             contracts.check_costs(costs, groups, recipe.cost)

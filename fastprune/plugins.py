@@ -163,7 +163,14 @@ def _register(plugins: Plugins) -> None:
     ]
     for hook, registrar in hooks:
         for implementation in getattr(plugins.manager.hook, hook).get_hookimpls():
-            implementation.function(registrar(implementation.plugin_name))
+            try:
+                implementation.function(registrar(implementation.plugin_name))
+            except PluginError:
+                raise
+            except Exception as error:
+                raise PluginError(
+                    f"The plugin '{implementation.plugin_name}' failed in {hook}: {type(error).__name__}: {error}."
+                ) from error
 
 
 def _add_class(registry: Registry[type[T]], contract: type[T], plugin: str, value: type[T]) -> None:

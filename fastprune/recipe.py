@@ -61,6 +61,10 @@ class Recipe:
         tables = _parse(plugins.installed().preset[preset], f"the preset '{preset}'")
         if file is not None:
             tables |= _parse(_read(Path(file)), str(file))
+        for kind in plugins.KINDS:
+            if kind not in tables and stages.get(kind) is None:
+                raise UsageError(f"The preset '{preset}' names no {kind}; give one.")
+            tables.setdefault(kind, {"use": ""})
         chosen: dict[str, Strategy] = {}
         for kind, value in stages.items():
             _check_kind(kind)

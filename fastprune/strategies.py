@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fastprune.costs import CostTable, Workload
 from fastprune.groups import Groups
 from fastprune.masks import Mask
+from fastprune.options import check_options
 from fastprune.scores import Scores
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ class Strategy:
     """What all strategies share: a name to be chosen by, and what they need of the scores."""
 
     name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     @property
     def needs(self) -> frozenset[str]:

@@ -224,3 +224,27 @@ def test_missing_and_strange_tensors(tmp_path: Path) -> None:
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"do not match its manifest.*stranger"):
         fastprune.load(path)
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_consumers_without_a_bias(tmp_path: Path, tuned: bool) -> None:
+    """One that a tuner gave a bias comes back with it; one of an empty group without a bias adds nothing."""
+    model = testing.tiny_model()
+    for layer in model.bert.encoder.layer:
+        layer.output.dense.bias = None
+    architecture = fastprune.architecture_for(model)
+    result = fastprune.prune(model, testing.tiny_batches(model), budget=0.5, tuner="weights" if tuned else "none")
+    groups = Groups.resolve(architecture, result.model)
+    assert all((fastprune.consumer_of(result.model, g).bias is not None) == tuned for g in groups if g.kind == "ffn")
+    if not tuned:  # from_pretrained builds biases that the checkpoint has not, so the load must say so or do without
+        return
+    loaded = fastprune.load(result.save(tmp_path / "model"))
+    state = result.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+
+
+def test_metrics_that_are_no_number_are_written_as_null(tmp_path: Path) -> None:
+    model, architecture = pruned()
+    details = {"metrics": {"pearson": float("nan"), "list": [float("inf"), 1.0]}}
+    path = checkpoint.save(model, tmp_path / "model", architecture=architecture, details=details)
+    assert checkpoint.read_manifest(path)["metrics"] == {"pearson": None, "list": [None, 1.0]}

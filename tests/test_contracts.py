@@ -88,12 +88,12 @@ def test_gradients(groups: Groups, first: torch.Tensor, complaint: str) -> None:
     ("first", "complaint"),
     [
         (torch.ones(4), r"returned costs of shape \[4\] for '{}'; it must be \[5\]"),
-        (torch.tensor([0.0, 1, 2, 3, float("inf")]), "returned costs for '{}' that are not finite"),
-        (torch.tensor([-1.0, 1, 2, 3, 4]), "returned negative costs for '{}'"),
+        (torch.tensor([0.0, 1, 2, 3, float("inf")]).double(), "returned costs for '{}' that are not finite"),
+        (torch.tensor([-1.0, 1, 2, 3, 4]).double(), "returned negative costs for '{}'"),
     ],
 )
 def test_costs(groups: Groups, first: torch.Tensor, complaint: str) -> None:
-    tables = {group.name: torch.arange(group.units + 1.0) for group in groups} | {FIRST: first}
+    tables = {group.name: torch.arange(group.units + 1.0).double() for group in groups} | {FIRST: first}
     with pytest.raises(ContractError, match="The cost model 'macs' " + complaint.format(FIRST)):
         contracts.check_costs(CostTable(measure="MACs", groups=tables, fixed=0.0), groups, strategy("cost", "macs"))
 

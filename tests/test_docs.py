@@ -27,7 +27,7 @@ def test_the_criterion_of_the_plugin_guide_conforms() -> None:
     guide = (ROOT / "docs/plugins.md").read_text()
     code = next(block for block in re.findall(r"```python\n(.*?)```", guide, re.S) if "my_plugin.py" in block)
     names: dict[str, object] = {"__name__": __name__}
-    exec(code, names)
+    exec(compile(code, "docs/plugins.md", "exec", dont_inherit=True), names)
     testing.check_scorer(names["ColumnNorm"](order=1.0))  # type: ignore[operator]
 
 

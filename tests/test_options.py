@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-from fastprune import OptionError, Schedule, option
+from fastprune import OptionError, Schedule, option, strategy
 from fastprune.options import build, options_of
 
 
@@ -100,3 +100,9 @@ def test_description() -> None:
     assert infos["labels"].type_name == "dataset | model"
     assert infos["length"].type_name == "int | none"
     assert (infos["damping"].default, infos["damping"].help) == (0.5, "How much.")
+
+
+def test_an_instance_with_a_wrong_value_is_refused() -> None:
+    scorer = type(strategy("scorer", "fisher"))
+    with pytest.raises(OptionError, match="option 'labels' of 'fisher' takes auto | dataset | model, not 'modle'"):
+        scorer(labels="modle")

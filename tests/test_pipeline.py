@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -273,3 +275,23 @@ def test_result_trains_with_the_trainer(tmp_path: Path) -> None:
     consumers = {f"{group.consumer}.weight" for group in result.groups if result.mask.counts()[group.name]}
     assert consumers
     assert consumers <= moved
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_prunes_and_trains_on_whatever_the_callers_gradient_mode(
+    context: Callable[[], AbstractContextManager[None]],
+) -> None:
+    model, batches = case()
+    with context():
+        result = fastprune.prune(model, batches, budget=0.5)
+    batch = batches.batches[0]
+    result.model(**fastprune.model_inputs(batch, batches.task), labels=batch["labels"]).loss.backward()
+    assert all(parameter.grad is not None for parameter in result.model.classifier.parameters())
+
+
+def test_paths_are_opened_and_read(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    result = fastprune.prune(tiny_checkpoint, tiny_data, budget=0.5)
+    assert result.calibration["samples"] == 8
+    assert (result.save(tmp_path / "out") / "tokenizer.json").is_file()
+    with pytest.raises(fastprune.DataError, match="takes a tokenizer"):
+        fastprune.prune(result.model, tiny_data, budget=0.5)
