@@ -1,6 +1,7 @@
 """MPNet: as BERT, with one relative position bias for all layers, of which each keeps the slices of its own heads."""
 
 from fastprune import Architecture, Block, Stack
+from fastprune_encoder.bert import FFN
 
 ATTENTION = Block(
     kind="attention",
@@ -13,14 +14,6 @@ ATTENTION = Block(
     feature_counts=("all_head_size",),
     per_unit_inputs=("position_bias",),
     outputs=2,
-)
-
-FFN = Block(
-    kind="ffn",
-    module="intermediate",
-    producers=("intermediate.dense",),
-    consumer="output.dense",
-    residual="output.LayerNorm",
 )
 
 MPNET = Architecture(
