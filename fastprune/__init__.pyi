@@ -1,6 +1,9 @@
 from .architecture import Architecture as Architecture
 from .architecture import Block as Block
+from .architecture import Part as Part
+from .architecture import Producer as Producer
 from .architecture import Stack as Stack
+from .architecture import UnitBias as UnitBias
 from .calibration import Batches as Batches
 from .calibration import make_batches as make_batches
 from .calibration import model_inputs as model_inputs
@@ -8,6 +11,7 @@ from .calibration import to_device as to_device
 from .calibration import token_mask as token_mask
 from .capture import consumer_inputs as consumer_inputs
 from .capture import frozen as frozen
+from .capture import real_rows as real_rows
 from .checkpoint import load as load
 from .costs import CostTable as CostTable
 from .costs import Workload as Workload

@@ -4,55 +4,128 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+Conditions = tuple[tuple[str, object], ...]
+"""Pairs of a configuration's attribute and the value that it must have, such as ``("multi_query", True)``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Consecutive rows of a linear that computes several things at once.
+
+    Attributes:
+        rows: The attributes of the block's ``module`` whose product is the number of rows a unit owns. Empty: one.
+        shared: The rows serve all units alike (the one key and value of multi-query attention) and always stay;
+            ``rows`` then counts all of them.
+    """
+
+    rows: tuple[str, ...] = ()
+    shared: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Producer:
+    """A linear whose output rows belong to the units, where its path alone does not say which.
+
+    Attributes:
+        linear: Its path, relative to the layer.
+        parts: What its rows are, one part behind the other: query, key and value of a fused projection, gate and up of
+            a gated FFN. Within a part the units' rows lie side by side. Empty: one part, cut evenly.
+        optional: Not every layer or configuration has it.
+    """
+
+    linear: str
+    parts: tuple[Part, ...] = ()
+    optional: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitBias:
+    """A tensor [batch, units, ...] that layers share, such as a relative position bias: each keeps its own slices.
+
+    Attributes:
+        argument: The argument of ``module`` that carries it.
+        method: The method of ``module`` that computes it where it is not given. Empty: it always is.
+        owner: The attribute of ``module`` that is true where this module has what ``method`` needs.
+        output: The place in the returned tuple where it is handed on, whole. 0: nowhere.
+    """
+
+    argument: str
+    method: str = ""
+    owner: str = ""
+    output: int = 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
     """One prunable sublayer of a layer. All paths are relative to the layer.
 
-    A unit (an attention head, an FFN filter) owns rows of every producer and columns of the consumer (METHOD 0).
+    A unit (an attention head or KV group, an FFN filter) owns rows of every producer and columns of the consumer
+    (METHOD 0). Linears are ``nn.Linear``, or transformers' ``Conv1D``, whose weight is transposed.
 
     Attributes:
         kind: ``attention`` or ``ffn``; cost models tell the two apart.
         module: The module that computes the consumer's input (it may hold the consumer as well). It gets the hidden
             states first, and goes when no unit is left.
-        producers: The linears whose output rows belong to the units.
+        producers: The linears whose output rows belong to the units: paths, or ``Producer`` for fused ones.
         consumer: The linear whose input columns belong to the units.
         residual: The module whose input is the consumer's output plus the residual stream: the LayerNorm of a post-LN
-            sublayer, the next LayerNorm of a pre-LN one. Empty: the sum is the layer's own output.
+            sublayer, the next LayerNorm of a pre-LN one. Empty: the sum is the layer's own output, as where attention
+            and FFN run side by side. The consumer itself: its output is changed before it is added (normalised,
+            scaled, moved out of windows), and is compared as it is.
         unit_width: The attributes of ``module`` whose product is the number of features a unit owns, such as the size
-            of a head. Empty: one feature a unit.
-        unit_counts: The attributes of ``module`` that hold the number of units.
-        feature_counts: The attributes of ``module`` that hold the number of features.
-        per_unit_inputs: The arguments of ``module`` that hold one slice a unit in their dimension 1, such as a
-            relative position bias [batch, heads, tokens, tokens].
+            of a head, or that times the query heads of a KV group. Empty: one feature a unit.
+        units: The attribute of ``module`` that holds the number of units, for families that have no attribute for the
+            width.
+        counts: The attributes of ``module`` that are proportional to the number of units, to be kept right: heads,
+            all heads' features, the sizes of a split. ``config.num_attention_heads``: what the module reads off its
+            configuration.
+        unit_parameters: Parameters with one slice a unit: pairs of a path, relative to the layer, and the dimension.
+        bias: A tensor with one slice a unit that layers share.
+        cache: The argument of ``module`` that carries the keys and values of earlier tokens. Empty: there is none.
         outputs: How many values ``module`` returns: 1 a tensor, n > 1 a tuple with the tensor first.
         name: What the group is called in its layer; ``kind`` unless said, for layers with two blocks of a kind.
+        when: What must hold of the configuration for this block to be there.
+        optional: Layers without ``module`` have no such group.
     """
 
     kind: str
     module: str
-    producers: tuple[str, ...]
+    producers: tuple[str | Producer, ...]
     consumer: str
     residual: str = ""
     unit_width: tuple[str, ...] = ()
-    unit_counts: tuple[str, ...] = ()
-    feature_counts: tuple[str, ...] = ()
-    per_unit_inputs: tuple[str, ...] = ()
+    units: str = ""
+    counts: tuple[str, ...] = ()
+    unit_parameters: tuple[tuple[str, int], ...] = ()
+    bias: UnitBias | None = None
+    cache: str = ""
     outputs: int = 1
     name: str = ""
+    when: Conditions = ()
+    optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
     """Layers that run one after another, all built alike.
 
+    A list of one layer that runs many times (ALBERT) is a stack as well: one mask, all uses.
+
     Attributes:
-        layers: The path of the list of layers, relative to the base model (``model.base_model``).
+        layers: The path of the list of layers, relative to the base model (``model.base_model``). ``*`` stands for
+            every index: ``encoder.layers.*.blocks`` are as many stacks as there are lists.
         blocks: The sublayers of each, in the order in which they run.
+        tokens: The model's input that says which tokens of these layers are real [samples, tokens]; without it, or
+            where its shape is another, all are.
+        carries: The layers hand one another more than hidden states, such as a position bias.
+        optional: Not every head has these layers: an encoder without its decoder.
     """
 
     layers: str
     blocks: tuple[Block, ...]
+    tokens: str = "attention_mask"
+    carries: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

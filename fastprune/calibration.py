@@ -168,7 +168,7 @@ def make_batches(
     if isinstance(data, (str, Path)):
         source = source or str(data)
         data = read_dataset(data, split=split, default_split=default_split)
-    if samples is not None and samples < len(data):
+    if samples is not None and samples < len(data) and not task.running_text:
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
         data = data.select(sorted(order[:samples].tolist()))
     encoded = task.encode(
@@ -178,6 +178,9 @@ def make_batches(
         max_length=max_length or min(longest, DEFAULT_MAX_LENGTH),
         seed=seed,
     )
+    if samples is not None and samples < len(encoded) and task.running_text:
+        order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(seed))
+        encoded = [encoded[index] for index in sorted(order[:samples].tolist())]
     if not encoded:
         raise DataError(
             f"The task {task.name} found nothing to encode in the {len(data)} rows of {source or 'the data'}."

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastprune.groups import Group, Groups, consumer_of
+from fastprune.tasks import Batch
 
 
 @contextlib.contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """While open, the model is in eval mode and no parameter asks for a gradient."""
+    """While open, the model is in eval mode, no parameter asks for a gradient, and no keys and values are kept: they would
+    pile up where a layer runs again and again."""
     modes = [(module, module.training) for module in model.modules()]
+    config: Any = getattr(model, "config", None)
+    caching = vars(config).get("use_cache") if config is not None else None
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.eval()
+    if caching:
+        config.use_cache = False
     for parameter, _ in flags:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
+        if caching:
+            config.use_cache = caching
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
         for module, training in modes:
@@ -30,12 +39,28 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def consumer_inputs(model: nn.Module, groups: Groups, see: Callable[[Group, Tensor], None]) -> Iterator[None]:
-    """While open, every forward pass shows each consumer's input [samples, tokens, features] to ``see``."""
+    """While open, every forward pass shows each consumer's input [..., features] to ``see``, once for each time that it
+    runs. ``real_rows`` leaves padding out."""
     with frozen(model), torch.no_grad(), contextlib.ExitStack() as hooks:
         for group in groups:
 
             def hook(_: nn.Module, arguments: tuple[Tensor, ...], group: Group = group) -> None:
-                see(group, arguments[0])
+                see(group, arguments[0][..., : group.features])
 
             hooks.callback(consumer_of(model, group).register_forward_pre_hook(hook).remove)
         yield
+
+
+def real_rows(values: Tensor, group: Group, batch: Batch) -> Tensor:
+    """What is there for real tokens: [..., features] -> [tokens, features].
+
+    Args:
+        values: What flows through the group, such as its consumer's input.
+        group: It says, by its stack, which input marks the real tokens.
+        batch: The model's inputs. Where the mark is missing or of another shape (images, windows), all rows are real.
+    """
+    rows = values.flatten(0, -2)
+    mark = batch.get(group.stack.tokens)
+    if mark is None or mark.dim() != 2 or mark.numel() != len(rows):
+        return rows
+    return rows[mark.flatten().bool().to(rows.device)]

@@ -19,7 +19,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 
-from fastprune.architecture import Architecture, Block, Stack
+from fastprune.architecture import Architecture, Block, Part, Producer, Stack, UnitBias
 from fastprune.errors import CheckpointError, ModelError
 from fastprune.groups import Groups, consumer_of
 from fastprune.masks import Mask
@@ -190,7 +190,10 @@ def _narrowed(
                 if group.name in biased:  # a tuner may have given one to a consumer that had none
                     add_bias(consumer_of(self, group))
 
-    Narrowed.__name__ = model_class.__name__
+    Narrowed.__name__, Narrowed.__module__ = (
+        model_class.__name__,
+        model_class.__module__,
+    )  # renamings of weights go by them
     return Narrowed
 
 
@@ -206,11 +209,26 @@ def _finite(value: Any) -> Any:
 def _architecture(data: Mapping[str, Any]) -> Architecture:
     """An Architecture from its plain form in a manifest."""
     stacks = tuple(
-        Stack(layers=stack["layers"], blocks=tuple(Block(**_tuples(block)) for block in stack["blocks"]))
-        for stack in data["stacks"]
+        Stack(**{**stack, "blocks": tuple(_block(block) for block in stack["blocks"])}) for stack in data["stacks"]
     )
     return Architecture(name=data["name"], model_types=tuple(data["model_types"]), stacks=stacks)
 
 
-def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+def _block(data: Mapping[str, Any]) -> Block:
+    values = {name: _tuples(value) for name, value in data.items()}
+    values["producers"] = tuple(_producer(producer) for producer in data["producers"])
+    bias = data["bias"]
+    values["bias"] = UnitBias(**bias) if bias else None
+    return Block(**values)
+
+
+def _producer(data: str | Mapping[str, Any]) -> str | Producer:
+    if isinstance(data, str):
+        return data
+    parts = tuple(Part(rows=tuple(part["rows"]), shared=part["shared"]) for part in data["parts"])
+    return Producer(linear=data["linear"], parts=parts, optional=data["optional"])
+
+
+def _tuples(value: Any) -> Any:
+    """Lists to tuples, all the way down."""
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ def collect_gradients(
         samples = len(next(iter(batch.values())))
         for group in groups:
             by_unit[group.name].append(seen.by_unit.get(group.name, torch.zeros(samples, group.units)).cpu())
-            by_token[group.name].append(seen.by_token[group.name].cpu())
+            by_token[group.name].append(seen.by_token.get(group.name, torch.zeros(samples, 1)).cpu())
     return {name: torch.cat(parts) for name, parts in by_unit.items()}, {k: tuple(v) for k, v in by_token.items()}
 
 
@@ -56,11 +57,14 @@ class UnitGradients:
 
     Attributes:
         by_unit: [samples, units], the gradient of each sample's loss by the mask (METHOD 1).
-        by_token: [samples, tokens], the squared norm of each sample's loss gradient at the consumer's output.
+        by_token: [samples, tokens], the squared norm of each sample's loss gradient at the consumer's output. Groups
+            that did not run are in neither.
+        samples: How many the pass has.
     """
 
     by_unit: dict[str, Tensor] = field(default_factory=dict)
     by_token: dict[str, Tensor] = field(default_factory=dict)
+    samples: int = 0
 
 
 @contextlib.contextmanager
@@ -74,12 +78,20 @@ def unit_gradients(model: nn.Module, groups: Groups) -> Iterator[UnitGradients]:
     """
     seen = UnitGradients()
     with torch.inference_mode(False), torch.enable_grad(), frozen(model), contextlib.ExitStack() as hooks:
+        hooks.callback(model.register_forward_pre_hook(_count_samples(seen), with_kwargs=True).remove)
         for group in groups:
             consumer = consumer_of(model, group)
             if group.units:
                 hooks.callback(consumer.register_forward_pre_hook(_watch_inputs(group, seen)).remove)
             hooks.callback(consumer.register_forward_hook(_watch_outputs(group, seen)).remove)
         yield seen
+
+
+def _count_samples(seen: UnitGradients) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def hook(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        seen.samples = next(len(value) for value in (*arguments, *keywords.values()) if isinstance(value, Tensor))
+
+    return hook
 
 
 def _watch_inputs(group: Group, seen: UnitGradients) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
@@ -90,7 +102,8 @@ def _watch_inputs(group: Group, seen: UnitGradients) -> Callable[[nn.Module, tup
         values = features.detach()
 
         def keep(gradient: Tensor) -> None:
-            by_feature = (values * gradient).flatten(1, -2).sum(1).float()  # [samples, features]
+            products = (values * gradient).reshape(seen.samples, -1, values.shape[-1])  # [samples, tokens, features]
+            by_feature = products.sum(1).float()  # [samples, features]
             _accumulate(seen.by_unit, group.name, by_feature.unflatten(1, (group.units, group.width)).sum(-1))
 
         features.register_hook(keep)
@@ -105,7 +118,8 @@ def _watch_outputs(group: Group, seen: UnitGradients) -> Callable[[nn.Module, tu
             output = output.detach().requires_grad_()
 
         def keep(gradient: Tensor) -> None:
-            _accumulate(seen.by_token, group.name, gradient.float().square().sum(-1))  # [samples, tokens]
+            squares = gradient.float().square().sum(-1)  # [..., tokens], also windows and flattened samples
+            _accumulate(seen.by_token, group.name, squares.reshape(seen.samples, -1))  # [samples, tokens]
 
         output.register_hook(keep)
         return output

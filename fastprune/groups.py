@@ -6,11 +6,68 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from fastprune.architecture import Architecture, Block, Stack
+from fastprune.architecture import Architecture, Block, Conditions, Producer, Stack
 from fastprune.errors import ModelError
+from fastprune.linears import as_linear, linear_at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Which output rows of one producer belong to the units.
+
+    Attributes:
+        path: The producer's, absolute in the model.
+        parts: One pair for each run of rows: rows a unit, and whether they are shared instead, and then all there are.
+    """
+
+    path: str
+    parts: tuple[tuple[int, bool], ...]
+
+    @property
+    def per_unit(self) -> int:
+        """Rows that go with a unit."""
+        return sum(rows for rows, shared in self.parts if not shared)
+
+    @property
+    def shared(self) -> int:
+        """Rows that always stay."""
+        return sum(rows for rows, shared in self.parts if shared)
+
+    @property
+    def fused(self) -> bool:
+        """Whether a unit's rows lie in several places."""
+        return len(self.parts) > 1
+
+    def own(self, unit: int, units: int) -> Tensor:
+        """The rows of one unit alone: [rows]."""
+        found, start = [], 0
+        for rows, shared in self.parts:
+            if not shared:
+                found.append(start + expand(torch.tensor([unit]), rows))
+            start += rows if shared else units * rows
+        return torch.cat(found)
+
+    def of(self, kept: Tensor, units: int) -> Tensor:
+        """The rows to keep of a linear of ``units``, when those of the indices ``kept`` stay: [rows]."""
+        found, start = [], 0
+        for rows, shared in self.parts:
+            if shared:
+                found.append(torch.arange(start, start + rows, device=kept.device))
+                start += rows
+            else:
+                found.append(start + expand(kept, rows))
+                start += units * rows
+        return torch.cat(found)
+
+
+def expand(units: Tensor, width: int) -> Tensor:
+    """The features of units of ``width`` features each: [units] -> [units * width]."""
+    return (units[:, None] * width + torch.arange(width, device=units.device)).flatten()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +83,8 @@ class Group:
         width: Features a unit owns.
         hidden: Features of the consumer's output.
         block: The data that this was resolved from.
+        rows: The rows of its producers; none where no unit is left.
+        stack: The data of the stack that it belongs to.
     """
 
     name: str
@@ -34,6 +93,8 @@ class Group:
     width: int
     hidden: int
     block: Block
+    rows: tuple[Rows, ...] = ()
+    stack: Stack = Stack(layers="", blocks=())
 
     @property
     def kind(self) -> str:
@@ -53,11 +114,12 @@ class Group:
 
     @property
     def producers(self) -> tuple[str, ...]:
-        return tuple(f"{self.layer}.{producer}" for producer in self.block.producers)
+        return tuple(rows.path for rows in self.rows)
 
     @property
     def residual(self) -> str:
-        """The module whose input is the consumer's output plus the residual stream; the layer where it is its output."""
+        """The module whose input is the consumer's output plus the residual stream; the layer where it is its output;
+        the consumer where that is compared."""
         return f"{self.layer}.{self.block.residual}" if self.block.residual else self.layer
 
 
@@ -80,6 +142,11 @@ class Groups:
         """The path of each layer with its groups, in the order in which they run."""
         return [(layer, tuple(groups)) for layer, groups in groupby(self.items, key=lambda group: group.layer)]
 
+    def stacks(self) -> list[Groups]:
+        """The groups of each list of layers, in the order in which they run."""
+        lists = groupby(self.items, key=lambda group: group.layer.rpartition(".")[0])
+        return [Groups(tuple(groups)) for _, groups in lists]
+
     @staticmethod
     def resolve(architecture: Architecture, model: nn.Module) -> Groups:
         """Find an architecture's groups in a model.
@@ -92,21 +159,22 @@ class Groups:
             group for stack in architecture.stacks for group in _resolve_stack(architecture, stack, model, prefix)
         ]
         if not groups:
-            raise ModelError(f"The architecture '{architecture.name}' found no layer in this {type(model).__name__}.")
+            raise ModelError(
+                f"The architecture '{architecture.name}' found no layer in this {type(model).__name__}: there is nothing at "
+                f"{', '.join(repr(prefix + stack.layers) for stack in architecture.stacks)}. Does the class hide its layers?"
+            )
         return Groups(tuple(groups))
 
 
 def consumer_of(model: nn.Module, group: Group) -> nn.Linear:
-    """The group's consumer in this model: an ``nn.Linear``, or what stands for one where no unit is left."""
-    consumer = model.get_submodule(group.consumer)
-    assert isinstance(consumer.weight, Tensor)
-    return consumer  # type: ignore[return-value]
+    """The group's consumer in this model: an ``nn.Linear``, or what stands for one, where its weight is transposed or no
+    unit is left."""
+    return as_linear(model.get_submodule(group.consumer))
 
 
 def producers_of(model: nn.Module, group: Group) -> list[nn.Linear]:
-    """The group's producers in this model; none where no unit is left."""
-    paths = group.producers if group.units else ()
-    return [module for module in map(model.get_submodule, paths) if isinstance(module, nn.Linear)]
+    """The group's producers in this model, in the order of ``group.rows``; none where no unit is left."""
+    return [linear_at(model, rows.path) for rows in group.rows]
 
 
 def _base_prefix(model: nn.Module) -> str:
@@ -117,38 +185,109 @@ def _base_prefix(model: nn.Module) -> str:
 
 
 def _resolve_stack(architecture: Architecture, stack: Stack, model: nn.Module, prefix: str) -> Iterator[Group]:
-    layers = _submodule(architecture, model, prefix + stack.layers)
-    if not isinstance(layers, nn.ModuleList):
-        raise ModelError(
-            f"The architecture '{architecture.name}' expects a list of layers at '{prefix}{stack.layers}', "
-            f"but this {type(model).__name__} has a {type(layers).__name__} there."
-        )
-    for index in range(len(layers)):
-        for block in stack.blocks:
-            yield _resolve_block(architecture, block, model, prefix, f"{stack.layers}.{index}")
+    lists = _lists(model, prefix, stack.layers)
+    if not lists and not stack.optional:
+        _submodule(architecture, model, prefix + stack.layers.partition(".*")[0])
+    for path in lists:
+        layers = model.get_submodule(prefix + path)
+        if not isinstance(layers, nn.ModuleList):
+            raise ModelError(
+                f"The architecture '{architecture.name}' expects a list of layers at '{prefix}{path}', "
+                f"but this {type(model).__name__} has a {type(layers).__name__} there."
+            )
+        blocks = [block for block in stack.blocks if _holds(block.when, getattr(model, "config", None))]
+        for index in range(len(layers)):
+            for block in blocks:
+                layer = f"{path}.{index}"
+                if not block.optional or _there(model, f"{prefix}{layer}.{block.module}"):
+                    yield _resolve_block(architecture, stack, block, model, prefix, layer)
 
 
-def _resolve_block(architecture: Architecture, block: Block, model: nn.Module, prefix: str, layer: str) -> Group:
+def _lists(model: nn.Module, prefix: str, pattern: str) -> list[str]:
+    """The paths of lists of layers that fit a pattern with ``*`` for any index, in order; none where there are none."""
+    start, star, rest = pattern.partition(".*.")
+    if not star:
+        return [pattern] if _there(model, prefix + pattern) else []
+    if not _there(model, prefix + start):
+        return []
+    indices = [name for name, _ in model.get_submodule(prefix + start).named_children()]
+    return [path for index in indices for path in _lists(model, prefix, f"{start}.{index}.{rest}")]
+
+
+def _holds(conditions: Conditions, config: Any) -> bool:
+    return all(_value(config, name) == value for name, value in conditions)
+
+
+def _value(config: Any, path: str) -> Any:
+    for name in path.split("."):
+        config = getattr(config, name, None)
+    return config
+
+
+def _resolve_block(
+    architecture: Architecture, stack: Stack, block: Block, model: nn.Module, prefix: str, layer: str
+) -> Group:
+    where = f"'{prefix}{layer}' of this {type(model).__name__}"
     module = _submodule(architecture, model, f"{prefix}{layer}.{block.module}")
-    consumer = _submodule(architecture, model, f"{prefix}{layer}.{block.consumer}")
+    consumer = as_linear(_submodule(architecture, model, f"{prefix}{layer}.{block.consumer}"))
     _submodule(architecture, model, f"{prefix}{layer}.{block.residual}" if block.residual else prefix + layer)
     try:
-        features, hidden = int(consumer.in_features), int(consumer.out_features)  # type: ignore[arg-type]
-        width = math.prod(int(getattr(module, attribute)) for attribute in block.unit_width)
+        features, hidden = int(consumer.in_features), int(consumer.out_features)
+        if block.units:
+            units = int(getattr(module, block.units))
+            width = features // units if units else 0
+        else:
+            width = _product(module, block.unit_width)
+            units = features // width
+        rows = [] if units == 0 else list(_rows(architecture, block, model, module, f"{prefix}{layer}", units))
     except AttributeError as error:
-        raise ModelError(
-            f"The architecture '{architecture.name}' does not fit '{prefix}{layer}' of this {type(model).__name__}: {error}."
-        ) from error
-    units = features // width
-    producers = [] if units == 0 else [f"{prefix}{layer}.{producer}" for producer in block.producers]
-    for path, rows in [(path, _submodule(architecture, model, path).out_features) for path in producers]:
-        if units * width != features or int(rows) % units:  # type: ignore[arg-type]
+        raise ModelError(f"The architecture '{architecture.name}' does not fit {where}: {error}.") from error
+    for each in rows:
+        expected = units * each.per_unit + each.shared
+        found = linear_at(model, each.path).out_features
+        if units * width != features or expected != found:
             raise ModelError(
                 f"The units of '{prefix}{layer}.{block.module}' do not divide its width: {features} consumer features, "
-                f"{width} a unit, {rows} rows in '{path}'. Check 'unit_width' of the architecture '{architecture.name}'."
+                f"{width} a unit, {found} rows in '{each.path}', of which {units} units would own {each.per_unit} each and "
+                f"share {each.shared}. Check 'unit_width' and 'parts' of the architecture '{architecture.name}'."
             )
     name = f"{layer}.{block.name or block.kind}"
-    return Group(name=name, layer=prefix + layer, units=units, width=width, hidden=hidden, block=block)
+    return Group(
+        name=name,
+        layer=prefix + layer,
+        units=units,
+        width=width,
+        hidden=hidden,
+        block=block,
+        rows=tuple(rows),
+        stack=stack,
+    )
+
+
+def _rows(
+    architecture: Architecture, block: Block, model: nn.Module, module: nn.Module, layer: str, units: int
+) -> Iterator[Rows]:
+    """What each producer's rows are."""
+    for producer in block.producers:
+        fused = Producer(linear=producer) if isinstance(producer, str) else producer
+        path = f"{layer}.{fused.linear}"
+        if fused.optional and not _there(model, path):
+            continue
+        _submodule(architecture, model, path)
+        parts = tuple((_product(module, part.rows), part.shared) for part in fused.parts)
+        yield Rows(path=path, parts=parts or ((linear_at(model, path).out_features // units, False),))
+
+
+def _product(module: nn.Module, attributes: tuple[str, ...]) -> int:
+    return math.prod(int(getattr(module, attribute)) for attribute in attributes)
+
+
+def _there(model: nn.Module, path: str) -> bool:
+    try:
+        model.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
 
 
 def _submodule(architecture: Architecture, model: nn.Module, path: str) -> nn.Module:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration import Batches, model_inputs, to_device, token_mask
-from fastprune.capture import frozen
+from fastprune.calibration import Batches, model_inputs, to_device
+from fastprune.capture import frozen, real_rows
 from fastprune.groups import Group, Groups, consumer_of
 from fastprune.materialize import set_consumer
 from fastprune.progress import track
@@ -89,11 +89,9 @@ def reconstruct(
         The solved weight and bias of each group.
     """
     reconstruction: Reconstruction = {}
-    device = next(student.parameters()).device
     with frozen(teacher), frozen(student):
         layers = groups.layers()
         calls = layer_calls(teacher, [layer for layer, _ in layers], batches)
-        tokens = [token_mask(batch).to(device) for batch in batches]
         dense = [batch_calls[0].hidden for batch_calls in calls]
         pruned = list(dense)
         for depth, (path, members) in enumerate(track(layers, "tuning")):
@@ -101,7 +99,7 @@ def reconstruct(
             targets, dense = _run_teacher(teacher, path, members, here, dense)
             for group in members:
                 weights = token_weights[group.name] if token_weights else None
-                statistics = _statistics(student, group, here, pruned, targets[group.name], tokens, weights)
+                statistics = _statistics(student, group, here, pruned, targets[group.name], batches, weights)
                 consumer = consumer_of(student, group)
                 bias = consumer.bias
                 solved = solve(group, statistics, consumer.weight.detach(), None if bias is None else bias.detach())
@@ -216,13 +214,13 @@ def _statistics(
     calls: list[LayerCall],
     hidden: list[Tensor],
     targets: list[Tensor],
-    tokens: list[Tensor],
+    batches: Batches,
     weights: tuple[Tensor, ...] | None,
 ) -> Statistics:
     """Run the student's layer up to the group, and sum what its consumer sees against what the stream lacks."""
     layer, consumer = student.get_submodule(group.layer), consumer_of(student, group)
     statistics = Statistics.zeros(consumer.in_features, consumer.out_features, hidden[0].device)
-    for index, (call, entering) in enumerate(zip(calls, hidden, strict=True)):
+    for index, (call, entering, batch) in enumerate(zip(calls, hidden, batches, strict=True)):
         inputs: list[Tensor] = []
         stream: list[Tensor] = []
 
@@ -233,19 +231,24 @@ def _statistics(
         handle = consumer.register_forward_pre_hook(lambda _, arguments, inputs=inputs: inputs.append(arguments[0]))
         with handle, contextlib.suppress(_Stop), _tap_residual(student, group, stop):
             call.run(layer, entering)
-        real = tokens[index]
-        error = targets[index][real] - stream[0][real]  # [tokens, hidden]
-        counted = None if weights is None else weights[index].to(real.device)[real]
-        statistics.add(inputs[0][real], error, counted)
+        error = real_rows(targets[index] - stream[0], group, batch)  # [tokens, hidden]
+        counted = (
+            None if weights is None else real_rows(weights[index].to(error.device).unsqueeze(-1), group, batch)[:, 0]
+        )
+        statistics.add(real_rows(inputs[0][..., : group.features], group, batch), error, counted)
     return statistics
 
 
 @contextlib.contextmanager
 def _tap_residual(model: nn.Module, group: Group, see: Callable[[Tensor], None]) -> Iterator[None]:
-    """While open, the residual stream after the group's sublayer is shown to ``see``."""
+    """While open, what the group's consumer is to repair is shown to ``see``: the residual stream after the sublayer."""
     module = model.get_submodule(group.residual)
-    if group.block.residual:
-        handle = module.register_forward_pre_hook(lambda _, arguments: see(arguments[0]))
+    if group.block.residual and group.block.residual != group.block.consumer:
+
+        def before(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            see(arguments[0] if arguments else next(iter(keywords.values())))
+
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
     else:
         handle = module.register_forward_hook(lambda _, __, out: see(out[0] if isinstance(out, tuple) else out))
     try:

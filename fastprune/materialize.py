@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -16,8 +17,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fastprune.errors import ModelError
-from fastprune.groups import Group, Groups, consumer_of
+from fastprune.architecture import UnitBias
+from fastprune.groups import Group, Groups, consumer_of, expand
+from fastprune.linears import keep_columns, keep_rows, keep_slices, linear_at
 from fastprune.masks import Mask
 from fastprune.strategies import Reconstruction
 
@@ -81,12 +83,12 @@ def add_bias(consumer: nn.Linear) -> None:
 def masked(model: nn.Module, groups: Groups, mask: Mask) -> Iterator[None]:
     """While open, the features of pruned units are multiplied by zero where they enter their consumers."""
     handles = []
-    for group in groups:
+    for group in (group for group in groups if group.units):
         features = mask[group.name].repeat_interleave(group.width)
         consumer = consumer_of(model, group)
 
-        def multiply(_: nn.Module, arguments: tuple[Tensor], features: Tensor = features) -> tuple[Tensor]:
-            return (arguments[0] * features.to(arguments[0]),)
+        def multiply(_: nn.Module, arguments: tuple[Tensor, ...], features: Tensor = features) -> tuple[Tensor, ...]:
+            return (arguments[0] * features.to(arguments[0]), *arguments[1:])
 
         handles.append(consumer.register_forward_pre_hook(multiply))
     try:
@@ -123,66 +125,130 @@ class EmptySublayer(nn.Module):
     """Stands where a sublayer without units was: it computes nothing, and says so to the modules around it.
 
     Where the sublayer held its consumer, the consumer's bias is its output; where the consumer comes after it,
-    a tensor of no features is.
+    a tensor of no features is. A cache of keys and values still learns how many tokens have passed, since others ask it,
+    and a bias that layers hand on is handed on.
     """
 
-    def __init__(self, block_module: nn.Module, attributes: dict[str, Any], consumer: str, outputs: int) -> None:
+    def __init__(self, original: nn.Module, group: Group) -> None:
         super().__init__()
-        self.consumer_path, self.outputs = consumer, outputs
-        for name, value in attributes.items():
-            setattr(self, name, value)
-        if consumer:
+        block = group.block
+        inside = block.consumer.startswith(f"{block.module}.")
+        self.consumer_path = block.consumer.removeprefix(f"{block.module}.") if inside else ""
+        self.outputs, self.cache = block.outputs, block.cache
+        self.bias_argument, self.bias_output = (block.bias.argument, block.bias.output) if block.bias else ("", 0)
+        self.parameter_names = list(inspect.signature(original.forward).parameters)
+        for name in (*block.unit_width, *(["layer_idx"] if block.cache else [])):
+            setattr(self, name, getattr(original, name))
+        for name in (name for name in (*block.counts, block.units) if name and "." not in name):
+            setattr(self, name, 0)
+        if inside:
             parent: nn.Module = self
-            *containers, name = consumer.split(".")
+            *containers, name = self.consumer_path.split(".")
             for container in containers:
                 parent.add_module(container, nn.Module())
                 parent = parent.get_submodule(container)
-            original = block_module.get_submodule(consumer)
-            assert isinstance(original, nn.Linear)
-            parent.add_module(name, BiasOnly(original))
+            parent.add_module(name, BiasOnly(linear_at(original, self.consumer_path)))
 
-    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Any:
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        given = dict(zip(self.parameter_names, arguments, strict=False)) | keywords
+        hidden: Tensor = arguments[0] if arguments else given[self.parameter_names[0]]
         output = hidden.new_empty(*hidden.shape[:-1], 0)  # [..., no features]
         if self.consumer_path:
             output = self.get_submodule(self.consumer_path)(output)  # [..., hidden]
-        return output if self.outputs == 1 else (output, *[None] * (self.outputs - 1))
+        if self.cache and given.get(self.cache) is not None:
+            self._count_tokens(given[self.cache], hidden)
+        if self.outputs == 1:
+            return output
+        others: list[Any] = [None] * (self.outputs - 1)
+        if self.bias_output:
+            others[self.bias_output - 1] = given.get(self.bias_argument)
+        return (output, *others)
+
+    def _count_tokens(self, cache: Any, hidden: Tensor) -> None:
+        token = hidden.new_zeros(
+            hidden.shape[0], 1, hidden.shape[1], 1
+        )  # one number a token instead of keys and values
+        getattr(cache, "self_attention_cache", cache).update(token, token, self.layer_idx)
 
 
-class SelectUnits:
-    """A forward pre-hook: arguments that hold one slice a unit in dimension 1 lose those of the pruned units.
+class KeptBias:
+    """Has a module see only its own units' slices of a bias that layers share, and hand the whole on.
 
     It stays on the module, as part of it, and reads the module's buffer ``kept_units`` [kept].
     """
 
-    def __init__(self, module: nn.Module, arguments: tuple[str, ...]) -> None:
-        parameters = list(inspect.signature(module.forward).parameters)
-        self.positions = {name: parameters.index(name) for name in arguments}
+    def __init__(self, module: nn.Module, bias: UnitBias) -> None:
+        self.bias = bias
+        self.position = list(inspect.signature(module.forward).parameters).index(bias.argument)
+        self.whole: Tensor | None = None
+        module.register_forward_pre_hook(self.before, with_kwargs=True)
+        if bias.output:
+            module.register_forward_hook(self.after)
+        if bias.method:
+            module.__dict__[bias.method] = functools.partial(self.compute, module)
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         positional, named = list(args), dict(kwargs)
-        for name, position in self.positions.items():
-            if named.get(name) is not None:
-                named[name] = named[name].index_select(1, module.kept_units)
-            elif position < len(positional) and positional[position] is not None:
-                positional[position] = positional[position].index_select(1, module.kept_units)
+        self.whole = None
+        if named.get(self.bias.argument) is not None:
+            named[self.bias.argument] = self._keep(module, named[self.bias.argument])
+        elif self.position < len(positional) and positional[self.position] is not None:
+            positional[self.position] = self._keep(module, positional[self.position])
         return tuple(positional), named
+
+    def compute(self, module: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        return self._keep(module, getattr(type(module), self.bias.method)(module, *args, **kwargs))
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: tuple[Any, ...]) -> tuple[Any, ...]:
+        whole, self.whole = self.whole, None
+        return (*output[: self.bias.output], whole, *output[self.bias.output + 1 :])
+
+    def _keep(self, module: nn.Module, whole: Tensor) -> Tensor:
+        self.whole = whole
+        return whole.index_select(1, module.kept_units)  # type: ignore[arg-type]
+
+
+class OwnConfig:
+    """A configuration as one module sees it: with some values of its own, and all else shared with the model."""
+
+    def __init__(self, shared: Any, values: dict[str, Any]) -> None:
+        self.shared, self.values = shared, values
+
+    def __getattr__(self, name: str) -> Any:
+        own = self.__dict__
+        if "shared" not in own:  # while it is being copied
+            raise AttributeError(name)
+        return own["values"][name] if name in own["values"] else getattr(own["shared"], name)
 
 
 @torch.no_grad()
 def _slice(model: nn.Module, group: Group, kept: Tensor) -> None:
-    for path in group.producers:
-        _keep_rows(_linear(model, path), _expand(kept, _linear(model, path).out_features // group.units))
-    _keep_columns(_linear(model, group.consumer), _expand(kept, group.width))
+    for rows in group.rows:
+        keep_rows(linear_at(model, rows.path), rows.of(kept, group.units))
+    keep_columns(linear_at(model, group.consumer), expand(kept, group.width))
+    for path, dimension in group.block.unit_parameters:
+        owner, _, name = f"{group.layer}.{path}".rpartition(".")
+        keep_slices(model.get_submodule(owner), name, dimension, kept)
     module = model.get_submodule(group.module)
-    for attribute in group.block.unit_counts:
-        setattr(module, attribute, len(kept))
-    for attribute in group.block.feature_counts:
-        setattr(module, attribute, len(kept) * group.width)
-    if group.block.per_unit_inputs:
-        _select_inputs(module, group, kept)
+    for attribute in group.block.counts:
+        _scale(module, attribute, len(kept), group.units)
+    if group.block.bias is not None:
+        _select_bias(module, group.block.bias, kept)
 
 
-def _select_inputs(module: nn.Module, group: Group, kept: Tensor) -> None:
+def _scale(module: nn.Module, attribute: str, kept: int, units: int) -> None:
+    """Set an attribute that is proportional to the units, of the module or of its configuration."""
+    owner, _, name = attribute.rpartition(".")
+    if not owner:
+        setattr(module, name, getattr(module, name) * kept // units)
+        return
+    config = getattr(module, owner)
+    value = getattr(config, name) * kept // units
+    shared, values = (config.shared, config.values) if isinstance(config, OwnConfig) else (config, {})
+    setattr(module, owner, OwnConfig(shared, {**values, name: value}))
+
+
+def _select_bias(module: nn.Module, bias: UnitBias, kept: Tensor) -> None:
     """Have the module choose its slices; one that has been pruned before chooses among those it already chose."""
     device = next(module.parameters()).device
     before = getattr(module, "kept_units", None)
@@ -190,47 +256,21 @@ def _select_inputs(module: nn.Module, group: Group, kept: Tensor) -> None:
         module.kept_units = before[kept.to(device)]
         return
     module.register_buffer("kept_units", kept.to(device))
-    module.register_forward_pre_hook(SelectUnits(module, group.block.per_unit_inputs), with_kwargs=True)
+    KeptBias(module, bias)
 
 
 def _empty(model: nn.Module, group: Group) -> None:
     block, module = group.block, model.get_submodule(group.module)
-    inside = block.consumer.startswith(f"{block.module}.")
-    attributes = {name: getattr(module, name) for name in block.unit_width}
-    attributes |= dict.fromkeys((*block.unit_counts, *block.feature_counts), 0)
-    consumer = block.consumer.removeprefix(f"{block.module}.") if inside else ""
-    stub = EmptySublayer(module, attributes, consumer, block.outputs)
-    if not inside:
-        _replace(model, group.consumer, BiasOnly(_linear(model, group.consumer)))
-    _replace(model, group.module, stub.train(module.training))
+    if block.bias is not None and block.bias.owner and getattr(module, block.bias.owner):
+        # the other layers need the bias that this module computes: one unit stays to run it, and is not listened to
+        _slice(model, group, torch.zeros(1, dtype=torch.long))
+        _replace(model, group.consumer, BiasOnly(linear_at(model, group.consumer)))
+        return
+    if not block.consumer.startswith(f"{block.module}."):
+        _replace(model, group.consumer, BiasOnly(linear_at(model, group.consumer)))
+    _replace(model, group.module, EmptySublayer(module, group).train(module.training))
 
 
 def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)
-
-
-def _linear(model: nn.Module, path: str) -> nn.Linear:
-    linear = model.get_submodule(path)
-    if not isinstance(linear, nn.Linear):
-        raise ModelError(f"'{path}' is a {type(linear).__name__}; fastprune slices torch.nn.Linear modules.")
-    return linear
-
-
-def _expand(units: Tensor, width: int) -> Tensor:
-    """The features of units of ``width`` features each: [units] -> [units * width]."""
-    return (units[:, None] * width + torch.arange(width, device=units.device)).flatten()
-
-
-def _keep_rows(linear: nn.Linear, rows: Tensor) -> None:
-    rows = rows.to(linear.weight.device)
-    linear.weight = nn.Parameter(linear.weight[rows].contiguous(), requires_grad=linear.weight.requires_grad)
-    if linear.bias is not None:
-        linear.bias = nn.Parameter(linear.bias[rows].contiguous(), requires_grad=linear.bias.requires_grad)
-    linear.out_features = len(rows)
-
-
-def _keep_columns(linear: nn.Linear, columns: Tensor) -> None:
-    columns = columns.to(linear.weight.device)
-    linear.weight = nn.Parameter(linear.weight[:, columns].contiguous(), requires_grad=linear.weight.requires_grad)
-    linear.in_features = len(columns)

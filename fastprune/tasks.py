@@ -48,6 +48,9 @@ class Task(ABC):
     token_label_names: ClassVar[tuple[str, ...]] = ()
     """Those of ``label_names`` that have one entry a token; -100 means none, and is what they are padded with."""
 
+    running_text: ClassVar[bool] = False
+    """The rows are one text after another that ``encode`` cuts anew: samples are drawn from its blocks, not its rows."""
+
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
         """Whether a model of this class and configuration is for this task. No two tasks may serve the same one."""

@@ -57,12 +57,18 @@ def tiny_model(
         config: Other values of the configuration, such as ``num_labels=1``.
     """
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    sizes |= {"num_key_value_heads": 2, "n_positions": 64, "ffn_dim": 64}
     sizes |= {"hidden_dim": 64, "vocab_size": 64, "max_position_embeddings": 64, "embedding_size": 16, "num_labels": 2}
     settings: dict[str, Any] = {**sizes, "initializer_range": 0.2, **config}
     factory = getattr(transformers, "AutoModel" + ("" if head == "Model" else head))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = factory.from_config(transformers.AutoConfig.for_model(model_type, **settings))
+        described = transformers.AutoConfig.for_model(model_type, **settings)
+        for place, name in enumerate(("pad_token_id", "bos_token_id", "eos_token_id")):
+            known = getattr(described, name, None)
+            if known is None or isinstance(known, list) or known >= described.vocab_size:
+                setattr(described, name, place)
+        model = factory.from_config(described)
         with torch.no_grad():
             for vector in (parameter for parameter in model.parameters() if parameter.dim() == 1):
                 vector.add_(0.1 * torch.randn_like(vector))
@@ -455,6 +461,9 @@ def check_architecture(
             _check_masked(who, left, architecture, model, groups, mask, batches)
         _check_two_steps(who, architecture, model, groups, batches)
         _check_attention(who, model, groups, batches)
+    if isinstance(model, transformers.PreTrainedModel) and model.can_generate():
+        for left, mask in _telling_masks(groups).items():
+            _check_generation(who, left, model, groups, mask)
     # what comes before an empty sublayer alone, such as its LayerNorm, has no gradient: it changes nothing
     _check_training(who, model, materialize(model, groups, _some_mask(groups)), batches)
     emptied = materialize(model, groups, _some_mask(groups, empty=groups.items[0].name))
@@ -508,6 +517,32 @@ def _check_attention(who: str, model: nn.Module, groups: Groups, batches: Batche
     for one, other in itertools.pairwise(outputs):
         apart = _furthest(outputs[one], outputs[other])
         assert apart < 1e-4, f"The {who}: pruned, {one} and {other} attention are {apart:.3g} apart."
+
+
+def _check_generation(who: str, left: str, model: Any, groups: Groups, mask: Mask) -> None:
+    """Token by token the same with and without the cache, as the masked model says it, whatever the padding is."""
+    ids = torch.randint(3, model.config.vocab_size, (2, 6), generator=torch.Generator().manual_seed(0))
+    padded = torch.cat([torch.full((2, 3), _pad_token(model)), ids], 1)  # [samples, padding + tokens]
+    real = torch.cat([torch.zeros(2, 3, dtype=torch.long), torch.ones_like(ids)], 1)
+
+    def continued(one: Any, tokens: Tensor, attention: Tensor, *, cached: bool) -> Tensor:
+        length = {"min_new_tokens": 6, "max_new_tokens": 6, "do_sample": False, "use_cache": cached}
+        produced: Tensor = one.generate(
+            input_ids=tokens, attention_mask=attention, pad_token_id=_pad_token(model), **length
+        )
+        return produced[:, tokens.shape[1] :]
+
+    pruned = materialize(model, groups, mask).eval()
+    with frozen(model), frozen(pruned), torch.no_grad():
+        with masked(model, groups, mask):
+            expected = continued(model, ids, torch.ones_like(ids), cached=False)
+        whole = torch.ones_like(ids)
+        for cached, tokens, attention in ((False, ids, whole), (True, ids, whole), (True, padded, real)):
+            produced = continued(pruned, tokens, attention, cached=cached)
+            assert torch.equal(expected, produced), (
+                f"The {who}: with {left} left, the smaller model generates {produced.tolist()} (cache: {cached}, padded on "
+                f"the left: {tokens is padded}); the masked one {expected.tolist()}."
+            )
 
 
 def _check_training(who: str, dense: nn.Module, pruned: nn.Module, batches: Batches) -> None:

@@ -24,6 +24,10 @@ def squared_norms(model: nn.Module, group: Group) -> Tensor:
     """[units]"""
     columns: Tensor = consumer_of(model, group).weight.float().square().sum(0)  # [features]
     norms: Tensor = columns.unflatten(0, (group.units, group.width)).sum(1)
-    for linear in producers_of(model, group):
-        norms += linear.weight.float().square().sum(1).unflatten(0, (group.units, -1)).sum(1)
+    for linear, rows in zip(producers_of(model, group), group.rows, strict=True):
+        squares = linear.weight.float().square().sum(1)  # [rows]
+        for unit in range(group.units) if rows.fused else ():
+            norms[unit] += squares[rows.own(unit, group.units)].sum()
+        if not rows.fused:
+            norms += squares.unflatten(0, (group.units, -1)).sum(1)
     return norms.cpu()

@@ -3,23 +3,22 @@
 import torch
 from torch import Tensor, nn
 
-from fastprune import Batches, Groups, consumer_inputs, model_inputs, to_device, token_mask, track
+from fastprune import Batches, Groups, consumer_inputs, model_inputs, real_rows, to_device, track
 
 
 def feature_moments(model: nn.Module, groups: Groups, batches: Batches) -> dict[str, tuple[Tensor, Tensor]]:
     """The mean and the mean square of every consumer input feature over the real tokens: each [features], float64."""
     device = next(model.parameters()).device
     sums = {g.name: torch.zeros(2, g.features, dtype=torch.float64, device=device) for g in groups}
-    tokens = 0
+    tokens = dict.fromkeys(sums, 0)
     for batch in track(batches.batches, "scoring"):
         batch = to_device(batch, device)
-        real = token_mask(batch)  # [samples, tokens]
-        tokens += int(real.sum())
 
-        def see(group, features, real=real):  # type: ignore[no-untyped-def]
-            values = features[real].double()  # [tokens, features]
+        def see(group, features, batch=batch):  # type: ignore[no-untyped-def]
+            values = real_rows(features, group, batch).double()  # [tokens, features]
+            tokens[group.name] += len(values)
             sums[group.name] += torch.stack([values.sum(0), values.square().sum(0)])
 
         with consumer_inputs(model, groups, see):
             model(**model_inputs(batch, batches.task))
-    return {name: (total[0] / tokens, total[1] / tokens) for name, total in sums.items()}
+    return {name: (total[0] / max(tokens[name], 1), total[1] / max(tokens[name], 1)) for name, total in sums.items()}

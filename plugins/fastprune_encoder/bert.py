@@ -9,8 +9,7 @@ ATTENTION = Block(
     consumer="attention.output.dense",
     residual="attention.output.LayerNorm",
     unit_width=("attention_head_size",),
-    unit_counts=("num_attention_heads",),
-    feature_counts=("all_head_size",),
+    counts=("num_attention_heads", "all_head_size"),
     outputs=2,
 )
 

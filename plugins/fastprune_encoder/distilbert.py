@@ -9,8 +9,7 @@ ATTENTION = Block(
     consumer="attention.out_lin",
     residual="sa_layer_norm",
     unit_width=("attention_head_size",),
-    unit_counts=("n_heads",),
-    feature_counts=("dim",),
+    counts=("n_heads", "dim"),
     outputs=2,
 )
 

@@ -1,6 +1,6 @@
 """MPNet: as BERT, with one relative position bias for all layers, of which each keeps the slices of its own heads."""
 
-from fastprune import Architecture, Block, Stack
+from fastprune import Architecture, Block, Stack, UnitBias
 from fastprune_encoder.bert import FFN
 
 ATTENTION = Block(
@@ -10,9 +10,8 @@ ATTENTION = Block(
     consumer="attention.attn.o",
     residual="attention.LayerNorm",
     unit_width=("attention_head_size",),
-    unit_counts=("num_attention_heads",),
-    feature_counts=("all_head_size",),
-    per_unit_inputs=("position_bias",),
+    counts=("num_attention_heads", "all_head_size"),
+    bias=UnitBias(argument="position_bias"),
     outputs=2,
 )
 

@@ -16,7 +16,7 @@ class MacsCost(CostModel):
     """Multiply-accumulates of one sample, attention's term in seq_len^2 included (METHOD 2).
 
     A unit costs the same whichever others are kept, so the table is a straight line. What the units do not account
-    for (embeddings' projections, pooler, head) is counted by running the model once.
+    for (embeddings' projections, pooler, head, keys and values that all heads share) is counted by running the model once.
     """
 
     name: ClassVar[str] = "macs"
@@ -38,7 +38,8 @@ def unit_macs(model: nn.Module, group: Group, seq_len: int) -> float:
     """What one unit of a group adds: its rows, its columns and, for a head, scores and weighted sum."""
     if group.units == 0:
         return 0.0
-    weights = sum(linear.out_features // group.units * linear.in_features for linear in producers_of(model, group))
+    producers = zip(producers_of(model, group), group.rows, strict=True)
+    weights = sum(rows.per_unit * linear.in_features for linear, rows in producers)
     weights += group.width * group.hidden
     between_tokens = 2 * seq_len * group.width if group.kind == "attention" else 0
     return float(seq_len * (weights + between_tokens))

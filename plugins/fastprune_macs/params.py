@@ -27,5 +27,8 @@ def unit_params(model: nn.Module, group: Group) -> float:
     """What one unit of a group owns: rows of the producers with their biases, columns of the consumer."""
     if group.units == 0:
         return 0.0
-    owned = sum(p.numel() // group.units for linear in producers_of(model, group) for p in linear.parameters())
+    owned = sum(
+        rows.per_unit * (linear.in_features + (linear.bias is not None))
+        for linear, rows in zip(producers_of(model, group), group.rows, strict=True)
+    )
     return float(owned + group.width * group.hidden)

@@ -1,10 +1,11 @@
-"""The built-in tasks: text classification and regression, tokens, answers, masked words, embeddings."""
+"""The built-in tasks: text classification and regression, tokens, answers, masked words, next tokens, embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from fastprune import Task, hookimpl
+from fastprune_tasks.causal_lm import CausalLM
 from fastprune_tasks.classification import SequenceClassification
 from fastprune_tasks.embedding import Embedding
 from fastprune_tasks.masked_lm import MaskedLM
@@ -16,5 +17,13 @@ from fastprune_tasks.token_classification import TokenClassification
 @hookimpl
 def register_tasks(register: Callable[[type[Task]], None]) -> None:
     """Register them all."""
-    for task in (SequenceClassification, Regression, TokenClassification, QuestionAnswering, MaskedLM, Embedding):
+    for task in (
+        SequenceClassification,
+        Regression,
+        TokenClassification,
+        QuestionAnswering,
+        MaskedLM,
+        CausalLM,
+        Embedding,
+    ):
         register(task)

@@ -24,7 +24,7 @@ TOY = Architecture(
                     consumer="attention.out",
                     residual="second_norm",
                     unit_width=("head_size",),
-                    unit_counts=("heads",),
+                    counts=("heads",),
                 ),
                 Block(kind="ffn", module="mlp", producers=("mlp.up",), consumer="mlp.down"),
             ),

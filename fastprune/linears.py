@@ -1,0 +1,99 @@
+"""Linears: what can be sliced, read alike whichever way round its weight lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from fastprune.errors import ModelError
+
+
+class TransposedLinear:
+    """A ``Conv1D`` seen as the ``nn.Linear`` that it is: its weight is a view [out, in] of the module's own [in, out].
+
+    Whatever else is asked of it, such as registering a hook, is asked of the module.
+    """
+
+    def __init__(self, module: Conv1D) -> None:
+        self.module = module
+        self.in_features, self.out_features = module.weight.shape
+
+    @property
+    def weight(self) -> Tensor:
+        return self.module.weight.T
+
+    @property
+    def bias(self) -> nn.Parameter:
+        return self.module.bias
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return self.module.parameters()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+
+def linear_at(model: nn.Module, path: str) -> nn.Linear:
+    """The linear at a path.
+
+    Raises:
+        ModelError: Something else is there.
+    """
+    module = model.get_submodule(path)
+    if not isinstance(module, (nn.Linear, Conv1D)):
+        raise ModelError(
+            f"'{path}' is a {type(module).__name__}; fastprune slices torch.nn.Linear and transformers' Conv1D."
+        )
+    return as_linear(module)
+
+
+def as_linear(module: nn.Module) -> nn.Linear:
+    """The module itself, or a view of it where its weight is transposed."""
+    return TransposedLinear(module) if isinstance(module, Conv1D) else module  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def keep_rows(linear: nn.Linear, rows: Tensor) -> None:
+    """Leave only some outputs of a linear, in place."""
+    module, dimension = _owner(linear, 0)
+    module.weight = _chosen(module.weight, dimension, rows)
+    if module.bias is not None:
+        module.bias = _chosen(module.bias, 0, rows)
+    _set_sizes(module)
+
+
+@torch.no_grad()
+def keep_columns(linear: nn.Linear, columns: Tensor) -> None:
+    """Leave only some inputs of a linear, in place."""
+    module, dimension = _owner(linear, 1)
+    module.weight = _chosen(module.weight, dimension, columns)
+    _set_sizes(module)
+
+
+@torch.no_grad()
+def keep_slices(owner: nn.Module, name: str, dimension: int, slices: Tensor) -> None:
+    """Leave only some slices of a parameter or buffer, in place."""
+    tensor = getattr(owner, name)
+    kept = _chosen(tensor, dimension, slices)
+    setattr(owner, name, kept if isinstance(tensor, nn.Parameter) else kept.detach())
+
+
+def _owner(linear: nn.Linear, dimension: int) -> tuple[Any, int]:
+    """The module that holds the weight, and which of its dimensions is meant by one of [out, in]."""
+    return (linear.module, 1 - dimension) if isinstance(linear, TransposedLinear) else (linear, dimension)
+
+
+def _chosen(tensor: Tensor, dimension: int, indices: Tensor) -> nn.Parameter:
+    chosen = tensor.index_select(dimension, indices.to(tensor.device)).contiguous()
+    return nn.Parameter(chosen, requires_grad=tensor.requires_grad)
+
+
+def _set_sizes(module: Any) -> None:
+    if isinstance(module, Conv1D):
+        module.nx, module.nf = module.weight.shape
+    else:
+        module.out_features, module.in_features = module.weight.shape

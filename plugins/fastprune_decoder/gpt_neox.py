@@ -1,0 +1,26 @@
+"""GPT-NeoX and Pythia: each head's query, key and value lie side by side in one linear."""
+
+from dataclasses import replace
+
+from fastprune import Architecture, Block, Stack
+
+ATTENTION = Block(
+    kind="attention",
+    module="attention",
+    producers=("attention.query_key_value",),
+    consumer="attention.dense",
+    unit_width=("head_size",),
+    cache="layer_past",
+    outputs=2,
+    when=(("use_parallel_residual", True),),
+)
+
+FFN = Block(kind="ffn", module="mlp", producers=("mlp.dense_h_to_4h",), consumer="mlp.dense_4h_to_h")
+
+ONE_AFTER_ANOTHER = replace(ATTENTION, residual="post_attention_layernorm", when=(("use_parallel_residual", False),))
+
+GPT_NEOX = Architecture(
+    name="gpt-neox",
+    model_types=("gpt_neox",),
+    stacks=(Stack(layers="layers", blocks=(ATTENTION, ONE_AFTER_ANOTHER, FFN)),),
+)

@@ -1,0 +1,38 @@
+"""OPT: LayerNorms come before the sublayers, or after them in the one of 350M parameters."""
+
+from dataclasses import replace
+
+from fastprune import Architecture, Block, Stack
+
+ATTENTION = Block(
+    kind="attention",
+    module="self_attn",
+    producers=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    consumer="self_attn.out_proj",
+    residual="final_layer_norm",
+    unit_width=("head_dim",),
+    counts=("num_heads", "embed_dim"),
+    cache="past_key_values",
+    outputs=2,
+    when=(("do_layer_norm_before", True),),
+)
+
+FFN = Block(kind="ffn", module="fc1", producers=("fc1",), consumer="fc2", when=(("do_layer_norm_before", True),))
+
+AFTER = (("do_layer_norm_before", False),)
+
+OPT = Architecture(
+    name="opt",
+    model_types=("opt",),
+    stacks=(
+        Stack(
+            layers="decoder.layers",
+            blocks=(
+                ATTENTION,
+                replace(ATTENTION, residual="self_attn_layer_norm", when=AFTER),
+                FFN,
+                replace(FFN, residual="final_layer_norm", when=AFTER),
+            ),
+        ),
+    ),
+)

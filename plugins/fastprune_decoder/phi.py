@@ -1,0 +1,39 @@
+"""Phi, whose attention and FFN run side by side, and Phi-3, whose projections are fused."""
+
+from dataclasses import replace
+
+from fastprune import Architecture, Block, Part, Producer, Stack
+from fastprune_decoder.llama import ATTENTION, FFN
+
+PHI = Architecture(
+    name="phi",
+    model_types=("phi",),
+    stacks=(
+        Stack(
+            layers="layers",
+            blocks=(
+                replace(ATTENTION, consumer="self_attn.dense", residual=""),
+                Block(kind="ffn", module="mlp", producers=("mlp.fc1",), consumer="mlp.fc2"),
+            ),
+        ),
+    ),
+)
+
+QKV = Producer(
+    linear="self_attn.qkv_proj",
+    parts=(Part(rows=("num_key_value_groups", "head_dim")), Part(rows=("head_dim",)), Part(rows=("head_dim",))),
+)
+
+PHI3 = Architecture(
+    name="phi3",
+    model_types=("phi3",),
+    stacks=(
+        Stack(
+            layers="layers",
+            blocks=(
+                replace(ATTENTION, producers=(QKV,), counts=("num_key_value_heads", "config.num_attention_heads")),
+                replace(FFN, producers=(Producer(linear="mlp.gate_up_proj", parts=(Part(), Part())),)),
+            ),
+        ),
+    ),
+)

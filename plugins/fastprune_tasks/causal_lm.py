@@ -1,0 +1,89 @@
+"""Causal language modelling: guessing the next token."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from fastprune import Batch, Columns, DataError, Sample, Task, text_columns, token_mask
+from fastprune_tasks.labels import labels_of
+from fastprune_tasks.likelihood import NO_LABEL, categorical_loss, draw_at
+from fastprune_tasks.texts import SINGLES
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CausalLM(Task):
+    """The next token of a text that is cut into blocks of equal length. The labels are the text itself."""
+
+    name: ClassVar[str] = "causal-lm"
+    heads: ClassVar[tuple[str, ...]] = ("ForCausalLM", "LMHeadModel")
+    token_label_names: ClassVar[tuple[str, ...]] = ("labels",)
+    running_text: ClassVar[bool] = True
+
+    @classmethod
+    def for_config(cls, config: PretrainedConfig) -> Self:
+        """There is nothing to read."""
+        return cls()
+
+    def encode(
+        self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
+    ) -> list[Sample]:
+        """All rows joined by line breaks, in blocks of ``max_length`` tokens, each behind the token that the tokenizer
+        puts first. What is left at the end is a shorter block, where the tokenizer can pad it."""
+        name, *others = text_columns(data, columns, SINGLES)
+        if others:
+            raise DataError(f"Causal language modelling reads one column of text; got {', '.join([name, *others])}.")
+        first = tokenizer("")["input_ids"]
+        start = first if first == [tokenizer.bos_token_id] else []
+        length = max_length - len(start)
+        if length < 1 or max_length < 2:
+            raise DataError(f"Blocks of {max_length} tokens hold no next token; give a greater max_length.")
+        ids = tokenizer("\n".join(data[name]), add_special_tokens=False, verbose=False)["input_ids"]
+        blocks = [start + ids[at : at + length] for at in range(0, len(ids), length)]
+        if len(blocks) > 1 and tokenizer.pad_token_id is None and len(blocks[-1]) < max_length:
+            blocks.pop()
+        return [
+            {"input_ids": block, "attention_mask": [1] * len(block), "labels": list(block)}
+            for block in blocks
+            if len(block) > 1
+        ]
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Cross-entropy summed over the next tokens, [samples]."""
+        return categorical_loss(outputs.logits[:, :-1], _next(batch, labels_of(batch)))
+
+    def draw_labels(self, outputs: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """From the softmax after each token that has a real one behind it: [samples, tokens], -100 elsewhere."""
+        mask = token_mask(batch)
+        drawn = draw_at(outputs.logits[:, :-1], mask[:, :-1] & mask[:, 1:], generator)  # [samples, tokens - 1]
+        return {"labels": torch.cat([torch.full_like(drawn[:, :1], NO_LABEL), drawn], 1)}
+
+    def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
+        """Perplexity: exp of the mean loss of a next token."""
+        total, tokens = 0.0, 0
+        for outputs, batch in results:
+            total += float(self.loss(outputs, batch).double().sum())
+            tokens += int((_next(batch, labels_of(batch)) != NO_LABEL).sum())
+        return {"perplexity": math.exp(total / tokens)}
+
+    def compare(self, teacher: Iterable[Any], student: Iterable[Any], batches: Iterable[Batch]) -> dict[str, float]:
+        """Agreement of the guesses after all real tokens."""
+        same = [
+            (one.logits.argmax(-1) == other.logits.argmax(-1))[token_mask(batch)]
+            for one, other, batch in zip(teacher, student, batches, strict=True)
+        ]
+        return {"agreement": float(torch.cat(same).float().mean())}
+
+
+def _next(batch: Batch, labels: Tensor) -> Tensor:
+    """The label after each token, -100 after padding: [samples, tokens] -> [samples, tokens - 1]."""
+    return labels[:, 1:].masked_fill(~token_mask(batch)[:, :-1], NO_LABEL)
