@@ -23,6 +23,8 @@ HEADS: list[tuple[str, dict[str, Any]]] = [
     ("Model", {}),
 ]
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet")
+MORE_TYPES = ("layoutlm", "ernie", "data2vec-text", "rembert", "modernbert", "esm", "xlm-roberta-xl")
+"""Checked with fewer heads."""
 MEASURED = {"latency": 1.0}
 """Cost models that measure, and how far they may be off on a model that runs for a fraction of a millisecond."""
 
@@ -72,10 +74,27 @@ def test_built_in_architecture(model_type: str, head: str, config: dict[str, Any
     testing.check_architecture(fastprune.architecture_for(model), model)
 
 
+@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForMaskedLM"])
+@pytest.mark.parametrize("model_type", MORE_TYPES)
+def test_another_built_in_architecture(model_type: str, head: str) -> None:
+    model = testing.tiny_model(model_type, head)
+    testing.check_architecture(fastprune.architecture_for(model), model)
+
+
+@pytest.mark.parametrize("model_type", MORE_TYPES)
+def test_another_built_in_architecture_is_counted_and_tuned(model_type: str) -> None:
+    model = testing.tiny_model(model_type)
+    testing.check_cost_model(fastprune.strategy("cost", "macs"), model=model)
+    testing.check_tuner(fastprune.strategy("tuner", "weights"), model=model)
+
+
 def test_every_claimed_model_type_is_checked() -> None:
     registry = plugins.installed().architecture
     encoders = [registry[name] for name in registry if registry.entry(name).plugin == "encoder"]
-    assert {model_type for architecture in encoders for model_type in architecture.model_types} == set(MODEL_TYPES)
+    assert {model_type for architecture in encoders for model_type in architecture.model_types} == {
+        *MODEL_TYPES,
+        *MORE_TYPES,
+    }
 
 
 def test_tiny_model_is_the_same_each_time() -> None:

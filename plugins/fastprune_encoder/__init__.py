@@ -1,14 +1,16 @@
-"""Encoder families: BERT and its kin, DistilBERT, MPNet."""
+"""Encoder families: BERT and its kin, DistilBERT, MPNet, ModernBERT, ESM."""
 
 from collections.abc import Callable
 
 from fastprune import Architecture, hookimpl
 from fastprune_encoder.bert import BERT
 from fastprune_encoder.distilbert import DISTILBERT
+from fastprune_encoder.esm import ESM
+from fastprune_encoder.modernbert import MODERNBERT
 from fastprune_encoder.mpnet import MPNET
 
 
 @hookimpl
 def register_architectures(register: Callable[[Architecture], None]) -> None:
-    for architecture in (BERT, DISTILBERT, MPNET):
+    for architecture in (BERT, DISTILBERT, MPNET, MODERNBERT, ESM):
         register(architecture)

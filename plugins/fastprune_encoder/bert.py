@@ -1,4 +1,4 @@
-"""BERT and the families built like it: RoBERTa, XLM-R, CamemBERT, ELECTRA."""
+"""BERT and the families built like it: RoBERTa, XLM-R, CamemBERT, ELECTRA, LayoutLM, ERNIE, data2vec, RemBERT."""
 
 from fastprune import Architecture, Block, Stack
 
@@ -23,6 +23,16 @@ FFN = Block(
 
 BERT = Architecture(
     name="bert",
-    model_types=("bert", "roberta", "xlm-roberta", "camembert", "electra"),
+    model_types=(
+        "bert",
+        "roberta",
+        "xlm-roberta",
+        "camembert",
+        "electra",
+        "layoutlm",
+        "ernie",
+        "data2vec-text",
+        "rembert",
+    ),
     stacks=(Stack(layers="encoder.layer", blocks=(ATTENTION, FFN)),),
 )

@@ -1,0 +1,19 @@
+"""ModernBERT: query, key and value in one linear, and a gated FFN with both halves in another."""
+
+from fastprune import Architecture, Block, Part, Producer, Stack
+
+ATTENTION = Block(
+    kind="attention",
+    module="attn",
+    producers=(Producer(linear="attn.Wqkv", parts=(Part(rows=("head_dim",)),) * 3),),
+    consumer="attn.Wo",
+    residual="mlp_norm",
+    unit_width=("head_dim",),
+    outputs=2,
+)
+
+FFN = Block(kind="ffn", module="mlp", producers=(Producer(linear="mlp.Wi", parts=(Part(), Part())),), consumer="mlp.Wo")
+
+MODERNBERT = Architecture(
+    name="modernbert", model_types=("modernbert",), stacks=(Stack(layers="layers", blocks=(ATTENTION, FFN)),)
+)
