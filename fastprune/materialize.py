@@ -115,7 +115,8 @@ class BiasOnly(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         if self.bias is None:
             return features.new_zeros(*features.shape[:-1], self.out_features)  # [..., hidden]
-        return self.bias.expand(*features.shape[:-1], -1)  # [..., hidden]
+        # a copy, because some families add to it in place
+        return self.bias.expand(*features.shape[:-1], -1).clone()  # [..., hidden]
 
     def extra_repr(self) -> str:
         return f"out_features={self.out_features}"

@@ -64,6 +64,11 @@ def test_tuners(model_type: str, config: dict[str, Any], tuner: str) -> None:
     assert result.cost_after <= 0.7 * result.cost_before
 
 
+@pytest.mark.parametrize("model_type", ["llama", "phi", "gpt2", "falcon"])
+def test_tuner_repairs(model_type: str) -> None:
+    testing.check_tuner(fastprune.strategy("tuner", "weights"), model=testing.tiny_model(model_type, "ForCausalLM"))
+
+
 def test_every_claimed_model_type_is_checked() -> None:
     registry = plugins.installed().architecture
     decoders = [registry[name] for name in registry if registry.entry(name).plugin == "decoder"]
