@@ -53,6 +53,7 @@ from .progress import track as track
 from .recipe import Recipe as Recipe
 from .recipe import strategy as strategy
 from .result import PruningResult as PruningResult
+from .reuse import Shared as Shared
 from .scores import Scores as Scores
 from .strategies import CostModel as CostModel
 from .strategies import Rearranger as Rearranger

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,14 @@ from torch import Tensor
 
 from fastprune.data import read_dataset
 from fastprune.errors import DataError
+from fastprune.progress import step
 from fastprune.tasks import Batch, Columns, Sample, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 SAMPLE = "sample"
 """The tensor of a batch that holds each row's index into ``Batches.samples`` [samples]; the model never sees it."""
@@ -165,22 +169,23 @@ def make_batches(
         raise DataError(
             f"max_length must be between 1 and the {longest} tokens that the model takes; got {max_length}."
         )
-    if isinstance(data, (str, Path)):
-        source = source or str(data)
-        data = read_dataset(data, split=split, default_split=default_split)
-    if samples is not None and samples < len(data) and not task.running_text:
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-        data = data.select(sorted(order[:samples].tolist()))
-    encoded = task.encode(
-        data,
-        tokenizer,
-        columns=columns or Columns(),
-        max_length=max_length or min(longest, DEFAULT_MAX_LENGTH),
-        seed=seed,
-    )
-    if samples is not None and samples < len(encoded) and task.running_text:
-        order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(seed))
-        encoded = [encoded[index] for index in sorted(order[:samples].tolist())]
+    with step("reading"):
+        if isinstance(data, (str, Path)):
+            source = source or str(data)
+            data = read_dataset(data, split=split, default_split=default_split)
+        if samples is not None and samples < len(data) and not task.running_text:
+            order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+            data = data.select(sorted(order[:samples].tolist()))
+        encoded = task.encode(
+            data,
+            tokenizer,
+            columns=columns or Columns(),
+            max_length=max_length or min(longest, DEFAULT_MAX_LENGTH),
+            seed=seed,
+        )
+        if samples is not None and samples < len(encoded) and task.running_text:
+            order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(seed))
+            encoded = [encoded[index] for index in sorted(order[:samples].tolist())]
     if not encoded:
         raise DataError(
             f"The task {task.name} found nothing to encode in the {len(data)} rows of {source or 'the data'}."
@@ -190,6 +195,7 @@ def make_batches(
         _collate(encoded[start : start + batch_size], start, task, tokenizer)
         for start in range(0, len(encoded), batch_size)
     )
+    log.info("read %d samples in %d batches from %s", len(encoded), len(batches), source or "the data")
     return Batches(batches=batches, task=task, samples=tuple(encoded), source=source)
 
 

@@ -11,7 +11,8 @@ from fastprune.options import options_of
 
 
 def entries(kind: str | None = None, name: str | None = None) -> list[dict[str, Any]]:
-    """Strategies, presets and architectures: kind, name, plugin, summary, description, options.
+    """Strategies, presets and architectures: kind, name, plugin, summary, description, options,
+    formula, paper, and how to ask for it on the command line (empty where there is none).
 
     Args:
         kind: Only this kind; None: all.
@@ -42,6 +43,7 @@ def preset(name: str) -> str:
 def _entry(kind: str, name: str) -> dict[str, Any]:
     entry = getattr(plugins.installed(), kind).entry(name)
     options: list[dict[str, Any]] = []
+    formula = paper = use = ""
     if kind == "preset":
         description = entry.value.partition("\n\n")[0].replace("# ", "")
     elif kind == "architecture":
@@ -52,6 +54,10 @@ def _entry(kind: str, name: str) -> dict[str, Any]:
             {"name": info.name, "type": info.type_name, "default": info.default, "help": info.help}
             for info in options_of(entry.value)
         ]
+        formula, paper = entry.value.formula, entry.value.paper
+        use = f"--{kind} {name}" + "".join(
+            f" --set {kind}.{option['name']}={_text(option['default'])}" for option in options
+        )
     summary = " ".join(description.partition("\n\n")[0].split())
     return {
         "kind": kind,
@@ -60,4 +66,12 @@ def _entry(kind: str, name: str) -> dict[str, Any]:
         "summary": summary,
         "description": description,
         "options": options,
+        "formula": formula,
+        "paper": paper,
+        "use": use,
     }
+
+
+def _text(value: Any) -> str:
+    """A value as ``--set`` takes it."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points, version
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,15 @@ import click
 from fastprune.errors import FastpruneError, OptionError, UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from fastprune.calibration import Batches
     from fastprune.pretrained import Pretrained
     from fastprune.result import PruningResult
 
 
 class Cli(click.Group):
-    """Prints our errors as one sentence with exit status 2, and finds commands of outside plugins."""
+    """Prints our errors as one sentence with exit status 2, stops cleanly at Ctrl-C, and finds commands of plugins."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -26,6 +29,9 @@ class Cli(click.Group):
         except FastpruneError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo("Stopped. Nothing is left half-written.", err=True)
+            ctx.exit(130)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         self._add_outside_commands()
@@ -58,6 +64,41 @@ def main() -> None:
     """
 
 
+VERBOSITY = "fastprune.verbosity"
+
+
+def _set_verbosity(ctx: click.Context, parameter: click.Parameter, given: bool) -> None:
+    if given:
+        ctx.find_root().meta[VERBOSITY] = parameter.name
+
+
+def verbosity_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How much is said on standard error, for every command that takes its time."""
+    remember: dict[str, Any] = {"is_flag": True, "expose_value": False, "callback": _set_verbosity}
+    quiet = click.option("-q", "--quiet", **remember, help="Say nothing but errors.")
+    return quiet(
+        click.option("-v", "--verbose", **remember, help="Say what each step does and how long it takes.")(command)
+    )
+
+
+@contextlib.contextmanager
+def working(*, as_json: bool = False) -> Iterator[Console]:
+    """Where a command talks to people while it works: progress bars and logs; other libraries' own bars are off."""
+    from fastprune import terminal
+    from fastprune.progress import step
+
+    verbosity = click.get_current_context().find_root().meta.get(VERBOSITY)
+    where = terminal.console(quiet=as_json or verbosity == "quiet")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(terminal.progress_bar(where))
+        if verbosity == "verbose":
+            stack.enter_context(terminal.logs(where))
+        with step("starting"):  # importing torch and transformers
+            from fastprune.quiet import quiet_libraries
+        stack.enter_context(quiet_libraries())
+        yield where
+
+
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """How data are read, for every command that reads some."""
     options = [
@@ -86,6 +127,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--pooling", type=click.Choice(["mean", "cls", "max"]), help="Of a plain encoder's embedding."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else."),
     ]
+    command = verbosity_options(command)
     for option in reversed(options):
         command = option(command)
     return command
@@ -121,29 +163,22 @@ def prune(model: str, data: str, budget: float, output: str, **options: Any) -> 
     fastprune prune ./my-classifier --data train.csv --budget 0.4 --output small --eval-data test.csv
     fastprune prune sentence-transformers/all-MiniLM-L6-v2 --data sentences.txt --budget 0.5 --output mini
     """
-    from fastprune import checkpoint, pipeline, terminal
-    from fastprune.recipe import Recipe
+    with working(as_json=options["as_json"]) as where:
+        from fastprune import checkpoint, pipeline, terminal
+        from fastprune.recipe import Recipe
 
-    where = terminal.console(quiet=options["as_json"])
-    checkpoint.check_output(output)
-    pipeline.check_budget(budget)
-    stages = {name: options[name] for name in ("cost", "scorer", "searcher", "rearranger", "tuner", "schedule")}
-    settings = _settings(options["settings"])
-    recipe = Recipe.of(options["preset"], file=options["recipe"], settings=settings, **stages)
-    with _quiet_libraries():
+        checkpoint.check_output(output)
+        pipeline.check_budget(budget)
+        stages = {name: options[name] for name in ("cost", "scorer", "searcher", "rearranger", "tuner", "schedule")}
+        settings = _settings(options["settings"])
+        recipe = Recipe.of(options["preset"], file=options["recipe"], settings=settings, **stages)
         opened = _open(model, options)
         batches = _batches(data, opened, options, samples=options["samples"], seed=options["seed"])
         tests = None
         if options["eval_data"]:
-            evaluation = {**options, "split": options["eval_split"]}
-            tests = _batches(
-                options["eval_data"], opened, evaluation, samples=None, default_split=("validation", "test")
-            )
+            tests = _evaluation_batches(options["eval_data"], opened, options)
         where.print(f"{batches.n_samples} samples of {batches.mean_length} tokens on average from {data}")
-        with terminal.progress_bar(where) as report:
-            result = pipeline.prune(
-                opened, batches, budget=budget, recipe=recipe, seed=options["seed"], progress=report
-            )
+        result = pipeline.prune(opened, batches, budget=budget, recipe=recipe, seed=options["seed"])
         if tests is not None:
             result.metrics.update(_compare(opened, result, tests))
         result.save(output)
@@ -164,18 +199,21 @@ def prune(model: str, data: str, budget: float, output: str, **options: Any) -> 
 @data_options
 @model_options
 def evaluate(model: str, data: str, **options: Any) -> None:
-    """Print the task's own metrics of MODEL, dense or pruned, on some data."""
-    from fastprune import terminal
-    from fastprune.evaluation import evaluate as measure
+    """Print the task's own metrics of MODEL, dense or pruned, on some data.
 
-    with _quiet_libraries():
+    \b
+    fastprune evaluate ./my-classifier --data test.csv
+    fastprune evaluate small --data glue/mrpc --json
+    """
+    with working(as_json=options["as_json"]) as where:
+        from fastprune.evaluation import evaluate as measure
+
         opened = _open(model, options)
         batches = _batches(data, opened, options, samples=None, default_split=("validation", "test"))
         metrics = measure(opened.model, batches)
     if options["as_json"]:
         click.echo(json.dumps({"task": opened.task.name, "samples": batches.n_samples, "metrics": metrics}))
         return
-    where = terminal.console()
     where.print(f"{opened.task.name}, {batches.n_samples} samples of {data}")
     for name, value in metrics.items():
         click.echo(f"{name:<20} {value:.4f}")
@@ -186,16 +224,20 @@ def evaluate(model: str, data: str, **options: Any) -> None:
 @click.option("--seq-len", type=click.IntRange(1), default=128, show_default=True, help="Tokens a sample, for MACs.")
 @model_options
 def inspect(model: str, seq_len: int, **options: Any) -> None:
-    """Show what can be pruned of MODEL, or what is left of a pruned one: units, MACs and parameters by group."""
-    from fastprune import terminal
-    from fastprune.inspection import inspect as look
+    """Show what can be pruned of MODEL, or what is left of a pruned one: units, MACs and parameters by group.
 
-    with _quiet_libraries():
+    \b
+    fastprune inspect textattack/bert-base-uncased-MRPC
+    fastprune inspect bert-half --seq-len 64
+    """
+    with working(as_json=options["as_json"]) as where:
+        from fastprune import terminal
+        from fastprune.inspection import inspect as look
+
         found = look(_open(model, options), seq_len=seq_len)
     if options["as_json"]:
         click.echo(json.dumps(found))
         return
-    where = terminal.console()
     where.print(terminal.groups_table(found["groups"]))
     for name in ("macs", "parameters"):
         where.print(
@@ -203,14 +245,26 @@ def inspect(model: str, seq_len: int, **options: Any) -> None:
         )
 
 
+def _complete_kinds(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    return [kind for kind in KINDS if kind.startswith(incomplete)]
+
+
+KINDS = ("scorer", "searcher", "rearranger", "tuner", "cost", "schedule", "preset", "architecture")
+"""As the catalogue has them, without the seconds that importing it takes."""
+
+
 @main.command()
-@click.argument("kind", required=False)
+@click.argument("kind", required=False, shell_complete=_complete_kinds)
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def strategies(kind: str | None, name: str | None, as_json: bool) -> None:
-    """List what can be chosen: all kinds, one KIND, or one strategy NAME with its options.
+    """List what can be chosen: all kinds, one KIND, or one strategy NAME with its options, formula and paper.
 
-    `fastprune strategies preset paper` prints a recipe to edit and give to `prune --recipe`.
+    \b
+    fastprune strategies                            everything
+    fastprune strategies scorer                     the importance criteria
+    fastprune strategies scorer fisher              what it computes, and its options
+    fastprune strategies preset paper > mine.toml   a recipe to edit and give to prune --recipe
     """
     from fastprune import catalogue
 
@@ -220,13 +274,25 @@ def strategies(kind: str | None, name: str | None, as_json: bool) -> None:
     entries = catalogue.entries(kind, name)
     if as_json:
         click.echo(json.dumps(entries))
-        return
-    for entry in entries:
-        click.echo(f"{entry['kind']:<12} {entry['name']:<14} {entry['summary']}")
-        for option in entry["options"] if name else ():
-            click.echo(f"    {option['name']} = {option['default']!r}  ({option['type']})  {option['help']}")
-        if name:
-            click.echo(f"\n{entry['description']}")
+    elif name:
+        click.echo(_described(entries[0]))
+    else:
+        for entry in entries:
+            click.echo(f"{entry['kind']:<12} {entry['name']:<14} {entry['summary']}")
+
+
+def _described(entry: Mapping[str, Any]) -> str:
+    """All that is known of one strategy, for people."""
+    lines = [f"{entry['kind']} {entry['name']}, from the plugin {entry['plugin']}", "", entry["description"], ""]
+    for option in entry["options"]:
+        lines.append(f"    {option['name']} = {option['default']!r}  ({option['type']})  {option['help']}")
+    lines += [""] * bool(entry["options"])
+    for name in ("formula", "paper"):
+        if entry[name]:
+            lines.append(f"{name.capitalize():<9}{entry[name]}")
+    if entry["use"]:
+        lines.append(f"{'Use':<9}{entry['use']}")
+    return "\n".join(lines).rstrip()
 
 
 @main.command()
@@ -244,20 +310,40 @@ def plugins(as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes commands and options in a SHELL.
+
+    \b
+    fastprune completion bash > ~/.local/share/bash-completion/completions/fastprune
+    fastprune completion zsh > ~/.zfunc/_fastprune       with fpath+=~/.zfunc before compinit
+    fastprune completion fish > ~/.config/fish/completions/fastprune.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    completer = get_completion_class(shell)
+    assert completer is not None
+    try:
+        click.echo(completer(main, {}, "fastprune", "_FASTPRUNE_COMPLETE").source())
+    except RuntimeError as error:  # click asks the shell for its version
+        raise UsageError(f"The completion for {shell} cannot be made: {error}.") from error
+
+
+@main.command()
 @click.option("--output", default="fastprune-demo", show_default=True, help="Where the pruned model goes.")
 @click.option("--budget", type=float, default=0.5, show_default=True, help="What may be left of the MACs.")
 @click.option("--samples", type=click.IntRange(64), default=1024, show_default=True, help="Sentences to calibrate on.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else.")
+@verbosity_options
 def demo(output: str, budget: float, samples: int, as_json: bool) -> None:
     """Halve a real sentence encoder, without labels, on text that every Python has. Needs no Hub."""
-    from fastprune import checkpoint, pipeline, terminal
-    from fastprune.demo import run
+    with working(as_json=as_json) as where:
+        from fastprune import checkpoint, pipeline, terminal
+        from fastprune.demo import run
 
-    checkpoint.check_output(output)
-    pipeline.check_budget(budget)
-    where = terminal.console(quiet=as_json)
-    with _quiet_libraries(), terminal.progress_bar(where) as report:
-        outcome = run(output, budget=budget, samples=samples, say=where.print, progress=report)
+        checkpoint.check_output(output)
+        pipeline.check_budget(budget)
+        outcome = run(output, budget=budget, samples=samples, say=where.print)
     if as_json:
         click.echo(json.dumps(outcome.figures))
         return
@@ -324,6 +410,11 @@ def _batches(
     )
 
 
+def _evaluation_batches(source: str, opened: Pretrained, options: Mapping[str, Any]) -> Batches:
+    evaluation = {**options, "split": options["eval_split"]}
+    return _batches(source, opened, evaluation, samples=None, default_split=("validation", "test"))
+
+
 def _compare(opened: Pretrained, result: PruningResult, tests: Batches) -> dict[str, Any]:
     """The metrics of both models where the data have labels; else how far the two agree."""
     from fastprune.evaluation import evaluate as measure
@@ -360,10 +451,3 @@ def _figures(result: PruningResult) -> list[tuple[str, str, str, str]]:
 
 def _ratio(before: float, after: float) -> str:
     return f"{after / before:.2f} x" if before else ""
-
-
-def _quiet_libraries() -> Any:
-    """While open, other libraries' own progress bars are off: ours says what happens."""
-    from fastprune.quiet import quiet_libraries
-
-    return quiet_libraries()

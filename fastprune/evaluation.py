@@ -12,6 +12,7 @@ from torch import nn
 
 from fastprune.calibration import Batches, make_batches, model_inputs, to_device
 from fastprune.errors import DataError, ModelError
+from fastprune.progress import track
 from fastprune.tasks import Batch, Columns, Task
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _encoded(
 
 def _results(model: nn.Module, task: Task, batches: Batches) -> Iterator[tuple[Any, Batch]]:
     """Pairs of outputs and batch, both on the model's device, one at a time: outputs can be large."""
-    for batch in batches:
+    for batch in track(batches.batches, "evaluating"):
         there = to_device(batch, _device(model))
         yield model(**model_inputs(there, task)), there
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastprune import contracts
 from fastprune.architecture import Architecture
@@ -22,11 +23,15 @@ from fastprune.masks import Mask
 from fastprune.materialize import adopt, materialize, reconstruct_consumers
 from fastprune.plugins import architecture_for, task_for
 from fastprune.pretrained import Pretrained, open_pretrained
-from fastprune.progress import Progress, listening
+from fastprune.progress import Progress, listening, step
 from fastprune.recipe import Recipe
 from fastprune.result import PruningResult
+from fastprune.reuse import Shared
+from fastprune.scores import Scores
 from fastprune.strategies import CostModel, Rearranger, Schedule, Scorer, Searcher, Strategy, Tuner
 from fastprune.tasks import Batch, Task
+
+log = logging.getLogger(__name__)
 
 
 def prune(
@@ -48,6 +53,7 @@ def prune(
     seed: int = 0,
     inplace: bool = False,
     progress: Progress | None = None,
+    shared: Shared | None = None,
 ) -> PruningResult:
     """Make a trained Transformer smaller, without retraining (Kwon et al., NeurIPS 2022).
 
@@ -66,6 +72,7 @@ def prune(
         seed: Of everything random.
         inplace: Change this very model at the end, instead of leaving it as it is.
         progress: Called as (description, steps done, steps in all).
+        shared: Cost tables and first scores kept from other prunings of this model with the same data and seed.
 
     Returns:
         The smaller model with all that is known of how it came about.
@@ -97,19 +104,25 @@ def prune(
     if batches.task is None:
         batches = Batches.wrap(batches, task_for(dense.config, type(dense)))  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(seed)
+    shared = shared or Shared()
 
     timings: dict[str, float] = {}
     with torch.inference_mode(False), torch.enable_grad(), listening(progress):
         with _timed(timings, "measure"), frozen(dense):
-            costs = recipe.cost.measure(dense, groups, Workload.of(batches))
+            costs = shared.costs(recipe.cost, lambda: recipe.cost.measure(dense, groups, Workload.of(batches)))
             contracts.check_costs(costs, groups, recipe.cost)
             costs.check(budget * costs.total)
         student, mask = dense, Mask.full(groups)
+        importance: Mapping[str, Tensor] = {}
         for fraction in recipe.schedule.budgets(budget):
             left = costs.within(mask.counts())
             goal = fraction * costs.total
-            student, kept = _one_pass(dense, student, architecture, left, goal, batches, recipe, generator, timings)
+            known = shared if student is dense else Shared()
+            student, kept, scores = _one_pass(
+                dense, student, architecture, left, goal, batches, recipe, generator, timings, known
+            )
             mask = kept.within(mask)
+            importance = importance or scores.importance
     return PruningResult(
         model=adopt(dense, groups, mask, student) if inplace else student,
         mask=mask,
@@ -117,6 +130,7 @@ def prune(
         architecture=architecture,
         recipe=recipe,
         budget=budget,
+        importance=importance,
         measure=costs.measure,
         cost_before=costs.total,
         cost_after=costs.of(mask.counts()),
@@ -159,11 +173,16 @@ def _one_pass(
     recipe: Recipe,
     generator: torch.Generator,
     timings: dict[str, float],
-) -> tuple[nn.Module, Mask]:
-    """Prune the student to the budget, in the cost's own measure: the smaller model, and which of its units are left."""
+    shared: Shared,
+) -> tuple[nn.Module, Mask, Scores]:
+    """Prune the student to the budget, in the cost's own measure: the smaller model, which of its units are left, and
+    their scores.
+    """
     groups = Groups.resolve(architecture, student)
     with _timed(timings, "score"), frozen(student):
-        scores = recipe.scorer.score(student, groups, batches, generator)
+        scores = shared.scores(
+            recipe.scorer, generator, lambda: recipe.scorer.score(student, groups, batches, generator)
+        )
         contracts.check_scores(scores, groups, recipe.scorer)
     with _timed(timings, "search"):
         searched = recipe.searcher.search(scores, costs, budget)
@@ -178,11 +197,24 @@ def _one_pass(
             reconstruction = recipe.tuner.tune(teacher, smaller, left, batches, scores)
             contracts.check_reconstruction(reconstruction, smaller, left, recipe.tuner)
         reconstruct_consumers(smaller, left, reconstruction)
-    return smaller.eval(), mask
+    return smaller.eval(), mask, scores
+
+
+_SAYS = {
+    "measure": "measuring",
+    "score": "scoring",
+    "search": "searching",
+    "rearrange": "rearranging",
+    "tune": "tuning",
+}
+"""What a stage says of itself while it runs: the words of ``track`` where it counts its own steps."""
 
 
 @contextlib.contextmanager
 def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
     start = time.perf_counter()
-    yield
-    timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - start
+    with step(_SAYS[stage]):
+        yield
+    seconds = time.perf_counter() - start
+    log.info("%s: %.1f s", stage, seconds)
+    timings[stage] = timings.get(stage, 0.0) + seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,15 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from fastprune.checkpoint import MANIFEST, load
 from fastprune.errors import ModelError
 from fastprune.plugins import task_for
+from fastprune.progress import step
 from fastprune.sentence_transformers import SentenceTransformer, read_sentence_transformer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from fastprune.tasks import Task
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 HALF = (torch.float16, torch.bfloat16)
@@ -68,6 +72,13 @@ def open_pretrained(
         ModelError: There is no such model, something of it is missing, or it cannot be read.
         CheckpointError: It is a pruned model, and a broken one.
     """
+    with step("opening"):
+        opened = _open(source, dtype, device)
+    log.info("opened %s: %s, for %s", source, type(opened.model).__name__, opened.task.name)
+    return opened
+
+
+def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.device) -> Pretrained:
     target_device, target_dtype = _device(device), _dtype(dtype)
     directory = _directory(source)
     sentence = read_sentence_transformer(directory)

@@ -17,7 +17,7 @@ _listener: ContextVar[Progress | None] = ContextVar("listener", default=None)
 
 @contextlib.contextmanager
 def listening(progress: Progress | None) -> Iterator[None]:
-    """While open, every ``track`` in this context reports to ``progress``; None: to whoever listened before."""
+    """While open, every ``track`` and ``step`` in this context reports to ``progress``; None: to whoever listened before."""
     token = _listener.set(progress or _listener.get())
     try:
         yield
@@ -34,3 +34,27 @@ def track(items: Sequence[T], description: str) -> Iterator[T]:
         yield item
     if listener:
         listener(description, len(items), len(items))
+
+
+@contextlib.contextmanager
+def step(description: str) -> Iterator[None]:
+    """A step that cannot be counted, reported as 0 of 1 when it begins and as 1 of 1 when it is done.
+
+    A ``track`` of the same description inside it takes over.
+    """
+    listener = _listener.get()
+    if listener is None:
+        yield
+        return
+    counted = False
+
+    def watch(said: str, done: int, total: int) -> None:
+        nonlocal counted
+        counted = counted or said == description
+        listener(said, done, total)
+
+    listener(description, 0, 1)
+    with listening(watch):
+        yield
+    if not counted:
+        listener(description, 1, 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fastprune import checkpoint
 from fastprune.architecture import Architecture
@@ -35,6 +35,7 @@ class PruningResult:
         cost_after: The pruned model's cost, never above ``budget * cost_before``.
         parameters_before: The dense model's parameters.
         timings: Seconds by stage.
+        importance: What the scorer said of the dense model's units [units], by the name of the group.
         calibration: Source, samples, tokens and seed of the calibration.
         metrics: What was measured of the model, by name; to be filled in by whoever measures.
         tokenizer: Saved along, where it is known.
@@ -52,6 +53,7 @@ class PruningResult:
     cost_after: float
     parameters_before: int
     timings: Mapping[str, float]
+    importance: Mapping[str, Tensor] = field(default_factory=dict)
     calibration: Mapping[str, Any]
     metrics: dict[str, Any] = field(default_factory=dict)
     tokenizer: PreTrainedTokenizerBase | None = None

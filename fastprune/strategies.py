@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """What all strategies share: a name to be chosen by, and what they need of the scores."""
+    """What all strategies share: a name to be chosen by, where it comes from, and what they need of the scores."""
 
     name: ClassVar[str]
+    formula: ClassVar[str] = ""
+    """What is computed, in one line."""
+    paper: ClassVar[str] = ""
+    """Who published it, and where to read it."""
 
     def __post_init__(self) -> None:
         check_options(self)

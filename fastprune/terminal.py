@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from fastprune import progress as reports
@@ -22,18 +31,43 @@ def console(*, quiet: bool = False) -> Console:
 
 
 @contextlib.contextmanager
-def progress_bar(where: Console) -> Iterator[reports.Progress]:
-    """While open, a bar for each step that reports; nothing where nobody watches."""
-    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+def progress_bar(where: Console) -> Iterator[None]:
+    """While open, a bar for each step that reports, with the time left; nothing where nobody watches."""
+    columns = (
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=where, disable=not where.is_terminal or where.quiet, transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def report(description: str, done: int, total: int) -> None:
-            if description not in tasks:
+            known = tasks.get(description)
+            if known is None:
                 tasks[description] = bars.add_task(description, total=total)
+            elif done == 0 and bars.tasks[bars.task_ids.index(known)].finished:  # it runs again
+                bars.reset(known, total=total)
             bars.update(tasks[description], completed=done, total=total)
 
-        yield report
+        with reports.listening(report):
+            yield
+
+
+@contextlib.contextmanager
+def logs(where: Console) -> Iterator[None]:
+    """While open, what the library logs of its steps is printed."""
+    logger = logging.getLogger("fastprune")
+    level = logger.level
+    handler = RichHandler(console=where, show_path=False, show_level=False, markup=False, highlighter=None)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def figures_table(rows: Sequence[tuple[str, str, str, str]], title: str) -> Table:

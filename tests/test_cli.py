@@ -139,6 +139,45 @@ def test_nan_weights(run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path:
     assert "not finite" in result.stderr
 
 
+def test_quiet_says_nothing_and_verbose_says_more(
+    run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    assert prune(run, tiny_checkpoint, tiny_data, tmp_path / "quiet", "--quiet").output == ""
+    verbose = prune(run, tiny_checkpoint, tiny_data, tmp_path / "verbose", "--verbose").stderr
+    assert "score: " in verbose
+    assert "opened " in verbose
+
+
+def test_an_interruption_leaves_nothing(
+    run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        "transformers.PreTrainedTokenizerBase.save_pretrained", interrupt
+    )  # weights are written by then
+
+    result = prune(run, tiny_checkpoint, tiny_data, tmp_path / "out" / "small")
+
+    assert result.exit_code == 130
+    assert "Stopped" in result.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script(run: Run, shell: str) -> None:
+    result = run("completion", shell)
+    assert result.exit_code == 0, result.output
+    assert "_FASTPRUNE_COMPLETE" in result.stdout
+
+
+def test_a_strategy_says_what_it_computes(run: Run) -> None:
+    text = run("strategies", "scorer", "fisher").stdout
+    for part in ("labels = 'auto'", "I_uu = 1/n sum_i g_iu^2", "arxiv.org/abs/2204.09656", "--set scorer.labels=auto"):
+        assert part in text
+
+
 def test_strategies_and_presets_are_printed(run: Run, tmp_path: Path) -> None:
     assert "damping = 0.01" in run("strategies", "tuner", "weights").stdout
     assert {entry["name"] for entry in json.loads(run("strategies", "scorer", "--json").stdout)} >= {"fisher", "taylor"}

@@ -18,6 +18,8 @@ class ActivationScorer(Scorer):
     """
 
     name: ClassVar[str] = "activation"
+    formula: ClassVar[str] = "sum over the unit of mean(x_f^2) ||W_f||^2"
+    paper: ClassVar[str] = "Park et al. (K-prune), ICLR 2024, https://arxiv.org/abs/2308.03449"
 
     def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
         moments = feature_moments(model, groups, batches)

@@ -19,6 +19,8 @@ class FluctuationScorer(Scorer):
     """
 
     name: ClassVar[str] = "fluctuation"
+    formula: ClassVar[str] = "sum over the unit of var(x_f) ||W_f||^2, standardised in each group"
+    paper: ClassVar[str] = "An et al. (FLAP), AAAI 2024, https://arxiv.org/abs/2312.11983"
 
     def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
         moments = feature_moments(model, groups, batches)

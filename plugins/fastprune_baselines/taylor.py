@@ -17,6 +17,8 @@ class TaylorScorer(Scorer):
     """
 
     name: ClassVar[str] = "taylor"
+    formula: ClassVar[str] = "1/n sum_i |g_iu|, with g_iu = d loss_i / d m_u at m = 1"
+    paper: ClassVar[str] = "Michel et al., NeurIPS 2019, https://arxiv.org/abs/1905.10650"
     labels: Labels = option(
         "auto", help="Whose labels the loss uses: the data set's, the model's own draws, or the first that there are."
     )

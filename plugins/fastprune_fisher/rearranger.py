@@ -18,6 +18,8 @@ class FisherRearranger(Rearranger):
     """
 
     name: ClassVar[str] = "fisher"
+    formula: ClassVar[str] = "minimise (1 - m)^T I_g (1 - m) over swaps, with I_g = 1/n G_g^T G_g"
+    paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, https://arxiv.org/abs/2204.09656"
     shrinkage: float = option(0.0, help="How far the block is shrunk toward its diagonal, 0 to 1; 1 changes nothing.")
 
     @property

@@ -17,6 +17,8 @@ class FisherScorer(Scorer):
     """
 
     name: ClassVar[str] = "fisher"
+    formula: ClassVar[str] = "I_uu = 1/n sum_i g_iu^2, with g_iu = d loss_i / d m_u at m = 1"
+    paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, https://arxiv.org/abs/2204.09656"
     labels: Labels = option(
         "auto", help="Whose labels the loss uses: the data set's, the model's own draws, or the first that there are."
     )

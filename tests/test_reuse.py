@@ -1,0 +1,85 @@
+"""What prunings share: the same results, and the work done once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+import fastprune
+from fastprune import Batches, CostModel, CostTable, Groups, Scorer, Scores, Workload, testing
+from fastprune.reuse import Shared
+
+CALLS: list[str] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountedScorer(Scorer):
+    name: ClassVar[str] = "counted"
+
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
+        CALLS.append("score")
+        return Scores(importance={group.name: torch.rand(group.units, generator=generator) for group in groups})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountedCost(CostModel):
+    name: ClassVar[str] = "counted"
+
+    def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:
+        CALLS.append("measure")
+        tables = {group.name: torch.arange(group.units + 1, dtype=torch.float64) for group in groups}
+        return CostTable(measure="units", groups=tables, fixed=0.0)
+
+
+def prune(budget: float, shared: Shared | None) -> fastprune.PruningResult:
+    model = testing.tiny_model()
+    return fastprune.prune(
+        model,
+        testing.tiny_batches(model),
+        budget=budget,
+        scorer=CountedScorer(),
+        cost=CountedCost(),
+        searcher="threshold",
+        rearranger="none",
+        tuner="none",
+        shared=shared,
+    )
+
+
+def test_work_is_done_once_and_results_stay_the_same(tmp_path: Path) -> None:
+    CALLS.clear()
+    alone = [prune(budget, None) for budget in (0.7, 0.4)]
+    assert CALLS == ["measure", "score"] * 2
+
+    CALLS.clear()
+    shared = Shared(folder=tmp_path)
+    together = [prune(budget, shared) for budget in (0.7, 0.4)]
+    resumed = prune(0.4, Shared(folder=tmp_path))  # another process
+    assert CALLS == ["measure", "score"]
+
+    for one, other in zip([*alone, alone[1]], [*together, resumed], strict=True):
+        assert one.kept() == other.kept()
+        assert all(torch.equal(one.mask[name], other.mask[name]) for name in one.mask)
+
+
+def test_later_draws_are_those_of_a_pruning_of_its_own() -> None:
+    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+    shared = Shared()
+    for generator in generators:
+        shared.scores(
+            CountedScorer(), generator, lambda g=generator: Scores(importance={"a": torch.rand(4, generator=g)})
+        )
+    assert torch.equal(*(torch.rand(4, generator=generator) for generator in generators))
+
+
+def test_a_broken_file_is_computed_again(tmp_path: Path) -> None:
+    prune(0.5, Shared(folder=tmp_path))
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"torn")
+    CALLS.clear()
+    prune(0.5, Shared(folder=tmp_path))
+    assert CALLS == ["measure", "score"]
