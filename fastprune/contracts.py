@@ -42,6 +42,9 @@ def check_scores(scores: Scores, groups: Groups, scorer: Scorer) -> None:
         assert scores.grads is not None
         _shape(who, group.name, "grads", scores.grads[group.name], (None, group.units))
         _finite(who, group.name, "grads", scores.grads[group.name])
+    for group in groups if scores.damage is not None else ():
+        assert scores.damage is not None
+        _check_damage(who, group.name, scores.damage[group.name], group.units)
 
 
 def check_search(mask: Mask, groups: Groups, costs: CostTable, budget: float, searcher: Searcher) -> None:
@@ -79,6 +82,18 @@ def check_reconstruction(reconstruction: Reconstruction, student: nn.Module, gro
         if bias is not None:
             _shape(who, name, "bias", bias, (consumer.out_features,))
             _finite(who, name, "bias", bias)
+
+
+def _check_damage(who: str, name: str, damage: Tensor, units: int) -> None:
+    """Finite, never rising, and 0 with everything kept."""
+    _shape(who, name, "damage", damage, (units + 1,))
+    _finite(who, name, "damage", damage, negative=False)
+    if bool((damage.diff() > 1e-9 * damage[0]).any()):
+        raise ContractError(f"The {who} returned damage for '{name}' that rises where more units are kept.")
+    if float(damage[-1]) > 1e-9 * float(damage[0]):
+        raise ContractError(
+            f"The {who} returned damage of {float(damage[-1]):.3g} for '{name}' with every unit kept; it must be 0."
+        )
 
 
 def _check_mask(who: str, mask: Mask, groups: Groups) -> None:

@@ -103,7 +103,7 @@ class Recipe:
         return "\n\n".join(sections) + "\n"
 
 
-_NEEDS = {"grads": "per-sample gradients", "token_weights": "token weights"}
+_NEEDS = {"grads": "per-sample gradients", "token_weights": "token weights", "damage": "damage curves"}
 
 
 def strategy(kind: str, name: str, /, **options: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -17,8 +18,22 @@ class Scores:
         grads: [samples, units], the gradient of each sample's loss by the mask; None where the criterion has none.
         token_weights: One [samples, tokens] for each batch, the squared norm of the loss gradient at the consumer's
             output: how much each token counts (METHOD 4). None where the criterion has none.
+        damage: [units + 1] float64, what is lost with only the k most important units of the group kept, for every k
+            from none to all: never rising, and 0 for all (METHOD 2). None where the criterion has no more to say than
+            the importance.
     """
 
     importance: Mapping[str, Tensor]
     grads: Mapping[str, Tensor] | None = None
     token_weights: Mapping[str, tuple[Tensor, ...]] | None = None
+    damage: Mapping[str, Tensor] | None = None
+
+    def damage_of(self, name: str) -> Tensor:
+        """What is lost with only the k most important units of a group kept, k = 0..units: [units + 1] float64.
+
+        The criterion's own curve, or else the importance of the units that go.
+        """
+        if self.damage is not None:
+            return self.damage[name].double()
+        importance = self.importance[name].double().sort().values  # [units], the least first
+        return torch.cat([importance.new_zeros(1), importance.cumsum(0)]).flip(0)

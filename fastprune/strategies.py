@@ -40,7 +40,7 @@ class Strategy:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The optional fields of Scores (``grads``, ``token_weights``) without which this cannot run."""
+        """The optional fields of Scores (``grads``, ``token_weights``, ``damage``) without which this cannot run."""
         return frozenset()
 
 

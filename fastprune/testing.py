@@ -665,7 +665,8 @@ def _some_scores(groups: Groups, generator: torch.Generator) -> Scores:
     """Gradients of 12 samples, and their mean square, with some equal and some zero."""
     grads = {g.name: torch.randn(12, g.units, generator=generator).mul(2).round().div(2) for g in groups}
     tokens = {g.name: (torch.rand(12, 5, generator=generator),) for g in groups}
-    return Scores(importance={n: g.square().mean(0) for n, g in grads.items()}, grads=grads, token_weights=tokens)
+    scores = Scores(importance={n: g.square().mean(0) for n, g in grads.items()}, grads=grads, token_weights=tokens)
+    return dataclasses.replace(scores, damage={g.name: scores.damage_of(g.name).sqrt() for g in groups})
 
 
 def _some_costs(groups: Groups, generator: torch.Generator, *, straight: bool) -> CostTable:

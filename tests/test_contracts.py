@@ -177,3 +177,24 @@ def test_the_pipeline_checks_every_stage(model) -> None:
         )
         with pytest.raises(ContractError, match=f"'{base.name}'"):
             fastprune.prune(model, batches, budget=0.6, **{kind: spoiled()})
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        (torch.tensor([3.0, 2.0, 1.0, 0.0]), r"returned damage of shape \[4\] for '{}'; it must be \[5\]"),
+        (torch.tensor([3.0, 2.0, float("inf"), 1.0, 0.0]), "returned damage for '{}' that are not finite"),
+        (torch.tensor([3.0, 1.0, 2.0, 1.0, 0.0]), "returned damage for '{}' that rises where more units are kept"),
+        (torch.tensor([3.0, 2.0, 1.0, 1.0, 1.0]), "returned damage of 1 for '{}' with every unit kept; it must be 0"),
+    ],
+)
+def test_damage(groups: Groups, first: torch.Tensor, said: str) -> None:
+    damage = {group.name: torch.arange(group.units, -1, -1).double() for group in groups}
+    scores = Scores(importance=importance(groups), damage=damage)
+    contracts.check_scores(scores, groups, strategy("scorer", "magnitude"))
+    with pytest.raises(ContractError, match=said.format(FIRST)):
+        contracts.check_scores(
+            Scores(importance=importance(groups), damage=damage | {FIRST: first}),
+            groups,
+            strategy("scorer", "magnitude"),
+        )

@@ -1,9 +1,10 @@
-"""Mask searches: exact under constant unit costs, and by a global threshold."""
+"""Mask searches: exact under constant unit costs, by knapsack for any cost table, and by a global threshold."""
 
 from collections.abc import Callable
 
 from fastprune import Schedule, Searcher, hookimpl
 from fastprune_search.exact import ExactSearcher
+from fastprune_search.knapsack import KnapsackSearcher
 from fastprune_search.schedules import Once
 from fastprune_search.threshold import ThresholdSearcher
 
@@ -11,6 +12,7 @@ from fastprune_search.threshold import ThresholdSearcher
 @hookimpl
 def register_searchers(register: Callable[[type[Searcher]], None]) -> None:
     register(ExactSearcher)
+    register(KnapsackSearcher)
     register(ThresholdSearcher)
 
 

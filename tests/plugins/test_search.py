@@ -70,7 +70,7 @@ def test_exact_with_one_kind_alone(heads: int) -> None:
         assert worth(scores, mask) == best_of_all(scores, costs, budget)
 
 
-@pytest.mark.parametrize("name", ["exact", "threshold"])
+@pytest.mark.parametrize("name", ["exact", "knapsack", "threshold"])
 @pytest.mark.parametrize("seed", range(10))
 def test_no_search_exceeds_a_budget(name: str, seed: int) -> None:
     scores, costs = problem(seed, heads=12, filters=300, head_cost=64.0, filter_cost=3.0)

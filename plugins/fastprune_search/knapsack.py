@@ -1,0 +1,101 @@
+"""The search for any cost table: a multiple-choice knapsack over damage curves."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fastprune import CostTable, Mask, Scores, Searcher, UsageError, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnapsackSearcher(Searcher):
+    """How many units of each group to keep so that the damage is least, for a table of any shape (METHOD 2).
+
+    A group's damage curve D_g(k) is the scorer's, or, where it has none, the importance of all but the k most important
+    units. The budget above the cheapest choice of every group is cut into buckets and costs are rounded up to whole
+    ones, so that the budget is never exceeded; dynamic programming then finds the best choice of counts, whole
+    sublayers dropped included, and what rounding left of the budget buys what it can.
+    """
+
+    name: ClassVar[str] = "knapsack"
+    formula: ClassVar[str] = "minimise sum_g D_g(k_g) over the counts k, with sum_g cost_g(k_g) <= budget"
+    resolution: int = option(8192, help="Into how many buckets the budget is cut.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resolution < 1:
+            raise UsageError(f"The searcher 'knapsack' needs a resolution of at least 1 bucket; got {self.resolution}.")
+
+    def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
+        damage = {name: scores.damage_of(name) for name in scores.importance}
+        budget = budget * (1 + 1e-12)  # for sums of costs that are no whole numbers
+        counts = {name: table.numel() - 1 for name, table in costs.groups.items()}
+        if costs.of(counts) > budget:
+            counts = least_damage(damage, costs, budget, self.resolution)
+            spend_rest(counts, damage, costs, budget)
+        return Mask.top(scores.importance, counts)
+
+
+def least_damage(damage: dict[str, Tensor], costs: CostTable, budget: float, resolution: int) -> dict[str, int]:
+    """The counts of least total damage whose rounded-up costs fit the budget.
+
+    Args:
+        damage: By the name of the group, [units + 1].
+        costs: What each count costs.
+        budget: In the table's measure; at least its floor.
+        resolution: Into how many buckets what the budget leaves above the floor is cut.
+    """
+    bucket = (budget - costs.floor) / resolution
+    best = torch.zeros(resolution + 1, dtype=torch.float64)  # [buckets + 1], the least damage with so many to spend
+    choices: list[tuple[str, Tensor, Tensor]] = []
+    for name, table in costs.groups.items():
+        above = table - table.min()
+        buckets = torch.where(above > 0, (above / bucket).ceil() if bucket > 0 else torch.inf, 0.0)
+        counts = _worth_choosing(buckets, damage[name], resolution)
+        least = torch.full_like(best, torch.inf)
+        chosen = torch.zeros(resolution + 1, dtype=torch.long)
+        for count in counts:
+            spent = int(buckets[count])
+            total = best[: resolution + 1 - spent] + damage[name][count]
+            better = total < least[spent:]
+            least[spent:][better] = total[better]
+            chosen[spent:][better] = count
+        best = least
+        choices.append((name, buckets, chosen))
+    left, found = resolution, {}
+    for name, buckets, chosen in reversed(choices):
+        found[name] = int(chosen[left])
+        left -= int(buckets[found[name]])
+    return {name: found[name] for name in costs.groups}
+
+
+def _worth_choosing(buckets: Tensor, damage: Tensor, resolution: int) -> list[int]:
+    """The counts that fit and that no other count of at most their cost beats, the cheapest first."""
+    order = sorted(range(len(buckets)), key=lambda count: (float(buckets[count]), float(damage[count])))
+    kept: list[int] = []
+    for count in order:
+        if float(buckets[count]) > resolution:
+            break
+        if not kept or float(damage[count]) < float(damage[kept[-1]]):
+            kept.append(count)
+    return kept
+
+
+def spend_rest(counts: dict[str, int], damage: dict[str, Tensor], costs: CostTable, budget: float) -> None:
+    """Change counts, one group at a time, to whatever lowers the damage most within the budget, until nothing does."""
+    rest = budget - costs.of(counts)
+    while True:
+        best, gain = ("", 0), 0.0
+        for name, table in costs.groups.items():
+            now = counts[name]
+            gains = torch.where(table - table[now] <= rest, damage[name][now] - damage[name], -torch.inf)
+            top = int(gains.argmax())
+            if float(gains[top]) > gain:
+                best, gain = (name, top), float(gains[top])
+        if not best[0]:
+            return
+        name, top = best
+        counts[name] = top
+        rest = budget - costs.of(counts)

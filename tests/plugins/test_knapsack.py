@@ -1,0 +1,114 @@
+"""The knapsack: against every choice of counts, on tables of any shape, within the budget, fast on large models."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastprune import CostTable, OptionError, Scores, UsageError, strategy
+
+
+def table(kind: str, units: int, generator: torch.Generator) -> Tensor:
+    """The cost of 0..units: what MACs, tile edges, empty sublayers and noisy clocks look like."""
+    steps = torch.rand(units, generator=generator, dtype=torch.float64)
+    if kind == "tiles":  # flat, with jumps
+        steps = steps * (torch.arange(units) % 3 == 0)
+    costs = torch.cat([torch.zeros(1, dtype=torch.float64), steps.cumsum(0)])
+    if kind == "launch":  # anything at all costs much at once
+        costs[1:] += 2.0
+    if kind == "noise":  # a larger one may be cheaper
+        costs = costs + 0.5 * torch.rand(units + 1, generator=generator, dtype=torch.float64)
+    return costs
+
+
+def problem(seed: int) -> tuple[Scores, CostTable]:
+    """Two to four groups of up to six units, with or without damage curves."""
+    generator = torch.Generator().manual_seed(seed)
+    kinds = ["steps", "tiles", "launch", "noise"]
+    sizes = torch.randint(0, 7, (2 + seed % 3,), generator=generator).tolist()
+    tables, importance, damage = {}, {}, {}
+    for index, units in enumerate(sizes):
+        tables[f"g{index}"] = table(kinds[(seed + index) % 4], units, generator)
+        importance[f"g{index}"] = torch.rand(units, generator=generator).double()
+        lost = torch.rand(units, generator=generator, dtype=torch.float64).pow(3)  # neither convex nor concave
+        damage[f"g{index}"] = torch.cat([lost.cumsum(0).flip(0), torch.zeros(1, dtype=torch.float64)])
+    scores = Scores(importance=importance, damage=damage if seed % 2 else None)
+    return scores, CostTable(measure="ms", groups=tables, fixed=float(seed % 5))
+
+
+def least(scores: Scores, costs: CostTable, budget: float) -> float:
+    """By trying every choice of counts."""
+    ranges = [range(values.numel()) for values in costs.groups.values()]
+    choices = (dict(zip(costs.groups, counts, strict=True)) for counts in itertools.product(*ranges))
+    return min(damage(scores, counts) for counts in choices if costs.of(counts) <= budget)
+
+
+def damage(scores: Scores, counts: dict[str, int]) -> float:
+    return sum(float(scores.damage_of(name)[count]) for name, count in counts.items())
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_equals_brute_force(seed: int) -> None:
+    scores, costs = problem(seed)
+    searcher = strategy("searcher", "knapsack", resolution=100_000)
+    for share in (0.0, 0.2, 0.5, 0.8, 0.95):
+        budget = costs.floor + share * (costs.total - costs.floor)
+        counts = searcher.search(scores, costs, budget).counts()
+        assert costs.of(counts) <= budget * (1 + 1e-9)
+        assert damage(scores, counts) == pytest.approx(least(scores, costs, budget), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_coarse_resolution_costs_at_most_a_bucket_a_group(seed: int) -> None:
+    scores, costs = problem(seed)
+    buckets = 50
+    for share in (0.3, 0.6, 0.9):
+        above = share * (costs.total - costs.floor)
+        counts = (
+            strategy("searcher", "knapsack", resolution=buckets).search(scores, costs, costs.floor + above).counts()
+        )
+        assert costs.of(counts) <= (costs.floor + above) * (1 + 1e-9)
+        spared = above * len(costs.groups) / buckets
+        assert damage(scores, counts) <= least(scores, costs, costs.floor + above - spared) + 1e-12
+
+
+def test_the_units_kept_are_the_most_important() -> None:
+    scores = Scores(importance={"a": torch.tensor([1.0, 5.0, 3.0]), "b": torch.tensor([2.0])})
+    costs = CostTable(
+        measure="MACs", groups={"a": torch.arange(4).double(), "b": torch.tensor([0.0, 10.0]).double()}, fixed=0.0
+    )
+    mask = strategy("searcher", "knapsack").search(scores, costs, 2.0)
+    assert mask["a"].tolist() == [False, True, True]
+    assert mask["b"].tolist() == [False]
+
+
+def test_a_whole_sublayer_goes_where_that_alone_saves_anything() -> None:
+    flat = torch.tensor([0.0, 5.0, 5.0, 5.0], dtype=torch.float64)
+    scores = Scores(importance={"a": torch.tensor([1.0, 1.0, 1.0]), "b": torch.tensor([1.0, 1.0, 2.0])})
+    mask = strategy("searcher", "knapsack").search(
+        scores, CostTable(measure="ms", groups={"a": flat, "b": flat}, fixed=1.0), 6.0
+    )
+    assert mask.counts() == {"a": 0, "b": 3}
+
+
+def test_the_size_of_bert_large_takes_seconds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    importance, tables = {}, {}
+    for layer in range(24):
+        for kind, units, cost in (("heads", 16, 9.0), ("filters", 4096, 0.1)):
+            importance[f"{layer}.{kind}"] = torch.rand(units, generator=generator).pow(4)
+            tables[f"{layer}.{kind}"] = cost * torch.arange(units + 1, dtype=torch.float64)
+    costs = CostTable(measure="MACs", groups=tables, fixed=100.0)
+    begin = time.perf_counter()
+    mask = strategy("searcher", "knapsack").search(Scores(importance=importance), costs, 0.5 * costs.total)
+    assert time.perf_counter() - begin < 20  # about two on one idle core
+    assert 0.499 * costs.total < costs.of(mask.counts()) <= 0.5 * costs.total
+
+
+def test_a_resolution_of_no_buckets_is_refused() -> None:
+    with pytest.raises((UsageError, OptionError), match="resolution of at least 1"):
+        strategy("searcher", "knapsack", resolution=0)
