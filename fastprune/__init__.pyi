@@ -42,6 +42,8 @@ from .layerwise import reconstruct as reconstruct
 from .masks import Mask as Mask
 from .materialize import masked as masked
 from .materialize import materialize as materialize
+from .moments import Moments as Moments
+from .moments import MomentsCollector as MomentsCollector
 from .objectives import Labels as Labels
 from .options import option as option
 from .pipeline import prune as prune

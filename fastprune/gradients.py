@@ -15,10 +15,17 @@ from fastprune.capture import frozen
 from fastprune.groups import Group, Groups, consumer_of
 from fastprune.objectives import Labels, choose_labels, sample_losses
 from fastprune.progress import track
+from fastprune.tasks import Batch
 
 
 def collect_gradients(
-    model: nn.Module, groups: Groups, batches: Batches, labels: Labels, generator: torch.Generator
+    model: nn.Module,
+    groups: Groups,
+    batches: Batches,
+    labels: Labels,
+    generator: torch.Generator,
+    *,
+    watch: Callable[[Batch], contextlib.AbstractContextManager[None]] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, ...]]]:
     """The gradients of the whole calibration set, at about two forward passes' cost.
 
@@ -28,6 +35,7 @@ def collect_gradients(
         batches: The calibration set.
         labels: Whose labels the losses use.
         generator: Draws labels where they are the model's, on the CPU.
+        watch: What else is to see each batch go forward and backward, such as ``MomentsCollector.watch``.
 
     Returns:
         By the name of the group: the gradients by the mask [samples, units], and the squared norms of the gradients at
@@ -42,7 +50,7 @@ def collect_gradients(
     by_token: dict[str, list[Tensor]] = {group.name: [] for group in groups}
     for batch in track(batches.batches, "scoring"):
         batch = to_device(batch, device)
-        with unit_gradients(model, groups) as seen:
+        with unit_gradients(model, groups) as seen, watch(batch) if watch else contextlib.nullcontext():
             sample_losses(model, batches, batch, chosen, generator).sum().backward()
         samples = len(next(iter(batch.values())))
         for group in groups:

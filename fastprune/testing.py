@@ -41,7 +41,7 @@ from fastprune.scores import Scores
 from fastprune.strategies import CostModel, Rearranger, Schedule, Scorer, Searcher, Strategy, Tuner
 from fastprune.tasks import Task
 
-OPTIONAL_SCORES = frozenset({"grads", "token_weights"})
+OPTIONAL_SCORES = frozenset({"grads", "token_weights", "damage"})
 
 
 def tiny_model(

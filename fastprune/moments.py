@@ -1,0 +1,107 @@
+"""Second moments of what flows into every consumer and of the loss gradient at its output, from one backward pass."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastprune.calibration import Batches
+from fastprune.capture import real_rows
+from fastprune.groups import Group, Groups, consumer_of
+from fastprune.tasks import Batch
+
+
+@dataclass
+class Moments:
+    """Sums over a group's real tokens, on the model's device.
+
+    Attributes:
+        weight: Sum of the weights of the tokens that ``inputs`` and ``gram`` are over.
+        inputs: Weighted sum of the consumer's input x: [features].
+        gram: Weighted sum of x x': [features, features].
+        gradients: Sum of g g', g being the gradient of a sample's loss at the consumer's output: [hidden, hidden], over
+            all tokens, weighted by nothing.
+    """
+
+    weight: Tensor
+    inputs: Tensor
+    gram: Tensor
+    gradients: Tensor
+
+    @staticmethod
+    def zeros(group: Group, device: torch.device) -> Moments:
+        sizes: list[tuple[int, ...]] = [(), (group.features,), (group.features, group.features), (group.hidden,) * 2]
+        return Moments(*(torch.zeros(size, dtype=torch.float32, device=device) for size in sizes))
+
+    def covariance(self) -> Tensor:
+        """The centred second moment of the inputs: [features, features] float64; zeros where no token counts."""
+        if float(self.weight) <= 0.0:
+            return torch.zeros_like(self.gram, dtype=torch.float64)
+        mean = self.inputs.double() / self.weight.double()
+        return self.gram.double() / self.weight.double() - torch.outer(mean, mean)
+
+
+class MomentsCollector:
+    """Adds up moments while sample losses run backward through the model.
+
+    Args:
+        model: On the device where the sums are to be.
+        groups: The model's groups.
+        batches: The calibration set.
+        tokens: About how many tokens, drawn evenly from all, the sums over inputs are made of: their cost grows with
+            the square of the features.
+        by_gradient: Weigh a token by the squared norm of its gradient instead of equally (METHOD 4).
+        generator: Draws the tokens, on the CPU.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Groups,
+        batches: Batches,
+        *,
+        tokens: int,
+        by_gradient: bool,
+        generator: torch.Generator,
+    ) -> None:
+        device = next(model.parameters()).device
+        self.by_group = {group.name: Moments.zeros(group, device) for group in groups if group.units}
+        self._model, self._groups = model, groups
+        self._share = min(1.0, tokens / max(batches.n_tokens, 1))
+        self._by_gradient, self._generator = by_gradient, generator
+
+    @contextlib.contextmanager
+    def watch(self, batch: Batch) -> Iterator[None]:
+        """While open, one forward pass and one backward pass of this batch are added."""
+        with contextlib.ExitStack() as hooks:
+            for group in self._groups:
+                if group.units:
+                    consumer = consumer_of(self._model, group)
+                    hooks.callback(consumer.register_forward_hook(self._hook(group, batch)).remove)
+            yield
+
+    def _hook(self, group: Group, batch: Batch) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def hook(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+            features = arguments[0].detach()[..., : group.features]
+            output.register_hook(lambda gradient: self._add(group, batch, features, gradient))
+
+        return hook
+
+    def _add(self, group: Group, batch: Batch, features: Tensor, gradient: Tensor) -> None:
+        sums = self.by_group[group.name]
+        x, g = real_rows(features, group, batch), real_rows(gradient, group, batch).float()
+        sums.gradients += g.T @ g
+        if self._share < 1.0:
+            drawn = (torch.rand(len(x), generator=self._generator) < self._share).to(x.device)
+            x, g = x[drawn], g[drawn]
+        x = x.float()
+        weights = g.square().sum(-1) if self._by_gradient else x.new_ones(len(x))
+        weighted = x * weights[:, None]
+        sums.weight += weights.sum()
+        sums.inputs += weighted.sum(0)
+        sums.gram += x.T @ weighted

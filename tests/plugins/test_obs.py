@@ -1,0 +1,127 @@
+"""Damage curves: the sweep against brute force, the curve against refitted consumers, the importance against the order."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastprune import Groups, Mask, architecture_for, collect_gradients, consumer_of, strategy, testing
+from fastprune.calibration import model_inputs
+from fastprune.moments import MomentsCollector
+from fastprune_obs.scorer import as_importance
+from fastprune_obs.surgeon import sweep
+
+
+def problem(units: int, width: int, outputs: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    features = units * width
+    draws = torch.randn(3 * features, features, generator=generator, dtype=torch.float64)
+    mixing = torch.randn(features, features, generator=generator, dtype=torch.float64)
+    gram = (draws @ mixing).T @ (draws @ mixing) / len(draws) + 0.1 * torch.eye(features, dtype=torch.float64)
+    return gram, torch.randn(features, outputs, generator=generator, dtype=torch.float64)
+
+
+def lost(gram: torch.Tensor, weight: torch.Tensor, kept: list[int], width: int) -> float:
+    """min over V with the rows of `kept` alone of tr((W - V)' H (W - V)), solved directly."""
+    rows = [unit * width + at for unit in kept for at in range(width)]
+    best = torch.zeros_like(weight)
+    if rows:
+        best[rows] = torch.linalg.solve(gram[rows][:, rows], gram[rows] @ weight)
+    return float(((weight - best).T @ gram @ (weight - best)).trace())
+
+
+@pytest.mark.parametrize(("units", "width"), [(9, 1), (40, 1), (5, 3), (1, 4), (1, 1)])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_sweep_is_exact_and_greedy(units: int, width: int, seed: int) -> None:
+    gram, weight = problem(units, width, 6, seed)
+    order, costs = sweep(gram, weight, width)
+    assert sorted(order.tolist()) == list(range(units))
+    kept, before = list(range(units)), 0.0
+    for unit, cost in zip(order.tolist(), costs.tolist(), strict=True):
+        after = {each: lost(gram, weight, [u for u in kept if u != each], width) for each in kept}
+        if units <= 8 or width > 1:  # one at a time: always the cheapest of all
+            assert after[unit] == pytest.approx(min(after.values()), rel=1e-8)
+        assert after[unit] - before == pytest.approx(cost, rel=1e-6, abs=1e-9)
+        kept.remove(unit)
+        before = after[unit]
+
+
+def test_blocks_of_filters_lose_hardly_more_than_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    gram, weight = problem(300, 1, 20, 0)
+    _, blocked = sweep(gram, weight, 1)
+    monkeypatch.setattr("fastprune_obs.surgeon.BLOCK", 1)
+    _, single = sweep(gram, weight, 1)
+    assert torch.all(blocked.cumsum(0) <= 1.05 * single.cumsum(0) + 1e-9)
+
+
+def test_importance_ranks_as_the_units_left() -> None:
+    order, costs = torch.tensor([2, 0, 3, 1]), torch.tensor([1.0, 0.5, 0.5, 2.0], dtype=torch.float64)
+    importance = as_importance(order, costs)
+    for count in range(5):
+        mask = Mask.top({"g": importance}, {"g": count})
+        assert set(mask.kept("g").tolist()) == set(order.tolist()[4 - count :])
+
+
+@pytest.fixture
+def scored():
+    model = testing.tiny_model("bert", "ForSequenceClassification")
+    groups = Groups.resolve(architecture_for(model), model)
+    batches = testing.tiny_batches(model, samples=24)
+    return model, groups, batches
+
+
+@pytest.mark.parametrize("options", [{}, {"tokens": "gradient"}, {"metric": "identity"}, {"max_tokens": 40}])
+def test_scorer(options, scored) -> None:
+    model, groups, batches = scored
+    scorer = strategy("scorer", "obs", **options)
+    testing.check_scorer(scorer)
+    scores = scorer.score(model, groups, batches, torch.Generator().manual_seed(0))
+    for group in groups:
+        assert float(scores.damage[group.name][0]) > 0
+        assert (scores.damage[group.name].diff() <= 0).all()
+
+
+def test_the_curve_is_the_quadratic_loss_of_the_refitted_consumer(scored) -> None:
+    """With everything gone the damage is 1/2 tr(W C W' G), from features and gradients captured one by one."""
+    model, groups, batches = scored
+    scores = strategy("scorer", "obs", labels="dataset", damping=1e-9).score(
+        model, groups, batches, torch.Generator().manual_seed(0)
+    )
+    group = groups.items[-1]
+    consumer = consumer_of(model, group)
+    inputs, gradients = [], []
+    for batch in batches:
+        real = batch["attention_mask"].bool()
+        for row in range(len(real)):
+            one = {name: value[row : row + 1] for name, value in batch.items()}
+            kept = {}
+
+            def hook(_, arguments, output, kept=kept):
+                output.retain_grad()
+                kept.update(x=arguments[0].detach()[0], y=output)
+
+            handle = consumer.register_forward_hook(hook)
+            batches.task.loss(model(**model_inputs(one, batches.task)), one).sum().backward()
+            handle.remove()
+            inputs.append(kept["x"][real[row]])
+            gradients.append(kept["y"].grad[0][real[row]])
+    x, g = torch.cat(inputs).double(), torch.cat(gradients).double()
+    covariance = torch.cov(x.T, correction=0)
+    weight = consumer.weight.detach().double()
+    expected = 0.5 * torch.trace(weight @ covariance @ weight.T @ (g.T @ g / batches.n_samples))
+    assert float(scores.damage[group.name][0]) == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_tokens_are_drawn_evenly(scored) -> None:
+    model, groups, batches = scored
+    sums = []
+    for tokens in (10**9, batches.n_tokens // 2):
+        collector = MomentsCollector(
+            model, groups, batches, tokens=tokens, by_gradient=False, generator=torch.Generator().manual_seed(0)
+        )
+        collect_gradients(model, groups, batches, "model", torch.Generator().manual_seed(0), watch=collector.watch)
+        sums.append(collector.by_group)
+    for name, every in sums[0].items():
+        assert float(every.weight) == batches.n_tokens
+        assert 0.3 * batches.n_tokens < float(sums[1][name].weight) < 0.7 * batches.n_tokens
+        assert torch.allclose(every.gradients, sums[1][name].gradients)
