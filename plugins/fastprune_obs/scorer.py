@@ -73,7 +73,7 @@ class OBSScorer(Scorer):
                 seen = moments.by_group.pop(group.name)
                 order, costs = self._sweep(group, seen, weight, batches.n_samples)
                 importance[group.name] = as_importance(order, costs)
-                damage[group.name] = torch.cat([torch.zeros(1, dtype=torch.float64), costs.flip(0).cumsum(0)]).flip(0)
+                damage[group.name] = torch.cat([torch.zeros(1, dtype=torch.float64), costs.cumsum(0)]).flip(0)
         return Scores(importance=importance, grads=grads, token_weights=token_weights, damage=damage)
 
     def _sweep(self, group: Group, moments: Moments, weight: Tensor, samples: int) -> tuple[Tensor, Tensor]:
