@@ -7,6 +7,7 @@
     │   ├── BudgetError           a budget that is no budget, or one below what can be reached
     │   ├── DataError             calibration or evaluation data that cannot be read or does not fit the task
     │   ├── ModelError            a model that cannot be opened, or whose layers are not where they should be
+    │   ├── TableError            a measured cost table that is broken, or of another model or machine
     │   └── CheckpointError       a saved directory that is broken, of another format, or in the way
     ├── PluginError               a plugin that cannot be loaded or breaks the rules of registration
     └── ContractError             a strategy gave back what its contract forbids
@@ -43,6 +44,10 @@ class DataError(UsageError):
 
 class ModelError(UsageError):
     """The model cannot be opened, or its architecture is unknown or does not fit it."""
+
+
+class TableError(UsageError):
+    """A measured cost table cannot be read, or was measured for something else; the differences are named."""
 
 
 class CheckpointError(UsageError):

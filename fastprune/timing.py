@@ -1,15 +1,58 @@
-"""Timing: models run in turn, so that a machine that speeds up or slows down does so for all of them."""
+"""Timing: what is compared runs in turn, so that a machine that speeds up or slows down does so for all of it."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+import timeit
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
+from torch.utils import benchmark
 
 from fastprune.capture import frozen
+
+K = TypeVar("K")
+
+Clock = Callable[[], float]
+"""Seconds, read once the device has done what it was given."""
+
+TURN = 0.02  # seconds that a turn lasts at least: short calls are repeated
+WARM = 0.25  # seconds from which on a call needs no warm-up in each turn: its own first moments do not show
+
+
+def device_clock() -> float:
+    """Wall time in seconds, read when the accelerator, if there is one, has finished."""
+    return float(benchmark.timer())  # type: ignore[operator]
+
+
+def take_turns(calls: Mapping[K, Callable[[], Any]], *, rounds: int, clock: Clock = device_clock) -> dict[K, list[float]]:
+    """Milliseconds of each call, by its key: [rounds], the calls taking turns, after a warm-up.
+
+    A short call is repeated within its turn, after one more run that warms the caches up again.
+
+    Args:
+        calls: What to time.
+        rounds: How many turns each takes.
+        clock: Told to read the time before and after.
+    """
+    timers = {key: timeit.Timer(call, timer=clock) for key, call in calls.items()}
+    repeats: dict[K, int] = {}
+    for key, timer in timers.items():
+        timer.timeit(1)
+        repeats[key] = max(1, min(50, round(TURN / max(timer.timeit(1), 1e-6))))
+    times: dict[K, list[float]] = {key: [] for key in calls}
+    warm = dict.fromkeys(calls, True)
+    for _ in range(rounds):
+        for key, timer in timers.items():
+            if warm[key]:
+                timer.timeit(1)
+            seconds = timer.timeit(repeats[key]) / repeats[key]
+            warm[key] = seconds < WARM
+            times[key].append(1e3 * seconds)
+    return times
 
 
 def interleaved(
@@ -20,22 +63,13 @@ def interleaved(
     Args:
         models: All on the device of the inputs.
         inputs: What ``model(**inputs)`` takes.
-        rounds: How often each model runs.
+        rounds: How many turns each model takes.
     """
-    timers = {}
-    for name, model in models.items():
-        timers[name] = Timer(
-            "model(**inputs)", globals={"model": model, "inputs": inputs}, num_threads=torch.get_num_threads()
-        )
-    times: dict[str, list[float]] = {name: [] for name in models}
-    with torch.inference_mode():
-        for timer in timers.values():
-            timer.timeit(2)
-        for _ in range(rounds):
-            for name, model in models.items():
-                with frozen(model):
-                    times[name].append(timers[name].timeit(1).median * 1e3)
-    return times
+    with torch.inference_mode(), ExitStack() as still:
+        for model in models.values():
+            still.enter_context(frozen(model))
+        calls = {name: lambda model=model: model(**inputs) for name, model in models.items()}
+        return take_turns(calls, rounds=rounds)
 
 
 def speedup(dense: list[float], pruned: list[float]) -> float:
