@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,10 +11,8 @@ from torch import Tensor
 from fastprune.calibration import Batches, model_inputs
 from fastprune.errors import BudgetError
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from fastprune.tables import MeasuredTable
+Conditions = Mapping[str, str | int | bool | None]
+"""What a cost holds for: device, dtype, batch size and so on, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +23,13 @@ class CostTable:
         measure: What is counted, such as ``MACs``.
         groups: By the name of the group, [units + 1] float64: the cost of keeping 0..units.
         fixed: The cost of what cannot be pruned.
-        source: What it was filled in from, where it was measured.
+        conditions: What it was measured for, where it was.
     """
 
     measure: str
     groups: Mapping[str, Tensor]
     fixed: float
-    source: MeasuredTable | None = None
+    conditions: Conditions = field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -51,7 +48,7 @@ class CostTable:
     def within(self, counts: Mapping[str, int]) -> CostTable:
         """The table of a model that has only so many units of each group left."""
         groups = {name: costs[: counts[name] + 1] for name, costs in self.groups.items()}
-        return CostTable(measure=self.measure, groups=groups, fixed=self.fixed, source=self.source)
+        return CostTable(measure=self.measure, groups=groups, fixed=self.fixed, conditions=self.conditions)
 
     def check(self, budget: float) -> None:
         """Refuse a budget that nothing can meet.

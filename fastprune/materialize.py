@@ -48,6 +48,13 @@ def materialize(model: M, groups: Groups, mask: Mask, *, inplace: bool = False) 
     return pruned
 
 
+def sharing_copy(model: M) -> M:
+    """A copy of the modules with the very same parameters and buffers: ``materialize(..., inplace=True)`` may take units
+    out of it, since surgery puts new parameters in the place of old ones and changes none."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
 def reconstruct_consumers(model: nn.Module, groups: Groups, reconstruction: Reconstruction) -> None:
     """Set the weight and the bias of each reconstructed group's consumer, in place."""
     for group in groups:

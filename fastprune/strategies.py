@@ -20,6 +20,7 @@ from fastprune.groups import Groups
 from fastprune.masks import Mask
 from fastprune.options import check_options
 from fastprune.scores import Scores
+from fastprune.tables import MeasuredTable
 
 if TYPE_CHECKING:
     from fastprune.calibration import Batches
@@ -121,6 +122,18 @@ class CostModel(Strategy, ABC):
     @abstractmethod
     def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:
         """Make the table of this model for this workload; the model is left as it was found."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredCost(CostModel, ABC):
+    """A cost model that measures, and whose tables are kept in files."""
+
+    @abstractmethod
+    def table(self, model: nn.Module, groups: Groups, workload: Workload) -> MeasuredTable:
+        """Measure this model for this workload; it is left as it was found."""
+
+    def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:
+        return self.table(model, groups, workload).costs(groups)
 
 
 @dataclass(frozen=True, kw_only=True)

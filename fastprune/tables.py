@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -15,15 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastprune.costs import CostTable
+from fastprune.costs import Conditions, CostTable
 from fastprune.errors import TableError
 from fastprune.groups import Group, Groups
 
 FORMAT = "fastprune cost table"
 FORMAT_VERSION = 1
-
-Conditions = Mapping[str, str | int | bool | None]
-"""What a table was measured for: device, dtype, batch size and so on, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +123,7 @@ class MeasuredTable:
             measure=self.measure,
             groups={group.name: filled[group.name][: units[group.name] + 1].clone() for group in groups},
             fixed=self.fixed,
-            source=self,
+            conditions=dict(self.conditions),
         )
 
     def require(self, conditions: Conditions) -> None:
@@ -155,7 +153,8 @@ class MeasuredTable:
             scratch.write_text(text + "\n", encoding="utf-8")
             os.replace(scratch, path)
         except OSError as error:
-            scratch.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                scratch.unlink(missing_ok=True)
             raise TableError(f"The cost table {path} cannot be written: {error}.") from error
         return path
 

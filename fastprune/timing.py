@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.utils import benchmark
 
 from fastprune.capture import frozen
+from fastprune.progress import track
 
 K = TypeVar("K")
 
+Call = Callable[[], Any]
 Clock = Callable[[], float]
 """Seconds, read once the device has done what it was given."""
 
@@ -25,33 +27,39 @@ WARM = 0.25  # seconds from which on a call needs no warm-up in each turn: its o
 
 def device_clock() -> float:
     """Wall time in seconds, read when the accelerator, if there is one, has finished."""
-    return float(benchmark.timer())  # type: ignore[operator]
+    return float(benchmark.timer())
 
 
-def take_turns(calls: Mapping[K, Callable[[], Any]], *, rounds: int, clock: Clock = device_clock) -> dict[K, list[float]]:
-    """Milliseconds of each call, by its key: [rounds], the calls taking turns, after a warm-up.
+def take_turns(
+    makers: Mapping[K, Callable[[], Call]],
+    *,
+    rounds: int,
+    clock: Clock | None = None,
+    description: str = "timing",
+) -> dict[K, list[float]]:
+    """Milliseconds of each call, by its key: [rounds], the calls taking turns, to and fro.
 
-    A short call is repeated within its turn, after one more run that warms the caches up again.
+    A short call is repeated within its turn, after one that warms the caches up again.
 
     Args:
-        calls: What to time.
+        makers: What makes each call, anew for each turn: what a call needs is only there while it is timed.
         rounds: How many turns each takes.
-        clock: Told to read the time before and after.
+        clock: Told to read the time before and after; None: ``device_clock``.
+        description: What progress reports say.
     """
-    timers = {key: timeit.Timer(call, timer=clock) for key, call in calls.items()}
-    repeats: dict[K, int] = {}
-    for key, timer in timers.items():
-        timer.timeit(1)
-        repeats[key] = max(1, min(50, round(TURN / max(timer.timeit(1), 1e-6))))
-    times: dict[K, list[float]] = {key: [] for key in calls}
-    warm = dict.fromkeys(calls, True)
-    for _ in range(rounds):
-        for key, timer in timers.items():
-            if warm[key]:
-                timer.timeit(1)
-            seconds = timer.timeit(repeats[key]) / repeats[key]
-            warm[key] = seconds < WARM
-            times[key].append(1e3 * seconds)
+    clock = clock or device_clock
+    times: dict[K, list[float]] = {key: [] for key in makers}
+    keys = list(makers)
+    turns = [key for turn in range(rounds) for key in (keys if turn % 2 == 0 else reversed(keys))]
+    for key in track(turns, description):
+        timer = timeit.Timer(makers[key](), timer=clock)
+        if not times[key]:
+            timer.timeit(1)  # whatever is set up once
+        seconds = timer.timeit(1)
+        if seconds < WARM:
+            repeats = max(1, min(50, round(TURN / max(seconds, 1e-6))))
+            seconds = timer.timeit(repeats) / repeats
+        times[key].append(1e3 * seconds)
     return times
 
 
@@ -68,8 +76,8 @@ def interleaved(
     with torch.inference_mode(), ExitStack() as still:
         for model in models.values():
             still.enter_context(frozen(model))
-        calls = {name: lambda model=model: model(**inputs) for name, model in models.items()}
-        return take_turns(calls, rounds=rounds)
+        makers = {name: lambda model=model: lambda: model(**inputs) for name, model in models.items()}
+        return take_turns(makers, rounds=rounds)
 
 
 def speedup(dense: list[float], pruned: list[float]) -> float:

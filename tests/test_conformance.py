@@ -34,6 +34,7 @@ def all_strategies() -> list[type[Strategy]]:
     return [found.strategies(kind)[name] for kind in plugins.KINDS for name in found.strategies(kind)]
 
 
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("strategy", all_strategies(), ids=lambda strategy: f"{strategy.__name__}")
 def test_built_in_strategy(strategy: type[Strategy]) -> None:
     testing.check_strategy(strategy(), cost_tolerance=MEASURED.get(strategy.name, 1e-9))

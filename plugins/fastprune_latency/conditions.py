@@ -1,0 +1,59 @@
+"""What a latency holds for: the machine, the model as it is served, and the workload."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from fastprune import Conditions, Groups
+
+
+def conditions_of(model: nn.Module, *, batch_size: int, seq_len: int, threads: int, compiled: bool) -> Conditions:
+    """Everything by which the time of a forward pass may differ."""
+    parameter = next(model.parameters())
+    config: Any = getattr(model, "config", None)
+    on_cpu = parameter.device.type == "cpu"
+    return {
+        "device": parameter.device.type,
+        "device_name": device_name(parameter.device),
+        "threads": threads if on_cpu else None,
+        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "attention": getattr(config, "_attn_implementation", None),
+        "compiled": compiled,
+        "batch_size": batch_size,
+        "seq_len": seq_len,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """What the accelerator or the processor calls itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return f"{platform.processor() or platform.machine()} {device.type}"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def shape_of(model: nn.Module, groups: Groups) -> str:
+    """A digest of all that makes two models take the same time: modules, sizes, units; whatever the weights are."""
+    modules = [(name, type(module).__name__) for name, module in model.named_modules()]
+    sizes = [(name, list(parameter.shape)) for name, parameter in model.named_parameters()]
+    units = [(group.name, group.units, group.width) for group in groups]
+    return hashlib.sha256(json.dumps([modules, sizes, units]).encode()).hexdigest()[:16]
+
+
+def unpadded(inputs: Mapping[str, Tensor], groups: Groups) -> dict[str, Tensor]:
+    """The inputs with every token marked as real."""
+    marks = {group.stack.tokens for group in groups}
+    return {name: torch.ones_like(value) if name in marks else value for name, value in inputs.items()}

@@ -1,0 +1,122 @@
+"""The time of a model's own layers, with units taken out of them for real."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastprune import Batches, Group, Groups, LayerCall, Mask, layer_calls, materialize, sharing_copy, take_turns
+
+CHAIN_MS = 250.0  # milliseconds that one call should take: as many layers run in a row as fit, or one
+SLOW_MS = 1000.0  # a call that takes longer is timed less often
+SLOW_ROUNDS = 3
+COMPILED_LAYERS = 2  # as many layers at most run in a row where each width is compiled
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The median of several times in milliseconds, and their interquartile range relative to it."""
+
+    median: float
+    spread: float
+
+    @staticmethod
+    def of(times: Sequence[float]) -> "Timing":
+        median = statistics.median(times)
+        quartiles = statistics.quantiles(times, n=4) if len(times) > 1 else [median, median, median]
+        return Timing(median, (quartiles[2] - quartiles[0]) / median)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Times layers and whole models of chosen widths, the calls taking turns.
+
+    Attributes:
+        model: On its device, frozen.
+        groups: The model's groups.
+        inputs: What ``model(**inputs)`` takes, on its device.
+        calls: How the model calls each of its layers with these inputs, by the layer's path.
+        compiled: Whether everything goes through torch.compile first.
+        rounds: Turns each.
+    """
+
+    model: nn.Module
+    groups: Groups
+    inputs: Mapping[str, Tensor]
+    calls: Mapping[str, LayerCall]
+    compiled: bool
+    rounds: int
+
+    @staticmethod
+    def of(model: nn.Module, groups: Groups, inputs: Mapping[str, Tensor], *, compiled: bool, rounds: int) -> "Probe":
+        paths = [path for path, _ in groups.layers()]
+        recorded = layer_calls(model, paths, Batches.wrap([inputs], None))[0]
+        calls = dict(zip(paths, recorded, strict=True))
+        return Probe(model=model, groups=groups, inputs=inputs, calls=calls, compiled=compiled, rounds=rounds)
+
+    def whole(self, counts: Sequence[Mapping[str, int]]) -> list[Timing]:
+        """The whole model with so many units in each group, for each of several choices."""
+        makers = {index: self._keeping(partial(self._model, kept)) for index, kept in enumerate(counts)}
+        times = self._time(makers, "measuring the model")
+        return [times[index] for index in range(len(counts))]
+
+    def chain(self, members: Sequence[Group]) -> list[Group]:
+        """The groups, all of one shape, whose layers run in a row: as many as take a moment, so that they push each
+        other out of the caches as they do in the model."""
+        alone = self._time({0: self._keeping(partial(self._layers, [members[0].layer], {}))}, "measuring a layer")[0]
+        several = max(1, min(len(members), int(CHAIN_MS / max(alone.median, 1e-3))))
+        return list(members[: min(several, COMPILED_LAYERS) if self.compiled else several])
+
+    def sublayers(self, chain: Sequence[Group], kept: Sequence[int]) -> dict[int, Timing]:
+        """The layers of the chain, with so many units in the chain's groups, and half of them in the others."""
+        paths = list(dict.fromkeys(group.layer for group in chain))
+        names = {group.name for group in chain}
+        others = {g.name: (g.units + 1) // 2 for g in self.groups if g.layer in paths and g.name not in names}
+        makers = {
+            count: self._keeping(partial(self._layers, paths, others | dict.fromkeys(names, count))) for count in kept
+        }
+        return self._time(makers, f"measuring {chain[0].kind}")
+
+    def _time(self, makers: Mapping[int, Callable[[], Any]], description: str) -> dict[int, Timing]:
+        first = take_turns(makers, rounds=1, description=description)
+        more = SLOW_ROUNDS if statistics.median(times[0] for times in first.values()) > SLOW_MS else self.rounds
+        rest = take_turns(makers, rounds=more - 1, description=description)
+        return {key: Timing.of([*first[key], *rest[key]]) for key in makers}
+
+    def _keeping(self, make: Callable[[], Callable[[], Any]]) -> Callable[[], Callable[[], Any]]:
+        """Made anew for each turn, so that only one stands in memory; what takes a compiler is made once."""
+        if not self.compiled:
+            return make
+        made: list[Callable[[], Any]] = []
+
+        def once() -> Callable[[], Any]:
+            if not made:
+                made.append(torch.compile(make(), dynamic=False))
+            return made[0]
+
+        return once
+
+    def _model(self, counts: Mapping[str, int]) -> Callable[[], Any]:
+        pruned = self._with(counts)
+        return lambda: pruned(**self.inputs)
+
+    def _layers(self, paths: Sequence[str], counts: Mapping[str, int]) -> Callable[[], Any]:
+        pruned = self._with(counts)
+        run = [(self.calls[path], pruned.get_submodule(path)) for path in paths]
+        del pruned
+
+        def call() -> None:
+            for how, layer in run:
+                how.run(layer, how.hidden)
+
+        return call
+
+    def _with(self, counts: Mapping[str, int]) -> nn.Module:
+        """The model with so many units in the groups that are named."""
+        whole = {group.name: group.units for group in self.groups}
+        mask = Mask.first(self.groups, whole | dict(counts))
+        return materialize(sharing_copy(self.model), self.groups, mask, inplace=True)

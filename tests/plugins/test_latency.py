@@ -1,0 +1,195 @@
+"""Measured latency: that the table adds up to what whole models take, what is measured, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import fastprune
+from fastprune import Groups, Mask, MeasuredTable, ModelError, OptionError, TableError, Workload, strategy, testing
+from fastprune_latency import probe
+from fastprune_latency.cost import same_shape, step_of
+from fastprune_latency.grid import bends, coarse_grid, middle, rising
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def case(model_type: str = "bert", **config: Any):
+    model = testing.tiny_model(model_type, **config)
+    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    return model, groups, Workload.of(testing.tiny_batches(model))
+
+
+def counted(makers: Mapping[Any, Callable[[], Callable[[], Any]]], **_: Any) -> dict[Any, list[float]]:
+    """A clock that counts multiplications instead of time: exact, and additive as time nearly is."""
+    times = {}
+    for key, make in makers.items():
+        call, counter = make(), FlopCounterMode(display=False)
+        with sdpa_kernel(SDPBackend.MATH), counter:
+            call()
+        times[key] = [float(counter.get_total_flops())]
+    return times
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "take_turns", counted)
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize(
+    ("model_type", "config"),
+    [("bert", {"intermediate_size": 640}), ("distilbert", {}), ("modernbert", {}), ("llama", {"head": "ForCausalLM"})],
+)
+def test_the_table_is_what_pruned_models_cost(model_type: str, config: dict[str, Any]) -> None:
+    model, groups, workload = case(model_type, **config)
+    cost = strategy("cost", "latency", batch_size=2, rounds=1)
+    table = cost.table(model, groups, workload).costs(groups)
+    steps = {group.name: step_of(group, "cpu") for group in groups}
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        counts = {g.name: int(torch.randint(g.units // steps[g.name] + 1, (), generator=generator)) for g in groups}
+        counts = {name: count * steps[name] for name, count in counts.items()}
+        pruned = fastprune.materialize(model, groups, Mask.first(groups, counts)).eval()
+        inputs = workload.inputs(batch_size=2)
+        with fastprune.frozen(pruned), torch.inference_mode():
+            expected = counted({0: lambda model=pruned, inputs=inputs: lambda: model(**inputs)})[0][0]
+        assert table.of(counts) == pytest.approx(expected, rel=1e-6)
+    assert cost.table(model, groups, workload).check["scale"] == pytest.approx(1.0)
+
+
+def test_measured_for_real() -> None:
+    model, groups, workload = case()
+    before = testing._state(model)
+    table = strategy("cost", "latency", batch_size=3, rounds=2, threads=1).table(model, groups, workload)
+    assert testing._state(model) == before
+    assert table.measure == "ms"
+    assert 0 < table.fixed < table.total
+    assert set(table.check) == {"predicted", "measured", "scale"}
+    expected = {"device": "cpu", "dtype": "float32", "batch_size": 3, "seq_len": workload.seq_len, "threads": 1}
+    assert expected.items() <= table.conditions.items()
+    assert {name for curve in table.curves for name in curve.groups} == {group.name for group in groups}
+    for curve in table.curves:
+        assert curve.kept[0] == 0
+        assert curve.kept[-1] == curve.units
+        assert len(curve.spread) == len(curve.kept)
+
+
+@pytest.mark.usefixtures("exact")
+def test_tables_are_kept_and_used_again_where_everything_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, groups, workload = case()
+    first = strategy("cost", "latency", batch_size=2).table(model, groups, workload)
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(probe, "take_turns", never)
+    assert strategy("cost", "latency", batch_size=2).table(model, groups, workload) == first
+    other_weights = testing.tiny_model()
+    torch.nn.init.normal_(other_weights.bert.encoder.layer[0].output.dense.weight)
+    assert strategy("cost", "latency", batch_size=2).table(other_weights, groups, workload) == first
+    for changed in ({"batch_size": 3}, {"seq_len": 5}, {"attention": "eager"}, {"dtype": "bfloat16"}):
+        with pytest.raises(AssertionError, match="measured again"):
+            strategy("cost", "latency", **{"batch_size": 2, **changed}).table(model, groups, workload)
+    with pytest.raises(AssertionError, match="measured again"):
+        strategy("cost", "latency", batch_size=2).table(*case(intermediate_size=32))
+    with pytest.raises(AssertionError, match="measured again"):
+        strategy("cost", "latency", batch_size=2, cache=False).table(model, groups, workload)
+
+
+@pytest.mark.usefixtures("exact")
+def test_a_broken_table_in_the_cache_is_measured_again() -> None:
+    from platformdirs import user_cache_path
+
+    model, groups, workload = case()
+    cost = strategy("cost", "latency", batch_size=2)
+    first = cost.table(model, groups, workload)
+    (file,) = (user_cache_path("fastprune") / "latency").glob("*.json")
+    file.write_text("{")
+    assert cost.table(model, groups, workload) == first
+    assert MeasuredTable.read(file) == first
+
+
+@pytest.mark.usefixtures("exact")
+def test_a_table_from_a_file(tmp_path: Path) -> None:
+    model, groups, workload = case()
+    table = strategy("cost", "latency", batch_size=2).table(model, groups, workload)
+    file = table.save(tmp_path / "table.json")
+    assert strategy("cost", "latency", table_file=str(file)).table(model, groups, workload) == table
+    for asked, says in [
+        ({"batch_size": 4}, "batch_size is 2 in the table and 4 here"),
+        ({"device": "cuda:1"}, "device is cpu in the table and cuda here"),
+        ({"compile": True}, "compiled is False in the table and True here"),
+    ]:
+        with pytest.raises(TableError, match=says):
+            strategy("cost", "latency", table_file=str(file), **asked).table(model, groups, workload)
+    other, other_groups, workload = case(intermediate_size=96)
+    with pytest.raises(TableError, match="another model"):
+        strategy("cost", "latency", table_file=str(file)).measure(other, other_groups, workload)
+
+
+def test_bad_input() -> None:
+    model, groups, workload = case()
+    with pytest.raises(OptionError, match="'batch_size' of 'latency' must be 1 or more; got 0"):
+        strategy("cost", "latency", batch_size=0)
+    with pytest.raises(ModelError, match="takes at most 64 tokens; a latency of 65 was asked for"):
+        strategy("cost", "latency", seq_len=65).table(model, groups, workload)
+    with pytest.raises(ModelError, match="cannot be run on the device abacus here"):
+        strategy("cost", "latency", device="abacus").table(model, groups, workload)
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="cannot be run on the device cuda in float16 here"):
+            strategy("cost", "latency", device="cuda", dtype="float16").table(model, groups, workload)
+    with pytest.raises(ModelError, match="with the attention telepathy here"):
+        strategy("cost", "latency", attention="telepathy").table(model, groups, workload)
+
+
+@pytest.mark.usefixtures("exact")
+def test_pruned_layers_have_curves_of_their_own() -> None:
+    model, groups, workload = case()
+    assert [len(members) for members in same_shape(model, groups)] == [2, 2]
+    counts = {group.name: group.units - index for index, group in enumerate(groups)} | {next(iter(groups)).name: 0}
+    pruned = fastprune.materialize(model, groups, Mask.first(groups, counts)).eval()
+    left = Groups.resolve(fastprune.architecture_for(pruned), pruned)
+    assert [len(members) for members in same_shape(pruned, left)] == [1, 1, 1, 1]
+    table = strategy("cost", "latency", batch_size=2).table(pruned, left, workload)
+    whole = strategy("cost", "latency", batch_size=2).measure(model, groups, workload)
+    assert table.total == pytest.approx(whole.of(counts), rel=0.02)  # filters of odd numbers cost as many as the next
+
+
+def test_grid() -> None:
+    assert coarse_grid(12, 1) == list(range(13))
+    grid = coarse_grid(3072, 16)
+    assert grid == [0, 64, 128, *range(256, 3073, 256)]
+    assert coarse_grid(1000, 64)[-2:] == [960 - 960 % 64, 1000] or coarse_grid(1000, 64)[-1] == 1000
+    assert all(kept % 64 == 0 for kept in coarse_grid(1000, 64)[:-1])
+    assert coarse_grid(0, 1) == [0]
+
+
+def test_grid_is_refined_where_the_curve_bends() -> None:
+    stairs = {kept: float(-(-kept // 512)) for kept in range(0, 2049, 256)}
+    assert bends({kept: 2.0 * kept for kept in stairs}, 16, tolerance=0.03) == []
+    found = bends({0: 0.0, 256: 1.0, 512: 2.0, 768: 2.0, 1024: 2.0, 1280: 2.0}, 16, tolerance=0.03)
+    assert found == [384, 640]
+    assert middle(0, 16, 16) == 0
+    assert middle(0, 48, 16) == 16
+    assert middle(100, 200, 1) == 150
+
+
+def test_curves_never_fall_and_start_at_nothing() -> None:
+    assert rising([0, 1, 2, 3], [0.0, 2.0, 1.0, 4.0]) == [0.0, 1.5, 1.5, 4.0]
+    assert rising([0, 1, 2], [0.0, -1.0, 1.0]) == [0.0, 0.0, 1.0]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+def test_compiled_layers() -> None:
+    model, groups, workload = case(num_hidden_layers=1, intermediate_size=8, num_attention_heads=2)
+    table = strategy("cost", "latency", batch_size=2, rounds=1, compile=True).table(model, groups, workload)
+    assert table.conditions["compiled"] is True
+    assert table.total > table.fixed > 0

@@ -1,0 +1,60 @@
+"""Timing: whose turn it is, and what is counted."""
+
+from __future__ import annotations
+
+import statistics
+
+import torch
+from torch import nn
+
+from fastprune import take_turns
+from fastprune.timing import interleaved, speedup
+
+
+class Machine:
+    """A clock that calls move on, on a machine that gets slower all the time."""
+
+    def __init__(self) -> None:
+        self.now, self.slowness = 0.0, 1.0
+        self.calls: list[str] = []
+
+    def work(self, name: str, seconds: float):
+        def call() -> None:
+            self.calls.append(name)
+            self.slowness *= 1.002
+            self.now += seconds * self.slowness
+
+        return lambda: call
+
+
+def test_turns_cancel_drift_and_repeat_what_is_short() -> None:
+    machine = Machine()
+    works = {"long": machine.work("long", 0.5), "short": machine.work("short", 0.004)}
+    times = take_turns(works, rounds=6, clock=lambda: machine.now)
+    assert [len(turns) for turns in times.values()] == [6, 6]
+    ratio = statistics.median(one / other for one, other in zip(times["long"], times["short"], strict=True))
+    assert abs(ratio - 125) < 2
+    assert machine.calls.count("long") == 6 + 1
+    assert machine.calls.count("short") > 6 * 5
+    order = [name for name, before in zip(machine.calls, ["", *machine.calls], strict=False) if name != before]
+    assert order == ["long", "short", "long", "short", "long", "short", "long"]  # to and fro
+
+
+def test_what_a_call_needs_is_made_anew_for_each_turn() -> None:
+    made = []
+
+    def make():
+        made.append(1)
+        return lambda: None
+
+    take_turns({"it": make}, rounds=3)
+    assert len(made) == 3
+
+
+def test_models_are_timed_without_training_them() -> None:
+    large = nn.Sequential(*(nn.Linear(1024, 1024) for _ in range(8)))
+    models = {"small": nn.Sequential(nn.Linear(1024, 8)), "large": large}
+    times = interleaved(models, {"input": torch.ones(64, 1024)}, rounds=5)
+    assert speedup(times["large"], times["small"]) > 2
+    assert large.training
+    assert all(parameter.requires_grad for parameter in large.parameters())
