@@ -28,7 +28,7 @@ class Timing:
     def of(times: Sequence[float]) -> "Timing":
         median = statistics.median(times)
         quartiles = statistics.quantiles(times, n=4) if len(times) > 1 else [median, median, median]
-        return Timing(median, (quartiles[2] - quartiles[0]) / median)
+        return Timing(median, (quartiles[2] - quartiles[0]) / median if median else 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
