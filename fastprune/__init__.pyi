@@ -47,6 +47,7 @@ from .masks import Mask as Mask
 from .materialize import masked as masked
 from .materialize import materialize as materialize
 from .materialize import sharing_copy as sharing_copy
+from .measuring import measure as measure
 from .moments import Moments as Moments
 from .moments import MomentsCollector as MomentsCollector
 from .objectives import Labels as Labels

@@ -119,7 +119,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
         click.option(
             "--dtype",
-            type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
+            type=click.Choice(["auto", "float32", "float16", "bfloat16", "fp32", "fp16", "bf16"]),
             default="auto",
             show_default=True,
             help="auto: the checkpoint's, but float32 on a CPU.",
@@ -243,6 +243,79 @@ def inspect(model: str, seq_len: int, **options: Any) -> None:
         where.print(
             f"{name}: {terminal.count(found[name])}, of which {terminal.count(found['fixed'][name])} cannot be pruned"
         )
+
+
+def serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How a model will be served, for every command that times one."""
+    options = [
+        click.option("--attention", help="The attention kernel, such as sdpa or eager; the model's."),
+        click.option("--threads", type=click.IntRange(1), help="Of a CPU; torch's."),
+        click.option("--compile", is_flag=True, help="Through torch.compile."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("model", required=False)
+@click.option("--output", help="The table, as JSON; with --show, a picture (.png, .svg, .pdf).")
+@click.option("--show", help="Draw the curves of a table instead of measuring one.")
+@click.option("--cost", default="latency", show_default=True, help="The cost model; it must be one that measures.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--seq-len", type=click.IntRange(1), default=128, show_default=True, help="Tokens a sample.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Times each width is measured.")
+@click.option("--cache/--no-cache", default=True, help="Use and keep tables in the user's cache directory.")
+@serving_options
+@model_options
+def measure(model: str | None, output: str | None, show: str | None, **options: Any) -> None:
+    """Measure how long MODEL takes with any number of heads and filters, on this machine, as a table for --latency-table.
+
+    \b
+    fastprune measure ./my-classifier --batch-size 1 --seq-len 64 --output table.json
+    fastprune measure ./my-classifier --device cuda --dtype bfloat16 --output table.json
+    fastprune measure --show table.json
+    """
+    if bool(model) == bool(show):
+        raise UsageError("Name a MODEL to measure, or a table to --show.")
+    with working(as_json=options["as_json"]) as where:
+        from fastprune import measuring, terminal
+        from fastprune.tables import MeasuredTable
+
+        if show:
+            table = MeasuredTable.read(show)
+        else:
+            assert model is not None
+            if output:
+                check_file(output)
+            names = ("batch_size", "seq_len", "rounds", "cache", "attention", "threads", "compile")
+            opened = _open(model, options)
+            table = measuring.measure(opened, cost=options["cost"], **{name: options[name] for name in names})
+        if output:
+            measuring.draw(table, output) if show else table.save(output)
+    if options["as_json"]:
+        click.echo(table.to_json())
+        return
+    if show or not output:
+        for curve in table.curves:
+            where.print(
+                terminal.curve_table(measuring.title(curve), table.measure, curve.kept, curve.cost, curve.spread)
+            )
+    where.print(measuring.said(table))
+    where.print(f"{table.total:.4g} {table.measure}, of which {table.fixed:.4g} cannot be pruned")
+    if output:
+        where.print(f"Saved in {output}." + ("" if show else f" Use it: fastprune prune ... --latency-table {output}"))
+
+
+def check_file(path: str) -> None:
+    """Refuse a place where no file can be written, before any work is done."""
+    import os
+    from pathlib import Path
+
+    place = Path(path).absolute()
+    parent = next((each for each in place.parents if each.exists()), place)
+    if place.is_dir() or not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise UsageError(f"The file {path} cannot be written; name another place.")
 
 
 def _complete_kinds(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

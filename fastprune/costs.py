@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastprune.calibration import Batches, model_inputs
-from fastprune.errors import BudgetError
+from fastprune.errors import BudgetError, ModelError
 
 Conditions = Mapping[str, str | int | bool | None]
 """What a cost holds for: device, dtype, batch size and so on, by name."""
@@ -81,6 +82,37 @@ class Workload:
         longest = batches.batches[-1]
         example = {name: value[:1] for name, value in model_inputs(longest, batches.task).items()}
         return Workload(example=example, seq_len=batches.mean_length)
+
+    @staticmethod
+    def made_up(model: nn.Module, seq_len: int) -> Workload:
+        """One sample of text, or one picture, for a model of which no data are at hand.
+
+        Args:
+            model: A transformers model.
+            seq_len: Tokens of the sample; a picture has as many as the model makes of it.
+
+        Raises:
+            ModelError: The model takes fewer tokens, or something else than text or pictures.
+        """
+        config: Any = getattr(model, "config", None)
+        limit = getattr(config, "max_position_embeddings", None)
+        if limit is not None and seq_len > int(limit):
+            raise ModelError(f"The model takes at most {limit} tokens; {seq_len} were asked for.")
+        takes = getattr(model, "main_input_name", "input_ids")
+        if takes == "input_ids":
+            tokens = torch.ones(1, seq_len, dtype=torch.long)
+            example = {"input_ids": tokens, "attention_mask": tokens}
+            if getattr(config, "is_encoder_decoder", False):
+                example["decoder_input_ids"] = tokens
+            return Workload(example=example, seq_len=seq_len)
+        size = getattr(config, "image_size", None)
+        if takes == "pixel_values" and size is not None:
+            height, width = size if isinstance(size, (list, tuple)) else (size, size)
+            picture = torch.zeros(1, int(getattr(config, "num_channels", 3)), int(height), int(width))
+            return Workload(example={takes: picture}, seq_len=seq_len)
+        raise ModelError(
+            f"There is no making up '{takes}' for a {type(model).__name__}; use the Python API with a Workload of your own."
+        )
 
     def inputs(self, *, batch_size: int = 1, seq_len: int | None = None) -> dict[str, Tensor]:
         """Inputs of the asked shape, made from the example by repeating its samples and its tokens."""

@@ -33,6 +33,7 @@ HALF = (torch.float16, torch.bfloat16)
 DTYPES: Mapping[str, torch.dtype] = {
     name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")
 }
+SHORT = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +191,7 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype | None:
         return None
     if isinstance(dtype, torch.dtype):
         return dtype
+    dtype = SHORT.get(dtype, dtype)
     if dtype not in DTYPES:
         raise ModelError(f"There is no dtype '{dtype}'; use auto, {', '.join(DTYPES)}.")
     return DTYPES[dtype]

@@ -139,6 +139,10 @@ class MeasuredTable:
                 "what the table is to decide."
             )
 
+    def to_json(self) -> str:
+        """What ``save`` writes."""
+        return json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}, indent=1)
+
     def save(self, path: str | Path) -> Path:
         """Write the table as JSON: all of it or nothing.
 
@@ -146,7 +150,7 @@ class MeasuredTable:
             TableError: The file cannot be written.
         """
         path = Path(path)
-        text = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}, indent=1)
+        text = self.to_json()
         scratch = path.parent / f".{path.name}-{secrets.token_hex(4)}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -97,6 +97,18 @@ def groups_table(groups: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def curve_table(title: str, measure: str, kept: Sequence[int], cost: Sequence[float], spread: Sequence[float]) -> Table:
+    """A measured curve: units kept, what they cost, how far measurements lay apart, and a bar."""
+    table = Table(title=title, box=SIMPLE, title_justify="left")
+    for heading, justify in (("kept", "right"), (measure, "right"), ("spread", "right"), ("", "left")):
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    most = max(cost) or 1.0
+    for units, value, apart in zip(kept, cost, spread or [0.0] * len(kept), strict=True):
+        bar = "█" * round(3 * BAR_WIDTH * value / most)
+        table.add_row(str(units), f"{value:.4g}", f"{apart:.0%}", bar)
+    return table
+
+
 def count(value: float) -> str:
     """A large number as people say it: 1.5 G, 22.7 M."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -162,7 +162,7 @@ class LatencyCost(MeasuredCost):
         predicted = table.costs(groups).of(half)
         check = {"predicted": predicted, "measured": middle.median, "scale": scale}
         log.info("latency of half of the units: %.4g ms predicted, %.4g ms measured", predicted, middle.median)
-        return MeasuredTable(**{**vars(table), "check": check})
+        return replace(table, check=check)
 
 
 def same_shape(model: nn.Module, groups: Groups) -> list[list[Group]]:
@@ -218,7 +218,7 @@ def step_of(group: Group, device: str) -> int:
 
 def _scaled(curve: Curve, scale: float) -> Curve:
     """The curve with costs so much larger, so that the sublayers' sum is what the whole model's time says."""
-    return Curve(**{**vars(curve), "cost": tuple(cost * scale for cost in curve.cost)})
+    return replace(curve, cost=tuple(cost * scale for cost in curve.cost))
 
 
 def cache_file(conditions: Conditions, shape: str) -> Path:

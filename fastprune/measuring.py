@@ -1,0 +1,90 @@
+"""Measuring: the cost table of an opened model, and pictures of tables."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastprune import plugins
+from fastprune.costs import Workload
+from fastprune.errors import UsageError
+from fastprune.groups import Groups
+from fastprune.pretrained import Pretrained
+from fastprune.progress import Progress, listening
+from fastprune.recipe import strategy
+from fastprune.strategies import MeasuredCost
+from fastprune.tables import Curve, MeasuredTable
+
+
+def measure(
+    opened: Pretrained, *, cost: str = "latency", seq_len: int = 128, progress: Progress | None = None, **options: Any
+) -> MeasuredTable:
+    """The cost table of a model for a workload, from measurements on this machine.
+
+    Args:
+        opened: What ``open_pretrained`` returned.
+        cost: A cost model that measures, by name.
+        seq_len: Tokens a sample.
+        progress: Called as (description, steps done, steps in all).
+        options: The cost model's own, such as ``batch_size=1``.
+
+    Raises:
+        UsageError: The cost model does not measure, or cannot do so for this model.
+    """
+    chosen = strategy("cost", cost, seq_len=seq_len, **options)
+    if not isinstance(chosen, MeasuredCost):
+        raise UsageError(f"The cost model '{cost}' counts and has nothing to measure; its tables need no file.")
+    groups = Groups.resolve(plugins.architecture_for(opened.model), opened.model)
+    with torch.inference_mode(False), listening(progress):
+        return chosen.table(opened.model, groups, Workload.made_up(opened.model, seq_len))
+
+
+def said(table: MeasuredTable) -> str:
+    """What a table was measured for, in one line."""
+    conditions = table.conditions
+    threads = f", {conditions['threads']} threads" if conditions.get("threads") else ""
+    compiled = ", compiled" if conditions.get("compiled") else ""
+    return (
+        f"{conditions.get('batch_size')} x {conditions.get('seq_len')} tokens, {conditions.get('dtype')}, "
+        f"{conditions.get('attention')} attention{compiled}, on {conditions.get('device_name')}{threads}"
+    )
+
+
+def title(curve: Curve) -> str:
+    """Which sublayers a curve is of."""
+    first, *others = curve.groups
+    return first + (f" and {len(others)} more" if others else "")
+
+
+def draw(table: MeasuredTable, path: str | Path) -> Path:
+    """Draw the curves into a picture: PNG, SVG or PDF, by the file's ending.
+
+    Raises:
+        UsageError: matplotlib is not installed, or the picture cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError("Drawing takes matplotlib: pip install 'fastprune[plots]'.") from error
+    figure = Figure(figsize=(5 * len(table.curves), 3.5), layout="constrained")
+    for place, curve in enumerate(table.curves, start=1):
+        axes = figure.add_subplot(1, len(table.curves), place)
+        filled = curve.costs().tolist()
+        axes.step(range(len(filled)), filled, where="mid", linewidth=1)
+        axes.plot(curve.kept, curve.cost, "o", markersize=3)
+        axes.set(title=title(curve), xlabel="units kept", ylabel=table.measure, xlim=(0, None), ylim=(0, None))
+    figure.suptitle(said(table))
+    path = Path(path)
+    scratch = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
+    try:
+        figure.savefig(scratch)
+        scratch.replace(path)
+    except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise UsageError(f"The picture {path} cannot be drawn: {error}") from error
+    return path

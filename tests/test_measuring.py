@@ -1,0 +1,99 @@
+"""Measuring from the command line and from Python: tables as files, shown, and refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import click.testing
+import pytest
+import torch
+
+import fastprune
+from fastprune import MeasuredTable, ModelError, UsageError, Workload, testing
+from fastprune.cli import main
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+Run = Callable[..., click.testing.Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return lambda *arguments: click.testing.CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_measure_writes_a_table_that_show_draws(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "table.json"
+    asked = ("--batch-size", 2, "--seq-len", 8, "--rounds", 1, "--device", "cpu", "--threads", 1)
+    result = run("measure", tiny_checkpoint, *asked, "--output", output)
+    assert result.exit_code == 0, result.output
+    table = MeasuredTable.read(output)
+    assert {"batch_size": 2, "seq_len": 8, "threads": 1, "dtype": "float32"}.items() <= table.conditions.items()
+    assert "--latency-table" in result.stderr
+    shown = run("measure", "--show", output)
+    assert shown.exit_code == 0, shown.output
+    assert "encoder.layer.0.attention and 1 more" in shown.stderr
+    assert "2 x 8 tokens, float32, sdpa attention" in shown.stderr
+    assert "█" in shown.stderr
+    again = run("measure", tiny_checkpoint, *asked, "--json")
+    assert json.loads(again.stdout)["curves"] == json.loads(output.read_text())["curves"]
+
+
+def test_picture(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    run("measure", tiny_checkpoint, "--batch-size", 1, "--seq-len", 4, "--rounds", 1, "--output", table)
+    picture = tmp_path / "curves.png"
+    result = run("measure", "--show", table, "--output", picture)
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        assert result.exit_code == 2
+        assert "pip install 'fastprune[plots]'" in result.stderr
+        return
+    assert result.exit_code == 0, result.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "cannot be drawn" in run("measure", "--show", table, "--output", tmp_path / "curves.xyz").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "Name a MODEL to measure, or a table to --show."),
+        (("MODEL", "--show", "t.json"), "Name a MODEL to measure, or a table to --show."),
+        (("--show", "none.json"), "The cost table none.json cannot be read: No such file"),
+        (("MODEL", "--seq-len", 65), "takes at most 64 tokens; 65 were asked for"),
+        (("MODEL", "--device", "cuda:77"), "There is no device 'cuda:77' here"),
+        (("MODEL", "--cost", "macs", "--batch-size", 1), "no option"),
+        (("MODEL", "--output", "/"), "cannot be written; name another place"),
+    ],
+)
+def test_bad_input(run: Run, tiny_checkpoint: Path, arguments: tuple[object, ...], says: str) -> None:
+    result = run("measure", *(tiny_checkpoint if each == "MODEL" else each for each in arguments))
+    assert result.exit_code == 2
+    assert says in " ".join(result.stderr.split())
+
+
+def test_a_cost_model_that_counts_has_nothing_to_measure(tiny_checkpoint: Path) -> None:
+    opened = fastprune.open_pretrained(tiny_checkpoint, device="cpu")
+    with pytest.raises(UsageError, match="'macs' counts and has nothing to measure"):
+        fastprune.measure(opened, cost="macs")
+
+
+def test_made_up_workloads() -> None:
+    text = Workload.made_up(testing.tiny_model(), 7)
+    assert {name: tuple(value.shape) for name, value in text.inputs(batch_size=3).items()} == {
+        "input_ids": (3, 7),
+        "attention_mask": (3, 7),
+    }
+    with pytest.raises(ModelError, match="takes at most 64 tokens; 65 were asked for"):
+        Workload.made_up(testing.tiny_model(), 65)
+    picture = torch.nn.Linear(2, 2)
+    picture.main_input_name = "pixel_values"  # type: ignore[assignment]
+    picture.config = type("Config", (), {"image_size": 8, "num_channels": 1})()  # type: ignore[assignment]
+    assert Workload.made_up(picture, 1).inputs(batch_size=2)["pixel_values"].shape == (2, 1, 8, 8)
+    picture.main_input_name = "smells"  # type: ignore[assignment]
+    with pytest.raises(ModelError, match="no making up 'smells'"):
+        Workload.made_up(picture, 1)
