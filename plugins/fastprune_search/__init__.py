@@ -1,10 +1,11 @@
-"""Mask searches: exact under constant unit costs, by knapsack for any cost table, and by a global threshold."""
+"""Mask searches: exact under constant unit costs, by knapsack for any cost table, the paper's for latency, and by a global threshold."""
 
 from collections.abc import Callable
 
 from fastprune import Schedule, Searcher, hookimpl
 from fastprune_search.exact import ExactSearcher
 from fastprune_search.knapsack import KnapsackSearcher
+from fastprune_search.piecewise import PiecewiseSearcher
 from fastprune_search.schedules import Once
 from fastprune_search.threshold import ThresholdSearcher
 
@@ -13,6 +14,7 @@ from fastprune_search.threshold import ThresholdSearcher
 def register_searchers(register: Callable[[type[Searcher]], None]) -> None:
     register(ExactSearcher)
     register(KnapsackSearcher)
+    register(PiecewiseSearcher)
     register(ThresholdSearcher)
 
 

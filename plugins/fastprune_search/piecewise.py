@@ -1,0 +1,155 @@
+"""The paper's search for latency: one piecewise linear function for all sublayers of a kind."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fastprune import CostTable, Mask, Scores, Searcher, UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PiecewiseSearcher(Searcher):
+    """The most importance within a budget of latency, with the paper's model of it (METHOD 2).
+
+    All sublayers of a kind share one function of the units kept: nothing for none, a constant up to a threshold, then a
+    straight line, fitted to the table by least squares. For every number of attentions and of FFNs dropped, those of the
+    least important units first, the others pay their constants, their best units up to the threshold are free, and the
+    units beyond compete for the rest of the budget. The best total wins. The table itself, not the fit, has to keep to the
+    budget: where it does not, the search is repeated with less.
+    """
+
+    name: ClassVar[str] = "piecewise"
+    formula: ClassVar[str] = "LAT(k) = 0 if k = 0, c if 0 < k <= T, c + a (k - T) if k > T"
+    paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, section 4.1 and appendix: https://arxiv.org/abs/2204.09656"
+
+    def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
+        kinds = kinds_of(scores, costs)
+        limit = budget * (1 + 1e-12)  # for sums of costs that are no whole numbers
+        full = {name: table.numel() - 1 for name, table in costs.groups.items()}
+        if costs.of(full) <= limit:
+            return Mask.top(scores.importance, full)
+        goal = limit
+        while True:
+            counts = most_important(kinds, goal - costs.fixed)
+            over = costs.of(counts) - limit
+            if over <= 0 or not any(counts.values()):
+                return Mask.top(scores.importance, counts)
+            goal -= max(over, 1e-6 * limit)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """``constant`` for up to ``threshold`` units, then ``slope`` for each further one."""
+
+    threshold: int
+    constant: float
+    slope: float
+
+    @staticmethod
+    def of(costs: Tensor) -> "Fit":
+        """The least squares fit to a table [units + 1]; the cost of no unit is left out."""
+        kept = torch.arange(1, costs.numel(), dtype=torch.float64)  # [units]
+        above = costs[1:].double() - costs[0]
+        best, least = Fit(max(1, len(above)), float(above.mean()) if len(above) else 0.0, 0.0), torch.inf
+        for threshold in range(1, len(above) + 1):
+            constant = float(above[:threshold].mean())
+            beyond, rise = kept[threshold:] - threshold, above[threshold:] - constant
+            slope = max(0.0, float((beyond @ rise) / (beyond @ beyond))) if len(beyond) else 0.0
+            error = float((above[:threshold] - constant).square().sum() + (rise - slope * beyond).square().sum())
+            if error < least:
+                best, least = Fit(threshold, constant, slope), error
+        return best
+
+
+@dataclass(frozen=True)
+class Kind:
+    """All sublayers of a kind: their fit, and the importance of each one's units, highest first."""
+
+    fit: Fit
+    sorted: dict[str, Tensor]  # by the name of the group, [units] float64
+
+    def after(self, dropped: int) -> "Choices":
+        """What can be had once so many sublayers, those whose free units matter least, are gone."""
+        free = {name: float(values[: self.fit.threshold].sum()) for name, values in self.sorted.items()}
+        names = sorted(free, key=lambda name: free[name])[dropped:]
+        beyond = [self.sorted[name][self.fit.threshold :] for name in names]
+        units = torch.cat([torch.zeros(0, dtype=torch.float64), *beyond])
+        owners = [name for name, values in zip(names, beyond, strict=True) for _ in values]
+        order = units.argsort(descending=True, stable=True)
+        gained = torch.cat([torch.zeros(1, dtype=torch.float64), units[order].cumsum(0)])
+        return Choices(
+            cost=self.fit.constant * len(names),
+            gained=gained + sum(free[name] for name in names),
+            owners=[owners[index] for index in order.tolist()],
+            free={name: min(self.fit.threshold, len(self.sorted[name])) for name in names},
+        )
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the constants cost, what the free units and the first further ones are worth, and whose they are."""
+
+    cost: float
+    gained: Tensor  # [further units + 1]
+    owners: list[str]
+    free: dict[str, int]
+
+    def counts(self, further: int) -> dict[str, int]:
+        """Units kept with so many further ones, by group."""
+        counts = dict(self.free)
+        for name in self.owners[:further]:
+            counts[name] += 1
+        return counts
+
+
+def kinds_of(scores: Scores, costs: CostTable) -> list[Kind]:
+    """The kinds of sublayers, told apart by the last word of their groups' names and by their longest table.
+
+    Raises:
+        UsageError: There are more than two.
+    """
+    members: dict[str, list[str]] = {}
+    for name in costs.groups:
+        members.setdefault(name.rpartition(".")[2], []).append(name)
+    if len(members) > 2:
+        raise UsageError(
+            f"The searcher 'piecewise' handles two kinds of sublayers, but this model has {len(members)} "
+            f"({', '.join(members)}); use --searcher knapsack."
+        )
+    kinds = []
+    for names in members.values():
+        longest = max((costs.groups[name] for name in names), key=len)
+        values = {name: scores.importance[name].double().sort(descending=True).values for name in names}
+        kinds.append(Kind(Fit.of(longest), values))
+    return kinds
+
+
+def most_important(kinds: list[Kind], budget: float) -> dict[str, int]:
+    """The counts of the highest total importance that the fits say the budget pays for.
+
+    Args:
+        kinds: One or two.
+        budget: For what can be pruned; below 0: nothing is kept.
+    """
+    first, second = [*kinds, Kind(Fit(1, 0.0, 0.0), {})][:2]
+    some, others = ([kind.after(gone) for gone in range(len(kind.sorted) + 1)] for kind in (first, second))
+    best: tuple[float, Choices, int, Choices, int] | None = None
+    for one in some:
+        for other in others:
+            left = budget - one.cost - other.cost - first.fit.slope * torch.arange(len(one.gained)).double()
+            if float(left[0]) < 0:
+                continue
+            most = len(other.gained) - 1
+            affordable = (left.clamp(min=0) / second.fit.slope).floor() if second.fit.slope > 0 else left * 0 + most
+            further = affordable.clamp(max=most).long()  # [further units of the first kind + 1]
+            value = torch.where(left >= 0, one.gained + other.gained[further], -torch.inf)
+            top = int(value.argmax())
+            if best is None or float(value[top]) > best[0]:
+                best = float(value[top]), one, top, other, int(further[top])
+    counts = {name: 0 for kind in kinds for name in kind.sorted}
+    if best is not None:
+        _, one, top, other, further_units = best
+        counts |= one.counts(top) | other.counts(further_units)
+    return counts
