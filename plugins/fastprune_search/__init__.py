@@ -1,4 +1,4 @@
-"""Mask searches: exact under constant unit costs, by knapsack for any cost table, the paper's for latency, and by a global threshold."""
+"""Mask searches: exact under constant unit costs, by knapsack for any table, the paper's for latency, by a global threshold."""
 
 from collections.abc import Callable
 
