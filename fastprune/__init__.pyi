@@ -65,6 +65,7 @@ from .reuse import Shared as Shared
 from .scores import Scores as Scores
 from .strategies import CostModel as CostModel
 from .strategies import MeasuredCost as MeasuredCost
+from .strategies import Pass as Pass
 from .strategies import Rearranger as Rearranger
 from .strategies import Reconstruction as Reconstruction
 from .strategies import Schedule as Schedule

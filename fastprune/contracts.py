@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import torch
@@ -12,7 +13,7 @@ from fastprune.errors import ContractError
 from fastprune.groups import Groups, consumer_of
 from fastprune.masks import Mask
 from fastprune.scores import Scores
-from fastprune.strategies import CostModel, Rearranger, Reconstruction, Scorer, Searcher, Tuner
+from fastprune.strategies import CostModel, Pass, Rearranger, Reconstruction, Schedule, Scorer, Searcher, Tuner
 
 
 def check_costs(costs: CostTable, groups: Groups, model: CostModel) -> None:
@@ -24,6 +25,27 @@ def check_costs(costs: CostTable, groups: Groups, model: CostModel) -> None:
         if costs.groups[group.name].dtype != torch.float64:
             raise ContractError(f"The {who} returned costs of {costs.groups[group.name].dtype}; they must be float64.")
         _finite(who, group.name, "costs", costs.groups[group.name], negative=False)
+
+
+def checked_passes(schedule: Schedule, budget: float, groups: Groups) -> list[Pass]:
+    """The schedule's passes: at least one, budgets that never rise and end with the one asked for, every group pruned."""
+    names = [group.name for group in groups]
+    passes = list(schedule.passes(budget, names))
+    who = f"schedule '{schedule.name}'"
+    said = f"the budgets {[each.budget for each in passes]} for {budget}"
+    if not passes or passes[-1].budget != budget:
+        raise ContractError(f"The {who} returned {said}; the last must be {budget} itself.")
+    if any(not after.budget <= before.budget <= 1 for before, after in itertools.pairwise(passes)):
+        raise ContractError(f"The {who} returned {said}; none may rise, or be above 1.")
+    settled: set[str] = set()
+    for each in passes:
+        unknown, again = set(each.settles or ()) - set(names), settled & set(each.settles or ())
+        if unknown or again:
+            raise ContractError(f"The {who} settles the unknown {sorted(unknown)} and {sorted(again)} twice.")
+        settled |= set(names if each.settles is None else each.settles)
+    if settled != set(names):
+        raise ContractError(f"The {who} leaves out the groups {sorted(set(names) - settled)}.")
+    return passes
 
 
 def check_scores(scores: Scores, groups: Groups, scorer: Scorer) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +51,12 @@ class CostTable:
         """The table of a model that has only so many units of each group left."""
         groups = {name: costs[: counts[name] + 1] for name, costs in self.groups.items()}
         return CostTable(measure=self.measure, groups=groups, fixed=self.fixed, conditions=self.conditions)
+
+    def settled(self, names: Collection[str]) -> CostTable:
+        """The table where some groups stay as they are: their cost is fixed."""
+        groups = {name: costs for name, costs in self.groups.items() if name not in names}
+        fixed = self.fixed + sum(float(self.groups[name][-1]) for name in names)
+        return dataclasses.replace(self, groups=groups, fixed=fixed)
 
     def check(self, budget: float) -> None:
         """Refuse a budget that nothing can meet.

@@ -123,7 +123,7 @@ def _watch_inputs(group: Group, seen: UnitGradients) -> Callable[[nn.Module, tup
 def _watch_outputs(group: Group, seen: UnitGradients) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
     def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if not output.requires_grad:  # of a group without units, below the first one with any
-            output = output.detach().requires_grad_()
+            output = output.detach().requires_grad_().clone()  # no leaf: some models go on in place
 
         def keep(gradient: Tensor) -> None:
             squares = gradient.float().square().sum(-1)  # [..., tokens], also windows and flattened samples

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -137,6 +137,10 @@ class Groups:
 
     def __getitem__(self, name: str) -> Group:
         return next(group for group in self.items if group.name == name)
+
+    def only(self, names: Collection[str]) -> Groups:
+        """Some of the groups."""
+        return Groups(tuple(group for group in self.items if group.name in names))
 
     def layers(self) -> list[tuple[str, tuple[Group, ...]]]:
         """The path of each layer with its groups, in the order in which they run."""

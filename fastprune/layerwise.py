@@ -80,7 +80,8 @@ def reconstruct(
     Args:
         teacher: The dense model.
         student: The pruned model; its consumers are set as they are solved.
-        groups: The student's groups.
+        groups: The student's groups, those of layers that follow on each other; the student's layers below them, where
+            there are any, run as they are.
         batches: The calibration set.
         solve: The least squares of one group.
         token_weights: By the name of the group, one [samples, tokens] for each batch; None: all tokens count alike.
@@ -93,7 +94,7 @@ def reconstruct(
         layers = groups.layers()
         calls = layer_calls(teacher, [layer for layer, _ in layers], batches)
         dense = [batch_calls[0].hidden for batch_calls in calls]
-        pruned = list(dense)
+        pruned = [batch_calls[0].hidden for batch_calls in layer_calls(student, [layers[0][0]], batches)]
         for depth, (path, members) in enumerate(track(layers, "tuning")):
             here = [batch_calls[depth] for batch_calls in calls]
             targets, dense = _run_teacher(teacher, path, members, here, dense)

@@ -114,15 +114,17 @@ def prune(
             costs.check(budget * costs.total)
         student, mask = dense, Mask.full(groups)
         importance: Mapping[str, Tensor] = {}
-        for fraction in recipe.schedule.budgets(budget):
-            left = costs.within(mask.counts())
-            goal = fraction * costs.total
+        settled: frozenset[str] = frozenset()
+        for step in contracts.checked_passes(recipe.schedule, budget, groups):
+            left = costs.within(mask.counts()).settled(settled)
+            goal = step.budget * costs.total
             known = shared if student is dense else Shared()
             student, kept, scores = _one_pass(
-                dense, student, architecture, left, goal, batches, recipe, generator, timings, known
+                dense, student, architecture, left, goal, step.settles, batches, recipe, generator, timings, known
             )
             mask = kept.within(mask)
             importance = importance or scores.importance
+            settled |= step.settles or frozenset()
     return PruningResult(
         model=adopt(dense, groups, mask, student) if inplace else student,
         mask=mask,
@@ -169,6 +171,7 @@ def _one_pass(
     architecture: Architecture,
     costs: CostTable,
     budget: float,
+    settles: frozenset[str] | None,
     batches: Batches,
     recipe: Recipe,
     generator: torch.Generator,
@@ -176,28 +179,37 @@ def _one_pass(
     shared: Shared,
 ) -> tuple[nn.Module, Mask, Scores]:
     """Prune the student to the budget, in the cost's own measure: the smaller model, which of its units are left, and
-    their scores.
+    their scores. The search sees the groups that the table has; of these, those that the pass settles lose units.
     """
     groups = Groups.resolve(architecture, student)
+    open_groups = groups.only(costs.groups)
     with _timed(timings, "score"), frozen(student):
         scores = shared.scores(
             recipe.scorer, generator, lambda: recipe.scorer.score(student, groups, batches, generator)
         )
         contracts.check_scores(scores, groups, recipe.scorer)
     with _timed(timings, "search"):
-        searched = recipe.searcher.search(scores, costs, budget)
-        contracts.check_search(searched, groups, costs, budget, recipe.searcher)
+        searched = recipe.searcher.search(scores.only(costs.groups), costs, budget)
+        contracts.check_search(searched, open_groups, costs, budget, recipe.searcher)
     with _timed(timings, "rearrange"):
-        mask = recipe.rearranger.rearrange(searched, scores)
-        contracts.check_rearrangement(mask, searched, groups, recipe.rearranger)
+        rearranged = recipe.rearranger.rearrange(searched, scores.only(costs.groups))
+        contracts.check_rearrangement(rearranged, searched, open_groups, recipe.rearranger)
+    pruned = frozenset(costs.groups) if settles is None else settles
+    mask = Mask({**Mask.full(groups).values, **{name: rearranged[name] for name in pruned}})
     with _timed(timings, "tune"):
         smaller = materialize(student, groups, mask)
         left = Groups.resolve(architecture, smaller)
-        with frozen(teacher), frozen(smaller):
-            reconstruction = recipe.tuner.tune(teacher, smaller, left, batches, scores)
-            contracts.check_reconstruction(reconstruction, smaller, left, recipe.tuner)
-        reconstruct_consumers(smaller, left, reconstruction)
+        for tuned in [left] if settles is None else _by_layer(left.only(settles)):
+            with frozen(teacher), frozen(smaller):
+                reconstruction = recipe.tuner.tune(teacher, smaller, tuned, batches, scores)
+                contracts.check_reconstruction(reconstruction, smaller, tuned, recipe.tuner)
+            reconstruct_consumers(smaller, tuned, reconstruction)
     return smaller.eval(), mask, scores
+
+
+def _by_layer(groups: Groups) -> list[Groups]:
+    """The groups of each layer, in the order in which they run."""
+    return [Groups(members) for _, members in groups.layers()]
 
 
 _SAYS = {

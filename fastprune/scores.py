@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +29,15 @@ class Scores:
     grads: Mapping[str, Tensor] | None = None
     token_weights: Mapping[str, tuple[Tensor, ...]] | None = None
     damage: Mapping[str, Tensor] | None = None
+
+    def only(self, names: Collection[str]) -> Scores:
+        """The scores of some groups alone."""
+        fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        some: dict[str, Any] = {
+            name: values and {group: values[group] for group in values if group in names}
+            for name, values in fields.items()
+        }
+        return Scores(**some)
 
     def damage_of(self, name: str) -> Tensor:
         """What is lost with only the k most important units of a group kept, k = 0..units: [units + 1] float64.

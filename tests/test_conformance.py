@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import plugins, testing
+from fastprune import Pass, plugins, testing
 from fastprune.strategies import Strategy
 
 HEADS: list[tuple[str, dict[str, Any]]] = [
@@ -218,8 +218,8 @@ class Restless(fastprune.Schedule):
 
     name: ClassVar[str] = "restless"
 
-    def budgets(self, budget):
-        return [budget / 2, budget]
+    def passes(self, budget, groups):
+        return [Pass(budget / 2), Pass(budget)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +287,7 @@ def test_plugin_is_checked_by_what_it_registers() -> None:
         register(Restless)
 
     module.register_schedules = register_schedules
-    with pytest.raises(AssertionError, match="schedule 'restless' answers the budget"):
+    with pytest.raises(AssertionError, match="schedule 'restless' returned the budgets"):
         testing.check_plugin(module)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import Batches, DataError, Groups, testing
+from fastprune import Batches, DataError, Groups, strategy, testing
 
 LABELLED = [
     ("bert", "ForSequenceClassification"),
@@ -151,3 +151,8 @@ def test_empty_groups_have_token_weights_like_any_other() -> None:
     with fastprune.masked(model, groups, fastprune.Mask(values)):
         dense, _ = fastprune.collect_gradients(model, groups, batches, "dataset", generator())
     torch.testing.assert_close(reference, dense["encoder.layer.0.ffn"])
+
+
+def test_an_emptied_group_whose_output_is_added_to_in_place() -> None:
+    model = testing.tiny_model("falcon", "ForCausalLM")
+    testing.check_scorer(strategy("scorer", "fisher"), model=model, batches=testing.tiny_batches(model, samples=8))

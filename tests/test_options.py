@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-from fastprune import OptionError, Schedule, option, strategy
+from fastprune import OptionError, Pass, Schedule, option, strategy
 from fastprune.options import build, options_of
 
 
@@ -23,8 +23,8 @@ class Sampler(Schedule):
     greedy: bool = option(False, help="Whether.")
     title: str = option("x", help="What.")
 
-    def budgets(self, budget):
-        return [budget]
+    def passes(self, budget, groups):
+        return [Pass(budget)]
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_unknown_option_of_a_strategy_without_any() -> None:
 
         name: ClassVar[str] = "plain"
 
-        def budgets(self, budget):
-            return [budget]
+        def passes(self, budget, groups):
+            return [Pass(budget)]
 
     with pytest.raises(OptionError, match=r"schedule 'plain' has no option 'rounds'\. It has none\."):
         build("schedule", Plain, {"rounds": 1})

@@ -14,7 +14,18 @@ import torch
 from torch import nn
 
 import fastprune
-from fastprune import Batches, BudgetError, DataError, Groups, ModelError, Schedule, strategy, testing
+from fastprune import (
+    Batches,
+    BudgetError,
+    ContractError,
+    DataError,
+    Groups,
+    ModelError,
+    Pass,
+    Schedule,
+    strategy,
+    testing,
+)
 from fastprune.calibration import model_inputs
 
 
@@ -24,8 +35,8 @@ class ThreeSteps(Schedule):
 
     name: ClassVar[str] = "three-steps"
 
-    def budgets(self, budget):
-        return [budget ** (step / 3) for step in (1, 2)] + [budget]
+    def passes(self, budget, groups):
+        return [Pass(budget ** (step / 3)) for step in (1, 2)] + [Pass(budget)]
 
 
 def case(model_type: str = "bert", head: str = "ForSequenceClassification", **arguments):
@@ -295,3 +306,51 @@ def test_paths_are_opened_and_read(tiny_checkpoint: Path, tiny_data: Path, tmp_p
     assert (result.save(tmp_path / "out") / "tokenizer.json").is_file()
     with pytest.raises(fastprune.DataError, match="takes a tokenizer"):
         fastprune.prune(result.model, tiny_data, budget=0.5)
+
+
+def test_bottom_up_prunes_one_sublayer_after_another() -> None:
+    model, batches = case(samples=24)
+    seen: list[list[int]] = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Watching(strategy("tuner", "weights").__class__):
+        """Says what it was given."""
+
+        def tune(self, teacher, student, groups, batches, scores):
+            names = [group.name for group in Groups.resolve(fastprune.architecture_for(student), student)]
+            seen.append([names.index(group.name) for group in groups])
+            return super().tune(teacher, student, groups, batches, scores)
+
+    result = fastprune.prune(model, batches, budget=0.5, schedule="bottom-up", tuner=Watching())
+    assert seen == [[index] for index in range(len(result.groups))]
+    assert 0.3 < result.cost_after / result.cost_before <= 0.5
+    assert all(count <= group.units for count, group in zip(result.mask.counts().values(), result.groups, strict=True))
+    dense, pruned = logits(model, batches), logits(result.model, batches)
+    assert not torch.equal(dense, pruned)
+    untuned = fastprune.prune(model, batches, budget=0.5, schedule="bottom-up", tuner="none")
+    assert (dense - pruned).square().mean() < (dense - logits(untuned.model, batches)).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("passes", "complaint"),
+    [
+        (lambda budget, groups: [], r"returned the budgets \[\] for 0.5; the last must be 0.5 itself"),
+        (lambda budget, groups: [Pass(0.4), Pass(budget)], "none may rise"),
+        (lambda budget, groups: [Pass(budget, frozenset({"nowhere"}))], r"settles the unknown \['nowhere'\]"),
+        (lambda budget, groups: [Pass(budget, frozenset(groups[:1]))] * 2, "twice"),
+        (lambda budget, groups: [Pass(budget, frozenset(groups[1:]))], "leaves out the groups"),
+    ],
+)
+def test_a_schedule_that_breaks_its_contract(passes, complaint) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Broken(Schedule):
+        """Whatever."""
+
+        name: ClassVar[str] = "broken"
+
+        def passes(self, budget, groups):
+            return passes(budget, groups)
+
+    model, batches = case(samples=4)
+    with pytest.raises(ContractError, match=complaint):
+        fastprune.prune(model, batches, budget=0.5, schedule=Broken())

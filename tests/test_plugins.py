@@ -13,7 +13,7 @@ import pytest
 from transformers import GPT2Config, GPT2Model
 
 import fastprune
-from fastprune import ModelError, PluginError, Schedule, UsageError, hookimpl, plugins
+from fastprune import ModelError, Pass, PluginError, Schedule, UsageError, hookimpl, plugins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +22,8 @@ class Twice(Schedule):
 
     name: ClassVar[str] = "twice"
 
-    def budgets(self, budget):
-        return [budget, budget]
+    def passes(self, budget, groups):
+        return [Pass(budget), Pass(budget)]
 
 
 Install = Callable[..., EntryPoint]
@@ -138,8 +138,8 @@ class Unfinished(Schedule):
 class Nameless(Schedule):
     """Has no name."""
 
-    def budgets(self, budget):
-        return [budget]
+    def passes(self, budget, groups):
+        return [Pass(budget)]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ class Nameless(Schedule):
     [
         (dict, "The plugin 'bad' registers 'dict' as a schedule, which is no subclass of fastprune.Schedule"),
         (Twice(), "is no subclass of fastprune.Schedule"),
-        (Unfinished, "registers 'Unfinished' as a schedule, but it does not define budgets"),
+        (Unfinished, "registers 'Unfinished' as a schedule, but it does not define passes"),
         (Nameless, "registers 'Nameless' as a schedule; it must be a frozen dataclass with a ClassVar 'name'"),
         (plugins.installed().scorer["fisher"], "registers 'FisherScorer' as a schedule, which is no subclass"),
     ],

@@ -1,4 +1,4 @@
-"""Mask searches: exact under constant unit costs, by knapsack for any table, the paper's for latency, by a global threshold."""
+"""Mask searches: exact, by knapsack, the paper's for latency, by a global threshold; and the schedules of passes."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from fastprune import Schedule, Searcher, hookimpl
 from fastprune_search.exact import ExactSearcher
 from fastprune_search.knapsack import KnapsackSearcher
 from fastprune_search.piecewise import PiecewiseSearcher
-from fastprune_search.schedules import Once
+from fastprune_search.schedules import BottomUp, Once, Rounds
 from fastprune_search.threshold import ThresholdSearcher
 
 
@@ -21,3 +21,5 @@ def register_searchers(register: Callable[[type[Searcher]], None]) -> None:
 @hookimpl
 def register_schedules(register: Callable[[type[Schedule]], None]) -> None:
     register(Once)
+    register(Rounds)
+    register(BottomUp)

@@ -1,14 +1,16 @@
-"""Accuracy against budget: dense, the paper's pipeline after each of its stages, and the default, over several seeds.
+"""Accuracy against budget: dense, the paper's pipeline after each of its stages, and any recipes, over several seeds.
 
     python tests/benchmarks/accuracy.py MODEL --train DATA --test DATA --budgets 0.7,0.5,0.4,0.3 --seeds 0,1,2
 
-Calibrates on the training data, reports the task's metrics on the test data, which calibration never sees. Scores are
-computed once a seed and shared by all recipes and budgets. Results are appended to a JSONL file, one line a model.
+A recipe is a stage of the paper (search, rearrange, paper), another preset, or a preset with changes such as
+``default+tuner=mask+scorer.labels=model``. It calibrates on the training data and reports the task's metrics on the test
+data, which calibration never sees. First scores are computed once a seed and shared by all recipes and budgets; their
+time is billed to each. Results are appended to a JSONL file, one line a model, with the seconds of each stage and F, the
+seconds of one forward pass of the dense model over the calibration set just before.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -17,59 +19,9 @@ from typing import Any
 import click
 import torch
 
-from fastprune import (
-    Batches,
-    Groups,
-    Pretrained,
-    Recipe,
-    Scorer,
-    Scores,
-    evaluate,
-    make_batches,
-    open_pretrained,
-    prune,
-)
+from fastprune import Batches, Pretrained, Recipe, Shared, evaluate, make_batches, model_inputs, open_pretrained, prune
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Known(Scorer):
-    """Scores that were computed before."""
-
-    name = "known"
-    scores: Scores
-    given: frozenset[str]
-
-    @property
-    def gives(self) -> frozenset[str]:
-        return self.given
-
-    def score(self, model: Any, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
-        return self.scores
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Keep(Scorer):
-    """Scores with another scorer, and keeps what it says."""
-
-    name = "keep"
-    inner: Scorer
-    kept: list[Scores]
-
-    @property
-    def gives(self) -> frozenset[str]:
-        return self.inner.gives
-
-    def score(self, model: Any, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
-        self.kept.append(self.inner.score(model, groups, batches, generator))
-        return self.kept[-1]
-
-
-STAGES = {
-    "search": {"preset": "paper", "rearranger": "none", "tuner": "none"},
-    "rearrange": {"preset": "paper", "tuner": "none"},
-    "paper": {"preset": "paper"},
-    "default": {"preset": "default"},
-}
+STAGES = {"search": "paper+rearranger=none+tuner=none", "rearrange": "paper+tuner=none"}
 
 
 @click.command()
@@ -81,7 +33,7 @@ STAGES = {
 @click.option("--samples", default=2048)
 @click.option("--test-samples", default=None, type=int)
 @click.option("--max-length", default=128)
-@click.option("--recipes", default="search,rearrange,paper,default", help="Of: " + ", ".join(STAGES) + ", or a preset.")
+@click.option("--recipes", default="search,rearrange,paper,default")
 @click.option("--labels", default="auto")
 @click.option("--output", default="accuracy.jsonl")
 def main(**options: Any) -> None:
@@ -109,25 +61,60 @@ def run_seed(opened: Pretrained, test: Batches, seed: int, options: dict[str, An
         max_length=options["max_length"],
         seed=seed,
     )
-    known: dict[Scorer, Scores] = {}
+    shared, scoring = Shared(), dict[str, float]()
     for budget in map(float, options["budgets"].split(",")):
         for name in options["recipes"].split(","):
-            arguments: dict[str, Any] = dict(STAGES.get(name, {"preset": name}))
-            recipe = Recipe.of(arguments.pop("preset"), **arguments)
-            recipe = recipe.change(settings={"scorer": {"labels": options["labels"]}})
-            kept: list[Scores] = []
-            if recipe.scorer in known and recipe.schedule.name == "once":
-                scorer: Scorer = Known(scores=known[recipe.scorer], given=recipe.scorer.gives)
-            else:
-                scorer = Keep(inner=recipe.scorer, kept=kept)
-            start = time.perf_counter()
-            result = prune(opened, train, budget=budget, recipe=recipe.change(scorer=scorer), seed=seed)
-            seconds = time.perf_counter() - start
-            if kept:
-                known[recipe.scorer] = kept[0]
-            line = {"recipe": name, "budget": budget, "seed": seed, "seconds": seconds, "timings": dict(result.timings)}
-            line |= {"cost": result.cost_after / result.cost_before, "kept": list(result.mask.counts().values())}
-            record(options, line | {"metrics": evaluate(result.model, test)})
+            recipe = recipe_of(STAGES.get(name, name), options["labels"])
+            unit = forward(opened, train)
+            result = prune(opened, train, budget=budget, recipe=recipe, seed=seed, shared=shared)
+            timings = dict(result.timings)
+            if recipe.schedule.name == "once":
+                timings["score"] = scoring.setdefault(repr(recipe.scorer), timings["score"])
+            record(
+                options,
+                {
+                    "recipe": name,
+                    "budget": budget,
+                    "seed": seed,
+                    "seconds": sum(timings.values()),
+                    "F": sum(timings.values()) / unit,
+                    "timings": timings,
+                    "cost": result.cost_after / result.cost_before,
+                    "kept": list(result.mask.counts().values()),
+                    "metrics": evaluate(result.model, test),
+                },
+            )
+
+
+def recipe_of(text: str, labels: str) -> Recipe:
+    """A preset with changes, ``preset+stage=strategy+stage.option=value``, scoring with such labels."""
+    preset, *changes = text.split("+")
+    stages: dict[str, Any] = {}
+    settings: dict[str, dict[str, Any]] = {"scorer": {"labels": labels}}
+    for change in changes:
+        what, value = change.split("=")
+        stage, _, option = what.partition(".")
+        if option:
+            settings.setdefault(stage, {})[option] = _value(value)
+        else:
+            stages[stage] = value
+    return Recipe.of(preset, settings=settings, **stages)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def forward(opened: Pretrained, batches: Batches) -> float:
+    """Seconds of one forward pass of the dense model over the calibration set."""
+    start = time.perf_counter()
+    with torch.inference_mode():
+        for batch in batches:
+            opened.model(**model_inputs(batch, opened.task))
+    return time.perf_counter() - start
 
 
 def record(options: dict[str, Any], line: dict[str, Any]) -> None:

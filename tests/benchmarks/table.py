@@ -15,19 +15,26 @@ import click
 @click.command()
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.option("--metric", default="accuracy", show_default=True)
-def main(file: Path, metric: str) -> None:
-    """One row a recipe, one column a budget; a cell is the mean and, in brackets, the lowest and highest seed."""
+@click.option("--scale", default=100.0, show_default=True, help="What the metric is multiplied by.")
+def main(file: Path, metric: str, scale: float) -> None:
+    """One row a recipe, one column a budget; a cell is the mean and, in brackets, the lowest and highest seed.
+
+    The last column is the median of what pruning cost, in forward passes of the dense model over the calibration set.
+    """
     found: dict[tuple[str, float], dict[int, float]] = {}
+    bills: dict[str, list[float]] = {}
     for line in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
         values = found.setdefault((line["recipe"], line["budget"]), {})
-        values[line.get("seed", 0)] = 100 * line["metrics"][metric]
+        values[line.get("seed", 0)] = scale * line["metrics"][metric]
+        bills.setdefault(line["recipe"], []).extend([line["F"]] if "F" in line else [])
     recipes = list(dict.fromkeys(recipe for recipe, _ in found))
     budgets = sorted({budget for recipe, budget in found if recipe != "dense"}, reverse=True)
-    click.echo(f"| {metric} | " + " | ".join(f"{budget:g}" for budget in budgets) + " |")
-    click.echo("|---|" + "---|" * len(budgets))
+    click.echo(f"| {metric} | " + " | ".join(f"{budget:g}" for budget in budgets) + " | F |")
+    click.echo("|---|" + "---|" * (len(budgets) + 1))
     for recipe in recipes:
         cells = [_cell(found.get((recipe, 1.0 if recipe == "dense" else budget), {})) for budget in budgets]
-        click.echo(f"| {recipe} | " + " | ".join(cells) + " |")
+        bill = f"{statistics.median(bills[recipe]):.1f}" if bills[recipe] else ""
+        click.echo(f"| {recipe} | " + " | ".join(cells) + f" | {bill} |")
 
 
 def _cell(values: dict[int, float]) -> str:

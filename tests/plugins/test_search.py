@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from fastprune import CostTable, Scores, UsageError, strategy
+from fastprune import CostTable, Pass, Scores, UsageError, strategy
 
 
 def problem(seed: int, heads: int = 3, filters: int = 3, *, head_cost: float = 5.0, filter_cost: float = 2.0):
@@ -121,4 +121,18 @@ def test_exact_refuses_what_it_cannot_do() -> None:
 
 
 def test_once() -> None:
-    assert list(strategy("schedule", "once").budgets(0.4)) == [0.4]
+    assert list(strategy("schedule", "once").passes(0.4, ["a", "b"])) == [Pass(0.4)]
+
+
+def test_rounds() -> None:
+    passes = strategy("schedule", "rounds", steps=3).passes(0.2, ["a", "b"])
+    assert all(each.settles is None for each in passes)
+    assert [each.budget for each in passes] == pytest.approx([0.2 ** (1 / 3), 0.2 ** (2 / 3), 0.2])
+    assert strategy("schedule", "rounds", steps=1).passes(0.2, ["a", "b"]) == [Pass(0.2)]
+    with pytest.raises(UsageError, match="needs at least 1 step; got 0"):
+        strategy("schedule", "rounds", steps=0)
+
+
+def test_bottom_up_settles_one_group_a_pass() -> None:
+    passes = strategy("schedule", "bottom-up").passes(0.3, ["a", "b", "c"])
+    assert passes == [Pass(0.3, frozenset({name})) for name in "abc"]
