@@ -58,9 +58,9 @@ class Recipe:
             OptionError: An option is unknown or of the wrong type.
             UsageError: The file cannot be read, or a stage needs what the scorer does not give.
         """
-        tables = _parse(plugins.installed().preset[preset], f"the preset '{preset}'")
-        if file is not None:
-            tables |= _parse(_read(Path(file)), str(file))
+        ground = _parse(plugins.installed().preset[preset], f"the preset '{preset}'")
+        laid = _parse(_read(Path(file)), str(file)) if file is not None else {}
+        tables = ground | laid
         for kind in plugins.KINDS:
             if kind not in tables and stages.get(kind) is None:
                 raise UsageError(f"The preset '{preset}' names no {kind}; give one.")
@@ -72,6 +72,8 @@ class Recipe:
                 chosen[kind] = value
             elif value is not None and value != tables[kind]["use"]:
                 tables[kind] = {"use": value}
+        if stages.get("searcher") is None and "searcher" not in laid:
+            _suit_searcher(tables, ground, chosen.get("cost"))
         for kind, values in (settings or {}).items():
             _check_kind(kind)
             if kind in chosen:
@@ -101,6 +103,19 @@ class Recipe:
             lines = [f'use = "{stage.name}"', *(f"{name} = {_toml(value)}" for name, value in values.items())]
             sections.append(f"[{kind}]\n" + "\n".join(lines))
         return "\n\n".join(sections) + "\n"
+
+
+def _suit_searcher(
+    tables: dict[str, dict[str, Any]], ground: Mapping[str, Mapping[str, Any]], cost: Strategy | None
+) -> None:
+    """Where the cost is another than the preset's, take the searcher that its tables need, if they need one."""
+    name = cost.name if cost else tables["cost"]["use"]
+    if name == ground.get("cost", {}).get("use"):
+        return
+    model = type(cost) if cost else plugins.installed().cost[name]
+    wanted = getattr(model, "searcher", "")
+    if wanted and tables["searcher"]["use"] != wanted:
+        tables["searcher"] = {"use": wanted}
 
 
 _NEEDS = {"grads": "per-sample gradients", "token_weights": "token weights", "damage": "damage curves"}

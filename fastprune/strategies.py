@@ -119,6 +119,9 @@ class Tuner(Strategy, ABC):
 class CostModel(Strategy, ABC):
     """What keeping 0..units of a group costs."""
 
+    searcher: ClassVar[str] = ""
+    """The searcher for its tables where nobody names one, for a cost whose tables are no straight lines."""
+
     @abstractmethod
     def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:
         """Make the table of this model for this workload; the model is left as it was found."""

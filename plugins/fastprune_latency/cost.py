@@ -50,6 +50,7 @@ class LatencyCost(MeasuredCost):
     """
 
     name: ClassVar[str] = "latency"
+    searcher: ClassVar[str] = "knapsack"
     formula: ClassVar[str] = "T = T(every group empty) + sum_g t_g(k_g), each t_g measured and made never to fall"
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, section 4.1: https://arxiv.org/abs/2204.09656"
 

@@ -1,0 +1,168 @@
+"""Proving: a dense and a pruned model side by side, in one process, on the same inputs."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastprune import plugins
+from fastprune.capture import frozen
+from fastprune.checkpoint import MANIFEST, read_manifest
+from fastprune.costs import Workload
+from fastprune.errors import ModelError, UsageError
+from fastprune.groups import Groups
+from fastprune.memory import peak_bytes, weight_bytes
+from fastprune.progress import Progress, listening
+from fastprune.tables import MeasuredTable
+from fastprune.timing import interleaved, speedup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What a dense and a pruned model took, each by its name: ``dense``, ``pruned``.
+
+    Attributes:
+        batch_size: Samples at once.
+        seq_len: Tokens a sample.
+        milliseconds: Of every forward pass, [rounds] each, the models taking turns.
+        weights: Bytes of the weights.
+        peak: Bytes that a forward pass holds beside the weights at its highest.
+        predicted: Milliseconds that a table says, where there is one.
+    """
+
+    batch_size: int
+    seq_len: int
+    milliseconds: Mapping[str, list[float]]
+    weights: Mapping[str, int]
+    peak: Mapping[str, int]
+    predicted: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def speedup(self) -> float:
+        """The median over the rounds of dense time / pruned time."""
+        return speedup(self.milliseconds["dense"], self.milliseconds["pruned"])
+
+    @property
+    def predicted_speedup(self) -> float | None:
+        """As the table has it."""
+        return self.predicted["dense"] / self.predicted["pruned"] if self.predicted else None
+
+    def summary(self) -> dict[str, Any]:
+        """The figures, ready for JSON."""
+        found: dict[str, Any] = {"batch_size": self.batch_size, "seq_len": self.seq_len, "speedup": self.speedup}
+        if self.predicted:
+            found["predicted_speedup"] = self.predicted_speedup
+        for name, times in self.milliseconds.items():
+            median = statistics.median(times)
+            quartiles = statistics.quantiles(times, n=4) if len(times) > 1 else [median] * 3
+            found[name] = {
+                "milliseconds": {"median": median, "lower_quartile": quartiles[0], "upper_quartile": quartiles[2]},
+                "samples_per_second": 1e3 * self.batch_size / median,
+                "weight_bytes": self.weights[name],
+                "peak_bytes": self.peak[name],
+            }
+            if self.predicted:
+                found[name]["predicted_milliseconds"] = self.predicted[name]
+        return found
+
+
+def bench(
+    dense: nn.Module,
+    pruned: nn.Module,
+    *,
+    batch_size: int = 32,
+    seq_len: int = 128,
+    rounds: int = 15,
+    attention: str | None = None,
+    threads: int | None = None,
+    compile: bool = False,
+    table: MeasuredTable | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Time two models of one family on the same made-up inputs, in turns.
+
+    Args:
+        dense: A transformers model.
+        pruned: What became of it, on the same device.
+        batch_size: Samples at once.
+        seq_len: Tokens a sample.
+        rounds: Turns each.
+        attention: The attention kernel, such as ``sdpa``; None: each model's own.
+        threads: Of a CPU; None: torch's.
+        compile: Time what torch.compile makes of both.
+        table: What to predict from; it must have been measured for this workload.
+        progress: Called as (description, steps done, steps in all).
+
+    Raises:
+        ModelError: The models are on two devices, or take no such length or attention.
+        TableError: The table is of another model or workload.
+    """
+    devices = {name: next(model.parameters()).device for name, model in (("dense", dense), ("pruned", pruned))}
+    if devices["dense"] != devices["pruned"]:
+        raise ModelError(f"The dense model is on {devices['dense']}, the pruned one on {devices['pruned']}.")
+    predicted = {}
+    if table is not None:
+        table.require({"batch_size": batch_size, "seq_len": seq_len})
+        predicted = {name: _predicted(table, model) for name, model in (("dense", dense), ("pruned", pruned))}
+    inputs = Workload.made_up(dense, seq_len).inputs(batch_size=batch_size)
+    inputs = {name: value.to(devices["dense"]) for name, value in inputs.items()}
+    with listening(progress), _served({"dense": dense, "pruned": pruned}, attention, threads) as models:
+        peak = {name: peak_bytes(model, inputs) for name, model in models.items()}
+        weights = {name: weight_bytes(model) for name, model in models.items()}
+        if compile:
+            with frozen(dense), frozen(pruned):
+                run = {name: torch.compile(model, dynamic=False) for name, model in models.items()}
+                times = interleaved(run, inputs, rounds=rounds)  # type: ignore[arg-type]
+        else:
+            times = interleaved(models, inputs, rounds=rounds)
+    return Comparison(
+        batch_size=batch_size,
+        seq_len=seq_len,
+        milliseconds=times,
+        weights=weights,
+        peak=peak,
+        predicted=predicted,
+    )
+
+
+def measured_for(directory: str | Path) -> dict[str, Any]:
+    """What the latency of a saved pruned model was measured for, by its manifest; nothing where it was not."""
+    if not (Path(directory) / MANIFEST).is_file():
+        return {}
+    costs = read_manifest(directory).get("costs", [])
+    found = [cost["conditions"] | {"before": cost["before"], "after": cost["after"]} for cost in costs if cost["conditions"]]
+    return dict(found[0]) if found else {}
+
+
+def _predicted(table: MeasuredTable, model: nn.Module) -> float:
+    return table.costs(Groups.resolve(plugins.architecture_for(model), model)).total
+
+
+@contextlib.contextmanager
+def _served(models: Mapping[str, nn.Module], attention: str | None, threads: int | None) -> Iterator[dict[str, nn.Module]]:
+    """While open, the models run with the attention and the threads asked for."""
+    before = torch.get_num_threads()
+    kernels = {name: getattr(model.config, "_attn_implementation", None) for name, model in models.items()}
+    try:
+        _set_attention(models, dict.fromkeys(models, attention))
+        torch.set_num_threads(threads or before)
+        yield dict(models)
+    finally:
+        torch.set_num_threads(before)
+        _set_attention(models, kernels if attention else {})
+
+
+def _set_attention(models: Mapping[str, nn.Module], kernels: Mapping[str, str | None]) -> None:
+    for name, kernel in kernels.items():
+        if kernel is not None:
+            try:
+                models[name].set_attn_implementation(kernel)  # type: ignore[operator]
+            except (ValueError, ImportError) as error:
+                raise UsageError(f"The model cannot be run with the attention {kernel}: {error}") from error
