@@ -4,6 +4,9 @@ from .architecture import Part as Part
 from .architecture import Producer as Producer
 from .architecture import Stack as Stack
 from .architecture import UnitBias as UnitBias
+from .benching import Comparison as Comparison
+from .benching import bench as bench
+from .budgets import Budget as Budget
 from .calibration import Batches as Batches
 from .calibration import make_batches as make_batches
 from .calibration import model_inputs as model_inputs

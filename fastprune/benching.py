@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from fastprune.costs import Workload
 from fastprune.errors import ModelError, UsageError
 from fastprune.groups import Groups
 from fastprune.memory import peak_bytes, weight_bytes
+from fastprune.pretrained import Pretrained
 from fastprune.progress import Progress, listening
 from fastprune.tables import MeasuredTable
 from fastprune.timing import interleaved, speedup
@@ -132,13 +133,48 @@ def bench(
     )
 
 
-def measured_for(directory: str | Path) -> dict[str, Any]:
-    """What the latency of a saved pruned model was measured for, by its manifest; nothing where it was not."""
-    if not (Path(directory) / MANIFEST).is_file():
+def bench_saved(
+    dense: Pretrained,
+    pruned: Pretrained,
+    *,
+    batch_size: int | None = None,
+    seq_len: int | None = None,
+    table_file: str | Path | None = None,
+    **options: Any,
+) -> Comparison:
+    """As ``bench`` for opened models: the workload and the prediction come from what the pruned one was measured for.
+
+    Args:
+        dense: What ``open_pretrained`` returned.
+        pruned: Likewise; where it was pruned to a latency, its manifest says for what.
+        batch_size: None: the table's, the manifest's or 32.
+        seq_len: None: the table's, the manifest's or 128.
+        table_file: What to predict from instead of the manifest.
+        options: Those of ``bench``.
+
+    Raises:
+        UsageError: As for ``bench``.
+    """
+    table = MeasuredTable.read(table_file) if table_file is not None else None
+    told = _told(pruned.source)
+    known: Mapping[str, Any] = table.conditions if table is not None else told.get("conditions", {})
+    batch_size = batch_size or known.get("batch_size", 32)
+    seq_len = seq_len or known.get("seq_len", 128)
+    compared = bench(dense.model, pruned.model, batch_size=batch_size, seq_len=seq_len, table=table, **options)
+    parameter = next(pruned.model.parameters())
+    here = {"batch_size": batch_size, "seq_len": seq_len, "device": parameter.device.type}
+    here |= {"dtype": str(parameter.dtype).removeprefix("torch."), "compiled": bool(options.get("compile"))}
+    if table is None and told and here.items() <= known.items():
+        compared = replace(compared, predicted={"dense": told["before"], "pruned": told["after"]})
+    return compared
+
+
+def _told(source: str) -> dict[str, Any]:
+    """What a pruned model's manifest says of its latency; nothing where it was not measured."""
+    if not (Path(source) / MANIFEST).is_file():
         return {}
-    costs = read_manifest(directory).get("costs", [])
-    found = [cost["conditions"] | {"before": cost["before"], "after": cost["after"]} for cost in costs if cost["conditions"]]
-    return dict(found[0]) if found else {}
+    measured = (cost for cost in read_manifest(source).get("costs", []) if "batch_size" in cost["conditions"])
+    return next(measured, {})
 
 
 def _predicted(table: MeasuredTable, model: nn.Module) -> float:
@@ -146,7 +182,9 @@ def _predicted(table: MeasuredTable, model: nn.Module) -> float:
 
 
 @contextlib.contextmanager
-def _served(models: Mapping[str, nn.Module], attention: str | None, threads: int | None) -> Iterator[dict[str, nn.Module]]:
+def _served(
+    models: Mapping[str, nn.Module], attention: str | None, threads: int | None
+) -> Iterator[dict[str, nn.Module]]:
     """While open, the models run with the attention and the threads asked for."""
     before = torch.get_num_threads()
     kernels = {name: getattr(model.config, "_attn_implementation", None) for name, model in models.items()}

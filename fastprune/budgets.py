@@ -6,15 +6,17 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastprune import plugins
 from fastprune.costs import CostTable
 from fastprune.errors import BudgetError
 from fastprune.masks import Mask
 from fastprune.scores import Scores
-from fastprune.strategies import Searcher
+from fastprune.strategies import MeasuredCost, Searcher
 
 Budget = float | str | Mapping[str, float | str]
 """A fraction of the dense model's cost; text such as ``0.5``, ``latency=0.6,params=0.7`` or ``latency=3.5ms``; or the
@@ -34,7 +36,7 @@ class Asked:
     def __post_init__(self) -> None:
         if not self.unit and not 0 < self.number <= 1:
             raise BudgetError(
-                f"The budget must be a fraction of the dense model's cost, above 0 and at most 1; got {self.number:g}."
+                f"The budget must be a fraction of the dense model's cost, above 0 and at most 1; got {self.number}."
             )
         if not 0 < self.number < float("inf"):
             raise BudgetError(f"The budget must be above 0; got {self.number:g} {self.unit}.")
@@ -76,9 +78,23 @@ def read_budget(budget: Budget) -> dict[str, Asked]:
     return {"": _asked(budget)}
 
 
+def main_cost(asked: Mapping[str, Asked]) -> str | None:
+    """Of the costs that were named, the recipe's own, which takes its options: the first that is measured, or the first.
+
+    Raises:
+        UnknownNameError: A cost model of that name is not known.
+    """
+    registered = plugins.installed().cost
+    named = [name for name in asked if name]
+    measured = [name for name in named if issubclass(registered[name], MeasuredCost)]
+    return next(iter([*measured, *named]), None)
+
+
 def _asked(value: float | str) -> Asked:
     found = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z]*)\s*", str(value))
     try:
+        if not isinstance(value, str):
+            return Asked(value)
         return Asked(float(found[1]), found[2]) if found else Asked(float(value))
     except ValueError as error:
         raise BudgetError(
@@ -154,6 +170,20 @@ class Limits:
             return self
         way = (1 - share) / (1 - first) if first < 1 else 1.0
         return Limits(tuple(replace(limit, share=1 - way * (1 - limit.share)) for limit in self.items))
+
+    def spent(self, mask: Mask) -> list[dict[str, Any]]:
+        """By cost: its name, what it counts and under what conditions, the share allowed, and how much before and after."""
+        return [
+            {
+                "name": limit.name,
+                "measure": limit.table.measure,
+                "budget": limit.share,
+                "before": limit.dense,
+                "after": limit.table.of(mask.counts()),
+                "conditions": dict(limit.table.conditions),
+            }
+            for limit in self.items
+        ]
 
     def search(self, searcher: Searcher, scores: Scores) -> Mask:
         """The best mask that the searcher finds within all budgets.

@@ -136,11 +136,14 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @main.command()
 @click.argument("model")
 @click.option("--data", required=True, help="Calibration data: a file, a directory, or a Hub name such as glue/mrpc.")
-@click.option("--budget", type=float, required=True, help="What may be left of the cost, such as 0.5.")
+@click.option("--budget", help="What may be left: 0.5 of the cost, or by cost: latency=0.6,params=0.7, latency=3.5ms.")
+@click.option("--speedup", type=float, help="How many times as fast: --budget latency=1/SPEEDUP.")
+@click.option("--target-ms", type=float, help="Milliseconds that a forward pass may take: --budget latency=..ms.")
+@click.option("--latency-table", help="A table of fastprune measure, of this or another machine, instead of measuring.")
 @click.option("--output", required=True, help="A directory that does not exist, or is empty.")
 @click.option("--preset", default="default", show_default=True, help="The recipe to start from.")
 @click.option("--recipe", help="A TOML file laid over the preset.")
-@click.option("--cost", help="What the budget counts: macs, params.")
+@click.option("--cost", help="What the budget counts: macs, params, latency.")
 @click.option("--scorer", help="The importance criterion.")
 @click.option("--searcher", help="Stage 1.")
 @click.option("--rearranger", help="Stage 2.")
@@ -155,22 +158,28 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--eval-split", help="Of the evaluation data.")
 @data_options
 @model_options
-def prune(model: str, data: str, budget: float, output: str, **options: Any) -> None:
+def prune(model: str, data: str, output: str, **options: Any) -> None:
     """Prune MODEL, a directory or Hub name, to a budget, and save the smaller model.
 
     \b
     fastprune prune textattack/bert-base-uncased-MRPC --data glue/mrpc --budget 0.5 --output bert-half
     fastprune prune ./my-classifier --data train.csv --budget 0.4 --output small --eval-data test.csv
     fastprune prune sentence-transformers/all-MiniLM-L6-v2 --data sentences.txt --budget 0.5 --output mini
+    fastprune prune ./my-classifier --data train.csv --speedup 2 --set cost.batch_size=1 --output fast
     """
     with working(as_json=options["as_json"]) as where:
-        from fastprune import checkpoint, pipeline, terminal
+        from fastprune import budgets, checkpoint, pipeline, terminal
+        from fastprune.measuring import conditions_text
         from fastprune.recipe import Recipe
 
         checkpoint.check_output(output)
-        pipeline.check_budget(budget)
+        budget = _budget(options)
         stages = {name: options[name] for name in ("cost", "scorer", "searcher", "rearranger", "tuner", "schedule")}
+        stages["cost"] = stages["cost"] or budgets.main_cost(budgets.read_budget(budget))
         settings = _settings(options["settings"])
+        if options["latency_table"]:
+            stages["cost"] = stages["cost"] or "latency"
+            settings.setdefault("cost", {})["table_file"] = options["latency_table"]
         recipe = Recipe.of(options["preset"], file=options["recipe"], settings=settings, **stages)
         opened = _open(model, options)
         batches = _batches(data, opened, options, samples=options["samples"], seed=options["seed"])
@@ -189,6 +198,9 @@ def prune(model: str, data: str, budget: float, output: str, **options: Any) -> 
     where.print(
         terminal.figures_table(_figures(result), f"{result.measure} {result.cost_after / result.cost_before:.3f}")
     )
+    for cost in result.costs:
+        if "batch_size" in cost["conditions"]:
+            where.print(f"{cost['name']} for {conditions_text(cost['conditions'])}")
     seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in result.timings.items())
     where.print(f"{seconds}\nSaved in {output}. Load it: fastprune.load({output!r})")
 
@@ -301,7 +313,7 @@ def measure(model: str | None, output: str | None, show: str | None, **options: 
             where.print(
                 terminal.curve_table(measuring.title(curve), table.measure, curve.kept, curve.cost, curve.spread)
             )
-    where.print(measuring.said(table))
+    where.print(measuring.conditions_text(table.conditions))
     where.print(f"{table.total:.4g} {table.measure}, of which {table.fixed:.4g} cannot be pruned")
     if output:
         where.print(f"Saved in {output}." + ("" if show else f" Use it: fastprune prune ... --latency-table {output}"))
@@ -324,6 +336,63 @@ def _complete_kinds(ctx: click.Context, parameter: click.Parameter, incomplete: 
 
 KINDS = ("scorer", "searcher", "rearranger", "tuner", "cost", "schedule", "preset", "architecture")
 """As the catalogue has them, without the seconds that importing it takes."""
+
+
+@main.command()
+@click.argument("dense")
+@click.argument("pruned")
+@click.option("--batch-size", type=click.IntRange(1), help="What PRUNED was measured for, or 32.")
+@click.option("--seq-len", type=click.IntRange(1), help="Tokens a sample; what PRUNED was measured for, or 128.")
+@click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Turns each.")
+@click.option("--latency-table", help="What to predict from; else what the manifest of PRUNED says, if it fits.")
+@serving_options
+@model_options
+def bench(dense: str, pruned: str, **options: Any) -> None:
+    """Time DENSE and PRUNED in turns on the same inputs: median, spread, throughput, memory, and what was predicted.
+
+    \b
+    fastprune bench ./my-classifier small
+    fastprune bench ./my-classifier small --batch-size 1 --seq-len 64
+    """
+    with working(as_json=options["as_json"]) as where:
+        from fastprune import benching, terminal
+
+        compared = benching.bench_saved(
+            _open(dense, options),
+            _open(pruned, options),
+            table_file=options["latency_table"],
+            **{name: options[name] for name in ("batch_size", "seq_len", "rounds", "attention", "threads", "compile")},
+        )
+    figures = compared.summary()
+    if options["as_json"]:
+        click.echo(json.dumps(figures))
+        return
+    title = f"{compared.batch_size} x {compared.seq_len} tokens, {options['rounds']} rounds"
+    where.print(terminal.figures_table(_bench_rows(figures), title))
+
+
+def _bench_rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """What a comparison found, for people."""
+    from fastprune import terminal
+
+    dense, pruned = figures["dense"], figures["pruned"]
+
+    def row(name: str, say: Callable[[Mapping[str, Any]], str], means: str = "") -> tuple[str, str, str, str]:
+        return name, say(dense), say(pruned), means
+
+    rows = [
+        row("milliseconds", lambda side: f"{side['milliseconds']['median']:.4g}", f"{figures['speedup']:.2f}x as fast"),
+        row(
+            "  middle half", lambda side: "{lower_quartile:.4g} to {upper_quartile:.4g}".format(**side["milliseconds"])
+        ),
+    ]
+    if "predicted_milliseconds" in pruned:
+        means = f"{figures['predicted_speedup']:.2f}x as fast"
+        rows.append(row("  predicted", lambda side: f"{side['predicted_milliseconds']:.4g}", means))
+    rows.append(row("samples a second", lambda side: f"{side['samples_per_second']:.4g}"))
+    for name, key in (("weights", "weight_bytes"), ("memory beside them", "peak_bytes")):
+        rows.append(row(name, lambda side, key=key: f"{terminal.count(side[key])}B", _ratio(dense[key], pruned[key])))  # type: ignore[misc]
+    return rows
 
 
 @main.command()
@@ -411,11 +480,11 @@ def completion(shell: str) -> None:
 def demo(output: str, budget: float, samples: int, as_json: bool) -> None:
     """Halve a real sentence encoder, without labels, on text that every Python has. Needs no Hub."""
     with working(as_json=as_json) as where:
-        from fastprune import checkpoint, pipeline, terminal
+        from fastprune import budgets, checkpoint, terminal
         from fastprune.demo import run
 
         checkpoint.check_output(output)
-        pipeline.check_budget(budget)
+        budgets.read_budget(budget)
         outcome = run(output, budget=budget, samples=samples, say=where.print)
     if as_json:
         click.echo(json.dumps(outcome.figures))
@@ -423,6 +492,27 @@ def demo(output: str, budget: float, samples: int, as_json: bool) -> None:
     where.print(terminal.groups_table(outcome.result.kept()))
     where.print(terminal.figures_table(outcome.rows(), "all-MiniLM-L6-v2, pruned without labels or retraining"))
     where.print(f"Saved in {output}. Load it:\n\n    import fastprune\n    model = fastprune.load({output!r})\n")
+
+
+def _budget(options: Mapping[str, Any]) -> str:
+    """--budget, --speedup and --target-ms as one text."""
+    from fastprune.errors import BudgetError
+
+    speedup, target = options["speedup"], options["target_ms"]
+    given = [text for text in (options["budget"],) if text is not None]
+    if speedup is not None:
+        if not speedup >= 1:
+            raise BudgetError(f"--speedup must be 1 or more; got {speedup:g}.")
+        given.append(f"latency={1 / speedup!r}")
+    if target is not None:
+        given.append(f"latency={target!r}ms")
+    if not given:
+        raise BudgetError("Say how small or how fast: --budget 0.5, --speedup 2 or --target-ms 3.5.")
+    if len(given) > 1 and not all("=" in text for text in given):
+        raise BudgetError(
+            "A budget without a name stands alone; with --speedup or --target-ms name it: --budget params=0.7."
+        )
+    return ",".join(given)
 
 
 def _settings(values: tuple[str, ...]) -> dict[str, dict[str, str]]:
@@ -502,12 +592,11 @@ def _figures(result: PruningResult) -> list[tuple[str, str, str, str]]:
     from fastprune.terminal import count
 
     rows = [
-        (
-            result.measure,
-            count(result.cost_before),
-            count(result.cost_after),
-            _ratio(result.cost_before, result.cost_after),
-        ),
+        (cost["measure"], count(cost["before"]), count(cost["after"]), _ratio(cost["before"], cost["after"]))
+        for cost in result.costs
+        if cost["measure"] != "parameters"
+    ]
+    rows += [
         (
             "parameters",
             count(result.parameters_before),

@@ -66,8 +66,8 @@ class CostTable:
         """
         if budget < self.floor:
             raise BudgetError(
-                f"The budget of {budget / self.total:.3g} of the {self.measure} cannot be met: with every unit pruned "
-                f"{self.floor / self.total:.3g} is left. Ask for more than that."
+                f"The budget of {budget / self.total:.3g} of the {self.measure} ({budget:.4g}) cannot be met: with every unit "
+                f"pruned {self.floor / self.total:.3g} ({self.floor:.4g}) is left. Ask for more than that."
             )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fastprune import plugins
-from fastprune.costs import Workload
+from fastprune.costs import Conditions, Workload
 from fastprune.errors import UsageError
 from fastprune.groups import Groups
 from fastprune.pretrained import Pretrained
@@ -43,9 +43,8 @@ def measure(
         return chosen.table(opened.model, groups, Workload.made_up(opened.model, seq_len))
 
 
-def said(table: MeasuredTable) -> str:
-    """What a table was measured for, in one line."""
-    conditions = table.conditions
+def conditions_text(conditions: Conditions) -> str:
+    """What was measured for, in one line."""
     threads = f", {conditions['threads']} threads" if conditions.get("threads") else ""
     compiled = ", compiled" if conditions.get("compiled") else ""
     return (
@@ -77,7 +76,7 @@ def draw(table: MeasuredTable, path: str | Path) -> Path:
         axes.step(range(len(filled)), filled, where="mid", linewidth=1)
         axes.plot(curve.kept, curve.cost, "o", markersize=3)
         axes.set(title=title(curve), xlabel="units kept", ylabel=table.measure, xlim=(0, None), ylim=(0, None))
-    figure.suptitle(said(table))
+    figure.suptitle(conditions_text(table.conditions))
     path = Path(path)
     scratch = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
     try:

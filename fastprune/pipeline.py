@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,18 @@ from torch import Tensor, nn
 
 from fastprune import contracts
 from fastprune.architecture import Architecture
+from fastprune.budgets import Asked, Budget, Limit, Limits, main_cost, read_budget
 from fastprune.calibration import Batches, make_batches
 from fastprune.capture import frozen
-from fastprune.costs import CostTable, Workload
-from fastprune.errors import BudgetError, DataError
+from fastprune.costs import Workload
+from fastprune.errors import DataError
 from fastprune.groups import Groups
 from fastprune.masks import Mask
 from fastprune.materialize import adopt, materialize, reconstruct_consumers
 from fastprune.plugins import architecture_for, task_for
 from fastprune.pretrained import Pretrained, open_pretrained
 from fastprune.progress import Progress, listening, step
-from fastprune.recipe import Recipe
+from fastprune.recipe import Recipe, strategy
 from fastprune.result import PruningResult
 from fastprune.reuse import Shared
 from fastprune.scores import Scores
@@ -38,7 +40,7 @@ def prune(
     model: nn.Module | Pretrained | str | Path,
     data: Batches | Iterable[Batch] | str | Path,
     *,
-    budget: float,
+    budget: Budget,
     preset: str = "default",
     recipe: Recipe | str | Path | None = None,
     scorer: str | Scorer | None = None,
@@ -61,7 +63,8 @@ def prune(
         model: A transformers model, what ``open_pretrained`` returned, or a directory or Hub name for it.
         data: The calibration set: what ``make_batches`` returned or a source for it, or any iterable of dicts of
             tensors that ``model(**batch)`` takes.
-        budget: What may be left, as a fraction of the dense model's cost: above 0, at most 1.
+        budget: What may be left, as a fraction of the dense model's cost: above 0, at most 1. Several costs at once by
+            name, and amounts as text: ``{"latency": 0.6, "params": 0.7}``, ``"latency=3.5ms"``.
         preset: The recipe to start from.
         recipe: A whole recipe, or a TOML file that is laid over the preset.
         scorer: A strategy by name or instance; likewise ``searcher``, ``rearranger``, ``tuner``, ``cost`` (what the
@@ -81,7 +84,9 @@ def prune(
         UsageError: What was asked for cannot be done; see ``fastprune.errors``.
         ContractError: A strategy returned what its contract forbids.
     """
-    check_budget(budget)
+    asked = read_budget(budget)
+    if cost is None and not isinstance(recipe, Recipe):
+        cost = main_cost(asked)
     stages: dict[str, str | Strategy | None] = {
         "scorer": scorer,
         "searcher": searcher,
@@ -109,33 +114,32 @@ def prune(
     timings: dict[str, float] = {}
     with torch.inference_mode(False), torch.enable_grad(), listening(progress):
         with _timed(timings, "measure"), frozen(dense):
-            costs = shared.costs(recipe.cost, lambda: recipe.cost.measure(dense, groups, Workload.of(batches)))
-            contracts.check_costs(costs, groups, recipe.cost)
-            costs.check(budget * costs.total)
+            limits = _limits(asked, recipe.cost, dense, groups, Workload.of(batches), shared)
         student, mask = dense, Mask.full(groups)
         importance: Mapping[str, Tensor] = {}
         settled: frozenset[str] = frozenset()
-        for step in contracts.checked_passes(recipe.schedule, budget, groups):
-            left = costs.within(mask.counts()).settled(settled)
-            goal = step.budget * costs.total
+        for step in contracts.checked_passes(recipe.schedule, limits.first.share, groups):
+            left = limits.at(step.budget).left(mask, settled)
             known = shared if student is dense else Shared()
             student, kept, scores = _one_pass(
-                dense, student, architecture, left, goal, step.settles, batches, recipe, generator, timings, known
+                dense, student, architecture, left, step.settles, batches, recipe, generator, timings, known
             )
             mask = kept.within(mask)
             importance = importance or scores.importance
             settled |= step.settles or frozenset()
+    spent = limits.spent(mask)
     return PruningResult(
         model=adopt(dense, groups, mask, student) if inplace else student,
         mask=mask,
         groups=groups,
         architecture=architecture,
         recipe=recipe,
-        budget=budget,
+        budget=limits.first.share,
         importance=importance,
-        measure=costs.measure,
-        cost_before=costs.total,
-        cost_after=costs.of(mask.counts()),
+        measure=limits.first.table.measure,
+        cost_before=spent[0]["before"],
+        cost_after=spent[0]["after"],
+        costs=spent,
         parameters_before=sum(parameter.numel() for parameter in dense.parameters()),
         timings=timings,
         calibration={"source": batches.source, "samples": batches.n_samples, "tokens": batches.n_tokens, "seed": seed},
@@ -153,24 +157,28 @@ def _read(source: str | Path, model: nn.Module | Pretrained, task: Task | None, 
     return make_batches(source, task or model.task, model.tokenizer, limit=limit, seed=seed)
 
 
-def check_budget(budget: float) -> None:
-    """Refuse what is no fraction.
-
-    Raises:
-        BudgetError: It is not above 0 and at most 1.
-    """
-    if not 0 < budget <= 1:
-        raise BudgetError(
-            f"The budget must be a fraction of the dense model's cost, above 0 and at most 1; got {budget}."
-        )
+def _limits(
+    asked: Mapping[str, Asked], cost: CostModel, model: nn.Module, groups: Groups, workload: Workload, shared: Shared
+) -> Limits:
+    """The table of every cost that was named, the recipe's first, and what may be left of it."""
+    own = asked.get("", asked.get(cost.name))
+    others = {name: each for name, each in asked.items() if name not in ("", cost.name)}
+    found = []
+    for name, each in (({cost.name: own} if own else {}) | others).items():
+        chosen: CostModel = cost if name == cost.name else strategy("cost", name)
+        table = shared.costs(chosen, partial(chosen.measure, model, groups, workload))
+        contracts.check_costs(table, groups, chosen)
+        found.append(Limit(name=name, table=table, share=each.share(table), dense=table.total))
+    limits = Limits(tuple(found))
+    limits.check()
+    return limits
 
 
 def _one_pass(
     teacher: nn.Module,
     student: nn.Module,
     architecture: Architecture,
-    costs: CostTable,
-    budget: float,
+    limits: Limits,
     settles: frozenset[str] | None,
     batches: Batches,
     recipe: Recipe,
@@ -178,23 +186,25 @@ def _one_pass(
     timings: dict[str, float],
     shared: Shared,
 ) -> tuple[nn.Module, Mask, Scores]:
-    """Prune the student to the budget, in the cost's own measure: the smaller model, which of its units are left, and
-    their scores. The search sees the groups that the table has; of these, those that the pass settles lose units.
+    """Prune the student to the budgets: the smaller model, which of its units are left, and their scores. The search sees
+    the groups that the tables have; of these, those that the pass settles lose units.
     """
     groups = Groups.resolve(architecture, student)
-    open_groups = groups.only(costs.groups)
+    searchable = limits.first.table.groups
+    open_groups = groups.only(searchable)
     with _timed(timings, "score"), frozen(student):
         scores = shared.scores(
             recipe.scorer, generator, lambda: recipe.scorer.score(student, groups, batches, generator)
         )
         contracts.check_scores(scores, groups, recipe.scorer)
     with _timed(timings, "search"):
-        searched = recipe.searcher.search(scores.only(costs.groups), costs, budget)
-        contracts.check_search(searched, open_groups, costs, budget, recipe.searcher)
+        searched = limits.search(recipe.searcher, scores.only(searchable))
+        for limit in limits.items:
+            contracts.check_search(searched, open_groups, limit.table, limit.budget, recipe.searcher)
     with _timed(timings, "rearrange"):
-        rearranged = recipe.rearranger.rearrange(searched, scores.only(costs.groups))
+        rearranged = recipe.rearranger.rearrange(searched, scores.only(searchable))
         contracts.check_rearrangement(rearranged, searched, open_groups, recipe.rearranger)
-    pruned = frozenset(costs.groups) if settles is None else settles
+    pruned = frozenset(searchable) if settles is None else settles
     mask = Mask({**Mask.full(groups).values, **{name: rearranged[name] for name in pruned}})
     with _timed(timings, "tune"):
         smaller = materialize(student, groups, mask)

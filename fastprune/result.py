@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ class PruningResult:
         measure: What the cost counts.
         cost_before: The dense model's cost.
         cost_after: The pruned model's cost, never above ``budget * cost_before``.
+        costs: Every cost that had a budget: name, measure, budget, before, after, and the conditions it was measured for.
         parameters_before: The dense model's parameters.
         timings: Seconds by stage.
         importance: What the scorer said of the dense model's units [units], by the name of the group.
@@ -51,6 +52,7 @@ class PruningResult:
     measure: str
     cost_before: float
     cost_after: float
+    costs: Sequence[Mapping[str, Any]] = ()
     parameters_before: int
     timings: Mapping[str, float]
     importance: Mapping[str, Tensor] = field(default_factory=dict)
@@ -74,6 +76,7 @@ class PruningResult:
         return {
             "budget": self.budget,
             "cost": {"measure": self.measure, "before": self.cost_before, "after": self.cost_after},
+            "costs": [dict(cost) for cost in self.costs],
             "parameters": {"before": self.parameters_before, "after": self.parameters_after},
             "groups": self.kept(),
             "timings": dict(self.timings),
