@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fastprune.capture import frozen
 
@@ -20,7 +23,8 @@ def weight_bytes(model: nn.Module) -> int:
 def peak_bytes(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
     """The most that a forward pass holds at once, weights and inputs left out.
 
-    On CUDA what its allocator says; elsewhere the running sum of what the profiler saw given out and taken back.
+    On CUDA what its allocator says; elsewhere the tensors that operators give back, without what an operator holds only
+    while it runs.
 
     Args:
         model: On the device of the inputs.
@@ -36,13 +40,37 @@ def peak_bytes(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
             model(**inputs)
             torch.cuda.synchronize(device)
             return int(torch.cuda.max_memory_allocated(device) - before)
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        watched = _Held([*model.parameters(), *model.buffers(), *inputs.values()])
+        with watched:
             model(**inputs)
-    assert watched.profiler is not None
-    assert watched.profiler.kineto_results is not None
-    events = [event for event in watched.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
+    return watched.most
+
+
+class _Held(TorchDispatchMode):
+    """While open, counts the bytes of all tensors that came about and are still there."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.held = self.most = 0
+        self.seen = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def __torch_dispatch__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        output = function(*args, **(kwargs or {}))
+        for value in tree_leaves(output):
+            if isinstance(value, Tensor):
+                self._see(value.untyped_storage())
+        return output
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.seen:
+            self.seen.add(key)
+            self.held += size
+            self.most = max(self.most, self.held)
+            weakref.finalize(storage, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self.seen.discard(key)
+        self.held -= size

@@ -193,7 +193,7 @@ def test_peak_memory_is_what_is_held_at_once() -> None:
 
     model = Two()
     model.weight = nn.Parameter(torch.zeros(10, 10))
-    assert 8_000_000 <= peak_bytes(model, {"input_ids": torch.ones(1)}) < 8_500_000
+    assert 8_000_000 <= peak_bytes(model, {"input_ids": torch.ones(1)}) < 8_100_000
     assert weight_bytes(model) == 400
 
 
