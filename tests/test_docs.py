@@ -40,7 +40,7 @@ def test_the_architecture_of_the_plugin_guide_is_the_built_in_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/method.md", "docs/plugins.md", "docs/benchmarks.md", "CHANGELOG.md"]
+    "page", ["README.md", "docs/method.md", "docs/plugins.md", "docs/benchmarks.md", "docs/latency.md", "CHANGELOG.md"]
 )
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
