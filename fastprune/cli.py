@@ -310,9 +310,8 @@ def measure(model: str | None, output: str | None, show: str | None, **options: 
         return
     if show or not output:
         for curve in table.curves:
-            where.print(
-                terminal.curve_table(measuring.title(curve), table.measure, curve.kept, curve.cost, curve.spread)
-            )
+            where.print(measuring.title(curve))
+            where.print(terminal.curve_table(table.measure, curve.kept, curve.cost, curve.spread))
     where.print(measuring.conditions_text(table.conditions))
     where.print(f"{table.total:.4g} {table.measure}, of which {table.fixed:.4g} cannot be pruned")
     if output:

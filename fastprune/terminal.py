@@ -97,9 +97,9 @@ def groups_table(groups: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def curve_table(title: str, measure: str, kept: Sequence[int], cost: Sequence[float], spread: Sequence[float]) -> Table:
+def curve_table(measure: str, kept: Sequence[int], cost: Sequence[float], spread: Sequence[float]) -> Table:
     """A measured curve: units kept, what they cost, how far measurements lay apart, and a bar."""
-    table = Table(title=title, box=SIMPLE, title_justify="left")
+    table = Table(box=SIMPLE)
     for heading, justify in (("kept", "right"), (measure, "right"), ("spread", "right"), ("", "left")):
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     most = max(cost) or 1.0

@@ -152,7 +152,8 @@ class LatencyCost(MeasuredCost):
             full, middle, empty = probe.whole([{}, half, {group.name: 0 for group in groups}])
             curves = [_curve(probe, members, conditions) for members in same_shape(model, groups)]
         rise = sum(curve.cost[-1] * len(curve.groups) for curve in curves)
-        scale = max(0.0, full.median - empty.median) / rise if rise else 1.0
+        above = full.median - empty.median
+        scale = above / rise if above > 0 and rise else 1.0
         table = MeasuredTable(
             measure="ms",
             fixed=empty.median,

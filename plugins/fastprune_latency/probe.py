@@ -1,5 +1,6 @@
 """The time of a model's own layers, with units taken out of them for real."""
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from fastprune import Batches, Group, Groups, LayerCall, Mask, layer_calls, mate
 CHAIN_MS = 250.0  # milliseconds that one call should take: as many layers run in a row as fit, or one
 SLOW_MS = 1000.0  # a call that takes longer is timed less often
 SLOW_ROUNDS = 3
+RESTLESS_TIMES = 3
+STEADY = 0.02  # of a time: how sure its median should be, the spread divided by the root of the number of turns
 COMPILED_LAYERS = 2  # as many layers at most run in a row where each width is compiled
 
 
@@ -82,10 +85,19 @@ class Probe:
         return self._time(makers, f"measuring {chain[0].kind}")
 
     def _time(self, makers: Mapping[int, Callable[[], Any]], description: str) -> dict[int, Timing]:
-        first = take_turns(makers, rounds=1, description=description)
-        more = SLOW_ROUNDS if statistics.median(times[0] for times in first.values()) > SLOW_MS else self.rounds
-        rest = take_turns(makers, rounds=more - 1, description=description)
-        return {key: Timing.of([*first[key], *rest[key]]) for key in makers}
+        """The time of each call: as many turns as asked for, and as many again, twice at most, on a restless machine."""
+        times = take_turns(makers, rounds=1, description=description)
+        slow = statistics.median(found[0] for found in times.values()) > SLOW_MS
+        left = (SLOW_ROUNDS if slow else self.rounds) - 1
+        for _ in range(1 if slow else RESTLESS_TIMES):
+            more = take_turns(makers, rounds=left, description=description)
+            times = {key: [*found, *more[key]] for key, found in times.items()}
+            timings = {key: Timing.of(found) for key, found in times.items()}
+            rounds = len(next(iter(times.values())))
+            if statistics.median(timing.spread for timing in timings.values()) <= STEADY * math.sqrt(rounds):
+                break
+            left = self.rounds
+        return timings
 
     def _keeping(self, make: Callable[[], Callable[[], Any]]) -> Callable[[], Callable[[], Any]]:
         """Made anew for each turn, so that only one stands in memory; what takes a compiler is made once."""

@@ -163,6 +163,27 @@ def test_pruned_layers_have_curves_of_their_own() -> None:
     assert table.total == pytest.approx(whole.of(counts))
 
 
+def test_a_restless_machine_is_given_more_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, groups, workload = case()
+    inputs = workload.inputs(batch_size=1)
+    turns: list[int] = []
+
+    def timed(spread: float, milliseconds: float):
+        def take(makers: Mapping[int, Any], *, rounds: int, description: str) -> dict[int, list[float]]:
+            turns.append(rounds)
+            return {key: [milliseconds * (1 + spread * (turn % 3 - 1)) for turn in range(rounds)] for key in makers}
+
+        return take
+
+    with torch.inference_mode():
+        probed = probe.Probe.of(model, groups, inputs, compiled=False, rounds=5)
+        for spread, milliseconds, expected in ((0.0, 1.0, [1, 4]), (0.5, 1.0, [1, 4, 5, 5]), (0.5, 4000.0, [1, 2])):
+            turns.clear()
+            monkeypatch.setattr(probe, "take_turns", timed(spread, milliseconds))
+            probed.whole([{}])
+            assert turns == expected
+
+
 def test_grid() -> None:
     assert coarse_grid(12, 1) == list(range(13))
     grid = coarse_grid(3072, 16)
