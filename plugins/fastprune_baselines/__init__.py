@@ -1,10 +1,11 @@
-"""The other criteria: magnitude, random, taylor, activation, fluctuation."""
+"""The other criteria: magnitude, random, taylor, activation, fluctuation, knowledge."""
 
 from collections.abc import Callable
 
 from fastprune import Scorer, hookimpl
 from fastprune_baselines.activation import ActivationScorer
 from fastprune_baselines.fluctuation import FluctuationScorer
+from fastprune_baselines.knowledge import KnowledgeScorer
 from fastprune_baselines.magnitude import MagnitudeScorer
 from fastprune_baselines.random import RandomScorer
 from fastprune_baselines.taylor import TaylorScorer
@@ -12,5 +13,5 @@ from fastprune_baselines.taylor import TaylorScorer
 
 @hookimpl
 def register_scorers(register: Callable[[type[Scorer]], None]) -> None:
-    for scorer in (MagnitudeScorer, RandomScorer, TaylorScorer, ActivationScorer, FluctuationScorer):
+    for scorer in (MagnitudeScorer, RandomScorer, TaylorScorer, ActivationScorer, FluctuationScorer, KnowledgeScorer):
         register(scorer)

@@ -30,11 +30,12 @@ class OBSScorer(Scorer):
     Structured Optimal Brain Surgeon on every consumer (ZipLM), with the Kronecker-factored Fisher information as the
     measure of what an error costs: changing the consumer by dW raises the loss by about 1/2 tr(dW C dW' G), with C the
     covariance of its inputs and G the second moment of the loss gradient at its output, summed over a sample's tokens.
-    So the curves of all groups are in one currency, the loss, and add up (METHOD 2).
+    So the curves of all groups are in one currency, the loss, and add up (METHOD 2). Where much is lost the quadratic
+    overstates it, hence ``power``.
     """
 
     name: ClassVar[str] = "obs"
-    formula: ClassVar[str] = "D_g(k) = min over k units and dW of 1/2 tr(dW C dW^T G), units leaving greedily"
+    formula: ClassVar[str] = "D_g(k) = (min over k units and dW of 1/2 tr(dW C dW^T G))^power, units leaving greedily"
     paper: ClassVar[str] = (
         "Kurtic et al. (ZipLM), NeurIPS 2023, https://arxiv.org/abs/2302.04089; "
         "Martens and Grosse (K-FAC), ICML 2015, https://arxiv.org/abs/1503.05671"
@@ -49,6 +50,10 @@ class OBSScorer(Scorer):
         "fisher", help="What an output error costs: by the gradient's second moment G, or the same in every direction."
     )
     damping: float = option(0.01, help="Added to C's diagonal, relative to its mean.")
+    power: float = option(
+        0.75,
+        help="The curves are raised to it: below 1, a group's first losses weigh more, its last less than squares say.",
+    )
     max_tokens: int = option(32768, help="About how many tokens C is made of; all where the calibration set has fewer.")
 
     @property
@@ -73,7 +78,8 @@ class OBSScorer(Scorer):
                 seen = moments.by_group.pop(group.name)
                 order, costs = self._sweep(group, seen, weight, batches.n_samples)
                 importance[group.name] = as_importance(order, costs)
-                damage[group.name] = torch.cat([torch.zeros(1, dtype=torch.float64), costs.cumsum(0)]).flip(0)
+                lost = torch.cat([torch.zeros(1, dtype=torch.float64), costs.cumsum(0)])
+                damage[group.name] = lost.flip(0).pow(self.power)
         return Scores(importance=importance, grads=grads, token_weights=token_weights, damage=damage)
 
     def _sweep(self, group: Group, moments: Moments, weight: Tensor, samples: int) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
-from fastprune import CostTable, Mask, Scores, Searcher
+from fastprune import CostTable, Mask, Scores, Searcher, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,10 +18,11 @@ class ThresholdSearcher(Searcher):
     """
 
     name: ClassVar[str] = "threshold"
+    per_cost: bool = option(False, help="Rank by the score per cost of the unit (K-prune) instead of by the score.")
 
     def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
         names = list(scores.importance)
-        importance = torch.cat([scores.importance[name] for name in names])
+        importance = torch.cat([self._rank(scores.importance[name], costs.groups[name]) for name in names])
         owners = [name for name in names for _ in range(scores.importance[name].numel())]
         counts = dict.fromkeys(names, 0)
         spent = costs.of(counts)
@@ -33,3 +35,10 @@ class ThresholdSearcher(Searcher):
             spent += extra
             counts[name] = count + 1
         return Mask.top(scores.importance, counts)
+
+    def _rank(self, importance: Tensor, table: Tensor) -> Tensor:
+        """What the units of one group compete with: [units]."""
+        if not self.per_cost or not importance.numel():
+            return importance
+        unit = float(table[-1] - table[0]) / importance.numel()
+        return importance.double() / max(unit, 1e-300)
