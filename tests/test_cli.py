@@ -77,7 +77,7 @@ def test_options_reach_the_recipe(run: Run, tiny_checkpoint: Path, tiny_data: Pa
         (("--budget", "nan"), "above 0 and at most 1"),
         (("--budget", 1e-6), "cannot be met"),
         (("--scorer", "fihser"), "did you mean 'fisher'"),
-        (("--scorer", "magnitude"), "needs per-sample gradients"),
+        (("--scorer", "magnitude", "--rearranger", "fisher"), "needs per-sample gradients"),
         (("--set", "tuner.damping=lots"), "takes float, not 'lots'"),
         (("--set", "damping=1"), "STAGE.OPTION=VALUE"),
         (("--pooling", "cls"), "--pooling is for plain encoders"),

@@ -128,3 +128,15 @@ def test_random_prunes_heads_and_filters_at_the_same_rate() -> None:
             shares[group.kind] += result.mask.counts()[group.name] / group.units / 20
     assert 0.3 < shares["attention"] < 0.7
     assert 0.3 < shares["ffn"] < 0.7
+
+
+def test_knowledge_is_fisher_and_energy_in_the_published_mixture(case) -> None:
+    model, groups, batches = case
+    fisher = strategy("scorer", "fisher", labels="model").score(*case, torch.Generator().manual_seed(0)).importance
+    energy = importance(case, "activation")
+    found = strategy("scorer", "knowledge", representational=0.3, attention=5.0)
+    found = found.score(model, groups, batches, torch.Generator().manual_seed(0)).importance
+    for group in groups:
+        weight = 5.0 if group.kind == "attention" else 1.0
+        expected = weight * (fisher[group.name].double() + 0.3 * energy[group.name].double())
+        assert torch.allclose(found[group.name], expected, rtol=1e-4)

@@ -136,3 +136,13 @@ def test_rounds() -> None:
 def test_bottom_up_settles_one_group_a_pass() -> None:
     passes = strategy("schedule", "bottom-up").passes(0.3, ["a", "b", "c"])
     assert passes == [Pass(0.3, frozenset({name})) for name in "abc"]
+
+
+def test_threshold_by_score_per_cost() -> None:
+    scores = Scores(importance={"heads": torch.tensor([6.0, 1.0]), "filters": torch.tensor([3.0, 2.0])})
+    tables = {"heads": torch.tensor([0.0, 10.0, 20.0]).double(), "filters": torch.tensor([0.0, 1.0, 2.0]).double()}
+    costs = CostTable(measure="coins", groups=tables, fixed=0.0)
+    by_score = strategy("searcher", "threshold").search(scores, costs, 11.0)
+    by_value = strategy("searcher", "threshold", per_cost=True).search(scores, costs, 11.0)
+    assert by_score.counts() == {"heads": 1, "filters": 1}
+    assert by_value.counts() == {"heads": 0, "filters": 2}
