@@ -245,13 +245,13 @@ def test_progress_and_timings() -> None:
     seen: list[tuple[str, int, int]] = []
     result = fastprune.prune(model, batches, budget=0.5, progress=lambda *step: seen.append(step))
     assert {description for description, _, _ in seen} == {
-            "measuring",
-            "scoring",
-            "damage curves",
-            "searching",
-            "rearranging",
-            "tuning",
-        }
+        "measuring",
+        "scoring",
+        "damage curves",
+        "searching",
+        "rearranging",
+        "tuning",
+    }
     assert ("tuning", 2, 2) in seen
     assert {"measure", "score", "search", "rearrange", "tune"} <= set(result.timings)
     assert all(seconds >= 0 for seconds in result.timings.values())
