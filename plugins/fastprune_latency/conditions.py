@@ -24,6 +24,7 @@ def conditions_of(model: nn.Module, *, batch_size: int, seq_len: int, threads: i
         "device_name": device_name(parameter.device),
         "threads": threads if on_cpu else None,
         "dtype": str(parameter.dtype).removeprefix("torch."),
+        "float32_matmul": torch.get_float32_matmul_precision(),
         "attention": getattr(config, "_attn_implementation", None),
         "compiled": compiled,
         "batch_size": batch_size,

@@ -5,6 +5,7 @@ import copy
 import hashlib
 import json
 import logging
+import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from fastprune import (
 )
 from fastprune_latency.conditions import conditions_of, shape_of, unpadded
 from fastprune_latency.grid import bends, coarse_grid, rising
-from fastprune_latency.probe import Probe, Timing
+from fastprune_latency.probe import Maker, Probe, Timing
 
 log = logging.getLogger("fastprune")
 
@@ -148,9 +149,11 @@ class LatencyCost(MeasuredCost):
             else:
                 stack.enter_context(torch.inference_mode())
             probe = Probe.of(model, groups, inputs, compiled=self.compile, rounds=self.rounds)
+            shapes = same_shape(model, groups)
             half = {group.name: (group.units + 1) // 2 for group in groups}
-            full, middle, empty = probe.whole([{}, half, {group.name: 0 for group in groups}])
-            curves = [_curve(probe, members, conditions) for members in same_shape(model, groups)]
+            wholes = [{}, half, {group.name: 0 for group in groups}]
+            (full, middle, empty), found = _times(probe, shapes, wholes, str(conditions["device"]))
+        curves = [_curve(each) for each in found]
         rise = sum(curve.cost[-1] * len(curve.groups) for curve in curves)
         above = full.median - empty.median
         scale = above / rise if above > 0 and rise else 1.0
@@ -182,33 +185,76 @@ def same_shape(model: nn.Module, groups: Groups) -> list[list[Group]]:
     return list(found.values())
 
 
-def _curve(probe: Probe, members: list[Group], conditions: Conditions) -> Curve:
-    """Measure one shape of sublayer."""
-    first = members[0]
-    step = step_of(first, str(conditions["device"]))
-    times: dict[int, Timing] = {}
-    chain = probe.chain(members) if first.units else []
-    wanted = coarse_grid(first.units, step) if chain else []
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one shape of sublayer.
+
+    Attributes:
+        members: The groups of the shape.
+        chain: Those whose layers ran in a row.
+        step: What the hardware rounds up to.
+        times: Of the chain, by the number of units in each of its groups.
+    """
+
+    members: list[Group]
+    chain: list[Group]
+    step: int
+    times: dict[int, Timing]
+
+
+WHOLE = -1  # stands for a shape where the whole model is meant
+
+
+def _times(
+    probe: Probe, shapes: list[list[Group]], wholes: list[dict[str, int]], device: str
+) -> tuple[list[Timing], list[Measured]]:
+    """Time whole models, and every shape of sublayer on a grid that is refined where its curve bends, all in turns."""
+    found = [
+        Measured(members, probe.chain(members) if members[0].units else [], step_of(members[0], device), {})
+        for members in shapes
+    ]
+
+    def maker(key: tuple[int, int]) -> Maker:
+        shape, place = key
+        return probe.whole(wholes[place]) if shape == WHOLE else probe.sublayers(found[shape].chain, place)
+
+    times: dict[tuple[int, int], Timing] = {}
+    wanted = {(WHOLE, place) for place in range(len(wholes))}
+    wanted |= {(i, kept) for i, s in enumerate(found) if s.chain for kept in coarse_grid(s.members[0].units, s.step)}
     for _ in range(1 + PASSES):
+        ends = {(shape, end) for shape, _ in wanted for end in (0, found[shape].members[0].units) if times}
+        new = probe.time({key: maker(key) for key in sorted(wanted | ends)})
+        pace = statistics.median([times[key].median / new[key].median for key in ends if new[key].median] or [1.0])
+        times = {key: Timing(time.median * pace, time.spread) for key, time in new.items()} | times
+        for (shape, kept), time in times.items():
+            if shape != WHOLE:
+                found[shape].times[kept] = time
+        wanted = {(index, kept) for index, each in enumerate(found) for kept in _bends(each)}
         if not wanted:
             break
-        again = {0, first.units} if times else set()
-        measured = probe.sublayers(chain, sorted({*wanted, *again}))
-        drift = times[first.units].median / measured[first.units].median if times else 1.0
-        times = {kept: Timing(t.median * drift, t.spread) for kept, t in measured.items()} | times
-        wanted = bends({kept: time.median for kept, time in times.items()}, step, tolerance=TOLERANCE)
+    return [times[WHOLE, place] for place in range(len(wholes))], found
+
+
+def _bends(measured: Measured) -> list[int]:
+    costs = {kept: time.median for kept, time in measured.times.items()}
+    return bends(costs, measured.step, tolerance=TOLERANCE) if costs else []
+
+
+def _curve(measured: Measured) -> Curve:
+    """The curve of one group of the shape."""
+    first, times = measured.members[0], measured.times
     kept = sorted(times) or [0]
-    above = [(times[count].median - times[0].median) / len(chain) for count in kept] if chain else [0.0]
+    above = [(times[count].median - times[0].median) / len(measured.chain) for count in kept] if times else [0.0]
     return Curve(
         kind=first.kind,
         units=first.units,
         width=first.width,
         hidden=first.hidden,
-        groups=tuple(group.name for group in members),
+        groups=tuple(group.name for group in measured.members),
         kept=tuple(kept),
         cost=tuple(rising(kept, above)),
-        spread=tuple(times[count].spread for count in kept) if chain else (0.0,),
-        step=step,
+        spread=tuple(times[count].spread for count in kept) if times else (0.0,),
+        step=measured.step,
     )
 
 

@@ -5,15 +5,20 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fastprune import Batches, Group, Groups, LayerCall, Mask, layer_calls, materialize, sharing_copy, take_turns
 
+K = TypeVar("K")
+
+Maker = Callable[[], Callable[[], Any]]
+"""Makes a call that is to be timed."""
+
 CHAIN_MS = 250.0  # milliseconds that one call should take: as many layers run in a row as fit, or one
-SLOW_MS = 1000.0  # a call that takes longer is timed less often
+SLOW_MS = 45_000.0  # where a round over all calls takes longer, there are fewer rounds
 SLOW_ROUNDS = 3
 RESTLESS_TIMES = 3
 STEADY = 0.02  # of a time: how sure its median should be, the spread divided by the root of the number of turns
@@ -32,6 +37,15 @@ class Timing:
         median = statistics.median(times)
         quartiles = statistics.quantiles(times, n=4) if len(times) > 1 else [median, median, median]
         return Timing(median, (quartiles[2] - quartiles[0]) / median if median else 0.0)
+
+
+def without_drift(times: Mapping[K, Sequence[float]]) -> dict[K, list[float]]:
+    """The times of each call, [rounds], without what a whole round was slower or faster than the others."""
+    medians = {key: statistics.median(found) for key, found in times.items()}
+    counted = [key for key, median in medians.items() if median > 0]
+    rounds = len(next(iter(times.values())))
+    paces = [statistics.median([times[key][r] / medians[key] for key in counted] or [1.0]) for r in range(rounds)]
+    return {key: [time / pace for time, pace in zip(found, paces, strict=True)] for key, found in times.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,45 +75,41 @@ class Probe:
         calls = dict(zip(paths, recorded, strict=True))
         return Probe(model=model, groups=groups, inputs=inputs, calls=calls, compiled=compiled, rounds=rounds)
 
-    def whole(self, counts: Sequence[Mapping[str, int]]) -> list[Timing]:
-        """The whole model with so many units in each group, for each of several choices."""
-        makers = {index: self._keeping(partial(self._model, kept)) for index, kept in enumerate(counts)}
-        times = self._time(makers, "measuring the model")
-        return [times[index] for index in range(len(counts))]
-
     def chain(self, members: Sequence[Group]) -> list[Group]:
         """The groups, all of one shape, whose layers run in a row: as many as take a moment, so that they push each
         other out of the caches as they do in the model."""
-        alone = self._time({0: self._keeping(partial(self._layers, [members[0].layer], {}))}, "measuring a layer")[0]
-        several = max(1, min(len(members), int(CHAIN_MS / max(alone.median, 1e-3))))
+        dense = self._keeping(partial(self._layers, [members[0].layer], {}))
+        milliseconds = min(take_turns({0: dense}, rounds=2, description="measuring")[0])
+        several = max(1, min(len(members), int(CHAIN_MS / max(milliseconds, 1e-3))))
         return list(members[: min(several, COMPILED_LAYERS) if self.compiled else several])
 
-    def sublayers(self, chain: Sequence[Group], kept: Sequence[int]) -> dict[int, Timing]:
+    def whole(self, counts: Mapping[str, int]) -> Maker:
+        """The whole model with so many units in the groups that are named."""
+        return self._keeping(partial(self._model, counts))
+
+    def sublayers(self, chain: Sequence[Group], kept: int) -> Maker:
         """The layers of the chain, with so many units in the chain's groups, and half of them in the others."""
         paths = list(dict.fromkeys(group.layer for group in chain))
         names = {group.name for group in chain}
         others = {g.name: (g.units + 1) // 2 for g in self.groups if g.layer in paths and g.name not in names}
-        makers = {
-            count: self._keeping(partial(self._layers, paths, others | dict.fromkeys(names, count))) for count in kept
-        }
-        return self._time(makers, f"measuring {chain[0].kind}")
+        return self._keeping(partial(self._layers, paths, others | dict.fromkeys(names, kept)))
 
-    def _time(self, makers: Mapping[int, Callable[[], Any]], description: str) -> dict[int, Timing]:
+    def time(self, makers: Mapping[K, Maker]) -> dict[K, Timing]:
         """The time of each call: as many turns as asked for, and as many again, twice at most, on a restless machine."""
-        times = take_turns(makers, rounds=1, description=description)
-        slow = statistics.median(found[0] for found in times.values()) > SLOW_MS
-        left = (SLOW_ROUNDS if slow else self.rounds) - 1
+        times = take_turns(makers, rounds=1, description="measuring")
+        slow = sum(found[0] for found in times.values()) > SLOW_MS
+        left = (min(SLOW_ROUNDS, self.rounds) if slow else self.rounds) - 1
         for _ in range(1 if slow else RESTLESS_TIMES):
-            more = take_turns(makers, rounds=left, description=description)
+            more = take_turns(makers, rounds=left, description="measuring")
             times = {key: [*found, *more[key]] for key, found in times.items()}
-            timings = {key: Timing.of(found) for key, found in times.items()}
+            timings = {key: Timing.of(found) for key, found in without_drift(times).items()}
             rounds = len(next(iter(times.values())))
             if statistics.median(timing.spread for timing in timings.values()) <= STEADY * math.sqrt(rounds):
                 break
             left = self.rounds
         return timings
 
-    def _keeping(self, make: Callable[[], Callable[[], Any]]) -> Callable[[], Callable[[], Any]]:
+    def _keeping(self, make: Maker) -> Maker:
         """Made anew for each turn, so that only one stands in memory; what takes a compiler is made once."""
         if not self.compiled:
             return make

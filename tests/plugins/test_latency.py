@@ -165,23 +165,34 @@ def test_pruned_layers_have_curves_of_their_own() -> None:
 
 def test_a_restless_machine_is_given_more_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     model, groups, workload = case()
-    inputs = workload.inputs(batch_size=1)
     turns: list[int] = []
 
     def timed(spread: float, milliseconds: float):
         def take(makers: Mapping[int, Any], *, rounds: int, description: str) -> dict[int, list[float]]:
             turns.append(rounds)
-            return {key: [milliseconds * (1 + spread * (turn % 3 - 1)) for turn in range(rounds)] for key in makers}
+            return {
+                key: [milliseconds * (1 + spread * ((turn + key) % 3 - 1)) for turn in range(rounds)] for key in makers
+            }
 
         return take
 
     with torch.inference_mode():
-        probed = probe.Probe.of(model, groups, inputs, compiled=False, rounds=5)
-        for spread, milliseconds, expected in ((0.0, 1.0, [1, 4]), (0.5, 1.0, [1, 4, 5, 5]), (0.5, 4000.0, [1, 2])):
+        probed = probe.Probe.of(model, groups, workload.inputs(batch_size=1), compiled=False, rounds=5)
+        makers = {kept: probed.whole({groups.items[0].name: kept}) for kept in range(4)}
+        for spread, milliseconds, expected in ((0.0, 1.0, [1, 4]), (0.5, 1.0, [1, 4, 5, 5]), (0.5, 50_000.0, [1, 2])):
             turns.clear()
             monkeypatch.setattr(probe, "take_turns", timed(spread, milliseconds))
-            probed.whole([{}])
+            probed.time(makers)
             assert turns == expected
+
+
+def test_what_slows_a_whole_round_down_is_taken_out() -> None:
+    paces = (1.0, 1.5, 1.0, 3.0, 1.1)
+    times = {"a": [2 * pace for pace in paces], "b": [5 * pace for pace in paces], "none": [0.0] * 5}
+    found = probe.without_drift(times)
+    for name, per_round in found.items():
+        assert max(per_round) == pytest.approx(min(per_round)), name
+    assert found["b"][0] / found["a"][0] == pytest.approx(2.5)
 
 
 def test_grid() -> None:
