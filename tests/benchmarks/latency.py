@@ -3,7 +3,7 @@
     python tests/benchmarks/latency.py --batch-size 1 --batch-size 32 --seq-len 128
 
 A BERT of BERT-base's shape with random weights, which serve for time. Its table is measured once for each batch size; the
-knapsack then prunes it to each share of the dense latency by random scores, and the dense model and all pruned ones take
+knapsack then prunes it to each share of the dense latency by random scores a feature, and the dense model and all pruned ones take
 turns. Measured is the median over the rounds of pruned time / dense time.
 """
 
@@ -43,7 +43,7 @@ def main(batch_sizes: tuple[int, ...], shares: tuple[float, ...], **options: int
     model = transformers.BertForSequenceClassification(config).eval()
     model.to(options["device"], getattr(torch, str(options["dtype"])))
     groups = Groups.resolve(architecture_for(model), model)
-    scores = Scores(importance={group.name: torch.rand(group.units) for group in groups})
+    scores = Scores(importance={group.name: group.width * torch.rand(group.units) for group in groups})
     ids = torch.full((1, int(options["seq_len"])), 5)
     workload = Workload(example={"input_ids": ids, "attention_mask": torch.ones_like(ids)}, seq_len=ids.shape[1])
     for batch_size in batch_sizes:
