@@ -38,6 +38,7 @@ log = logging.getLogger("fastprune")
 TILE = 64  # rows and columns of a matrix that an accelerator works on at once
 VECTOR = 16  # numbers that a processor works on at once
 PASSES = 2  # refinements of a curve at most
+RESTLESS = 0.15  # a spread from which on a table is in doubt
 TOLERANCE = 0.03  # of a curve's rise: what counts as a bend
 
 
@@ -166,6 +167,13 @@ class LatencyCost(MeasuredCost):
         )
         predicted = table.costs(groups).of(half)
         check = {"predicted": predicted, "measured": middle.median, "scale": scale}
+        apart = statistics.median([spread for curve in curves for spread in curve.spread])
+        if apart > RESTLESS:
+            log.warning(
+                "The machine was restless: the middle half of the times of a width lie %.0f %% apart. Measure again where "
+                "nothing else runs, or with more rounds.",
+                100 * apart,
+            )
         log.info("latency of half of the units: %.4g ms predicted, %.4g ms measured", predicted, middle.median)
         return replace(table, check=check)
 

@@ -186,6 +186,19 @@ def test_a_restless_machine_is_given_more_turns(monkeypatch: pytest.MonkeyPatch)
             assert turns == expected
 
 
+@pytest.mark.parametrize(("spread", "warned"), [(0.5, True), (0.01, False)])
+def test_a_table_in_doubt_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spread: float, warned: bool
+) -> None:
+    def restless(makers: Mapping[Any, Any], *, rounds: int, description: str) -> dict[Any, list[float]]:
+        places = {key: place for place, key in enumerate(makers)}
+        return {k: [1 + spread * ((turn + place) % 3 - 1) for turn in range(rounds)] for k, place in places.items()}
+
+    monkeypatch.setattr(probe, "take_turns", restless)
+    strategy("cost", "latency", batch_size=2).table(*case())
+    assert ("The machine was restless" in caplog.text) == warned
+
+
 def test_what_slows_a_whole_round_down_is_taken_out() -> None:
     paces = (1.0, 1.5, 1.0, 3.0, 1.1)
     times = {"a": [2 * pace for pace in paces], "b": [5 * pace for pace in paces], "none": [0.0] * 5}
