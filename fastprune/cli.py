@@ -315,7 +315,8 @@ def measure(model: str | None, output: str | None, show: str | None, **options: 
     where.print(measuring.conditions_text(table.conditions))
     where.print(f"{table.total:.4g} {table.measure}, of which {table.fixed:.4g} cannot be pruned")
     if output:
-        where.print(f"Saved in {output}." + ("" if show else f" Use it: fastprune prune ... --latency-table {output}"))
+        use = "" if show else f" Use it: fastprune prune ... --latency-table {output}"
+        where.print(f"Saved in {output}.{use}", soft_wrap=True)
 
 
 def check_file(path: str) -> None:

@@ -233,7 +233,7 @@ def _times(
         ends = {(shape, end) for shape, _ in wanted for end in (0, found[shape].members[0].units) if times}
         new = probe.time({key: maker(key) for key in sorted(wanted | ends)})
         pace = statistics.median([times[key].median / new[key].median for key in ends if new[key].median] or [1.0])
-        times = {key: Timing(time.median * pace, time.spread) for key, time in new.items()} | times
+        times = {key: replace(time, median=time.median * pace) for key, time in new.items()} | times
         for (shape, kept), time in times.items():
             if shape != WHOLE:
                 found[shape].times[kept] = time
@@ -245,7 +245,8 @@ def _times(
 
 def _bends(measured: Measured) -> list[int]:
     costs = {kept: time.median for kept, time in measured.times.items()}
-    return bends(costs, measured.step, tolerance=TOLERANCE) if costs else []
+    errors = {kept: time.error for kept, time in measured.times.items()}
+    return bends(costs, errors, measured.step, tolerance=TOLERANCE) if costs else []
 
 
 def _curve(measured: Measured) -> Curve:

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 FEW = 16  # so many units are measured one by one
+CERTAIN = 1.5  # times the errors together: what is no bend but noise
 COARSE = 12  # points of the first grid otherwise
 
 
@@ -24,18 +25,25 @@ def coarse_grid(units: int, step: int) -> list[int]:
     return sorted({0, units, *(min(units, max(1, round(kept / step)) * step) for kept in (*even[1:], *small))})
 
 
-def bends(costs: Mapping[int, float], step: int, *, tolerance: float) -> list[int]:
+def bends(costs: Mapping[int, float], errors: Mapping[int, float], step: int, *, tolerance: float) -> list[int]:
     """Widths to measure further: the middle of the distances on both sides of each bend.
 
     A point bends the curve where it lies further than ``tolerance``, relative to the whole curve's rise, from the line
-    between its neighbours.
+    between its neighbours, and further than measurements are off.
+
+    Args:
+        costs: By the number of units, what was measured.
+        errors: How far each may be off.
+        step: What the hardware rounds up to.
+        tolerance: What is no bend yet.
     """
     kept = sorted(costs)
     rise = max(costs.values()) - min(costs.values())
     wanted: set[int] = set()
     for left, here, right in zip(kept, kept[1:], kept[2:], strict=False):
         line = float(np.interp(here, (left, right), (costs[left], costs[right])))
-        if abs(costs[here] - line) > tolerance * rise:
+        unsure = CERTAIN * (errors[here] + (errors[left] + errors[right]) / 2)
+        if abs(costs[here] - line) > max(tolerance * rise, unsure):
             wanted |= {middle(left, here, step), middle(here, right, step)}
     return sorted(wanted - set(kept))
 

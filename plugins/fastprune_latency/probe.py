@@ -27,16 +27,22 @@ COMPILED_LAYERS = 2  # as many layers at most run in a row where each width is c
 
 @dataclass(frozen=True)
 class Timing:
-    """The median of several times in milliseconds, and their interquartile range relative to it."""
+    """The median of several times in milliseconds, their interquartile range relative to it, and how many there were."""
 
     median: float
     spread: float
+    turns: int
+
+    @property
+    def error(self) -> float:
+        """How far the median may be off, in milliseconds."""
+        return self.median * self.spread / math.sqrt(self.turns)
 
     @staticmethod
     def of(times: Sequence[float]) -> "Timing":
         median = statistics.median(times)
         quartiles = statistics.quantiles(times, n=4) if len(times) > 1 else [median, median, median]
-        return Timing(median, (quartiles[2] - quartiles[0]) / median if median else 0.0)
+        return Timing(median, (quartiles[2] - quartiles[0]) / median if median else 0.0, len(times))
 
 
 def without_drift(times: Mapping[K, Sequence[float]]) -> dict[K, list[float]]:
