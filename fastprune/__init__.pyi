@@ -75,6 +75,8 @@ from .strategies import Schedule as Schedule
 from .strategies import Scorer as Scorer
 from .strategies import Searcher as Searcher
 from .strategies import Tuner as Tuner
+from .sweeps import Sweep as Sweep
+from .sweeps import sweep as sweep
 from .tables import Curve as Curve
 from .tables import MeasuredTable as MeasuredTable
 from .tasks import Batch as Batch

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from fastprune import plugins
 from fastprune.costs import Conditions, Workload
 from fastprune.errors import UsageError
 from fastprune.groups import Groups
+from fastprune.pictures import save_figure, subplots
 from fastprune.pretrained import Pretrained
 from fastprune.progress import Progress, listening
 from fastprune.recipe import strategy
@@ -63,27 +62,13 @@ def draw(table: MeasuredTable, path: str | Path) -> Path:
     """Draw the curves into a picture: PNG, SVG or PDF, by the file's ending.
 
     Raises:
-        UsageError: matplotlib is not installed, or the picture cannot be written.
+        UsageError: The picture cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError("Drawing takes matplotlib: pip install 'fastprune[plots]'.") from error
-    figure = Figure(figsize=(5 * len(table.curves), 3.5), layout="constrained")
-    for place, curve in enumerate(table.curves, start=1):
-        axes = figure.add_subplot(1, len(table.curves), place)
+    figure, axes = subplots(5 * len(table.curves), 3.5, count=len(table.curves))
+    for place, curve in zip(axes if len(table.curves) > 1 else [axes], table.curves, strict=True):
         filled = curve.costs().tolist()
-        axes.step(range(len(filled)), filled, where="mid", linewidth=1)
-        axes.plot(curve.kept, curve.cost, "o", markersize=3)
-        axes.set(title=title(curve), xlabel="units kept", ylabel=table.measure, xlim=(0, None), ylim=(0, None))
+        place.step(range(len(filled)), filled, where="mid", linewidth=1)
+        place.plot(curve.kept, curve.cost, "o", markersize=3)
+        place.set(title=title(curve), xlabel="units kept", ylabel=table.measure, xlim=(0, None), ylim=(0, None))
     figure.suptitle(conditions_text(table.conditions))
-    path = Path(path)
-    scratch = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
-    try:
-        figure.savefig(scratch)
-        scratch.replace(path)
-    except (OSError, ValueError) as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-        raise UsageError(f"The picture {path} cannot be drawn: {error}") from error
-    return path
+    return save_figure(figure, path)

@@ -48,6 +48,9 @@ class Task(ABC):
     token_label_names: ClassVar[tuple[str, ...]] = ()
     """Those of ``label_names`` that have one entry a token; -100 means none, and is what they are padded with."""
 
+    lower_is_better: ClassVar[frozenset[str]] = frozenset()
+    """The metrics of which less is better."""
+
     running_text: ClassVar[bool] = False
     """The rows are one text after another that ``encode`` cuts anew: samples are drawn from its blocks, not its rows."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -21,6 +21,9 @@ from rich.progress import (
 from rich.table import Table
 
 from fastprune import progress as reports
+
+if TYPE_CHECKING:
+    from fastprune.sweeps import Sweep
 
 BAR_WIDTH = 12
 
@@ -115,3 +118,34 @@ def count(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {letter}"
     return f"{value:g}"
+
+
+def sweep_table(found: Sweep) -> Table:
+    """One row a recipe and budget; those on the Pareto front are marked."""
+    front = {(point.recipe, point.budget) for point in found.front()}
+    unit = "percent" if found.falling else "points"
+    dense = f"dense {found.metric} {found.dense[found.metric]:.4f}"
+    table = Table(title=dense, box=SIMPLE, title_justify="left")
+    for heading in (
+        "recipe",
+        "budget",
+        f"{found.about['measure']} left",
+        found.metric,
+        "spread",
+        f"{unit} lost",
+        "front",
+    ):
+        table.add_column(heading, justify="left" if heading == "recipe" else "right")
+    for point in found.points():
+        spread = f"{point.low:.4f} to {point.high:.4f}" if point.low != point.high else ""
+        mark = "*" if (point.recipe, point.budget) in front else ""
+        table.add_row(
+            point.recipe,
+            f"{point.budget:g}",
+            f"{point.cost:.3f}",
+            f"{point.value:.4f}",
+            spread,
+            f"{point.drop:.2f}",
+            mark,
+        )
+    return table

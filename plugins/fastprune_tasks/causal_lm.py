@@ -27,6 +27,7 @@ class CausalLM(Task):
     name: ClassVar[str] = "causal-lm"
     heads: ClassVar[tuple[str, ...]] = ("ForCausalLM", "LMHeadModel")
     token_label_names: ClassVar[tuple[str, ...]] = ("labels",)
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"perplexity"})
     running_text: ClassVar[bool] = True
 
     @classmethod

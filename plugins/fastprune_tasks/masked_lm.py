@@ -33,6 +33,7 @@ class MaskedLM(Task):
     name: ClassVar[str] = "masked-lm"
     heads: ClassVar[tuple[str, ...]] = ("ForMaskedLM",)
     token_label_names: ClassVar[tuple[str, ...]] = ("labels",)
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"perplexity"})
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:

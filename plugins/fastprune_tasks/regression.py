@@ -30,6 +30,7 @@ class Regression(Task):
     """A number for each text or pair of texts, taken as the mean of a unit Gaussian."""
 
     name: ClassVar[str] = "regression"
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
     heads: ClassVar[tuple[str, ...]] = ("ForSequenceClassification",)
 
     @classmethod

@@ -1,0 +1,40 @@
+"""Pictures: figures of matplotlib, drawn without a display and written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def subplots(width: float, height: float, count: int = 1) -> tuple[Figure, Any]:
+    """A figure of so many inches with axes side by side: one Axes, or a list where there are to be several."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = [figure.add_subplot(1, count, place) for place in range(1, count + 1)]
+    return figure, axes[0] if count == 1 else axes
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write a figure: PNG, SVG or PDF, by the file's ending.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    path = Path(path)
+    scratch = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
+    try:
+        figure.savefig(scratch)
+        scratch.replace(path)
+    except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise UsageError(f"The picture {path} cannot be drawn: {error}") from error
+    return path

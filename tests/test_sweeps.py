@@ -1,0 +1,196 @@
+"""Sweeps: curves, fronts, knees and picks; what an interruption leaves, and that nothing is done twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import click.testing
+import pytest
+
+import fastprune
+from fastprune import BudgetError, Recipe, Sweep, UsageError, sweeps, testing
+from fastprune.cli import main
+from fastprune.pretrained import Pretrained
+from fastprune.sweeps import Run, read_budgets
+
+RECIPES = {"default": Recipe.of("default"), "paper": Recipe.of("paper")}
+
+
+def a_sweep(*points: tuple[str, float, float], dense: float = 0.9, falling: bool = False) -> Sweep:
+    runs = [Run(recipe=r, budget=c, seed=0, cost=c, metrics={"m": v}, seconds=1.0) for r, c, v in points]
+    return Sweep(about={"measure": "macs", "recipes": {}}, metric="m", falling=falling, dense={"m": dense}, runs=runs)
+
+
+@pytest.fixture
+def opened():
+    model = testing.tiny_model("bert", "ForSequenceClassification")
+    batches = testing.tiny_batches(model, samples=16)
+    assert batches.task is not None
+    return Pretrained(model=model, tokenizer=None, task=batches.task, source="tiny")
+
+
+def sets(opened: Pretrained):
+    return lambda seed: testing.tiny_batches(opened.model, samples=16 + seed)
+
+
+def test_the_front_is_what_nothing_beats() -> None:
+    found = a_sweep(("a", 0.9, 0.90), ("a", 0.5, 0.80), ("b", 0.5, 0.85), ("b", 0.4, 0.86), ("a", 0.2, 0.5))
+    assert [(p.recipe, p.budget) for p in found.front()] == [("a", 0.2), ("b", 0.4), ("a", 0.9)]
+
+
+def test_the_knee_is_where_it_starts_to_cost() -> None:
+    found = a_sweep(("a", 0.9, 0.90), ("a", 0.7, 0.899), ("a", 0.5, 0.89), ("a", 0.3, 0.7), ("a", 0.2, 0.5))
+    knee = found.knee()
+    assert knee is not None
+    assert knee.budget == 0.5
+    assert found.sentence(knee) == "0.5 of the macs costs 1.0 points of m"
+    assert a_sweep(("a", 0.9, 0.9), ("a", 0.5, 0.8)).knee() is None
+
+
+def test_pick() -> None:
+    found = a_sweep(("a", 0.9, 0.90), ("a", 0.5, 0.89), ("a", 0.3, 0.7))
+    assert found.pick("drop<=1").budget == 0.5
+    assert found.pick("drop <= 20").budget == 0.3
+    assert found.pick("cost<=0.6").budget == 0.5
+    with pytest.raises(UsageError, match="No point of the sweep has drop<=-1; the nearest is a at 0.9"):
+        found.pick("drop<=-1")
+    with pytest.raises(UsageError, match="--pick takes drop<=POINTS or cost<=FRACTION"):
+        found.pick("accuracy>0.9")
+
+
+def test_less_is_better_of_some_metrics() -> None:
+    found = a_sweep(("a", 0.9, 20.0), ("a", 0.5, 25.0), ("b", 0.5, 24.0), dense=20.0, falling=True)
+    assert [(p.recipe, p.drop) for p in found.front()] == [("b", pytest.approx(20.0)), ("a", 0.0)]
+    assert found.pick("drop<=21").recipe == "b"
+
+
+@pytest.mark.parametrize(
+    ("text", "budgets"),
+    [
+        ("0.9:0.2:0.1", [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2]),
+        ("0.3:0.5:0.1", [0.3, 0.4, 0.5]),
+        ("0.5,0.25,0.5", [0.5, 0.25]),
+    ],
+)
+def test_budgets(text: str, budgets: list[float]) -> None:
+    assert read_budgets(text) == pytest.approx(budgets)
+
+
+@pytest.mark.parametrize("text", ["", "half", "0.9:0.2", "0.9:0.2:0", "1.5,0.5", "0:1:0.5"])
+def test_budgets_that_are_none(text: str) -> None:
+    with pytest.raises(BudgetError):
+        read_budgets(text)
+
+
+def test_a_sweep_is_the_separate_prunings(opened: Pretrained, tmp_path: Path) -> None:
+    tests = testing.tiny_batches(opened.model, samples=20)
+    found = fastprune.sweep(
+        opened, sets(opened), tests, budgets=[0.8, 0.5], recipes=RECIPES, seeds=[0, 1], folder=tmp_path / "s"
+    )
+    assert len(found.runs) == 8
+    for run in found.runs:
+        alone = fastprune.prune(
+            opened, sets(opened)(run.seed), budget=run.budget, recipe=RECIPES[run.recipe], seed=run.seed
+        )
+        assert run.cost == alone.cost_after / alone.cost_before
+        assert run.metrics == pytest.approx(fastprune.evaluate(alone.model, tests), abs=1e-6)
+    rows = list(csv.DictReader((tmp_path / "s" / "sweep.csv").read_text().splitlines()))
+    assert [row["recipe"] for row in rows] == ["dense"] + [run.recipe for run in found.runs]
+    assert Sweep.read(tmp_path / "s" / "sweep.json") == found
+    assert (tmp_path / "s" / "sweep.png").stat().st_size > 5000
+    assert "<svg" in (tmp_path / "s" / "sweep.svg").read_text()
+
+
+def test_an_interrupted_sweep_goes_on(opened: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tests, done = testing.tiny_batches(opened.model, samples=20), []
+    prune = sweeps.prune
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(options["budget"])
+        return prune(*arguments, **options)
+
+    monkeypatch.setattr(sweeps, "prune", interrupted)
+    call = {"budgets": [0.8, 0.6, 0.4], "recipes": RECIPES, "folder": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        fastprune.sweep(opened, sets(opened), tests, **call)
+    assert len(Sweep.read(tmp_path / "sweep.json").runs) == 3
+    done[:] = []
+    monkeypatch.setattr(sweeps, "prune", lambda *a, **o: (done.append(o["budget"]), prune(*a, **o))[1])
+    scored = []
+    score = type(RECIPES["default"].scorer).score
+    monkeypatch.setattr(
+        type(RECIPES["default"].scorer), "score", lambda self, *a: (scored.append(1), score(self, *a))[1]
+    )
+    found = fastprune.sweep(opened, sets(opened), tests, **call)
+    assert len(done) == 3
+    assert not scored  # they were kept
+    assert len(found.runs) == 6
+    whole = fastprune.sweep(opened, sets(opened), tests, budgets=[0.8, 0.6, 0.4], recipes=RECIPES)
+    key = lambda run: (run.recipe, run.budget, run.cost, dict(run.metrics))  # noqa: E731
+    assert [key(run) for run in found.runs] == [key(run) for run in whole.runs]
+
+
+def test_a_folder_of_something_else_is_refused(opened: Pretrained, tmp_path: Path) -> None:
+    tests = testing.tiny_batches(opened.model, samples=8)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty and holds no sweep"):
+        fastprune.sweep(opened, sets(opened), tests, budgets=[0.5], folder=tmp_path)
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(UsageError, match="is no sweep that could go on"):
+        fastprune.sweep(opened, sets(opened), tests, budgets=[0.5], folder=tmp_path)
+    other = tmp_path / "other"
+    fastprune.sweep(opened, sets(opened), tests, budgets=[0.5], folder=other)
+    with pytest.raises(UsageError, match="has eval_samples 8, not 9"):
+        fastprune.sweep(
+            opened, sets(opened), testing.tiny_batches(opened.model, samples=9), budgets=[0.5], folder=other
+        )
+    changed = {"default": Recipe.of("default", tuner="none")}
+    with pytest.raises(UsageError, match="A recipe of the sweep in .* has changed"):
+        fastprune.sweep(opened, sets(opened), tests, budgets=[0.4], recipes=changed, folder=other)
+    with pytest.raises(UsageError, match="no metric 'bleu' for this task; there are accuracy"):
+        fastprune.sweep(opened, sets(opened), tests, budgets=[0.5], metric="bleu")
+
+
+def test_one_cost_for_all_recipes(opened: Pretrained) -> None:
+    recipes = {"macs": Recipe.of("default"), "params": Recipe.of("default", cost="params")}
+    with pytest.raises(UsageError, match="must count one cost; these count macs, params"):
+        fastprune.sweep(opened, sets(opened), testing.tiny_batches(opened.model), budgets=[0.5], recipes=recipes)
+
+
+def test_json_can_be_read_by_others() -> None:
+    content = json.loads(a_sweep(("a", 0.5, 0.8)).to_json())
+    assert content["runs"][0]["metrics"] == {"m": 0.8}
+
+
+def test_the_command(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = tmp_path / "curve"
+    arguments = ["sweep", tiny_checkpoint, "--data", tiny_data, "--eval-data", tiny_data, "--output", folder]
+
+    def run(*more: object) -> click.testing.Result:
+        return click.testing.CliRunner().invoke(main, [str(each) for each in (*arguments, *more)])
+
+    result = run("--budgets", "0.9:0.5:0.2", "--recipes", "default,paper", "--pick", "drop<=100", "--batch-size", 4)
+    assert result.exit_code == 0, result.output
+    assert "Pareto" not in result.stdout
+    assert "Picked" in result.stderr
+    assert not (folder / "scores").exists()
+    assert {path.name for path in folder.iterdir()} == {"sweep.json", "sweep.csv", "sweep.png", "sweep.svg", "model"}
+    assert fastprune.load(folder / "model") is not None
+    again = run("--budgets", "0.9:0.5:0.2", "--recipes", "default,paper", "--batch-size", 4, "--json")
+    assert len(json.loads(again.stdout)["runs"]) == 6
+    for more, says in [
+        (("--pick", "cheap"), "--pick takes drop<=POINTS"),
+        (("--seeds", "a"), "Seeds are whole numbers"),
+        (("--budgets", "2"), "2"),
+        (("--recipes", "defualt"), "did you mean 'default'"),
+        (("--pick", "drop<=1"), "not empty"),
+    ]:
+        refused = run(*more)
+        assert refused.exit_code == 2, refused.output
+        assert says in refused.stderr
