@@ -202,7 +202,7 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
         if "batch_size" in cost["conditions"]:
             where.print(f"{cost['name']} for {conditions_text(cost['conditions'])}")
     seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in result.timings.items())
-    where.print(f"{seconds}\nSaved in {output}. Load it: fastprune.load({output!r})")
+    where.print(f"{seconds}\nSaved in {output}, with report.html. Load it: fastprune.load({output!r})")
 
 
 @main.command()
@@ -461,6 +461,22 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
     if picked:
         where.print(f"Picked {picked.recipe} at {picked.budget:g}: {found.sentence(picked)}. Saved in {output}/model")
     where.print(f"The curve is in {output}/sweep.png and sweep.svg, all figures in sweep.csv and sweep.json")
+
+
+@main.command()
+@click.argument("directories", nargs=-1, required=True)
+@click.option("--output", default="report.html", show_default=True, help="The page.")
+def report(directories: tuple[str, ...], output: str) -> None:
+    """Show pruned models side by side on one page, which needs no network. Each has one of its own: DIR/report.html.
+
+    \b
+    fastprune report small smaller
+    fastprune report runs/* --output runs.html
+    """
+    from fastprune.reports import write_report
+
+    check_file(output)
+    click.echo(write_report(directories, output))
 
 
 def _seeds(text: str) -> list[int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from fastprune import checkpoint
+from fastprune import checkpoint, reports
 from fastprune.architecture import Architecture
 from fastprune.groups import Groups
 from fastprune.masks import Mask
@@ -84,8 +84,18 @@ class PruningResult:
             "metrics": dict(self.metrics),
         }
 
+    def details(self) -> dict[str, Any]:
+        """What the manifest says beside how to load the model: the figures, the recipe, the units kept, importance."""
+        every = {group.name: group.kind == "attention" for group in self.groups}
+        return self.summary() | {
+            "recipe": self.recipe.to_toml(),
+            "kept_units": {name: self.mask.kept(name).tolist() for name in self.mask},
+            "importance": reports.summarised(self.importance, every=every),
+        }
+
     def save(self, path: str | Path, *, tokenizer: PreTrainedTokenizerBase | None = None) -> Path:
-        """Write a directory that ``fastprune.load`` opens: weights, config, tokenizer, manifest. All of it or nothing.
+        """Write a directory that ``fastprune.load`` opens: weights, config, tokenizer, manifest, and ``report.html``, a page
+        for people. All of it or nothing.
 
         Args:
             path: A directory that does not exist, or is empty.
@@ -94,13 +104,13 @@ class PruningResult:
         Raises:
             CheckpointError: The directory is not empty, or cannot be written.
         """
-        details = self.summary() | {"recipe": self.recipe.to_toml()}
-        details["kept_units"] = {name: self.mask.kept(name).tolist() for name in self.mask}
+        details = self.details()
+        page = reports.render({Path(path).name: details}).encode()
         return checkpoint.save(
             self.model,
             path,
             architecture=self.architecture,
             details=details,
             tokenizer=tokenizer or self.tokenizer,
-            companions=self.companions,
+            companions={**self.companions, reports.NAME: page},
         )

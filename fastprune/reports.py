@@ -1,0 +1,186 @@
+"""Reports: a page about one pruning, or about several side by side, made from manifests alone; it needs no network."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastprune.pictures import subplots
+
+NAME = "report.html"
+CELLS = 128  # a group of more attention units than these is drawn as a bar
+VALUES = 128  # of one group's importance, in a manifest
+
+
+def summarised(importance: Mapping[str, Tensor], *, every: Mapping[str, bool]) -> dict[str, list[float]]:
+    """Importance small enough for a manifest: unit by unit, or as at most ``VALUES`` quantiles, the greatest first.
+
+    Args:
+        importance: By the name of the group, [units].
+        every: The groups whose units are told one by one, where they are not too many.
+    """
+    found = {}
+    for name, values in importance.items():
+        values = values.double()
+        if not (every[name] and values.numel() <= CELLS):
+            values = values.sort(descending=True).values
+            if values.numel() > VALUES:
+                values = values[torch.linspace(0, values.numel() - 1, VALUES).round().long()]
+        found[name] = [float(f"{value:.4g}") for value in values.tolist()]
+    return found
+
+
+def render(runs: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page.
+
+    Args:
+        runs: Manifests (or what ``PruningResult.details`` returns) by the name to show.
+    """
+    from jinja2 import Environment
+
+    template = files("fastprune").joinpath("report.html.j2").read_text(encoding="utf-8")
+    shown = [_shown(name, details) for name, details in runs.items()]
+    columns = list(dict.fromkeys(column for run in shown for column in run["cells"]))
+    title = f"{len(shown)} prunings" if len(shown) > 1 else f"{shown[0]['name']}, pruned"
+    return Environment(autoescape=True).from_string(template).render(title=title, runs=shown, columns=columns)
+
+
+def verdict(details: Mapping[str, Any]) -> str:
+    """One sentence: how much is left, and what it lost."""
+    cost, parameters = details["cost"], details["parameters"]
+    said = (
+        f"{cost['after'] / cost['before']:.0%} of the {cost['measure']} and "
+        f"{parameters['after'] / parameters['before']:.0%} of the parameters are left"
+    )
+    dense, pruned = details["metrics"].get("dense"), details["metrics"].get("pruned")
+    if dense and pruned:
+        name = next(iter(dense))
+        said += f", and {name} goes from {dense[name]:.4g} to {pruned[name]:.4g}"
+    return f"{said}."
+
+
+def _shown(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template shows of one run."""
+    calibration = details["calibration"]
+    common = _common([group["name"].split(".") for group in details["groups"]])
+    return {
+        "name": name,
+        "verdict": verdict(details),
+        "figures": _figures(details),
+        "cells": {row[0]: row[2] for row in _figures(details)},
+        "groups": [_group(group, details, common) for group in details["groups"]],
+        "spectrum": _spectrum(details),
+        "timings": details["timings"],
+        "calibration": f"Calibrated on {calibration['samples']} samples ({calibration['tokens']:,} tokens) of "
+        f"{calibration['source'] or 'batches in memory'}, seed {calibration['seed']}.",
+        "command": f"fastprune prune MODEL --data DATA --recipe recipe.toml --budget {details['budget']:g} --output DIR",
+        "recipe": details["recipe"],
+    }
+
+
+def _common(names: Sequence[Sequence[str]]) -> str:
+    """What every name begins with, dotted."""
+    alike = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*(name[:-1] for name in names), strict=False))
+    return "".join(f"{parts[0]}." for parts in alike)
+
+
+def _figures(details: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Rows of name, dense, pruned, what that means."""
+    rows = []
+    for cost in details.get("costs") or [details["cost"]]:
+        rows.append(_ratio(cost["measure"], cost["before"], cost["after"]))
+    rows.append(_ratio("parameters", details["parameters"]["before"], details["parameters"]["after"]))
+    dense, pruned = details["metrics"].get("dense") or {}, details["metrics"].get("pruned") or {}
+    for metric in dense:
+        change = pruned[metric] - dense[metric]
+        rows.append((metric, f"{dense[metric]:.4f}", f"{pruned[metric]:.4f}", f"{change:+.4f}"))
+    others = {name: value for name, value in details["metrics"].items() if isinstance(value, float)}
+    return rows + [(name, "", f"{value:.4f}", "") for name, value in others.items()]
+
+
+def _ratio(name: str, before: float, after: float) -> tuple[str, str, str, str]:
+    return name, _count(before), _count(after), f"{after / before:.0%}" if before else ""
+
+
+def _count(value: float) -> str:
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {suffix}"
+    return f"{value:.4g}"
+
+
+def _group(group: Mapping[str, Any], details: Mapping[str, Any], common: str) -> dict[str, Any]:
+    """A row of the map: cells for attention units, a bar for anything else; ``common`` begins every name."""
+    name, units = group["name"], group["units"]
+    shown = {"name": name, "label": name.removeprefix(common), "units": units, "kept": group["kept"], "cells": []}
+    shown["share"] = f"{100 * group['kept'] / units:.1f}" if units else "0"
+    if group["kind"] == "attention" and 0 < units <= CELLS:
+        kept = set(details["kept_units"][name])
+        values = (details.get("importance") or {}).get(name) or [1.0] * units
+        most = max(values) or 1.0
+        shown["cells"] = [
+            {
+                "kept": unit in kept,
+                "opacity": f"{0.35 + 0.65 * (values[unit] / most) ** 0.5:.2f}",
+                "title": f"unit {unit}: importance {values[unit]:.3g}, {'kept' if unit in kept else 'pruned'}",
+            }
+            for unit in range(units)
+        ]
+    return shown
+
+
+def _spectrum(details: Mapping[str, Any]) -> str:
+    """The importance of every group, sorted, as an inline SVG; empty where nothing is known."""
+    importance = {name: sorted(values, reverse=True) for name, values in (details.get("importance") or {}).items()}
+    if not any(max(values, default=0) > 0 for values in importance.values()):
+        return ""
+    kinds = {group["name"]: group["kind"] for group in details["groups"]}
+    figure, panels = subplots(9, 3.4, count=2)
+    figure.patch.set_alpha(0)
+    floor = 1e-9 * max(value for values in importance.values() for value in values)
+    for axes, kind in zip(panels, ("attention", "ffn"), strict=True):
+        names = [name for name in importance if (kinds[name] == "attention") == (kind == "attention")]
+        for place, name in enumerate(names):
+            values = [max(value, floor) for value in importance[name]]
+            share = [100 * at / max(len(values) - 1, 1) for at in range(len(values))]
+            axes.plot(
+                share, values, color=(0.15, 0.39, 0.92, 0.25 + 0.75 * place / max(len(names) - 1, 1)), linewidth=1.2
+            )
+        axes.set(yscale="log", title=f"{kind}: pale the first layers, strong the last", xlabel="% of the units")
+        axes.patch.set_alpha(0)
+        for spine in axes.spines.values():
+            spine.set_color("#8a93a5")
+        axes.tick_params(colors="#8a93a5", which="both")
+        for text in (axes.title, axes.xaxis.label):
+            text.set_color("#8a93a5")
+            text.set_fontsize(10)
+    svg = io.StringIO()
+    figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+    text = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>", "", svg.getvalue(), flags=re.S)
+    return text.strip().replace("<svg ", '<svg role="img" aria-label="importance by group" ', 1)
+
+
+def write_report(directories: Sequence[str | Path], output: str | Path) -> Path:
+    """A page that shows the pruned models of some directories side by side.
+
+    Raises:
+        CheckpointError: A directory holds no pruned model.
+    """
+    from fastprune.checkpoint import read_manifest
+    from fastprune.sweeps import write
+
+    runs = {}
+    for directory in map(Path, directories):
+        name = directory.name if directory.name not in runs else str(directory)
+        runs[name] = read_manifest(directory)
+    path = Path(output)
+    write(path, render(runs))
+    return path
