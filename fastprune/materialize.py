@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import inspect
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from fastprune.architecture import UnitBias
 from fastprune.groups import Group, Groups, consumer_of, expand
 from fastprune.linears import keep_columns, keep_rows, keep_slices, linear_at
 from fastprune.masks import Mask
+from fastprune.modeling import BiasOnly, EmptySublayer, KeptBias, OwnConfig, put
 from fastprune.strategies import Reconstruction
 
 M = TypeVar("M", bound=nn.Module)
@@ -105,130 +105,6 @@ def masked(model: nn.Module, groups: Groups, mask: Mask) -> Iterator[None]:
             handle.remove()
 
 
-class BiasOnly(nn.Module):
-    """What is left of a consumer whose group has no unit: its bias, whatever comes in."""
-
-    weight: Tensor
-    bias: nn.Parameter | None
-
-    def __init__(self, consumer: nn.Linear) -> None:
-        super().__init__()
-        self.in_features, self.out_features = 0, consumer.out_features
-        self.register_buffer("weight", consumer.weight.detach()[:, :0].clone(), persistent=False)
-        self.bias = None
-        if consumer.bias is not None:
-            self.bias = nn.Parameter(consumer.bias.detach().clone(), requires_grad=consumer.bias.requires_grad)
-
-    def forward(self, features: Tensor) -> Tensor:
-        if self.bias is None:
-            return features.new_zeros(*features.shape[:-1], self.out_features)  # [..., hidden]
-        # a copy, because some families add to it in place
-        return self.bias.expand(*features.shape[:-1], -1).clone()  # [..., hidden]
-
-    def extra_repr(self) -> str:
-        return f"out_features={self.out_features}"
-
-
-class EmptySublayer(nn.Module):
-    """Stands where a sublayer without units was: it computes nothing, and says so to the modules around it.
-
-    Where the sublayer held its consumer, the consumer's bias is its output; where the consumer comes after it,
-    a tensor of no features is. A cache of keys and values still learns how many tokens have passed, since others ask it,
-    and a bias that layers hand on is handed on.
-    """
-
-    def __init__(self, original: nn.Module, group: Group) -> None:
-        super().__init__()
-        block = group.block
-        inside = block.consumer.startswith(f"{block.module}.")
-        self.consumer_path = block.consumer.removeprefix(f"{block.module}.") if inside else ""
-        self.outputs, self.cache = block.outputs, block.cache
-        self.bias_argument, self.bias_output = (block.bias.argument, block.bias.output) if block.bias else ("", 0)
-        self.parameter_names = list(inspect.signature(original.forward).parameters)
-        for name in (*block.unit_width, *(["layer_idx"] if block.cache else [])):
-            setattr(self, name, getattr(original, name))
-        for name in (name for name in (*block.counts, block.units) if name and "." not in name):
-            setattr(self, name, 0)
-        if inside:
-            parent: nn.Module = self
-            *containers, name = self.consumer_path.split(".")
-            for container in containers:
-                parent.add_module(container, nn.Module())
-                parent = parent.get_submodule(container)
-            parent.add_module(name, BiasOnly(linear_at(original, self.consumer_path)))
-
-    def forward(self, *arguments: Any, **keywords: Any) -> Any:
-        given = dict(zip(self.parameter_names, arguments, strict=False)) | keywords
-        hidden: Tensor = arguments[0] if arguments else given[self.parameter_names[0]]
-        output = hidden.new_empty(*hidden.shape[:-1], 0)  # [..., no features]
-        if self.consumer_path:
-            output = self.get_submodule(self.consumer_path)(output)  # [..., hidden]
-        if self.cache and given.get(self.cache) is not None:
-            self._count_tokens(given[self.cache], hidden)
-        if self.outputs == 1:
-            return output
-        others: list[Any] = [None] * (self.outputs - 1)
-        if self.bias_output:
-            others[self.bias_output - 1] = given.get(self.bias_argument)
-        return (output, *others)
-
-    def _count_tokens(self, cache: Any, hidden: Tensor) -> None:
-        token = hidden.new_zeros(
-            hidden.shape[0], 1, hidden.shape[1], 1
-        )  # one number a token instead of keys and values
-        getattr(cache, "self_attention_cache", cache).update(token, token, self.layer_idx)
-
-
-class KeptBias:
-    """Has a module see only its own units' slices of a bias that layers share, and hand the whole on.
-
-    It stays on the module, as part of it, and reads the module's buffer ``kept_units`` [kept].
-    """
-
-    def __init__(self, module: nn.Module, bias: UnitBias) -> None:
-        self.bias = bias
-        self.position = list(inspect.signature(module.forward).parameters).index(bias.argument)
-        self.whole: Tensor | None = None
-        module.register_forward_pre_hook(self.before, with_kwargs=True)
-        if bias.output:
-            module.register_forward_hook(self.after)
-        if bias.method:
-            module.__dict__[bias.method] = functools.partial(self.compute, module)
-
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        positional, named = list(args), dict(kwargs)
-        self.whole = None
-        if named.get(self.bias.argument) is not None:
-            named[self.bias.argument] = self._keep(module, named[self.bias.argument])
-        elif self.position < len(positional) and positional[self.position] is not None:
-            positional[self.position] = self._keep(module, positional[self.position])
-        return tuple(positional), named
-
-    def compute(self, module: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        return self._keep(module, getattr(type(module), self.bias.method)(module, *args, **kwargs))
-
-    def after(self, module: nn.Module, args: tuple[Any, ...], output: tuple[Any, ...]) -> tuple[Any, ...]:
-        whole, self.whole = self.whole, None
-        return (*output[: self.bias.output], whole, *output[self.bias.output + 1 :])
-
-    def _keep(self, module: nn.Module, whole: Tensor) -> Tensor:
-        self.whole = whole
-        return whole.index_select(1, module.kept_units)  # type: ignore[arg-type]
-
-
-class OwnConfig:
-    """A configuration as one module sees it: with some values of its own, and all else shared with the model."""
-
-    def __init__(self, shared: Any, values: dict[str, Any]) -> None:
-        self.shared, self.values = shared, values
-
-    def __getattr__(self, name: str) -> Any:
-        own = self.__dict__
-        if "shared" not in own:  # while it is being copied
-            raise AttributeError(name)
-        return own["values"][name] if name in own["values"] else getattr(own["shared"], name)
-
-
 @torch.no_grad()
 def _slice(model: nn.Module, group: Group, kept: Tensor) -> None:
     for rows in group.rows:
@@ -264,7 +140,7 @@ def _select_bias(module: nn.Module, bias: UnitBias, kept: Tensor) -> None:
         module.kept_units = before[kept.to(device)]
         return
     module.register_buffer("kept_units", kept.to(device))
-    KeptBias(module, bias)
+    KeptBias(module, argument=bias.argument, method=bias.method, output=bias.output)
 
 
 def _empty(model: nn.Module, group: Group) -> None:
@@ -272,13 +148,32 @@ def _empty(model: nn.Module, group: Group) -> None:
     if block.bias is not None and block.bias.owner and getattr(module, block.bias.owner):
         # the other layers need the bias that this module computes: one unit stays to run it, and is not listened to
         _slice(model, group, torch.zeros(1, dtype=torch.long))
-        _replace(model, group.consumer, BiasOnly(linear_at(model, group.consumer)))
+        put(model, group.consumer, _bias_only(model, group))
         return
-    if not block.consumer.startswith(f"{block.module}."):
-        _replace(model, group.consumer, BiasOnly(linear_at(model, group.consumer)))
-    _replace(model, group.module, EmptySublayer(module, group).train(module.training))
+    consumer, inside = _bias_only(model, group), block.consumer.startswith(f"{block.module}.")
+    if not inside:
+        put(model, group.consumer, consumer)
+    sublayer = EmptySublayer(_facts(module, group), consumer if inside else None)
+    put(model, group.module, sublayer.train(module.training))
 
 
-def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, module)
+def _bias_only(model: nn.Module, group: Group) -> BiasOnly:
+    consumer = linear_at(model, group.consumer)
+    return BiasOnly.of(model.get_submodule(group.consumer), with_bias=consumer.bias is not None)
+
+
+def _facts(module: nn.Module, group: Group) -> dict[str, Any]:
+    """What an empty sublayer must know of the module that it replaces."""
+    block = group.block
+    inside = block.consumer.startswith(f"{block.module}.")
+    widths = (*block.unit_width, *(["layer_idx"] if block.cache else []))
+    counts = [name for name in (*block.counts, block.units) if name and "." not in name]
+    return {
+        "arguments": list(inspect.signature(module.forward).parameters),
+        "outputs": block.outputs,
+        "cache": block.cache,
+        "bias_argument": block.bias.argument if block.bias else "",
+        "bias_output": block.bias.output if block.bias else 0,
+        "consumer": block.consumer.removeprefix(f"{block.module}.") if inside else "",
+        "attributes": {name: getattr(module, name) for name in widths} | dict.fromkeys(counts, 0),
+    }
