@@ -35,6 +35,7 @@ from .errors import UnknownNameError as UnknownNameError
 from .errors import UsageError as UsageError
 from .evaluation import evaluate as evaluate
 from .evaluation import fidelity as fidelity
+from .families import read_architecture as read_architecture
 from .gradients import collect_gradients as collect_gradients
 from .gradients import unit_gradients as unit_gradients
 from .groups import Group as Group

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastprune import plugins
 from fastprune.errors import UnknownNameError
+from fastprune.families import to_toml
 from fastprune.options import options_of
 
 
@@ -38,6 +39,15 @@ def preset(name: str) -> str:
         UnknownNameError: There is no such preset.
     """
     return plugins.installed().preset[name]
+
+
+def architecture(name: str) -> str:
+    """The TOML text of an architecture.
+
+    Raises:
+        UnknownNameError: There is no such architecture.
+    """
+    return to_toml(plugins.installed().architecture[name])
 
 
 def _entry(kind: str, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checkpoints: a pruned model as a directory of weights, config, tokenizer and manifest, and back."""
+"""Checkpoints: a pruned model as a directory of weights, config, modelling file, tokenizer and manifest, and back."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import os
 import platform
 import secrets
 import shutil
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 
-from fastprune.architecture import Architecture, Block, Part, Producer, Stack, UnitBias
-from fastprune.errors import CheckpointError, ModelError
-from fastprune.groups import Groups, consumer_of
-from fastprune.masks import Mask
-from fastprune.materialize import add_bias, materialize
+from fastprune import portable
+from fastprune.architecture import Architecture
+from fastprune.errors import CheckpointError, ModelError, UsageError
+from fastprune.families import architecture_of
+from fastprune.groups import Groups
+from fastprune.modeling import Narrow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -78,6 +78,7 @@ def save(
     if not isinstance(model, transformers.PreTrainedModel):
         raise ModelError(f"Only transformers models can be saved; this is a {type(model).__name__}. Use torch.save.")
     groups = Groups.resolve(architecture, model)
+    portable.describe(model, groups)
     manifest = {
         "format_version": FORMAT_VERSION,
         "versions": {name: version(name) for name in ("fastprune", "torch", "transformers")}
@@ -85,7 +86,6 @@ def save(
         "model_class": type(model).__name__,
         "architecture": dataclasses.asdict(architecture),
         "widths": {group.name: group.units for group in groups},
-        "biased": [group.name for group in groups if consumer_of(model, group).bias is not None],
         **details,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +93,7 @@ def save(
     scratch.mkdir()
     try:
         model.save_pretrained(scratch)
+        _write_modelling_file(model, scratch)
         if tokenizer is not None:
             tokenizer.save_pretrained(scratch)
         for name, content in (companions or {}).items():
@@ -132,27 +133,55 @@ def load(
     manifest = read_manifest(path)
     try:
         model_class = model_class or getattr(transformers, manifest["model_class"])
-        architecture = _architecture(manifest["architecture"])
+        architecture = architecture_of(manifest["architecture"], f"the manifest of {path}")
         widths = {str(name): int(units) for name, units in manifest["widths"].items()}
-        biased = {str(name) for name in manifest["biased"]}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise CheckpointError(
             f"The manifest of {path} lacks what loading needs: {type(error).__name__}: {error}."
         ) from error
+    model = _load(path, model_class, dtype)
+    found = {group.name: group.units for group in Groups.resolve(architecture, model)}
+    if found != widths:
+        wrong = sorted(name for name in found.keys() | widths.keys() if found.get(name) != widths.get(name))
+        raise CheckpointError(
+            f"The manifest of {path} disagrees with its weights on {', '.join(wrong)}: "
+            f"{widths.get(wrong[0], 'no')} units of the first against {found.get(wrong[0], 'none')}. "
+            "Restore the directory as it was saved."
+        )
+    return model.to(device).eval()  # type: ignore[no-any-return]
+
+
+def _load(path: str | Path, model_class: type[PreTrainedModel], dtype: str | torch.dtype) -> Any:
+    """The model of a directory whose configuration says what is narrower."""
+    _require_safetensors(Path(path))
+    model: Any
+    info: Any
+    narrowed: Any = _narrowed(model_class)
     try:
-        model: Any
-        info: Any
-        narrowed: Any = _narrowed(model_class, architecture, widths, biased)
         model, info = narrowed.from_pretrained(
             path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+    except Exception as error:  # files, shapes and constructors raise different families
         raise CheckpointError(f"The pruned model in {path} cannot be loaded: {error}") from error
     wrong = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
     if wrong:
         raise CheckpointError(f"The weights in {path} do not match its manifest: {wrong}.")
     model.__class__ = model_class
-    return model.to(device).eval()  # type: ignore[no-any-return]
+    vars(model.config).pop("auto_map", None)  # what save_pretrained writes has no modelling file beside it
+    return model
+
+
+def _require_safetensors(path: Path) -> None:
+    """Refuse pickled weights, which can run any code, and a directory without weights."""
+    if any(path.glob("*.safetensors")):
+        return
+    pickles = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth", "*.pkl") for file in path.glob(kind))
+    if pickles:
+        raise CheckpointError(
+            f"The pruned model in {path} cannot be loaded: its weights are pickled ({', '.join(pickles)}), and opening a "
+            "pickle can run any code. fastprune reads and writes safetensors only."
+        )
+    raise CheckpointError(f"The pruned model in {path} cannot be loaded: there are no weights (*.safetensors) in it.")
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
@@ -176,25 +205,23 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _narrowed(
-    model_class: type[PreTrainedModel], architecture: Architecture, widths: Mapping[str, int], biased: Set[str]
-) -> type[PreTrainedModel]:
+def _narrowed(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
     """The model class, built narrower: so that ``from_pretrained`` finds layers of the sizes that were saved."""
+    # renamings of weights go by the class's name and module
+    names = {"__module__": model_class.__module__, "__doc__": model_class.__doc__}
+    return type(model_class.__name__, (Narrow, model_class), names)
 
-    class Narrowed(model_class):  # type: ignore[misc,valid-type]
-        def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-            super().__init__(config, *args, **kwargs)
-            groups = Groups.resolve(architecture, self)
-            materialize(self, groups, Mask.first(groups, widths), inplace=True)
-            for group in groups:
-                if group.name in biased:  # a tuner may have given one to a consumer that had none
-                    add_bias(consumer_of(self, group))
 
-    Narrowed.__name__, Narrowed.__module__ = (
-        model_class.__name__,
-        model_class.__module__,
-    )  # renamings of weights go by them
-    return Narrowed
+def _write_modelling_file(model: PreTrainedModel, directory: Path) -> None:
+    """Have transformers alone open the directory; a class that transformers does not have needs its own code anyway."""
+    classes = portable.auto_map(model)
+    file = directory / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config.pop("auto_map", None)
+    if classes:
+        config["auto_map"] = classes
+        (directory / f"{portable.MODULE}.py").write_text(portable.modelling_file(model), encoding="utf-8")
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _finite(value: Any) -> Any:
@@ -204,31 +231,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _architecture(data: Mapping[str, Any]) -> Architecture:
-    """An Architecture from its plain form in a manifest."""
-    stacks = tuple(
-        Stack(**{**stack, "blocks": tuple(_block(block) for block in stack["blocks"])}) for stack in data["stacks"]
-    )
-    return Architecture(name=data["name"], model_types=tuple(data["model_types"]), stacks=stacks)
-
-
-def _block(data: Mapping[str, Any]) -> Block:
-    values = {name: _tuples(value) for name, value in data.items()}
-    values["producers"] = tuple(_producer(producer) for producer in data["producers"])
-    bias = data["bias"]
-    values["bias"] = UnitBias(**bias) if bias else None
-    return Block(**values)
-
-
-def _producer(data: str | Mapping[str, Any]) -> str | Producer:
-    if isinstance(data, str):
-        return data
-    parts = tuple(Part(rows=tuple(part["rows"]), shared=part["shared"]) for part in data["parts"])
-    return Producer(linear=data["linear"], parts=parts, optional=data["optional"])
-
-
-def _tuples(value: Any) -> Any:
-    """Lists to tuples, all the way down."""
-    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value

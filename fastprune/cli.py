@@ -15,6 +15,7 @@ from fastprune.errors import FastpruneError, OptionError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fastprune.architecture import Architecture
     from fastprune.calibration import Batches
     from fastprune.pretrained import Pretrained
     from fastprune.result import PruningResult
@@ -143,6 +144,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--output", required=True, help="A directory that does not exist, or is empty.")
 @click.option("--preset", default="default", show_default=True, help="The recipe to start from.")
 @click.option("--recipe", help="A TOML file laid over the preset.")
+@click.option("--architecture", help="A TOML file that says where the units of an unknown family are.")
 @click.option("--cost", help="What the budget counts: macs, params, latency.")
 @click.option("--scorer", help="The importance criterion.")
 @click.option("--searcher", help="Stage 1.")
@@ -173,7 +175,7 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
         from fastprune.recipe import Recipe
 
         checkpoint.check_output(output)
-        budget = _budget(options)
+        budget, architecture = _budget(options), _architecture(options)
         stages = {name: options[name] for name in ("cost", "scorer", "searcher", "rearranger", "tuner", "schedule")}
         stages["cost"] = stages["cost"] or budgets.main_cost(budgets.read_budget(budget))
         settings = _settings(options["settings"])
@@ -187,7 +189,9 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
         if options["eval_data"]:
             tests = _evaluation_batches(options["eval_data"], opened, options)
         where.print(f"{batches.n_samples} samples of {batches.mean_length} tokens on average from {data}")
-        result = pipeline.prune(opened, batches, budget=budget, recipe=recipe, seed=options["seed"])
+        result = pipeline.prune(
+            opened, batches, budget=budget, recipe=recipe, architecture=architecture, seed=options["seed"]
+        )
         if tests is not None:
             result.metrics.update(_compare(opened, result, tests))
         result.save(output)
@@ -234,6 +238,7 @@ def evaluate(model: str, data: str, **options: Any) -> None:
 @main.command()
 @click.argument("model")
 @click.option("--seq-len", type=click.IntRange(1), default=128, show_default=True, help="Tokens a sample, for MACs.")
+@click.option("--architecture", help="A TOML file that says where the units of an unknown family are.")
 @model_options
 def inspect(model: str, seq_len: int, **options: Any) -> None:
     """Show what can be pruned of MODEL, or what is left of a pruned one: units, MACs and parameters by group.
@@ -246,7 +251,8 @@ def inspect(model: str, seq_len: int, **options: Any) -> None:
         from fastprune import terminal
         from fastprune.inspection import inspect as look
 
-        found = look(_open(model, options), seq_len=seq_len)
+        architecture = _architecture(options)
+        found = look(_open(model, options), seq_len=seq_len, architecture=architecture)
     if options["as_json"]:
         click.echo(json.dumps(found))
         return
@@ -479,6 +485,12 @@ def report(directories: tuple[str, ...], output: str) -> None:
     click.echo(write_report(directories, output))
 
 
+def _architecture(options: Mapping[str, Any]) -> Architecture | None:
+    from fastprune.families import read_architecture
+
+    return read_architecture(options["architecture"]) if options["architecture"] else None
+
+
 def _seeds(text: str) -> list[int]:
     try:
         return list(dict.fromkeys(int(part) for part in text.split(",")))
@@ -498,11 +510,12 @@ def strategies(kind: str | None, name: str | None, as_json: bool) -> None:
     fastprune strategies scorer                     the importance criteria
     fastprune strategies scorer fisher              what it computes, and its options
     fastprune strategies preset paper > mine.toml   a recipe to edit and give to prune --recipe
+    fastprune strategies architecture bert          a family to edit and give to prune --architecture
     """
     from fastprune import catalogue
 
-    if kind == "preset" and name:
-        click.echo(catalogue.preset(name), nl=False)
+    if name and kind in ("preset", "architecture"):
+        click.echo(catalogue.preset(name) if kind == "preset" else catalogue.architecture(name), nl=False)
         return
     entries = catalogue.entries(kind, name)
     if as_json:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fastprune import plugins
+from fastprune.architecture import Architecture
 from fastprune.checkpoint import MANIFEST, read_manifest
 from fastprune.costs import Workload
 from fastprune.errors import ModelError
@@ -15,12 +16,13 @@ from fastprune.groups import Groups
 from fastprune.pretrained import Pretrained
 
 
-def inspect(opened: Pretrained, *, seq_len: int = 128) -> dict[str, Any]:
+def inspect(opened: Pretrained, *, seq_len: int = 128, architecture: Architecture | None = None) -> dict[str, Any]:
     """Units, MACs and parameters of a model, group by group.
 
     Args:
         opened: What ``open_pretrained`` returned.
         seq_len: Tokens a sample, for the MACs.
+        architecture: Where its units are; None: by its ``config.model_type``.
 
     Returns:
         ``groups``: name, kind, units before any pruning, units kept, MACs, parameters; totals; what is fixed.
@@ -31,7 +33,7 @@ def inspect(opened: Pretrained, *, seq_len: int = 128) -> dict[str, Any]:
     limit = getattr(opened.model.config, "max_position_embeddings", None)
     if limit is not None and seq_len > int(limit):
         raise ModelError(f"{opened.source} takes at most {limit} tokens; {seq_len} were asked for.")
-    groups = Groups.resolve(plugins.architecture_for(opened.model), opened.model)
+    groups = Groups.resolve(architecture or plugins.architecture_for(opened.model), opened.model)
     tokens = torch.ones(1, seq_len, dtype=torch.long)
     workload = Workload(example={"input_ids": tokens, "attention_mask": tokens}, seq_len=seq_len)
     registry = plugins.installed().cost

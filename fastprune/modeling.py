@@ -33,7 +33,10 @@ def narrow(base: nn.Module, plan: Mapping[str, Mapping[str, Any]]) -> None:
             ``shared_bias`` (how it keeps its own slices of a bias that layers share), ``empty`` (the facts of an empty
             sublayer), ``bias_only`` (nothing but a bias is left of this linear; whether there is one).
     """
+    known = {path for path, _ in base.named_modules()}
     for path, changes in plan.items():
+        if path not in known:  # some heads go without some layers, such as an encoder without its decoder
+            continue
         module = base.get_submodule(path)
         if "empty" in changes:
             facts = changes["empty"]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprune import contracts
+from fastprune import contracts, portable
 from fastprune.architecture import Architecture
 from fastprune.budgets import Asked, Budget, Limit, Limits, main_cost, read_budget
 from fastprune.calibration import Batches, make_batches
@@ -128,8 +128,10 @@ def prune(
             importance = importance or scores.importance
             settled |= step.settles or frozenset()
     spent = limits.spent(mask)
+    pruned = adopt(dense, groups, mask, student) if inplace else student
+    portable.describe(pruned, Groups.resolve(architecture, pruned))
     return PruningResult(
-        model=adopt(dense, groups, mask, student) if inplace else student,
+        model=pruned,
         mask=mask,
         groups=groups,
         architecture=architecture,
