@@ -29,7 +29,7 @@ def commands() -> list[str]:
         help_text = (
             CliRunner(env={"COLUMNS": "100"}).invoke(main, [*name.split(), "--help"], prog_name="fastprune").output
         )
-        lines += [f"### `fastprune {name}`".replace(" `", "`") if not name else f"### `fastprune {name}`", ""]
+        lines += [f"### `{f'fastprune {name}'.strip()}`", ""]
         lines += ["```text", help_text.rstrip(), "```", ""]
     return lines
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 import fastprune
 from fastprune import plugins, testing
+from fastprune.cli import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,3 +78,22 @@ def test_the_recipes_prune(recipe: Path) -> None:
     model = testing.tiny_model()
     result = fastprune.prune(model, testing.tiny_batches(model), budget=0.5, recipe=recipe)
     assert result.cost_after <= 0.5 * result.cost_before
+
+
+def commands_in(path: Path) -> list[str]:
+    """The fastprune commands that a page shows."""
+    blocks = re.findall(r"```console\n(.*?)```", path.read_text(encoding="utf-8"), re.S)
+    lines = [line.strip() for block in blocks for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
+    return [line.removeprefix("$ ").split(" > ")[0] for line in lines if line.startswith("$ fastprune ")]
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("command", sorted({command for page in PAGES for command in commands_in(page)}))
+def test_every_command_in_the_documentation_can_be_typed(command: str) -> None:
+    """Its options and arguments are those of the command; nothing runs."""
+    _, name, *arguments = shlex.split(command, comments=True)
+    found = main.get_command(click.Context(main), name)
+    assert found is not None, name
+    found.make_context(name, arguments)
