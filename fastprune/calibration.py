@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastprune.data import read_dataset
 from fastprune.errors import DataError
@@ -125,6 +125,20 @@ def model_inputs(batch: Batch, task: Task | None) -> dict[str, Tensor]:
 def to_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
     """The batch on a device."""
     return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def token_limit(model: nn.Module) -> int | None:
+    """How many tokens a sample may have for this model; None where its positions have no end.
+
+    Families whose positions begin behind the padding (RoBERTa) take fewer than they have embeddings.
+    """
+    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if limit is None:
+        return None
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return min(int(limit), module.num_embeddings - module.padding_idx - 1)
+    return int(limit)
 
 
 def make_batches(

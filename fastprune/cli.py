@@ -654,7 +654,7 @@ def _batches(
     seed: int = 0,
     default_split: str | tuple[str, ...] = "train",
 ) -> Batches:
-    from fastprune.calibration import make_batches
+    from fastprune.calibration import make_batches, token_limit
     from fastprune.tasks import Columns
 
     if opened.tokenizer is None:
@@ -669,7 +669,7 @@ def _batches(
         samples=samples,
         batch_size=options["batch_size"],
         max_length=options["max_length"],
-        limit=getattr(opened.model.config, "max_position_embeddings", None),
+        limit=token_limit(opened.model),
         seed=seed,
         columns=Columns(text=text, label=options["label_column"]),
         split=options["split"],

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration import Batches, model_inputs
+from fastprune.calibration import Batches, model_inputs, token_limit
 from fastprune.errors import BudgetError, ModelError
 
 Conditions = Mapping[str, str | int | bool | None]
@@ -102,8 +102,8 @@ class Workload:
             ModelError: The model takes fewer tokens, or something else than text or pictures.
         """
         config: Any = getattr(model, "config", None)
-        limit = getattr(config, "max_position_embeddings", None)
-        if limit is not None and seq_len > int(limit):
+        limit = token_limit(model)
+        if limit is not None and seq_len > limit:
             raise ModelError(f"The model takes at most {limit} tokens; {seq_len} were asked for.")
         takes = getattr(model, "main_input_name", "input_ids")
         if takes == "input_ids":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fastprune.calibration import Batches, make_batches, model_inputs, to_device
+from fastprune.calibration import Batches, make_batches, model_inputs, to_device, token_limit
 from fastprune.errors import DataError, ModelError
 from fastprune.progress import track
 from fastprune.tasks import Batch, Columns, Task
@@ -149,7 +149,7 @@ def _encoded(
         samples=None,
         batch_size=batch_size,
         max_length=max_length,
-        limit=getattr(getattr(model, "config", None), "max_position_embeddings", None),
+        limit=token_limit(model),
         columns=columns,
         split=split,
         default_split=EVALUATION_SPLITS,

@@ -9,6 +9,7 @@ import torch
 
 from fastprune import plugins
 from fastprune.architecture import Architecture
+from fastprune.calibration import token_limit
 from fastprune.checkpoint import MANIFEST, read_manifest
 from fastprune.costs import Workload
 from fastprune.errors import ModelError
@@ -30,8 +31,8 @@ def inspect(opened: Pretrained, *, seq_len: int = 128, architecture: Architectur
     Raises:
         ModelError: No architecture serves the model, or the length is more than it takes.
     """
-    limit = getattr(opened.model.config, "max_position_embeddings", None)
-    if limit is not None and seq_len > int(limit):
+    limit = token_limit(opened.model)
+    if limit is not None and seq_len > limit:
         raise ModelError(f"{opened.source} takes at most {limit} tokens; {seq_len} were asked for.")
     groups = Groups.resolve(architecture or plugins.architecture_for(opened.model), opened.model)
     tokens = torch.ones(1, seq_len, dtype=torch.long)

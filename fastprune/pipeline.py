@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastprune import contracts, portable
 from fastprune.architecture import Architecture
 from fastprune.budgets import Asked, Budget, Limit, Limits, main_cost, read_budget
-from fastprune.calibration import Batches, make_batches
+from fastprune.calibration import Batches, make_batches, token_limit
 from fastprune.capture import frozen
 from fastprune.costs import Workload
 from fastprune.errors import DataError
@@ -155,7 +155,7 @@ def _read(source: str | Path, model: nn.Module | Pretrained, task: Task | None, 
         raise DataError(
             f"Reading {source} takes a tokenizer: give the model as open_pretrained returns it, or by its name."
         )
-    limit = getattr(model.model.config, "max_position_embeddings", None)
+    limit = token_limit(model.model)
     return make_batches(source, task or model.task, model.tokenizer, limit=limit, seed=seed)
 
 

@@ -8,7 +8,8 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from fastprune.calibration import Batches, make_batches, model_inputs, token_mask
+from fastprune import testing
+from fastprune.calibration import Batches, make_batches, model_inputs, token_limit, token_mask
 from fastprune.errors import DataError
 from fastprune_tasks.classification import SequenceClassification
 from fastprune_tasks.token_classification import TokenClassification
@@ -107,3 +108,16 @@ def test_real_tokens() -> None:
     assert token_mask({"inputs_embeds": torch.ones(1, 2, 8)}).tolist() == [[True, True]]
     with pytest.raises(DataError, match="does not say which tokens it has"):
         token_mask({"pixel_values": torch.ones(1, 3, 4, 4)})
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "mpnet", "xlm-roberta", "llama", "gpt2", "distilbert"])
+def test_a_sample_of_as_many_tokens_as_the_limit_says_runs_and_one_more_would_not(model_type: str) -> None:
+    model = testing.tiny_model(model_type, "ForCausalLM" if model_type in ("llama", "gpt2") else "ForMaskedLM")
+    limit = token_limit(model)
+    assert limit is not None
+    tokens = torch.full((1, limit), 5)
+    model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+    if model_type != "llama":  # rotary positions go on
+        more = torch.full((1, limit + 1), 5)
+        with pytest.raises((IndexError, RuntimeError, ValueError)):
+            model(input_ids=more, attention_mask=torch.ones_like(more))
