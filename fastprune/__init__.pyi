@@ -26,6 +26,7 @@ from .errors import BudgetError as BudgetError
 from .errors import CheckpointError as CheckpointError
 from .errors import ContractError as ContractError
 from .errors import DataError as DataError
+from .errors import ExportError as ExportError
 from .errors import FastpruneError as FastpruneError
 from .errors import ModelError as ModelError
 from .errors import OptionError as OptionError
@@ -35,6 +36,8 @@ from .errors import UnknownNameError as UnknownNameError
 from .errors import UsageError as UsageError
 from .evaluation import evaluate as evaluate
 from .evaluation import fidelity as fidelity
+from .exporting import Export as Export
+from .exporting import export as export
 from .families import read_architecture as read_architecture
 from .gradients import collect_gradients as collect_gradients
 from .gradients import unit_gradients as unit_gradients

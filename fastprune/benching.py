@@ -19,10 +19,11 @@ from fastprune.costs import Workload
 from fastprune.errors import ModelError, UsageError
 from fastprune.groups import Groups
 from fastprune.memory import peak_bytes, weight_bytes
+from fastprune.onnx_models import ONNX_FILE, OnnxModel
 from fastprune.pretrained import Pretrained
 from fastprune.progress import Progress, listening
 from fastprune.tables import MeasuredTable
-from fastprune.timing import interleaved, speedup
+from fastprune.timing import interleaved, speedup, take_turns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Comparison:
         seq_len: Tokens a sample.
         milliseconds: Of every forward pass, [rounds] each, the models taking turns.
         weights: Bytes of the weights.
-        peak: Bytes that a forward pass holds beside the weights at its highest.
+        peak: Bytes that a forward pass holds beside the weights at its highest; empty where that is not known.
         predicted: Milliseconds that a table says, where there is one.
     """
 
@@ -42,7 +43,7 @@ class Comparison:
     seq_len: int
     milliseconds: Mapping[str, list[float]]
     weights: Mapping[str, int]
-    peak: Mapping[str, int]
+    peak: Mapping[str, int] = field(default_factory=dict)
     predicted: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -67,8 +68,9 @@ class Comparison:
                 "milliseconds": {"median": median, "lower_quartile": quartiles[0], "upper_quartile": quartiles[2]},
                 "samples_per_second": 1e3 * self.batch_size / median,
                 "weight_bytes": self.weights[name],
-                "peak_bytes": self.peak[name],
             }
+            if self.peak:
+                found[name]["peak_bytes"] = self.peak[name]
             if self.predicted:
                 found[name]["predicted_milliseconds"] = self.predicted[name]
         return found
@@ -167,6 +169,47 @@ def bench_saved(
     if table is None and told and here.items() <= known.items():
         compared = replace(compared, predicted={"dense": told["before"], "pruned": told["after"]})
     return compared
+
+
+def is_exported(source: str | Path) -> bool:
+    """Whether it is a directory that ``export`` wrote as ONNX."""
+    return (Path(source) / ONNX_FILE).is_file()
+
+
+def bench_exported(
+    dense: str | Path,
+    pruned: str | Path,
+    *,
+    batch_size: int | None = None,
+    seq_len: int | None = None,
+    rounds: int = 15,
+    threads: int | None = None,
+) -> Comparison:
+    """As ``bench`` for two ONNX models, in onnxruntime on the CPU.
+
+    Args:
+        dense: A directory that ``export`` wrote.
+        pruned: Likewise.
+        batch_size: Samples at once; None: 32.
+        seq_len: Tokens a sample; None: 128.
+        rounds: Turns each.
+        threads: That one operator may use; None: onnxruntime's choice.
+
+    Raises:
+        UsageError: onnxruntime is not installed.
+        ModelError: A file is broken.
+    """
+    batch_size, seq_len = batch_size or 32, seq_len or 128
+    models = {"dense": OnnxModel(dense, threads=threads), "pruned": OnnxModel(pruned, threads=threads)}
+    tokens = torch.ones(batch_size, seq_len, dtype=torch.long)
+    known = {"input_ids": tokens, "attention_mask": tokens, "token_type_ids": torch.zeros_like(tokens)}
+    makers = {name: lambda model=model: lambda: model(**known) for name, model in models.items()}
+    return Comparison(
+        batch_size=batch_size,
+        seq_len=seq_len,
+        milliseconds=take_turns(makers, rounds=rounds),
+        weights={name: model.file.stat().st_size for name, model in models.items()},
+    )
 
 
 def _told(source: str) -> dict[str, Any]:

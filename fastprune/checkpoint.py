@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import json
 import math
@@ -9,7 +11,7 @@ import os
 import platform
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,7 @@ from fastprune.groups import Groups
 from fastprune.modeling import Narrow
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 MANIFEST = "fastprune.json"
 FORMAT_VERSION = 1
@@ -49,6 +51,48 @@ def check_output(path: str | Path) -> Path:
             f"The output directory {path} cannot be made: {parent} is not a directory one can write to."
         )
     return path
+
+
+@contextlib.contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """A directory to write to, beside the target; at the end it becomes the target, after an error nothing is left.
+
+    Args:
+        path: A directory that does not exist, or is empty.
+    """
+    path = check_output(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.parent / f".{path.name}-{secrets.token_hex(4)}"
+    scratch.mkdir()
+    try:
+        yield scratch
+        readable = scratch.stat().st_mode
+        for file in scratch.rglob("*"):  # what libraries write for the owner alone is for whoever may read the rest
+            file.chmod(readable if file.is_dir() else readable & ~0o111)
+        if path.is_dir():
+            path.rmdir()
+        scratch.replace(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_companions(
+    directory: Path, tokenizer: PreTrainedTokenizerBase | None, companions: Mapping[str, bytes]
+) -> None:
+    """Write what belongs to a model beside its weights: the tokenizer, and files by their relative path."""
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory)
+    for name, content in companions.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(content)
+
+
+def plain_config(model: PreTrainedModel) -> PreTrainedConfig:
+    """A copy of the model's configuration without what only Python code reads: what was pruned, the modelling file."""
+    config = copy.deepcopy(model.config)
+    for name in (portable.KEY, "auto_map"):
+        vars(config).pop(name, None)
+    return config
 
 
 def save(
@@ -88,27 +132,13 @@ def save(
         "widths": {group.name: group.units for group in groups},
         **details,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.parent / f".{path.name}-{secrets.token_hex(4)}"
-    scratch.mkdir()
-    try:
+    with written_whole(path) as scratch:
         model.save_pretrained(scratch)
         _write_modelling_file(model, scratch)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(scratch)
-        for name, content in (companions or {}).items():
-            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-            (scratch / name).write_bytes(content)
+        write_companions(scratch, tokenizer, companions or {})
         (scratch / MANIFEST).write_text(
             json.dumps(_finite(manifest), indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )
-        for file in scratch.rglob("*"):  # what libraries write for the owner alone is for whoever may read the rest
-            file.chmod(scratch.stat().st_mode if file.is_dir() else (scratch / MANIFEST).stat().st_mode)
-        if path.is_dir():
-            path.rmdir()
-        scratch.replace(path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return path
 
 

@@ -359,22 +359,66 @@ def bench(dense: str, pruned: str, **options: Any) -> None:
     \b
     fastprune bench ./my-classifier small
     fastprune bench ./my-classifier small --batch-size 1 --seq-len 64
+    fastprune bench dense-onnx small-onnx                             both of fastprune export: in onnxruntime
     """
     with working(as_json=options["as_json"]) as where:
         from fastprune import benching, terminal
 
-        compared = benching.bench_saved(
-            _open(dense, options),
-            _open(pruned, options),
-            table_file=options["latency_table"],
-            **{name: options[name] for name in ("batch_size", "seq_len", "rounds", "attention", "threads", "compile")},
-        )
+        asked = {name: options[name] for name in ("batch_size", "seq_len", "rounds", "threads")}
+        exported = [benching.is_exported(each) for each in (dense, pruned)]
+        if any(exported):
+            if not all(exported) or options["attention"] or options["compile"] or options["latency_table"]:
+                raise UsageError(
+                    "An exported model is compared with an exported model, without --attention, --compile and "
+                    "--latency-table: export both."
+                )
+            compared = benching.bench_exported(dense, pruned, **asked)
+        else:
+            compared = benching.bench_saved(
+                _open(dense, options),
+                _open(pruned, options),
+                table_file=options["latency_table"],
+                attention=options["attention"],
+                compile=options["compile"],
+                **asked,
+            )
     figures = compared.summary()
     if options["as_json"]:
         click.echo(json.dumps(figures))
         return
     title = f"{compared.batch_size} x {compared.seq_len} tokens, {options['rounds']} rounds"
     where.print(terminal.figures_table(_bench_rows(figures), title))
+
+
+@main.command()
+@click.argument("model")
+@click.option("--output", required=True, help="A directory that does not exist, or is empty.")
+@click.option("--format", type=click.Choice(["onnx", "torch-export"]), default="onnx", show_default=True)
+@click.option("--opset", type=click.IntRange(1), help="Of ONNX; the exporter's.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else.")
+@verbosity_options
+def export(model: str, output: str, format: str, opset: int | None, as_json: bool) -> None:
+    """Write MODEL, pruned or not, as a graph that runs without Python code, checked against PyTorch.
+
+    \b
+    fastprune export small --output small-onnx
+    fastprune export small --format torch-export --output small-program
+    """
+    with working(as_json=as_json) as where:
+        from fastprune import checkpoint, exporting
+        from fastprune.pretrained import open_pretrained
+
+        checkpoint.check_output(output)
+        opened = open_pretrained(model, device="cpu", dtype="float32")
+        made = exporting.export(opened, output, format=format, opset=opset)
+    figures = {"file": str(made.file), "inputs": made.inputs, "outputs": made.outputs, "difference": made.difference}
+    if as_json:
+        click.echo(json.dumps(figures))
+        return
+    where.print(
+        f"Saved {made.file}: {', '.join(made.inputs)} to {', '.join(made.outputs)}, any number of samples and tokens; "
+        f"off by {made.difference:.1g} from PyTorch at most"
+    )
 
 
 def _bench_rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
@@ -397,7 +441,9 @@ def _bench_rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         rows.append(row("  predicted", lambda side: f"{side['predicted_milliseconds']:.4g}", means))
     rows.append(row("samples a second", lambda side: f"{side['samples_per_second']:.4g}"))
     for name, key in (("weights", "weight_bytes"), ("memory beside them", "peak_bytes")):
-        rows.append(row(name, lambda side, key=key: f"{terminal.count(side[key])}B", _ratio(dense[key], pruned[key])))  # type: ignore[misc]
+        if key in dense:
+            ratio = _ratio(dense[key], pruned[key])
+            rows.append((name, f"{terminal.count(dense[key])}B", f"{terminal.count(pruned[key])}B", ratio))
     return rows
 
 

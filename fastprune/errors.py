@@ -8,7 +8,8 @@
     │   ├── DataError             calibration or evaluation data that cannot be read or does not fit the task
     │   ├── ModelError            a model that cannot be opened, or whose layers are not where they should be
     │   ├── TableError            a measured cost table that is broken, or of another model or machine
-    │   └── CheckpointError       a saved directory that is broken, of another format, or in the way
+    │   ├── CheckpointError       a saved directory that is broken, of another format, or in the way
+    │   └── ExportError           a model that cannot be made a graph, or a graph that computes something else
     ├── PluginError               a plugin that cannot be loaded or breaks the rules of registration
     └── ContractError             a strategy gave back what its contract forbids
 
@@ -52,6 +53,10 @@ class TableError(UsageError):
 
 class CheckpointError(UsageError):
     """A directory that cannot be written, or that does not hold a whole pruned model."""
+
+
+class ExportError(UsageError):
+    """The model cannot be made a graph, or what came out computes something else."""
 
 
 class PluginError(FastpruneError):
