@@ -16,6 +16,8 @@ from .capture import consumer_inputs as consumer_inputs
 from .capture import frozen as frozen
 from .capture import real_rows as real_rows
 from .checkpoint import load as load
+from .conformance import Verdict as Verdict
+from .conformance import check_model as check_model
 from .costs import Conditions as Conditions
 from .costs import CostTable as CostTable
 from .costs import Workload as Workload

@@ -16,6 +16,7 @@ from fastprune.groups import Group, Groups, consumer_of
 from fastprune.materialize import set_consumer
 from fastprune.progress import track
 from fastprune.strategies import Reconstruction
+from fastprune.tasks import Batch
 
 
 @dataclass
@@ -111,6 +112,53 @@ def reconstruct(
                 layer = student.get_submodule(path)
                 pruned = [call.run(layer, hidden) for call, hidden in zip(here, pruned, strict=True)]
     return reconstruction
+
+
+@torch.no_grad()
+def whole_statistics(
+    teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """What ``reconstruct`` shows of each group before anything is solved, from whole forward passes of both models.
+
+    Returns:
+        By the name of the group: ``Statistics.inputs`` [features] and ``Statistics.errors`` [hidden].
+    """
+    device = next(student.parameters()).device
+    sums = {
+        g.name: tuple(torch.zeros(n, dtype=torch.float64, device=device) for n in (g.features, g.hidden))
+        for g in groups
+    }
+    for batch in batches:
+        streams: list[dict[str, Tensor]] = []
+        for model in (teacher, student):
+            seen: dict[str, list[Tensor]] = {group.name: [] for group in groups}
+            inputs: dict[str, list[Tensor]] = {group.name: [] for group in groups}
+            with frozen(model), contextlib.ExitStack() as hooks:
+                for group in groups:
+                    hooks.enter_context(_tap_residual(model, group, seen[group.name].append))
+                    hooks.enter_context(_tap_inputs(model, group, inputs[group.name].append))
+                model(**model_inputs(to_device(batch, device), batches.task))
+            streams.append({name: _rows(values, groups[name], batch) for name, values in seen.items()})
+        for group in groups:
+            features, errors = sums[group.name]
+            features += _rows(inputs[group.name], group, batch)[:, : group.features].double().sum(0)
+            errors += (streams[0][group.name] - streams[1][group.name]).double().sum(0)
+    return {name: (features, errors) for name, (features, errors) in sums.items()}
+
+
+def _rows(values: list[Tensor], group: Group, batch: Batch) -> Tensor:
+    """Real tokens of every time that the group ran: [tokens, features]."""
+    return torch.cat([real_rows(value, group, batch) for value in values])
+
+
+@contextlib.contextmanager
+def _tap_inputs(model: nn.Module, group: Group, see: Callable[[Tensor], None]) -> Iterator[None]:
+    """While open, what enters the group's consumer is shown to ``see``."""
+    handle = consumer_of(model, group).register_forward_pre_hook(lambda _, arguments: see(arguments[0]))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,19 @@ def open_pretrained(
     return opened
 
 
+def read_class(source: str | Path) -> tuple[PretrainedConfig, type[PreTrainedModel]]:
+    """The configuration and the class of a model, of which no weights are read or fetched.
+
+    Raises:
+        ModelError: There is no such model, or transformers does not have its class.
+    """
+    directory = _directory(source, weights=False)
+    sentence = read_sentence_transformer(directory)
+    encoder = directory / sentence.folder if sentence else directory
+    config = _config(encoder)
+    return config, _model_class(config, encoder)
+
+
 def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.device) -> Pretrained:
     target_device, target_dtype = _device(device), _dtype(dtype)
     directory = _directory(source)
@@ -102,7 +115,7 @@ def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.devi
     )
 
 
-def _directory(source: str | Path) -> Path:
+def _directory(source: str | Path, *, weights: bool = True) -> Path:
     """The directory itself, or where the Hub's files were put.
 
     Raises:
@@ -116,8 +129,9 @@ def _directory(source: str | Path) -> Path:
     try:
         names = ["*.json", "*.txt", "*.model", "[0-9]_*/*"]
         ignored = ["onnx/*", "openvino/*"]
-        found = Path(snapshot_download(str(source), allow_patterns=[*names, WEIGHTS[0]], ignore_patterns=ignored))
-        if not list(found.rglob(WEIGHTS[0])):
+        wanted = [*names, WEIGHTS[0]] if weights else names
+        found = Path(snapshot_download(str(source), allow_patterns=wanted, ignore_patterns=ignored))
+        if weights and not list(found.rglob(WEIGHTS[0])):
             found = Path(snapshot_download(str(source), allow_patterns=[*names, WEIGHTS[1]], ignore_patterns=ignored))
     except (OSError, ValueError) as error:  # no network, no such name, no access, no valid name
         reason = str(error).strip().partition("\n")[0]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -97,6 +98,16 @@ def groups_table(groups: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(
             group["name"], f"{group['kept']} / {group['units']}", bar, *(count(group[name]) for name in extra)
         )
+    return table
+
+
+def verdicts_table(rows: Sequence[tuple[str, bool, str]]) -> Table:
+    """Checks, whether they passed, and what was found where they did not."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "check", "found"):
+        table.add_column(name, overflow="fold")
+    for check, passed, detail in rows:
+        table.add_row("[green]ok[/green]" if passed else "[red]FAILED[/red]", escape(check), escape(detail))
     return table
 
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import itertools
 import re
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,11 @@ from fastprune.costs import CostTable, Workload
 from fastprune.errors import ContractError, FastpruneError, UsageError
 from fastprune.gradients import collect_gradients, unit_gradients
 from fastprune.groups import Group, Groups, consumer_of
+from fastprune.layerwise import Statistics, reconstruct, whole_statistics
 from fastprune.masks import Mask
 from fastprune.materialize import masked, materialize, reconstruct_consumers
-from fastprune.options import build, options_of
+from fastprune.options import build as built
+from fastprune.options import options_of
 from fastprune.recipe import Recipe
 from fastprune.scores import Scores
 from fastprune.strategies import CostModel, Rearranger, Schedule, Scorer, Searcher, Strategy, Tuner
@@ -60,15 +63,25 @@ def tiny_model(
     sizes |= {"num_key_value_heads": 2, "n_positions": 64, "ffn_dim": 64}
     sizes |= {"hidden_dim": 64, "vocab_size": 64, "max_position_embeddings": 64, "embedding_size": 16, "num_labels": 2}
     settings: dict[str, Any] = {**sizes, "initializer_range": 0.2, **config}
+    described = transformers.AutoConfig.for_model(model_type, **settings)
     factory = getattr(transformers, "AutoModel" + ("" if head == "Model" else head))
+    return random_weights(factory.from_config, described)
+
+
+def random_weights(build: Callable[[Any], Any], config: Any) -> transformers.PreTrainedModel:
+    """A transformers model with random weights in eval mode, the same for the same configuration. No bias is zero.
+
+    Args:
+        build: Makes the model of a configuration; its class will do.
+        config: Special tokens that it does not have, or has beyond its vocabulary, are set.
+    """
+    for place, name in enumerate(("pad_token_id", "bos_token_id", "eos_token_id")):
+        known = getattr(config, name, None)
+        if known is None or isinstance(known, list) or known >= getattr(config, "vocab_size", 0):
+            setattr(config, name, place)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        described = transformers.AutoConfig.for_model(model_type, **settings)
-        for place, name in enumerate(("pad_token_id", "bos_token_id", "eos_token_id")):
-            known = getattr(described, name, None)
-            if known is None or isinstance(known, list) or known >= described.vocab_size:
-                setattr(described, name, place)
-        model = factory.from_config(described)
+        model = build(config)
         with torch.no_grad():
             for vector in (parameter for parameter in model.parameters() if parameter.dim() == 1):
                 vector.add_(0.1 * torch.randn_like(vector))
@@ -192,7 +205,7 @@ def check_options(strategy: Strategy) -> None:
         assert keyword_only[info.name], f"{who}: the option '{info.name}' must be keyword-only (kw_only=True)."
         assert info.help, f"{who}: the option '{info.name}' needs a sentence of help: option(default, help=...)."
         try:
-            read = getattr(build(kind.__name__, kind, {info.name: str(value)}), info.name)
+            read = getattr(built(kind.__name__, kind, {info.name: str(value)}), info.name)
         except UsageError as error:
             raise AssertionError(f"{who}: its value cannot be read from text: {error}") from error
         assert read == value, f"{who}: the option '{info.name}' is {value!r}, and read from text {read!r}."
@@ -335,7 +348,12 @@ def check_tuner(tuner: Tuner, *, model: nn.Module | None = None, batches: Batche
 
 
 def check_cost_model(
-    cost: CostModel, *, model: nn.Module | None = None, batches: Batches | None = None, tolerance: float = 1e-9
+    cost: CostModel,
+    *,
+    model: nn.Module | None = None,
+    batches: Batches | None = None,
+    tolerance: float = 1e-9,
+    architecture: Architecture | None = None,
 ) -> None:
     """Its contract holds; the model is exactly as it was; more units never cost less; the total is what the model
     costs, and every entry what the model of that size costs when it is built and measured itself.
@@ -345,11 +363,12 @@ def check_cost_model(
         model: A tiny model; None: a BERT.
         batches: What the workload is made from; None: random.
         tolerance: How far a prediction may lie from the measurement, relative to the full model's cost.
+        architecture: Where the model's units are; None: by its ``config.model_type``.
     """
     check_options(cost)
     model, batches = _model_and_batches(model, batches)
     who = f"cost model '{cost.name}'"
-    architecture = plugins.architecture_for(model)
+    architecture = architecture or plugins.architecture_for(model)
     groups = Groups.resolve(architecture, model)
     workload = Workload.of(batches)
     with _untouched(model, who), _contract():
@@ -449,34 +468,82 @@ def check_architecture(
         batches: To run it on; None: random.
         save: Whether models of the family can be saved: they are transformers models.
     """
+    for check in architecture_checks(architecture, model, batches, save=save):
+        check.run()
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of a suite: what must hold, and what raises an AssertionError where it does not."""
+
+    name: str
+    run: Callable[[], None]
+
+
+def architecture_checks(
+    architecture: Architecture, model: nn.Module, batches: Batches | None = None, *, save: bool = True
+) -> Iterator[Check]:
+    """The checks of ``check_architecture`` one by one, with the same arguments; none has run yet.
+
+    Raises:
+        ModelError: The architecture does not fit the model.
+    """
     batches = batches or tiny_batches(model)
     groups = Groups.resolve(architecture, model)
     who = f"architecture '{architecture.name}' on {type(model).__name__}"
-    assert len({group.name for group in groups}) == len(groups), f"The {who} has two groups of one name."
-    assert all(group.units > 1 for group in groups), f"The {who}: a group of this model has fewer than two units."
-    with frozen(model), torch.no_grad():
-        for left, mask in _telling_masks(groups).items():
-            _check_masked(who, left, architecture, model, groups, mask, batches)
-        _check_two_steps(who, architecture, model, groups, batches)
-        _check_attention(who, model, groups, batches)
+    names = [group.name for group in groups]
+    some = _some_mask(groups)
+    emptied = _some_mask(groups, empty=names[0])
+
+    yield Check("groups have names of their own and units", lambda: _check_groups(who, groups))
+    for left, mask in _telling_masks(groups).items():
+        masked_equals = functools.partial(_check_masked, who, left, architecture, model, groups, mask, batches)
+        yield Check(f"masked equals pruned: {left} left", masked_equals)
+    yield Check("two steps equal one", lambda: _check_two_steps(who, architecture, model, groups, batches))
+    yield Check("eager and sdpa agree", lambda: _check_attention(who, model, groups, batches))
     if isinstance(model, transformers.PreTrainedModel) and model.can_generate():
         for left, mask in _telling_masks(groups).items():
-            _check_generation(who, left, model, groups, mask)
+            generates = functools.partial(_check_generation, who, left, model, groups, mask)
+            yield Check(f"generation, with and without cache: {left} left", generates)
     # what comes before an empty sublayer alone, such as its LayerNorm, has no gradient: it changes nothing
-    _check_training(who, model, materialize(model, groups, _some_mask(groups)), batches)
-    emptied = materialize(model, groups, _some_mask(groups, empty=groups.items[0].name))
-    for what, pruned in (("dense", model), ("pruned", emptied)):
-        _check_gradients(f"{who} ({what})", pruned, Groups.resolve(architecture, pruned), batches)
+    yield Check("it trains on", lambda: _check_training(who, model, materialize(model, groups, some), batches))
+    yield Check("gradients by the mask", lambda: _check_gradients(f"{who} (dense)", model, groups, batches))
+
+    def gradients_once_pruned() -> None:
+        pruned = materialize(model, groups, emptied)
+        _check_gradients(f"{who} (pruned)", pruned, Groups.resolve(architecture, pruned), batches)
+
+    yield Check("gradients by the mask, once pruned", gradients_once_pruned)
+    yield Check("layer by layer equals whole", lambda: _check_layers(who, architecture, model, groups, some, batches))
     if save:
-        names = [group.name for group in groups]
-        some, none = _some_mask(groups, empty=names[0], single=names[-1]), Mask.first(groups, dict.fromkeys(names, 0))
-        for left, mask in {f"no unit of '{names[0]}', one of '{names[-1]}'": some, "no unit at all": none}.items():
-            _check_saved(who, left, architecture, materialize(model, groups, mask).eval(), batches)
+        few, none = _some_mask(groups, empty=names[0], single=names[-1]), Mask.first(groups, dict.fromkeys(names, 0))
+        for left, mask in {f"no unit of '{names[0]}', one of '{names[-1]}'": few, "no unit at all": none}.items():
+            saves = functools.partial(_check_saved, who, left, architecture, model, groups, mask, batches)
+            yield Check(f"saved and loaded bit-equal: {left}", saves)
 
 
+def _check_groups(who: str, groups: Groups) -> None:
+    assert len({group.name for group in groups}) == len(groups), f"The {who} has two groups of one name."
+    assert all(group.units > 1 for group in groups), f"The {who}: a group of this model has fewer than two units."
+
+
+def _standing_still(check: Callable[..., None]) -> Callable[..., None]:
+    """No graph is kept."""
+
+    @functools.wraps(check)
+    def still(*arguments: Any) -> None:
+        model = next(argument for argument in arguments if isinstance(argument, nn.Module))
+        with frozen(model), torch.no_grad():
+            check(*arguments)
+
+    return still
+
+
+@_standing_still
 def _check_masked(
     who: str, left: str, architecture: Architecture, model: nn.Module, groups: Groups, mask: Mask, batches: Batches
 ) -> None:
+    """Only smaller, and otherwise what the masked model is."""
     dense = _outputs(model, batches)
     with masked(model, groups, mask):
         expected = _outputs(model, batches)
@@ -491,6 +558,7 @@ def _check_masked(
     )
 
 
+@_standing_still
 def _check_two_steps(who: str, architecture: Architecture, model: nn.Module, groups: Groups, batches: Batches) -> None:
     first = _some_mask(groups, seed=1)
     once = materialize(model, groups, first)
@@ -502,6 +570,7 @@ def _check_two_steps(who: str, architecture: Architecture, model: nn.Module, gro
     assert apart < 1e-6, f"The {who}: pruned in two steps, the model is {apart:.3g} away from pruned in one."
 
 
+@_standing_still
 def _check_attention(who: str, model: nn.Module, groups: Groups, batches: Batches) -> None:
     mask = _some_mask(groups, empty=groups.items[0].name)
     outputs = {}
@@ -598,7 +667,31 @@ def _mask_gradients(model: nn.Module, groups: Groups, batch: Mapping[str, Tensor
         return dict(zip(masks, torch.autograd.grad(loss, list(masks.values())), strict=True))
 
 
-def _check_saved(who: str, left: str, architecture: Architecture, pruned: nn.Module, batches: Batches) -> None:
+def _check_layers(
+    who: str, architecture: Architecture, model: nn.Module, groups: Groups, mask: Mask, batches: Batches
+) -> None:
+    """What a tuner is shown, one layer at a time, is what two whole forward passes show."""
+    student = materialize(model, groups, mask).eval()
+    left = Groups.resolve(architecture, student)
+    shown: dict[str, Statistics] = {}
+
+    def see(group: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None) -> Any:
+        shown[group.name] = statistics
+        return weight, bias
+
+    reconstruct(model, student, left, batches, see)
+    assert set(shown) == set(mask), f"The {who}: of {len(list(mask))} groups, tuners are shown {len(shown)}."
+    for group, (inputs, errors) in whole_statistics(model, student, left, batches).items():
+        found = shown[group]
+        for what, one, other in (("inputs", found.inputs, inputs), ("errors", found.errors, errors)):
+            apart = float((one - other).abs().max()) / max(1.0, float(other.abs().max()))
+            assert apart < 1e-3, f"The {who}: the {what} of '{group}' that a tuner is shown are {apart:.3g} off."
+
+
+def _check_saved(
+    who: str, left: str, architecture: Architecture, model: nn.Module, groups: Groups, mask: Mask, batches: Batches
+) -> None:
+    pruned = materialize(model, groups, mask).eval()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         checkpoint.save(pruned, path, architecture=architecture, details={})
