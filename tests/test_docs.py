@@ -42,8 +42,24 @@ def test_the_architecture_of_the_plugin_guide_is_the_built_in_one() -> None:
     assert names["MY_BERT"].stacks == plugins.installed().architecture["bert"].stacks
 
 
+def test_the_family_of_the_architecture_guide_is_the_one_that_is_tested(tmp_path: Path) -> None:
+    guide = (ROOT / "docs/architectures.md").read_text()
+    (tmp_path / "twig.toml").write_text(next(iter(re.findall(r"```toml\n(.*?)```", guide, re.S))))
+    tested = ROOT / "tests/external/fastprune-example/fastprune_example/twig.toml"
+    assert fastprune.read_architecture(tmp_path / "twig.toml") == fastprune.read_architecture(tested)
+
+
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/method.md", "docs/plugins.md", "docs/benchmarks.md", "docs/latency.md", "CHANGELOG.md"]
+    "page",
+    [
+        "README.md",
+        "docs/method.md",
+        "docs/plugins.md",
+        "docs/benchmarks.md",
+        "docs/latency.md",
+        "docs/architectures.md",
+        "CHANGELOG.md",
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):

@@ -1,11 +1,12 @@
-"""A plugin as an outsider would write it: a scorer, a model family, a subcommand."""
+"""A plugin as an outsider would write it: a scorer, two model families, a subcommand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastprune import Architecture, Scorer, hookimpl
+from fastprune import Architecture, Scorer, hookimpl, read_architecture
 from fastprune_example.power import PowerScorer
 from fastprune_example.toy import TOY
 
@@ -21,8 +22,9 @@ def register_scorers(register: Callable[[type[Scorer]], None]) -> None:
 
 @hookimpl
 def register_architectures(register: Callable[[Architecture], None]) -> None:
-    """Add ``toy``."""
+    """Add ``toy``, which is written in Python, and ``twig``, which is not."""
     register(TOY)
+    register(read_architecture(Path(__file__).with_name("twig.toml")))
 
 
 @hookimpl

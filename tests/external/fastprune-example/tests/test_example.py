@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 from fastprune_example.power import PowerScorer
 from fastprune_example.toy import ToyForSequenceClassification, random_toy
+from fastprune_example.twig import TwigModel, random_twig
 
 import fastprune
 from fastprune import testing
@@ -22,7 +23,7 @@ def logits(model: torch.nn.Module, batches: fastprune.Batches) -> torch.Tensor:
 
 
 def test_conformance() -> None:
-    testing.check_plugin(fastprune_example, models=[random_toy()])
+    testing.check_plugin(fastprune_example, models=[random_toy(), random_twig()])
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 4.0])
@@ -47,6 +48,23 @@ def test_toy_is_pruned_saved_and_loaded(tmp_path: Path, tuner: str) -> None:
     loaded = fastprune.load(result.save(tmp_path / "toy"), model_class=ToyForSequenceClassification)
     assert torch.equal(logits(loaded, batches), logits(result.model, batches))
     assert not torch.allclose(logits(loaded, batches), logits(model, batches))
+
+
+def test_twig_is_pruned_by_data_alone(tmp_path: Path) -> None:
+    """Half of it goes, by its file; what a filter or a group of heads owns of the fused linears goes with it."""
+    model, file = random_twig(), Path(fastprune_example.__file__).with_name("twig.toml")
+    batches = testing.tiny_batches(model)
+    result = fastprune.prune(model, batches, budget=0.5, architecture=fastprune.read_architecture(file))
+    assert result.cost_after <= 0.5 * result.cost_before
+    for layer, before in zip(result.model.trunk, model.trunk, strict=True):
+        filters = layer.gate.outward.in_features
+        gone = filters == 0 or layer.gate.inward.out_features == 2 * filters
+        assert gone
+        assert filters < before.gate.outward.in_features
+    loaded = fastprune.load(result.save(tmp_path / "twig"), model_class=TwigModel)
+    batch = fastprune.model_inputs(batches.batches[0], batches.task)
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).last_hidden_state, result.model(**batch).last_hidden_state)
 
 
 def test_large_activations_count_more_under_a_higher_power() -> None:
