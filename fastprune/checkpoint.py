@@ -149,10 +149,10 @@ def load(
     device: str | torch.device = "cpu",
     model_class: type[PreTrainedModel] | None = None,
 ) -> PreTrainedModel:
-    """Open a directory that ``PruningResult.save`` wrote: outputs are bit-equal to those of the model that was saved.
+    """Open a pruned model: outputs are bit-equal to those of the model that was saved.
 
     Args:
-        path: The directory.
+        path: A directory that ``PruningResult.save`` wrote, or transformers' ``save_pretrained`` later on.
         dtype: Of the weights; auto: as they were saved.
         device: Where to put the model.
         model_class: For classes that transformers does not have; None: by the name in the manifest.
@@ -160,6 +160,8 @@ def load(
     Raises:
         CheckpointError: The directory holds no pruned model, or a broken one, or one of a newer format.
     """
+    if not (Path(path) / MANIFEST).exists() and is_pruned(path):
+        return _load(path, model_class or _class_in_config(path), dtype).to(device).eval()  # type: ignore[no-any-return]
     manifest = read_manifest(path)
     try:
         model_class = model_class or getattr(transformers, manifest["model_class"])
@@ -201,6 +203,30 @@ def _load(path: str | Path, model_class: type[PreTrainedModel], dtype: str | tor
     return model
 
 
+def is_pruned(path: str | Path) -> bool:
+    """Whether a directory holds a pruned model: with a manifest, or saved since by transformers alone."""
+    return (Path(path) / MANIFEST).exists() or portable.KEY in _config_of(path)
+
+
+def _config_of(path: str | Path) -> dict[str, Any]:
+    """What ``config.json`` says; nothing where it cannot be read."""
+    try:
+        return dict(json.loads((Path(path) / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _class_in_config(path: str | Path) -> type[PreTrainedModel]:
+    name = next(iter(_config_of(path).get("architectures") or []), "")
+    model_class = getattr(transformers, name, None)
+    if model_class is None:
+        raise CheckpointError(
+            f"{path} holds a pruned '{name}', which transformers {transformers.__version__} does not have; "
+            "give its class as model_class."
+        )
+    return model_class  # type: ignore[no-any-return]
+
+
 def _require_safetensors(path: Path) -> None:
     """Refuse pickled weights, which can run any code, and a directory without weights."""
     if any(path.glob("*.safetensors")):
@@ -222,7 +248,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path) / MANIFEST
     if not file.is_file():
-        raise CheckpointError(f"{path} holds no pruned model: there is no {MANIFEST} in it.")
+        raise CheckpointError(f"{path} holds no pruned model that fastprune saved: there is no {MANIFEST} in it.")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         found = int(manifest["format_version"])

@@ -15,8 +15,9 @@ from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
-from fastprune.checkpoint import MANIFEST, load
+from fastprune.checkpoint import MANIFEST, is_pruned, load, read_manifest, save
 from fastprune.errors import ModelError
+from fastprune.families import architecture_of
 from fastprune.plugins import task_for
 from fastprune.progress import step
 from fastprune.sentence_transformers import SentenceTransformer, read_sentence_transformer
@@ -33,6 +34,8 @@ HALF = (torch.float16, torch.bfloat16)
 DTYPES: Mapping[str, torch.dtype] = {
     name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")
 }
+TOLD = ("budget", "cost", "costs", "parameters", "groups", "recipe", "kept_units", "calibration", "metrics")
+"""What a manifest keeps of earlier prunings."""
 SHORT = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 
 
@@ -47,6 +50,7 @@ class Pretrained:
         source: What was opened, as given.
         companions: Contents of the files to carry along when the model is saved, by relative name: the modules of a
             SentenceTransformer.
+        manifest: What fastprune wrote about it; empty for a model that it did not save.
     """
 
     model: nn.Module
@@ -54,6 +58,36 @@ class Pretrained:
     task: Task
     source: str
     companions: Mapping[str, bytes] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """What the manifest says of each pruning so far, the first first."""
+        told = {name: self.manifest[name] for name in TOLD if name in self.manifest}
+        return [*self.manifest.get("history", []), *([told] if told else [])]
+
+    def save(self, path: str | Path) -> Path:
+        """Write a pruned model that was changed since, such as trained on, with all that came with it but the metrics.
+
+        Args:
+            path: A directory that does not exist, or is empty.
+
+        Raises:
+            ModelError: It was opened from something else than a directory that fastprune wrote.
+            CheckpointError: The directory is not empty, or cannot be written.
+        """
+        if not self.manifest:
+            raise ModelError(f"{self.source} is not a model that fastprune saved; use model.save_pretrained.")
+        own = {"format_version", "versions", "model_class", "architecture", "widths"}  # what save says itself
+        details = {name: value for name, value in self.manifest.items() if name not in own} | {"metrics": {}}
+        return save(
+            self.model,
+            path,
+            architecture=architecture_of(self.manifest["architecture"], f"the manifest of {self.source}"),
+            details=details,
+            tokenizer=self.tokenizer,
+            companions=self.companions,
+        )
 
 
 def open_pretrained(
@@ -112,6 +146,7 @@ def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.devi
         task=task,
         source=str(source),
         companions=sentence.companions if sentence else {},
+        manifest=read_manifest(encoder) if (encoder / MANIFEST).exists() else {},
     )
 
 
@@ -168,7 +203,7 @@ def _model_class(config: PretrainedConfig, directory: Path) -> type[PreTrainedMo
 
 def _load(model_class: type[PreTrainedModel], directory: Path, dtype: torch.dtype | None) -> nn.Module:
     """The model on the CPU, in its own dtype where there is no other."""
-    if (directory / MANIFEST).exists():
+    if is_pruned(directory):
         return load(directory, dtype=dtype or "auto")
     try:
         model: nn.Module = model_class.from_pretrained(str(directory), dtype=dtype or "auto")

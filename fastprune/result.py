@@ -41,6 +41,7 @@ class PruningResult:
         metrics: What was measured of the model, by name; to be filled in by whoever measures.
         tokenizer: Saved along, where it is known.
         companions: Files saved along, by their relative path.
+        history: What the manifest said of each earlier pruning, the first first, where this was no dense model.
     """
 
     model: nn.Module
@@ -60,6 +61,7 @@ class PruningResult:
     metrics: dict[str, Any] = field(default_factory=dict)
     tokenizer: PreTrainedTokenizerBase | None = None
     companions: Mapping[str, bytes] = field(default_factory=dict)
+    history: Sequence[Mapping[str, Any]] = ()
 
     @property
     def parameters_after(self) -> int:
@@ -91,6 +93,7 @@ class PruningResult:
             "recipe": self.recipe.to_toml(),
             "kept_units": {name: self.mask.kept(name).tolist() for name in self.mask},
             "importance": reports.summarised(self.importance, every=every),
+            "history": [dict(each) for each in self.history],
         }
 
     def save(self, path: str | Path, *, tokenizer: PreTrainedTokenizerBase | None = None) -> Path:

@@ -138,7 +138,9 @@ def test_only_transformers_models_are_saved(tmp_path: Path) -> None:
 
 
 def test_directory_without_a_manifest(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"holds no pruned model: there is no fastprune\.json in it"):
+    with pytest.raises(
+        CheckpointError, match=r"holds no pruned model that fastprune saved: there is no fastprune\.json in it"
+    ):
         fastprune.load(tmp_path)
 
 
