@@ -16,6 +16,7 @@ from onnxruntime.quantization import quantize_dynamic
 
 import fastprune
 from fastprune.benching import bench_exported
+from fastprune.evaluation import EVALUATION_SPLITS
 from fastprune.onnx_models import ONNX_FILE, OnnxModel
 
 
@@ -30,7 +31,7 @@ def main(dense: str, pruned: str, test: str, batch_size: str = "1", seq_len: str
             graphs[f"{name}, int8"].mkdir()
             quantize_dynamic(graphs[name] / ONNX_FILE, graphs[f"{name}, int8"] / ONNX_FILE)
         batches = fastprune.make_batches(
-            test, opened.task, opened.tokenizer, samples=None, default_split=("validation", "test")
+            test, opened.task, opened.tokenizer, samples=None, default_split=EVALUATION_SPLITS
         )
         for name, graph in graphs.items():
             found = bench_exported(

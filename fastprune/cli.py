@@ -222,10 +222,11 @@ def evaluate(model: str, data: str, **options: Any) -> None:
     fastprune evaluate small --data glue/mrpc --json
     """
     with working(as_json=options["as_json"]) as where:
+        from fastprune.evaluation import EVALUATION_SPLITS
         from fastprune.evaluation import evaluate as measure
 
         opened = _open(model, options)
-        batches = _batches(data, opened, options, samples=None, default_split=("validation", "test"))
+        batches = _batches(data, opened, options, samples=None, default_split=EVALUATION_SPLITS)
         metrics = measure(opened.model, batches)
     if options["as_json"]:
         click.echo(json.dumps({"task": opened.task.name, "samples": batches.n_samples, "metrics": metrics}))
@@ -756,8 +757,10 @@ def _batches(
 
 
 def _evaluation_batches(source: str, opened: Pretrained, options: Mapping[str, Any]) -> Batches:
+    from fastprune.evaluation import EVALUATION_SPLITS
+
     evaluation = {**options, "split": options["eval_split"]}
-    return _batches(source, opened, evaluation, samples=None, default_split=("validation", "test"))
+    return _batches(source, opened, evaluation, samples=None, default_split=EVALUATION_SPLITS)
 
 
 def _compare(opened: Pretrained, result: PruningResult, tests: Batches) -> dict[str, Any]:

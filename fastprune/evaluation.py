@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-EVALUATION_SPLITS = ("validation", "test")
+EVALUATION_SPLITS = ("validation", "validation_matched", "test")
+"""Where labelled rows are that nothing was trained on, the first choice first."""
 
 
 def evaluate(

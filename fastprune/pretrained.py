@@ -135,7 +135,7 @@ def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.devi
     _require_weights(encoder)
     model_class = _model_class(config, encoder)
     task = task_for(config, model_class)
-    if sentence:
+    if sentence and sentence.pooling:
         task = _with_pooling(task, sentence, encoder)
     model = _load(model_class, encoder, target_dtype)
     if target_dtype is None and target_device.type == "cpu" and next(model.parameters()).dtype in HALF:

@@ -1,4 +1,4 @@
-"""SentenceTransformer directories: where the encoder lies, how it is pooled, what else belongs to it."""
+"""Directories of sentence-transformers: where the encoder lies, how it is pooled, what else belongs to it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ POOLINGS = tuple(OLD_POOLINGS.values())
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceTransformer:
-    """What the files of a SentenceTransformer say.
+    """What the files of a SentenceTransformer or a CrossEncoder say.
 
     Attributes:
         folder: Where the encoder lies, relative to the directory; empty for the directory itself.
-        pooling: How token vectors become one: mean, cls or max.
+        pooling: How token vectors become one: mean, cls or max; empty for a CrossEncoder, whose head scores pairs.
         normalize: Whether vectors get length 1.
         max_length: Tokens a text, at most; None where nothing is said.
         companions: Contents of the other files by relative name, arranged around an encoder in the directory itself.
@@ -49,21 +49,27 @@ def read_sentence_transformer(directory: Path) -> SentenceTransformer | None:
         return None
     modules: list[dict[str, Any]] = _read_json(directory / MODULES)
     kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+    scores_pairs = kinds == ["Transformer"] and _is_cross_encoder(directory)
+    if not scores_pairs and kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ModelError(
             f"{directory} is a SentenceTransformer of {', '.join(kinds)}; fastprune opens those of Transformer, "
-            "Pooling and Normalize. Open the directory of its encoder alone."
+            "Pooling and Normalize, and CrossEncoders. Open the directory of its encoder alone."
         )
     folder = str(modules[0]["path"])
     settings = directory / folder / "sentence_bert_config.json"
     length = _read_json(settings).get("max_seq_length") if settings.exists() else None
     return SentenceTransformer(
         folder=folder,
-        pooling=_pooling(directory / modules[1]["path"] / "config.json"),
+        pooling="" if scores_pairs else _pooling(directory / modules[1]["path"] / "config.json"),
         normalize="Normalize" in kinds,
         max_length=length,
         companions=_companions(directory, modules),
     )
+
+
+def _is_cross_encoder(directory: Path) -> bool:
+    settings = directory / SETTINGS[0]
+    return settings.exists() and _read_json(settings).get("model_type") == "CrossEncoder"
 
 
 def _companions(directory: Path, modules: list[dict[str, Any]]) -> dict[str, bytes]:
