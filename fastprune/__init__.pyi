@@ -48,6 +48,7 @@ from .groups import Groups as Groups
 from .groups import consumer_of as consumer_of
 from .groups import producers_of as producers_of
 from .hookspecs import hookimpl as hookimpl
+from .hub import push_to_hub as push_to_hub
 from .layerwise import LayerCall as LayerCall
 from .layerwise import Statistics as Statistics
 from .layerwise import layer_calls as layer_calls

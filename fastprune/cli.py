@@ -454,6 +454,23 @@ def export(model: str, output: str, format: str, opset: int | None, as_json: boo
     )
 
 
+@main.command()
+@click.argument("directory")
+@click.argument("repository")
+@click.option("--private", is_flag=True, help="Visible to its owner only, where it is new.")
+@verbosity_options
+def push(directory: str, repository: str, private: bool) -> None:
+    """Upload the pruned model in DIRECTORY to the Hub as REPOSITORY, with its model card.
+
+    \b
+    fastprune push small my-name/my-classifier-half
+    """
+    with working() as where:
+        from fastprune.hub import push_to_hub
+
+        where.print(f"Uploaded to {push_to_hub(directory, repository, private=private)}")
+
+
 def _bench_rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """What a comparison found, for people."""
     from fastprune import terminal

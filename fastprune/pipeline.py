@@ -147,6 +147,7 @@ def prune(
         calibration={"source": batches.source, "samples": batches.n_samples, "tokens": batches.n_tokens, "seed": seed},
         tokenizer=model.tokenizer if isinstance(model, Pretrained) else None,
         companions=model.companions if isinstance(model, Pretrained) else {},
+        base_model=model.hub_name if isinstance(model, Pretrained) else "",
         history=model.history if isinstance(model, Pretrained) else (),
     )
 

@@ -81,6 +81,12 @@ def auto_map(model: PreTrainedModel) -> dict[str, str]:
     return {auto: f"{MODULE}.{each.__name__}" for auto, each in _auto_classes(model).items()}
 
 
+def auto_class(model: PreTrainedModel) -> str:
+    """The Auto class of transformers that opens this very class; empty where there is none."""
+    own = transformers_class(model)
+    return next((auto for auto, each in _auto_classes(model).items() if each is own), "")
+
+
 def transformers_class(model: PreTrainedModel) -> type[PreTrainedModel] | None:
     """The class of transformers that this model is an instance of; None where it is somebody else's."""
     for each in type(model).__mro__:

@@ -15,6 +15,7 @@ from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
+from fastprune import cards, portable
 from fastprune.checkpoint import MANIFEST, is_pruned, load, read_manifest, save
 from fastprune.errors import ModelError
 from fastprune.families import architecture_of
@@ -61,6 +62,12 @@ class Pretrained:
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def hub_name(self) -> str:
+        """The name on the Hub that it was opened by; that of the dense model, where it was pruned; else empty."""
+        named = "" if Path(self.source).expanduser().is_dir() else self.source
+        return str(self.manifest.get("base_model", "")) or named
+
+    @property
     def history(self) -> list[dict[str, Any]]:
         """What the manifest says of each pruning so far, the first first."""
         told = {name: self.manifest[name] for name in TOLD if name in self.manifest}
@@ -80,13 +87,17 @@ class Pretrained:
             raise ModelError(f"{self.source} is not a model that fastprune saved; use model.save_pretrained.")
         own = {"format_version", "versions", "model_class", "architecture", "widths"}  # what save says itself
         details = {name: value for name, value in self.manifest.items() if name not in own} | {"metrics": {}}
+        pages = {}
+        if set(TOLD) <= set(details):
+            auto_class = portable.auto_class(self.model) if isinstance(self.model, PreTrainedModel) else ""
+            pages = cards.pages(Path(path).name, details, auto_class=auto_class, companions=self.companions)
         return save(
             self.model,
             path,
             architecture=architecture_of(self.manifest["architecture"], f"the manifest of {self.source}"),
             details=details,
             tokenizer=self.tokenizer,
-            companions=self.companions,
+            companions={**self.companions, **pages},
         )
 
 

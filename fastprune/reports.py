@@ -47,10 +47,10 @@ def render(runs: Mapping[str, Mapping[str, Any]]) -> str:
     from jinja2 import Environment
 
     template = files("fastprune").joinpath("report.html.j2").read_text(encoding="utf-8")
-    shown = [_shown(name, details) for name, details in runs.items()]
-    columns = list(dict.fromkeys(column for run in shown for column in run["cells"]))
-    title = f"{len(shown)} prunings" if len(shown) > 1 else f"{shown[0]['name']}, pruned"
-    return Environment(autoescape=True).from_string(template).render(title=title, runs=shown, columns=columns)
+    rows = [shown(name, details) for name, details in runs.items()]
+    columns = list(dict.fromkeys(column for run in rows for column in run["cells"]))
+    title = f"{len(rows)} prunings" if len(rows) > 1 else f"{rows[0]['name']}, pruned"
+    return Environment(autoescape=True).from_string(template).render(title=title, runs=rows, columns=columns)
 
 
 def verdict(details: Mapping[str, Any]) -> str:
@@ -67,8 +67,8 @@ def verdict(details: Mapping[str, Any]) -> str:
     return f"{said}."
 
 
-def _shown(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template shows of one run."""
+def shown(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
+    """What a page shows of one run: verdict, figures, groups, spectrum, timings, calibration, command, recipe."""
     calibration = details["calibration"]
     common = _common([group["name"].split(".") for group in details["groups"]])
     return {

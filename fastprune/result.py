@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from fastprune import checkpoint, reports
+from fastprune import cards, checkpoint, hub, portable, reports
 from fastprune.architecture import Architecture
 from fastprune.groups import Groups
 from fastprune.masks import Mask
@@ -41,6 +43,7 @@ class PruningResult:
         metrics: What was measured of the model, by name; to be filled in by whoever measures.
         tokenizer: Saved along, where it is known.
         companions: Files saved along, by their relative path.
+        base_model: The Hub name of what was pruned; empty where it has none.
         history: What the manifest said of each earlier pruning, the first first, where this was no dense model.
     """
 
@@ -61,6 +64,7 @@ class PruningResult:
     metrics: dict[str, Any] = field(default_factory=dict)
     tokenizer: PreTrainedTokenizerBase | None = None
     companions: Mapping[str, bytes] = field(default_factory=dict)
+    base_model: str = ""
     history: Sequence[Mapping[str, Any]] = ()
 
     @property
@@ -93,12 +97,13 @@ class PruningResult:
             "recipe": self.recipe.to_toml(),
             "kept_units": {name: self.mask.kept(name).tolist() for name in self.mask},
             "importance": reports.summarised(self.importance, every=every),
+            "base_model": self.base_model,
             "history": [dict(each) for each in self.history],
         }
 
     def save(self, path: str | Path, *, tokenizer: PreTrainedTokenizerBase | None = None) -> Path:
-        """Write a directory that ``fastprune.load`` opens: weights, config, tokenizer, manifest, and ``report.html``, a page
-        for people. All of it or nothing.
+        """Write a directory that ``fastprune.load`` opens: weights, config, tokenizer, manifest, and for people ``report.html``
+        and a model card (``README.md``). All of it or nothing.
 
         Args:
             path: A directory that does not exist, or is empty.
@@ -108,12 +113,20 @@ class PruningResult:
             CheckpointError: The directory is not empty, or cannot be written.
         """
         details = self.details()
-        page = reports.render({Path(path).name: details}).encode()
+        auto_class = portable.auto_class(self.model) if isinstance(self.model, PreTrainedModel) else ""
+        pages = cards.pages(Path(path).name, details, auto_class=auto_class, companions=self.companions)
         return checkpoint.save(
             self.model,
             path,
             architecture=self.architecture,
             details=details,
             tokenizer=tokenizer or self.tokenizer,
-            companions={**self.companions, reports.NAME: page},
+            companions={**self.companions, **pages},
         )
+
+    def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
+        """Save and upload, as ``push_to_hub`` of a saved directory does; returns the address."""
+        with tempfile.TemporaryDirectory() as folder:
+            return hub.push_to_hub(
+                self.save(Path(folder) / repository.rpartition("/")[2]), repository, private=private, token=token
+            )
