@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from fastprune import reports
@@ -38,7 +39,9 @@ def model_card(name: str, details: Mapping[str, Any], *, auto_class: str, compan
     from jinja2 import Environment
 
     template = files("fastprune").joinpath("card.md.j2").read_text(encoding="utf-8")
-    page = reports.shown(name, details)
+    calibration = details["calibration"]
+    public = {**calibration, "source": Path(calibration["source"]).name}  # a card does not tell of directories
+    page = reports.shown(name, {**details, "calibration": public})
     return (
         Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)
         .from_string(template)

@@ -33,7 +33,9 @@ def test_the_card_says_what_was_done_and_how_to_open_it(small: Path) -> None:
     assert "accuracy goes from 0.75 to 0.5" in card.text
     assert "| accuracy | 0.7500 | 0.5000 | -0.2500 |" in card.text
     assert 'AutoModelForSequenceClassification.from_pretrained("small", trust_remote_code=True)' in card.text
-    assert 'scorer.name = "obs"' in card.text or "[scorer]" in card.text
+    assert "\n\nCalibrated on 8 samples" in card.text
+    assert str(small.parent) not in card.text
+    assert '[scorer]\nuse = "obs"' in card.text
     picture = imread(small / "kept.png")
     assert picture.shape[1] > picture.shape[0] > 100
     assert len({tuple(pixel) for pixel in picture.reshape(-1, picture.shape[-1])[::7].round(1)}) > 2  # drawn
