@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 
 from fastprune.data import read_dataset
@@ -18,7 +19,6 @@ from fastprune.progress import step
 from fastprune.tasks import Batch, Columns, Sample, Task
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ SAMPLE = "sample"
 """The tensor of a batch that holds each row's index into ``Batches.samples`` [samples]; the model never sees it."""
 NO_LABEL = -100
 DEFAULT_MAX_LENGTH = 512
+STREAMED = 10
+"""Rows of a stream that are read for each sample, to draw from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +144,7 @@ def token_limit(model: nn.Module) -> int | None:
 
 
 def make_batches(
-    data: Dataset | str | Path,
+    data: Dataset | IterableDataset | str | Path,
     task: Task,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -159,7 +161,7 @@ def make_batches(
     """Draw rows, encode them, and pad them in batches of similar length. The same arguments give the same batches.
 
     Args:
-        data: A data set, or a source for ``read_dataset``.
+        data: A data set, or a source for ``read_dataset``. Of a stream, rows are drawn from its first ten times ``samples``.
         task: What encodes the rows.
         tokenizer: The model's.
         samples: How many rows to draw, without replacement; None, or more than there are: all. A row may give more
@@ -187,6 +189,8 @@ def make_batches(
         if isinstance(data, (str, Path)):
             source = source or str(data)
             data = read_dataset(data, split=split, default_split=default_split)
+        if isinstance(data, IterableDataset):
+            data = _from_stream(data, samples)
         if samples is not None and samples < len(data) and not task.running_text:
             order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
             data = data.select(sorted(order[:samples].tolist()))
@@ -211,6 +215,20 @@ def make_batches(
     )
     log.info("read %d samples in %d batches from %s", len(encoded), len(batches), source or "the data")
     return Batches(batches=batches, task=task, samples=tuple(encoded), source=source)
+
+
+def _from_stream(stream: IterableDataset, samples: int | None) -> Dataset:
+    """The first rows of a stream, enough to draw from.
+
+    Raises:
+        DataError: It has none, or all of an endless one were asked for.
+    """
+    if samples is None:
+        raise DataError("A streamed data set has no end that is known; say how many samples to take from it.")
+    rows = list(stream.take(STREAMED * samples))
+    if not rows:
+        raise DataError("The streamed data set holds no rows.")
+    return Dataset.from_list(rows, features=stream.features)
 
 
 def _collate(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 
 from fastprune import contracts, portable
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 def prune(
     model: nn.Module | Pretrained | str | Path,
-    data: Batches | Iterable[Batch] | str | Path,
+    data: Batches | Iterable[Batch] | Dataset | IterableDataset | str | Path,
     *,
     budget: Budget,
     preset: str = "default",
@@ -61,8 +62,8 @@ def prune(
 
     Args:
         model: A transformers model, what ``open_pretrained`` returned, or a directory or Hub name for it.
-        data: The calibration set: what ``make_batches`` returned or a source for it, or any iterable of dicts of
-            tensors that ``model(**batch)`` takes.
+        data: The calibration set: what ``make_batches`` returned, or a source for it, or a data set of ``datasets``
+            (streamed or not), or any iterable of dicts of tensors that ``model(**batch)`` takes.
         budget: What may be left, as a fraction of the dense model's cost: above 0, at most 1. Several costs at once by
             name, and amounts as text: ``{"latency": 0.6, "params": 0.7}``, ``"latency=3.5ms"``.
         preset: The recipe to start from.
@@ -100,7 +101,7 @@ def prune(
         recipe = recipe.change(settings=settings, **stages)
     if isinstance(model, (str, Path)):
         model = open_pretrained(model)
-    if isinstance(data, (str, Path)):
+    if isinstance(data, (str, Path, Dataset, IterableDataset)):
         data = _read(data, model, task, seed)
     dense = model.model if isinstance(model, Pretrained) else model
     architecture = architecture or architecture_for(dense)
@@ -152,10 +153,13 @@ def prune(
     )
 
 
-def _read(source: str | Path, model: nn.Module | Pretrained, task: Task | None, seed: int) -> Batches:
+def _read(
+    source: str | Path | Dataset | IterableDataset, model: nn.Module | Pretrained, task: Task | None, seed: int
+) -> Batches:
     if not isinstance(model, Pretrained) or model.tokenizer is None:
+        name = source if isinstance(source, (str, Path)) else "a data set"
         raise DataError(
-            f"Reading {source} takes a tokenizer: give the model as open_pretrained returns it, or by its name."
+            f"Reading {name} takes a tokenizer: give the model as open_pretrained returns it, or by its name."
         )
     limit = token_limit(model.model)
     return make_batches(source, task or model.task, model.tokenizer, limit=limit, seed=seed)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+import fastprune
 from fastprune import testing
 from fastprune.calibration import Batches, make_batches, model_inputs, token_limit, token_mask
 from fastprune.errors import DataError
@@ -121,3 +124,23 @@ def test_a_sample_of_as_many_tokens_as_the_limit_says_runs_and_one_more_would_no
         more = torch.full((1, limit + 1), 5)
         with pytest.raises((IndexError, RuntimeError, ValueError)):
             model(input_ids=more, attention_mask=torch.ones_like(more))
+
+
+def test_a_data_set_as_it_is_or_streamed(tiny_checkpoint: Path, tiny_data: Path) -> None:
+    """Prunes like the file that it was read from; a stream has no end, so its samples are counted."""
+    opened = fastprune.open_pretrained(tiny_checkpoint, device="cpu")
+    assert opened.tokenizer is not None
+    data = fastprune.read_dataset(tiny_data)
+    whole = fastprune.prune(opened, data, budget=0.5)
+    streamed = fastprune.prune(opened, data.to_iterable_dataset(), budget=0.5)
+    from_file = fastprune.prune(opened, tiny_data, budget=0.5)
+    assert whole.kept() == streamed.kept() == from_file.kept()
+    some = fastprune.make_batches(data.to_iterable_dataset(), opened.task, opened.tokenizer, samples=3)
+    assert some.n_samples == 3
+    assert some.has_labels
+    with pytest.raises(DataError, match="say how many samples"):
+        fastprune.make_batches(data.to_iterable_dataset(), opened.task, opened.tokenizer, samples=None)
+    with pytest.raises(DataError, match="holds no rows"):
+        fastprune.make_batches(data.to_iterable_dataset().take(0), opened.task, opened.tokenizer)
+    with pytest.raises(DataError, match="takes a tokenizer"):
+        fastprune.prune(opened.model, data, budget=0.5)

@@ -111,6 +111,29 @@ def test_compiled_and_in_half_precision(small: Path) -> None:
     torch.testing.assert_close(half.float(), expected, atol=0.1, rtol=0.1)
 
 
+def test_placed_by_accelerate(small: Path) -> None:
+    """A device for every module, as ``device_map`` asks for; layers of unlike widths do not mind."""
+    from accelerate import dispatch_model, infer_auto_device_map
+
+    plain, placed = fastprune.load(small), fastprune.load(small)
+    places = infer_auto_device_map(placed, max_memory={"cpu": "1GB"})
+    assert same(plain, dispatch_model(placed, places, force_hooks=True))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not installed")
+@pytest.mark.filterwarnings("ignore")
+def test_int8_weights_by_torchao(small: Path) -> None:
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    plain, model = fastprune.load(small), fastprune.load(small)
+    quantize_(model, Int8WeightOnlyConfig())
+    inputs = {"input_ids": torch.tensor([[2, 6, 7, 8, 3]])}
+    with torch.no_grad():
+        found, expected = model(**inputs).logits, plain(**inputs).logits
+    assert not torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, atol=0.1, rtol=0.1)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="the extra onnx is not installed")
 def test_the_quantisation_example(
     tiny_checkpoint: Path, small: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
