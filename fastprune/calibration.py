@@ -79,8 +79,8 @@ class Batches:
 
     @property
     def n_tokens(self) -> int:
-        """The number of real tokens in all batches, without padding."""
-        return sum(int(token_mask(batch).sum()) for batch in self.batches)
+        """The number of real tokens in all batches, without padding; a picture counts as one."""
+        return sum(len(b["pixel_values"]) if "pixel_values" in b else int(token_mask(b).sum()) for b in self.batches)
 
     @property
     def mean_length(self) -> int:
@@ -163,7 +163,7 @@ def make_batches(
     Args:
         data: A data set, or a source for ``read_dataset``. Of a stream, rows are drawn from its first ten times ``samples``.
         task: What encodes the rows.
-        tokenizer: The model's.
+        tokenizer: The model's; of a model of pictures, its image processor.
         samples: How many rows to draw, without replacement; None, or more than there are: all. A row may give more
             than one sample, or none (``Task.encode``).
         batch_size: Samples a batch.
@@ -180,7 +180,9 @@ def make_batches(
     """
     if batch_size < 1 or (samples is not None and samples < 1):
         raise DataError(f"batch_size and samples must be 1 or more; got {batch_size} and {samples}.")
-    longest = min(length for length in (tokenizer.model_max_length, limit) if length is not None)
+    longest = min(
+        length for length in (getattr(tokenizer, "model_max_length", None), limit, 10**30) if length is not None
+    )
     if max_length is not None and not 0 < max_length <= longest:
         raise DataError(
             f"max_length must be between 1 and the {longest} tokens that the model takes; got {max_length}."
@@ -235,9 +237,10 @@ def _collate(
     samples: Sequence[Sample], start: int, task: Task, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Tensor]:
     """Pad consecutive samples, the first of which has the index ``start``."""
-    if tokenizer.pad_token_id is None and len({_length(sample) for sample in samples}) > 1:
+    pad = getattr(tokenizer, "pad_token_id", None)
+    if pad is None and len({_length(sample) for sample in samples}) > 1:
         raise DataError("The tokenizer has no padding token; set tokenizer.pad_token, or use batch_size=1.")
-    fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+    fill = {"input_ids": pad, "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0)}
     batch: dict[str, Tensor] = {}
     for name in (*tokenizer.model_input_names, *task.label_names):
         if name not in samples[0]:
@@ -247,6 +250,8 @@ def _collate(
             batch[name] = _pad(values, NO_LABEL, tokenizer.padding_side)
         elif name in task.label_names:
             batch[name] = torch.tensor(values)  # [samples] or [samples, outputs]
+        elif isinstance(values[0], Tensor):
+            batch[name] = torch.stack(values)  # pictures: [samples, channels, height, width]
         else:
             batch[name] = _pad(values, fill.get(name, 0), tokenizer.padding_side)
     batch[SAMPLE] = torch.arange(start, start + len(samples))  # [samples]
@@ -264,7 +269,7 @@ def _pad(rows: Sequence[Sequence[int]], value: int | None, side: str) -> Tensor:
 
 
 def _length(sample: Sample) -> int:
-    return len(sample["input_ids"])
+    return len(sample.get("input_ids", ()))
 
 
 def _checked(batch: Any, index: int) -> dict[str, Tensor]:

@@ -18,19 +18,21 @@ def frozen(model: nn.Module) -> Iterator[None]:
     """While open, the model is in eval mode, no parameter asks for a gradient, and no keys and values are kept: they would
     pile up where a layer runs again and again."""
     modes = [(module, module.training) for module in model.modules()]
-    config: Any = getattr(model, "config", None)
-    caching = vars(config).get("use_cache") if config is not None else None
+    configs: dict[int, Any] = {
+        id(module.config): module.config for module in model.modules() if hasattr(module, "config")
+    }
+    caching = [config for config in configs.values() if vars(config).get("use_cache")]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.eval()
-    if caching:
+    for config in caching:
         config.use_cache = False
     for parameter, _ in flags:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        if caching:
-            config.use_cache = caching
+        for config in caching:
+            config.use_cache = True
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
         for module, training in modes:

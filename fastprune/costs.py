@@ -102,11 +102,11 @@ class Workload:
             ModelError: The model takes fewer tokens, or something else than text or pictures.
         """
         config: Any = getattr(model, "config", None)
-        limit = token_limit(model)
-        if limit is not None and seq_len > limit:
-            raise ModelError(f"The model takes at most {limit} tokens; {seq_len} were asked for.")
         takes = getattr(model, "main_input_name", "input_ids")
         if takes == "input_ids":
+            limit = token_limit(model)
+            if limit is not None and seq_len > limit:
+                raise ModelError(f"The model takes at most {limit} tokens; {seq_len} were asked for.")
             tokens = torch.ones(1, seq_len, dtype=torch.long)
             example = {"input_ids": tokens, "attention_mask": tokens}
             if getattr(config, "is_encoder_decoder", False):

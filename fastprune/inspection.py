@@ -5,14 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fastprune import plugins
 from fastprune.architecture import Architecture
-from fastprune.calibration import token_limit
 from fastprune.checkpoint import MANIFEST, read_manifest
 from fastprune.costs import Workload
-from fastprune.errors import ModelError
 from fastprune.groups import Groups
 from fastprune.pretrained import Pretrained
 
@@ -31,12 +27,8 @@ def inspect(opened: Pretrained, *, seq_len: int = 128, architecture: Architectur
     Raises:
         ModelError: No architecture serves the model, or the length is more than it takes.
     """
-    limit = token_limit(opened.model)
-    if limit is not None and seq_len > limit:
-        raise ModelError(f"{opened.source} takes at most {limit} tokens; {seq_len} were asked for.")
     groups = Groups.resolve(architecture or plugins.architecture_for(opened.model), opened.model)
-    tokens = torch.ones(1, seq_len, dtype=torch.long)
-    workload = Workload(example={"input_ids": tokens, "attention_mask": tokens}, seq_len=seq_len)
+    workload = Workload.made_up(opened.model, seq_len)
     registry = plugins.installed().cost
     tables = {name: registry[cost]().measure(opened.model, groups, workload) for name, cost in _COSTS.items()}
     before = _units_before(opened.source)

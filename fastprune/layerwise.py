@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastprune.calibration import Batches, model_inputs, to_device
 from fastprune.capture import frozen, real_rows
+from fastprune.errors import ModelError
 from fastprune.groups import Group, Groups, consumer_of
 from fastprune.materialize import set_consumer
 from fastprune.progress import track
@@ -59,6 +60,8 @@ class Statistics:
         self.energy += (e * weighted_e).sum()
 
 
+TokenWeights = Mapping[str, tuple[Tensor, ...]]
+
 Solve = Callable[[Group, Statistics, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 """From a group's statistics and its consumer's weight [hidden, features] and bias [hidden] to the new ones."""
 
@@ -71,12 +74,14 @@ def reconstruct(
     batches: Batches,
     solve: Solve,
     *,
-    token_weights: Mapping[str, tuple[Tensor, ...]] | None = None,
+    token_weights: TokenWeights | None = None,
 ) -> Reconstruction:
     """Solve the student's consumers one after another, each on the inputs that the solved ones below it give.
 
     Only the hidden states entering the current layer are cached, twice; a layer runs through its own module with the
-    arguments that the model really calls it with. Padding is left out.
+    arguments that the model really calls it with. Padding is left out. Stacks follow each other: a decoder's layers see
+    what their own model's encoder gives, the student's already solved. Layers that run several times in a pass are solved
+    for all uses at once, from whole forward passes, two a group.
 
     Args:
         teacher: The dense model.
@@ -92,58 +97,102 @@ def reconstruct(
     """
     reconstruction: Reconstruction = {}
     with frozen(teacher), frozen(student):
-        layers = groups.layers()
-        calls = layer_calls(teacher, [layer for layer, _ in layers], batches)
-        dense = [batch_calls[0].hidden for batch_calls in calls]
-        pruned = [batch_calls[0].hidden for batch_calls in layer_calls(student, [layers[0][0]], batches)]
-        for depth, (path, members) in enumerate(track(layers, "tuning")):
-            here = [batch_calls[depth] for batch_calls in calls]
-            targets, dense = _run_teacher(teacher, path, members, here, dense)
-            for group in members:
-                weights = token_weights[group.name] if token_weights else None
-                statistics = _statistics(student, group, here, pruned, targets[group.name], batches, weights)
-                consumer = consumer_of(student, group)
-                bias = consumer.bias
-                solved = solve(group, statistics, consumer.weight.detach(), None if bias is None else bias.detach())
-                set_consumer(consumer, *solved)
-                reconstruction[group.name] = solved
-                del targets[group.name]
-            if depth + 1 < len(layers):
-                layer = student.get_submodule(path)
-                pruned = [call.run(layer, hidden) for call, hidden in zip(here, pruned, strict=True)]
+        for stack in groups.stacks():
+            paths = [layer for layer, _ in stack.layers()]
+            in_turn = [path for path, _ in _returned(teacher, paths, batches)] == paths
+            solve_stack = _solve_in_turn if in_turn else _solve_whole
+            solve_stack(teacher, student, stack, batches, solve, token_weights, reconstruction)
     return reconstruction
+
+
+def _solve_in_turn(
+    teacher: nn.Module,
+    student: nn.Module,
+    groups: Groups,
+    batches: Batches,
+    solve: Solve,
+    token_weights: TokenWeights | None,
+    reconstruction: Reconstruction,
+) -> None:
+    """Solve layers that run one after another, once each; the stacks before them run as they are by now."""
+    layers = groups.layers()
+    paths = [layer for layer, _ in layers]
+    calls, own = layer_calls(teacher, paths, batches), layer_calls(student, paths, batches)
+    dense, pruned = ([batch_calls[0].hidden for batch_calls in recorded] for recorded in (calls, own))
+    for depth, (path, members) in enumerate(track(layers, "tuning")):
+        here = [batch_calls[depth] for batch_calls in calls]
+        here_too = [batch_calls[depth] for batch_calls in own]
+        targets, dense = _run_teacher(teacher, path, members, here, dense)
+        for group in members:
+            weights = token_weights[group.name] if token_weights else None
+            statistics = _statistics(student, group, here_too, pruned, targets[group.name], batches, weights)
+            reconstruction[group.name] = _solved(student, group, statistics, solve)
+            del targets[group.name]
+        if depth + 1 < len(layers):
+            layer = student.get_submodule(path)
+            pruned = [call.run(layer, hidden) for call, hidden in zip(here_too, pruned, strict=True)]
+
+
+def _solve_whole(
+    teacher: nn.Module,
+    student: nn.Module,
+    groups: Groups,
+    batches: Batches,
+    solve: Solve,
+    token_weights: TokenWeights | None,
+    reconstruction: Reconstruction,
+) -> None:
+    """Solve groups whose layers run several times, for all uses at once: each from whole forward passes of both models."""
+    for group in track(groups.items, "tuning"):
+        statistics = whole_statistics(teacher, student, Groups((group,)), batches, token_weights=token_weights)
+        reconstruction[group.name] = _solved(student, group, statistics[group.name], solve)
+
+
+def _solved(student: nn.Module, group: Group, statistics: Statistics, solve: Solve) -> tuple[Tensor, Tensor | None]:
+    """The consumer's new weight and bias, which it now has."""
+    consumer = consumer_of(student, group)
+    bias = consumer.bias
+    solved = solve(group, statistics, consumer.weight.detach(), None if bias is None else bias.detach())
+    set_consumer(consumer, *solved)
+    return solved
 
 
 @torch.no_grad()
 def whole_statistics(
-    teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """What ``reconstruct`` shows of each group before anything is solved, from whole forward passes of both models.
+    teacher: nn.Module,
+    student: nn.Module,
+    groups: Groups,
+    batches: Batches,
+    *,
+    token_weights: TokenWeights | None = None,
+) -> dict[str, Statistics]:
+    """The statistics of groups by name, the student being as it is, from a whole forward pass of each model.
 
-    Returns:
-        By the name of the group: ``Statistics.inputs`` [features] and ``Statistics.errors`` [hidden].
+    What ``reconstruct`` shows of layers that run in turn is the same before anything is solved, at less cost. Groups that
+    run several times in a pass are summed over all of them.
     """
     device = next(student.parameters()).device
-    sums = {
-        g.name: tuple(torch.zeros(n, dtype=torch.float64, device=device) for n in (g.features, g.hidden))
-        for g in groups
-    }
-    for batch in batches:
-        streams: list[dict[str, Tensor]] = []
+    found = {g.name: Statistics.zeros(g.features, g.hidden, device) for g in groups}
+    for index, batch in enumerate(batches):
+        streams: list[dict[str, list[Tensor]]] = []
         for model in (teacher, student):
-            seen: dict[str, list[Tensor]] = {group.name: [] for group in groups}
+            stream: dict[str, list[Tensor]] = {group.name: [] for group in groups}
             inputs: dict[str, list[Tensor]] = {group.name: [] for group in groups}
             with frozen(model), contextlib.ExitStack() as hooks:
                 for group in groups:
-                    hooks.enter_context(_tap_residual(model, group, seen[group.name].append))
+                    hooks.enter_context(_tap_residual(model, group, stream[group.name].append))
                     hooks.enter_context(_tap_inputs(model, group, inputs[group.name].append))
                 model(**model_inputs(to_device(batch, device), batches.task))
-            streams.append({name: _rows(values, groups[name], batch) for name, values in seen.items()})
+            streams.append(stream)
         for group in groups:
-            features, errors = sums[group.name]
-            features += _rows(inputs[group.name], group, batch)[:, : group.features].double().sum(0)
-            errors += (streams[0][group.name] - streams[1][group.name]).double().sum(0)
-    return {name: (features, errors) for name, (features, errors) in sums.items()}
+            dense, pruned = (_rows(stream[group.name], group, batch) for stream in streams)
+            x = _rows(inputs[group.name], group, batch)[:, : group.features]
+            weights = None
+            if token_weights:
+                of_tokens = token_weights[group.name][index].to(device).unsqueeze(-1)  # [samples, tokens, 1]
+                weights = _rows([of_tokens] * len(inputs[group.name]), group, batch)[:, 0]
+            found[group.name].add(x, dense - pruned, weights)
+    return found
 
 
 def _rows(values: list[Tensor], group: Group, batch: Batch) -> Tensor:
@@ -181,13 +230,22 @@ class LayerCall:
 def layer_calls(model: nn.Module, layers: list[str], batches: Batches) -> list[list[LayerCall]]:
     """How the model calls each of its layers, for each batch: [batches][layers].
 
-    The layers themselves do not run: each hands its input on, so that all hidden states are those entering the first.
+    The layers themselves do not run, unless they hand on more than hidden states (a position bias): each hands its input
+    on. All hidden states are those entering the first.
+
+    Raises:
+        ModelError: The layers do not run one after another, once each.
     """
     device = next(model.parameters()).device
-    tuples = _returning_tuples(model, layers, batches, device)
+    returned = _returned(model, layers, batches)
+    if [path for path, _ in returned] != layers:
+        raise ModelError(
+            f"The layers {layers[0]} to {layers[-1]} of this {type(model).__name__} run {len(returned)} times in one forward "
+            f"pass, not {len(layers)} times one after another; what asks for them one by one does not work here."
+        )
     calls = []
     for batch in batches:
-        with _recording(model, layers, tuples) as recorded, contextlib.suppress(_Stop):
+        with _recording(model, layers, [output for _, output in returned]) as recorded, contextlib.suppress(_Stop):
             model(**model_inputs(to_device(batch, device), batches.task))
         calls.append(recorded)
     return calls
@@ -197,41 +255,62 @@ class _Stop(Exception):
     """Ends a forward pass whose rest nobody needs."""
 
 
-def _returning_tuples(model: nn.Module, layers: list[str], batches: Batches, device: torch.device) -> list[int]:
-    """How many values each layer returns as a tuple, 0 for a bare tensor: seen on one sample."""
-    sizes: list[int] = []
+@dataclass(frozen=True)
+class _Output:
+    """What a layer returns: how many values as a tuple, 0 for a bare tensor, and whether others than the first are there."""
 
-    def hook(_: nn.Module, __: Any, output: Any) -> None:
-        sizes.append(len(output) if isinstance(output, tuple) else 0)
+    values: int
+    carries: bool
+
+
+def _returned(model: nn.Module, layers: list[str], batches: Batches) -> list[tuple[str, _Output]]:
+    """The layers in the order in which they run, and what each returns: seen on one sample."""
+    device = next(model.parameters()).device
+    seen: list[tuple[str, _Output]] = []
+
+    def hook(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def note(_: nn.Module, __: Any, output: Any) -> None:
+            rest = output[1:] if isinstance(output, tuple) else ()
+            values = len(output) if isinstance(output, tuple) else 0
+            seen.append((path, _Output(values, any(isinstance(value, Tensor) for value in rest))))
+
+        return note
 
     with contextlib.ExitStack() as hooks:
         for path in layers:
-            hooks.callback(model.get_submodule(path).register_forward_hook(hook).remove)
+            hooks.callback(model.get_submodule(path).register_forward_hook(hook(path)).remove)
         sample = {name: value[:1] for name, value in batches.batches[0].items()}
         model(**model_inputs(to_device(sample, device), batches.task))
-    return sizes
+    return seen
 
 
 @contextlib.contextmanager
-def _recording(model: nn.Module, layers: list[str], tuples: list[int]) -> Iterator[list[LayerCall]]:
+def _recording(model: nn.Module, layers: list[str], outputs: list[_Output]) -> Iterator[list[LayerCall]]:
     """While open, layers record how they are called instead of running; the last ends the forward pass."""
     recorded: list[LayerCall] = []
 
-    def forward(*arguments: Any, **keywords: Any) -> Any:
-        name = "" if arguments else next(iter(keywords))
-        hidden = keywords.pop(name) if name else arguments[0]
-        recorded.append(LayerCall(hidden, name, arguments[1:], keywords))
-        if len(recorded) == len(layers):
-            raise _Stop
-        values = tuples[len(recorded) - 1]
-        return (hidden, *[None] * (values - 1)) if values else hidden
+    def stand_in(layer: nn.Module, output: _Output) -> Callable[..., Any]:
+        run = layer.forward
+
+        def forward(*arguments: Any, **keywords: Any) -> Any:
+            name = "" if arguments else next(iter(keywords))
+            hidden = keywords[name] if name else arguments[0]
+            others = {key: value for key, value in keywords.items() if key != name}
+            recorded.append(LayerCall(recorded[0].hidden if recorded else hidden, name, arguments[1:], others))
+            if len(recorded) == len(layers):
+                raise _Stop
+            if output.carries:
+                return run(*arguments, **keywords)
+            return (hidden, *[None] * (output.values - 1)) if output.values else hidden
+
+        return forward
 
     with contextlib.ExitStack() as undo:
-        for path in layers:
-            attributes = model.get_submodule(path).__dict__
-            before = attributes.get("forward")
-            attributes["forward"] = forward
-            undo.callback(_restore_forward, attributes, before)
+        for path, output in zip(layers, outputs, strict=True):
+            layer = model.get_submodule(path)
+            before = layer.__dict__.get("forward")
+            undo.callback(_restore_forward, layer.__dict__, before)
+            layer.__dict__["forward"] = stand_in(layer, output)
         yield recorded
 
 

@@ -150,10 +150,12 @@ def _empty(model: nn.Module, group: Group) -> None:
         _slice(model, group, torch.zeros(1, dtype=torch.long))
         put(model, group.consumer, _bias_only(model, group))
         return
+    facts = _facts(module, group)
     consumer, inside = _bias_only(model, group), block.consumer.startswith(f"{block.module}.")
     if not inside:
         put(model, group.consumer, consumer)
-    sublayer = EmptySublayer(_facts(module, group), consumer if inside else None)
+    norm = module.get_submodule(facts["norm"]) if facts["norm"] else None
+    sublayer = EmptySublayer(facts, consumer if inside else None, norm)
     put(model, group.module, sublayer.train(module.training))
 
 
@@ -165,7 +167,7 @@ def _bias_only(model: nn.Module, group: Group) -> BiasOnly:
 def _facts(module: nn.Module, group: Group) -> dict[str, Any]:
     """What an empty sublayer must know of the module that it replaces."""
     block = group.block
-    inside = block.consumer.startswith(f"{block.module}.")
+    inside, holds_norm = (path.startswith(f"{block.module}.") for path in (block.consumer, block.residual))
     widths = (*block.unit_width, *(["layer_idx"] if block.cache else []))
     counts = [name for name in (*block.counts, block.units) if name and "." not in name]
     return {
@@ -175,5 +177,8 @@ def _facts(module: nn.Module, group: Group) -> dict[str, Any]:
         "bias_argument": block.bias.argument if block.bias else "",
         "bias_output": block.bias.output if block.bias else 0,
         "consumer": block.consumer.removeprefix(f"{block.module}.") if inside else "",
+        "norm": block.residual.removeprefix(f"{block.module}.")
+        if holds_norm and block.residual != block.consumer
+        else "",
         "attributes": {name: getattr(module, name) for name in widths} | dict.fromkeys(counts, 0),
     }

@@ -43,7 +43,8 @@ def narrow(base: nn.Module, plan: Mapping[str, Mapping[str, Any]]) -> None:
             consumer = None
             if facts["consumer"]:
                 consumer = BiasOnly.of(module.get_submodule(facts["consumer"]), with_bias=facts["with_bias"])
-            put(base, path, EmptySublayer(facts, consumer).train(module.training))
+            norm = module.get_submodule(facts["norm"]) if facts.get("norm") else None
+            put(base, path, EmptySublayer(facts, consumer, norm).train(module.training))
         elif "bias_only" in changes:
             put(base, path, BiasOnly.of(module, with_bias=changes["bias_only"]).train(module.training))
         else:
@@ -120,31 +121,39 @@ class EmptySublayer(nn.Module):
     """Stands where a sublayer without units was: it computes nothing, and says so to the modules around it.
 
     Where the sublayer held its consumer, the consumer's bias is its output; where the consumer comes after it,
-    a tensor of no features is. A cache of keys and values still learns how many tokens have passed, since others ask it,
-    and a bias that layers hand on is handed on.
+    a tensor of no features is. Where it held the norm behind the residual sum as well, that still runs. A cache of keys and
+    values still learns how many tokens have passed, since others ask it, and a bias that layers hand on is handed on.
     """
 
-    def __init__(self, facts: Mapping[str, Any], consumer: BiasOnly | None) -> None:
+    def __init__(self, facts: Mapping[str, Any], consumer: BiasOnly | None, norm: nn.Module | None = None) -> None:
         """Build it from what is known of the original.
 
         Args:
             facts: ``arguments``: their names, the hidden states' first. ``outputs``: how many it returns. ``cache``: the
                 argument with earlier keys and values, if any. ``bias_argument``, ``bias_output``: where a bias that
                 layers share comes in, and its place among the outputs, if any. ``consumer``: the path of the consumer
-                that it holds, if any. ``attributes``: numbers that others read.
+                that it holds, if any. ``norm``: the path of the norm that it holds, if any. ``attributes``: numbers that
+                others read.
             consumer: To be held at that path.
+            norm: To be held at its path; its input is the residual stream plus the consumer's output.
         """
         super().__init__()
         self.facts = facts
         for name, value in facts["attributes"].items():
             setattr(self, name, value)
         if consumer is not None:
-            parent: nn.Module = self
-            *containers, name = facts["consumer"].split(".")
-            for container in containers:
+            self._hold(facts["consumer"], consumer)
+        if norm is not None:
+            self._hold(facts["norm"], norm)
+
+    def _hold(self, path: str, module: nn.Module) -> None:
+        parent: nn.Module = self
+        *containers, name = path.split(".")
+        for container in containers:
+            if container not in dict(parent.named_children()):
                 parent.add_module(container, nn.Module())
-                parent = parent.get_submodule(container)
-            parent.add_module(name, consumer)
+            parent = parent.get_submodule(container)
+        parent.add_module(name, module)
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
         facts = self.facts
@@ -153,6 +162,8 @@ class EmptySublayer(nn.Module):
         output = hidden.new_empty(*hidden.shape[:-1], 0)  # [..., no features]
         if facts["consumer"]:
             output = self.get_submodule(facts["consumer"])(output)  # [..., hidden]
+        if facts.get("norm"):
+            output = self.get_submodule(facts["norm"])(hidden + output)  # [..., hidden]
         if facts["cache"] and given.get(facts["cache"]) is not None:
             self._count_tokens(given[facts["cache"]], hidden)
         if facts["outputs"] == 1:

@@ -13,7 +13,7 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedModel
 
 from fastprune import cards, portable
 from fastprune.checkpoint import MANIFEST, is_pruned, load, read_manifest, save
@@ -46,7 +46,7 @@ class Pretrained:
 
     Attributes:
         model: In evaluation mode, on its device.
-        tokenizer: None where the source has none.
+        tokenizer: Of a model of pictures, its image processor; None where the source has none.
         task: What the model is for.
         source: What was opened, as given.
         companions: Contents of the files to carry along when the model is saved, by relative name: the modules of a
@@ -226,10 +226,13 @@ def _load(model_class: type[PreTrainedModel], directory: Path, dtype: torch.dtyp
 
 def _tokenizer(directory: Path, sentence: SentenceTransformer | None) -> PreTrainedTokenizerBase | None:
     """The tokenizer, if there is one; a SentenceTransformer's may be told to stop earlier."""
+    reader: Any = AutoTokenizer
     if not any((directory / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt")):
-        return None
+        if not (directory / "preprocessor_config.json").exists():
+            return None
+        reader = AutoImageProcessor
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(directory))
+        tokenizer: PreTrainedTokenizerBase = reader.from_pretrained(str(directory))
     except Exception as error:  # tokenizers raises plain Exception for a broken file
         raise ModelError(f"The tokenizer in {directory} cannot be read: {error}") from error
     if sentence is not None and sentence.max_length is not None:

@@ -62,9 +62,13 @@ def tiny_model(
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     sizes |= {"num_key_value_heads": 2, "n_positions": 64, "ffn_dim": 64}
     sizes |= {"hidden_dim": 64, "vocab_size": 64, "max_position_embeddings": 64, "embedding_size": 16, "num_labels": 2}
+    sizes |= {"image_size": 16, "patch_size": 4}
     settings: dict[str, Any] = {**sizes, "initializer_range": 0.2, **config}
     described = transformers.AutoConfig.for_model(model_type, **settings)
     factory = getattr(transformers, "AutoModel" + ("" if head == "Model" else head))
+    classes = factory._model_mapping.get(type(described), ())
+    if isinstance(classes, tuple) and classes:  # several heads of one kind: the plain one
+        described.architectures = [classes[0].__name__]
     return random_weights(factory.from_config, described)
 
 
@@ -93,10 +97,10 @@ def random_weights(build: Callable[[Any], Any], config: Any) -> transformers.Pre
 def tiny_batches(
     model: nn.Module, *, samples: int = 24, batch_size: int = 8, length: int = 9, labels: bool = True, seed: int = 0
 ) -> Batches:
-    """Random batches for a tiny model, padded on the right, with the task that serves the model.
+    """Random batches for a tiny model, texts padded on the right or pictures, with the task that serves the model.
 
     Args:
-        model: A transformers model with ``vocab_size`` in its configuration.
+        model: A transformers model with ``vocab_size`` or ``image_size`` in its configuration.
         samples: How many.
         batch_size: Samples a batch.
         length: Tokens of the longest sample; the shortest has 3.
@@ -110,11 +114,15 @@ def tiny_batches(
     batches = []
     for start in range(0, samples, batch_size):
         size = min(batch_size, samples - start)
-        lengths = torch.randint(3, length + 1, (size,), generator=generator)
-        lengths[0] = length
-        real = torch.arange(length) < lengths[:, None]  # [samples, tokens]
-        ids = torch.randint(pad + 1, config.vocab_size, real.shape, generator=generator)
-        batch = {"input_ids": torch.where(real, ids, pad), "attention_mask": real.long()}
+        if getattr(model, "main_input_name", "") == "pixel_values":
+            shape = (size, config.num_channels, config.image_size, config.image_size)
+            batch = {"pixel_values": torch.randn(shape, generator=generator)}
+        else:
+            lengths = torch.randint(3, length + 1, (size,), generator=generator)
+            lengths[0] = length
+            real = torch.arange(length) < lengths[:, None]  # [samples, tokens]
+            ids = torch.randint(pad + 1, config.vocab_size, real.shape, generator=generator)
+            batch = {"input_ids": torch.where(real, ids, pad), "attention_mask": real.long()}
         if labels:
             with frozen(model), torch.no_grad():
                 batch |= task.draw_labels(model(**batch), batch, generator)
@@ -152,7 +160,7 @@ def check_plugin(module: Any, *, models: Iterable[nn.Module] = (), cost_toleranc
     for task in (registered.task[name] for name in registered.task):
         found += 1
         fitting = [model for model in given if task.serves(model.config, type(model).__name__)]  # type: ignore[arg-type]
-        for served in fitting or [tiny_model(head=task.heads[0], num_labels=1 if _serves_numbers(task) else 2)]:
+        for served in fitting or [_model_for(task)]:
             check_task(task, model=served)
     for preset in registered.preset:
         found += 1
@@ -417,7 +425,7 @@ def check_task(task: type[Task], *, model: nn.Module | None = None, batches: Bat
     who = f"task '{task.name}'"
     assert task.heads, f"The {who} serves no head."
     assert set(task.token_label_names) <= set(task.label_names), f"The {who}: token_label_names must be label_names."
-    model = model or tiny_model(head=task.heads[0], num_labels=1 if _serves_numbers(task) else 2)
+    model = model or _model_for(task)
     assert task.serves(model.config, type(model).__name__), f"The {who} does not serve {type(model).__name__}."  # type: ignore[arg-type]
     chosen = task.for_config(model.config)  # type: ignore[arg-type]
     unlabelled = Batches.wrap(batches or tiny_batches(model, labels=False), chosen)
@@ -437,7 +445,7 @@ def check_task(task: type[Task], *, model: nn.Module | None = None, batches: Bat
             one = {name: value[row : row + 1] for name, value in labelled.batches[0].items()}
             single.append(chosen.loss(model(**model_inputs(one, chosen)), one))
         compared = chosen.compare([outputs], [outputs], [labelled.batches[0]])
-    samples = len(batch["input_ids"])
+    samples = _samples(batch)
     assert whole.shape == (samples,), f"The {who} gives losses {list(whole.shape)} for {samples} samples; one each."
     assert bool(torch.isfinite(whole).all()), f"The {who} gives losses that are not finite."
     assert _difference(whole, torch.cat(single)) < 1e-4, (
@@ -641,7 +649,7 @@ def _check_gradients(who: str, model: nn.Module, groups: Groups, batches: Batche
     batch = dict(batches.batches[0])
     with unit_gradients(model, groups) as seen:
         task.loss(model(**model_inputs(batch, task)), batch).sum().backward()
-    for row in range(len(batch["input_ids"])):
+    for row in range(_samples(batch)):
         one = {name: value[row : row + 1] for name, value in batch.items()}
         one_by_one = _mask_gradients(model, groups, one, task)
         largest = max(float(expected.abs().max()) for expected in one_by_one.values())
@@ -681,9 +689,9 @@ def _check_layers(
 
     reconstruct(model, student, left, batches, see)
     assert set(shown) == set(mask), f"The {who}: of {len(list(mask))} groups, tuners are shown {len(shown)}."
-    for group, (inputs, errors) in whole_statistics(model, student, left, batches).items():
+    for group, whole in whole_statistics(model, materialize(model, groups, mask).eval(), left, batches).items():
         found = shown[group]
-        for what, one, other in (("inputs", found.inputs, inputs), ("errors", found.errors, errors)):
+        for what, one, other in (("inputs", found.inputs, whole.inputs), ("errors", found.errors, whole.errors)):
             apart = float((one - other).abs().max()) / max(1.0, float(other.abs().max()))
             assert apart < 1e-3, f"The {who}: the {what} of '{group}' that a tuner is shown are {apart:.3g} off."
 
@@ -820,7 +828,7 @@ def _error(teacher: nn.Module, student: nn.Module, batches: Batches) -> float:
     """Mean squared error of the last hidden states, over the real tokens."""
     total, count = 0.0, 0
     for batch in batches:
-        real = token_mask(batch)  # [samples, tokens]
+        real = token_mask(batch) if _has_tokens(batch) else slice(None)  # [samples, tokens]
         inputs = model_inputs(batch, batches.task)
         states = [getattr(model, "base_model", model)(**inputs)[0][real] for model in (teacher, student)]
         total += float((states[0] - states[1]).double().square().sum())
@@ -879,7 +887,9 @@ def _pad_token(model: nn.Module) -> int:
 
 
 def _pad_further(model: nn.Module, batches: Batches, extra: int = 4) -> Batches:
-    """The same batches, with more padding on the right."""
+    """The same batches, with more padding on the right where they have any."""
+    if not all(_has_tokens(batch) for batch in batches):
+        return batches
     padded = []
     for batch in batches:
         tokens = token_mask(batch).shape[1]
@@ -893,6 +903,24 @@ def _pad_further(model: nn.Module, batches: Batches, extra: int = 4) -> Batches:
             longer[name] = torch.cat([batch[name], added], 1)  # [samples, tokens + extra]
         padded.append(longer)
     return Batches.wrap(padded, batches.task)
+
+
+def _has_tokens(batch: Mapping[str, Tensor]) -> bool:
+    return "input_ids" in batch
+
+
+def _samples(batch: Mapping[str, Tensor]) -> int:
+    return len(next(iter(batch.values())))
+
+
+def _model_for(task: type[Task]) -> nn.Module:
+    """A tiny model with the task's head: a BERT, or else one of the first family that has such a head."""
+    registry = plugins.installed().architecture
+    known = [model_type for name in registry for model_type in registry[name].model_types]
+    for model_type in ("bert", *known):
+        with contextlib.suppress(ValueError, AttributeError):  # transformers has no such head for the type
+            return tiny_model(model_type, task.heads[0], num_labels=1 if _serves_numbers(task) else 2)
+    raise AssertionError(f"The task '{task.name}' serves {task.heads[0]}, which no known family has; give a model.")
 
 
 def _serves_numbers(task: type[Task]) -> bool:

@@ -26,6 +26,7 @@ HEADS: list[tuple[str, dict[str, Any]]] = [
 ]
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet")
 MORE_TYPES = ("layoutlm", "ernie", "data2vec-text", "rembert", "modernbert", "esm", "xlm-roberta-xl")
+NEWER_TYPES = ("deberta-v2", "gte", "nomic_bert", "albert")
 """Checked with fewer heads."""
 MEASURED = {"latency": 0.2}
 """Cost models that measure, and how far they may be off between the multiples of units that the machine rounds up to."""
@@ -79,13 +80,13 @@ def test_built_in_architecture(model_type: str, head: str, config: dict[str, Any
 
 
 @pytest.mark.parametrize("head", ["ForSequenceClassification", "ForMaskedLM"])
-@pytest.mark.parametrize("model_type", MORE_TYPES)
+@pytest.mark.parametrize("model_type", [*MORE_TYPES, *NEWER_TYPES])
 def test_another_built_in_architecture(model_type: str, head: str) -> None:
     model = testing.tiny_model(model_type, head)
     testing.check_architecture(fastprune.architecture_for(model), model)
 
 
-@pytest.mark.parametrize("model_type", MORE_TYPES)
+@pytest.mark.parametrize("model_type", [*MORE_TYPES, *NEWER_TYPES])
 def test_another_built_in_architecture_is_counted_and_tuned(model_type: str) -> None:
     model = testing.tiny_model(model_type)
     testing.check_cost_model(fastprune.strategy("cost", "macs"), model=model)

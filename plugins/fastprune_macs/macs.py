@@ -4,19 +4,21 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastprune import CostModel, CostTable, Group, Groups, Workload, frozen, option, producers_of
+from fastprune import CostModel, CostTable, Groups, Mask, Workload, frozen, materialize, option, sharing_copy
 
 
 @dataclass(frozen=True, kw_only=True)
 class MacsCost(CostModel):
     """Multiply-accumulates of one sample, attention's term in seq_len^2 included (METHOD 2).
 
-    A unit costs the same whichever others are kept, so the table is a straight line. What the units do not account
-    for (embeddings' projections, pooler, head, keys and values that all heads share) is counted by running the model once.
+    A unit costs the same whichever others are kept, so the table is a straight line: what torch counts for a forward pass,
+    less what it counts for one with a unit fewer in each group. Layers that run several times, keys of another sequence
+    and windows are counted as they run. What the units do not account for (embeddings' projections, pooler, head, keys
+    and values that all heads share) is fixed.
     """
 
     name: ClassVar[str] = "macs"
@@ -24,32 +26,38 @@ class MacsCost(CostModel):
     scope: Literal["model", "layers"] = option("model", help="Count the whole model, or only what can be pruned.")
 
     def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:
-        seq_len = self.seq_len or workload.seq_len
-        costs = {g.name: torch.arange(g.units + 1, dtype=torch.float64) * unit_macs(model, g, seq_len) for g in groups}
-        fixed = 0.0
-        if self.scope == "model":
-            fixed = model_macs(model, workload.inputs(seq_len=seq_len)) - sum(
-                float(cost[-1]) for cost in costs.values()
-            )
-        return CostTable(measure="MACs", groups=costs, fixed=fixed)
+        inputs = workload.inputs(seq_len=self.seq_len or workload.seq_len)
+        total, by_unit = count_macs(model, groups, inputs)
+        costs = {g.name: torch.arange(g.units + 1, dtype=torch.float64) * by_unit[g.name] for g in groups}
+        spent = sum(float(cost[-1]) for cost in costs.values())
+        return CostTable(measure="MACs", groups=costs, fixed=total - spent if self.scope == "model" else 0.0)
 
 
-def unit_macs(model: nn.Module, group: Group, seq_len: int) -> float:
-    """What one unit of a group adds: its rows, its columns and, for a head, scores and weighted sum."""
-    if group.units == 0:
-        return 0.0
-    producers = zip(producers_of(model, group), group.rows, strict=True)
-    weights = sum(rows.per_unit * linear.in_features for linear, rows in producers)
-    weights += group.width * group.hidden
-    between_tokens = 2 * seq_len * group.width if group.kind == "attention" else 0
-    return float(seq_len * (weights + between_tokens))
-
-
-def model_macs(model: nn.Module, inputs: dict[str, torch.Tensor]) -> float:
-    """What torch counts for one forward pass."""
+def count_macs(model: nn.Module, groups: Groups, inputs: dict[str, Tensor]) -> tuple[float, dict[str, float]]:
+    """MACs of one forward pass, and what a unit of each group adds to them, from one pass with a unit fewer in each."""
     device = next(model.parameters()).device
+    fewer = sharing_copy(model)
+    materialize(fewer, groups, Mask.first(groups, {g.name: max(g.units - 1, 0) for g in groups}), inplace=True)
+    whole, less = (
+        module_macs(one, {name: value.to(device) for name, value in inputs.items()}) for one in (model, fewer)
+    )
+    by_unit = {}
+    for group in groups:
+        inside = group.consumer.startswith(f"{group.module}.")
+        paths = [group.module] if inside else [group.module, group.consumer]
+        by_unit[group.name] = sum(whole.get(path, 0.0) - less.get(path, 0.0) for path in paths)
+    return whole[""], by_unit
+
+
+def module_macs(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, float]:
+    """What torch counts for each module in one forward pass, by path; the model's own is the empty one."""
     counter = FlopCounterMode(display=False)
     # the fused kernels of some devices have no formula in torch's counter; the plain one has
     with frozen(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        model(**{name: value.to(device) for name, value in inputs.items()})
-    return counter.get_total_flops() / 2
+        model(**inputs)
+    found: dict[str, float] = {"": counter.get_total_flops() / 2}
+    for name, counts in counter.get_flop_counts().items():
+        _, dot, path = name.partition(".")  # the class of the model, and the path in it
+        if dot:
+            found[path] = sum(counts.values()) / 2
+    return found

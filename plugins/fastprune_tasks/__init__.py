@@ -1,4 +1,4 @@
-"""The built-in tasks: text classification and regression, tokens, answers, masked words, next tokens, embeddings."""
+"""The built-in tasks: text classification and regression, tokens, answers, masked words, next tokens, embeddings, pictures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastprune import Task, hookimpl
 from fastprune_tasks.causal_lm import CausalLM
 from fastprune_tasks.classification import SequenceClassification
 from fastprune_tasks.embedding import Embedding
+from fastprune_tasks.image_classification import ImageClassification
 from fastprune_tasks.masked_lm import MaskedLM
 from fastprune_tasks.question_answering import QuestionAnswering
 from fastprune_tasks.regression import Regression
@@ -25,5 +26,6 @@ def register_tasks(register: Callable[[type[Task]], None]) -> None:
         MaskedLM,
         CausalLM,
         Embedding,
+        ImageClassification,
     ):
         register(task)

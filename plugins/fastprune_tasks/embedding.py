@@ -71,7 +71,8 @@ class Embedding(Task):
     def embed(self, outputs: Any, batch: Batch) -> Tensor:
         """The vectors of a batch, [samples, hidden]; differentiable."""
         states = full_precision(outputs.last_hidden_state)  # [samples, tokens, hidden]
-        mask = token_mask(batch)  # [samples, tokens]
+        pictures = "pixel_values" in batch  # every patch counts
+        mask = outputs[0].new_ones(outputs[0].shape[:2]).bool() if pictures else token_mask(batch)  # [samples, tokens]
         if self.pooling == "mean":
             weights = mask.to(states.dtype)
             pooled = torch.einsum("sth,st->sh", states, weights) / weights.sum(1, keepdim=True).clamp(min=1)

@@ -1,0 +1,20 @@
+"""DeBERTa v2 and v3: as BERT, with rows for relative positions in two linears more, where they are not shared."""
+
+from dataclasses import replace
+
+from fastprune import Architecture, Producer, Stack
+from fastprune_encoder.bert import ATTENTION, FFN
+
+PRODUCERS = (
+    "attention.self.query_proj",
+    "attention.self.key_proj",
+    "attention.self.value_proj",
+    Producer(linear="attention.self.pos_key_proj", optional=True),
+    Producer(linear="attention.self.pos_query_proj", optional=True),
+)
+
+DEBERTA = Architecture(
+    name="deberta-v2",
+    model_types=("deberta-v2",),
+    stacks=(Stack(layers="encoder.layer", blocks=(replace(ATTENTION, producers=PRODUCERS), FFN)),),
+)

@@ -1,0 +1,12 @@
+"""Vision families: ViT, DeiT, DINOv2."""
+
+from collections.abc import Callable
+
+from fastprune import Architecture, hookimpl
+from fastprune_vision.vit import DINOV2, VIT
+
+
+@hookimpl
+def register_architectures(register: Callable[[Architecture], None]) -> None:
+    for architecture in (VIT, DINOV2):
+        register(architecture)

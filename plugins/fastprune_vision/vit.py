@@ -1,0 +1,37 @@
+"""ViT, DeiT and DINOv2: pre-LN encoders of patches."""
+
+from dataclasses import replace
+
+from fastprune import Architecture, Block, Stack
+
+ATTENTION = Block(
+    kind="attention",
+    module="attention",
+    producers=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    consumer="attention.o_proj",
+    residual="layernorm_after",
+    unit_width=("head_dim",),
+    counts=("num_attention_heads",),
+    outputs=2,
+)
+
+FFN = Block(kind="ffn", module="mlp", producers=("mlp.fc1",), consumer="mlp.fc2")
+
+VIT = Architecture(name="vit", model_types=("vit", "deit"), stacks=(Stack(layers="layers", blocks=(ATTENTION, FFN)),))
+
+PLAIN = replace(FFN, residual="mlp.fc2", when=(("use_swiglu_ffn", False),))
+GATED = Block(
+    kind="ffn",
+    module="mlp",
+    producers=("mlp.gate_proj", "mlp.up_proj"),
+    consumer="mlp.down_proj",
+    residual="mlp.down_proj",
+    when=(("use_swiglu_ffn", True),),
+)
+
+DINOV2 = Architecture(
+    name="dinov2",
+    model_types=("dinov2", "dinov2_with_registers"),
+    # what a consumer gives is scaled before it is added
+    stacks=(Stack(layers="encoder.layer", blocks=(replace(ATTENTION, residual=ATTENTION.consumer), PLAIN, GATED)),),
+)
