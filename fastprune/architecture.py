@@ -79,13 +79,11 @@ class Block:
         counts: The attributes of ``module`` that are proportional to the number of units, to be kept right: heads,
             all heads' features, the sizes of a split. ``config.num_attention_heads``: what the module reads off its
             configuration.
-        unit_parameters: Parameters with one slice a unit: pairs of a path, relative to the layer, and the dimension.
         bias: A tensor with one slice a unit that layers share.
         cache: The argument of ``module`` that carries the keys and values of earlier tokens. Empty: there is none.
         outputs: How many values ``module`` returns: 1 a tensor, n > 1 a tuple with the tensor first.
         name: What the group is called in its layer; ``kind`` unless said, for layers with two blocks of a kind.
         when: What must hold of the configuration for this block to be there.
-        optional: Layers without ``module`` have no such group.
     """
 
     kind: str
@@ -96,13 +94,11 @@ class Block:
     unit_width: tuple[str, ...] = ()
     units: str = ""
     counts: tuple[str, ...] = ()
-    unit_parameters: tuple[tuple[str, int], ...] = ()
     bias: UnitBias | None = None
     cache: str = ""
     outputs: int = 1
     name: str = ""
     when: Conditions = ()
-    optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,14 +113,12 @@ class Stack:
         blocks: The sublayers of each, in the order in which they run.
         tokens: The model's input that says which tokens of these layers are real [samples, tokens]; without it, or
             where its shape is another, all are.
-        carries: The layers hand one another more than hidden states, such as a position bias.
         optional: Not every head has these layers: an encoder without its decoder.
     """
 
     layers: str
     blocks: tuple[Block, ...]
     tokens: str = "attention_mask"
-    carries: bool = False
     optional: bool = False
 
 

@@ -202,9 +202,7 @@ def _resolve_stack(architecture: Architecture, stack: Stack, model: nn.Module, p
         blocks = [block for block in stack.blocks if _holds(block.when, getattr(model, "config", None))]
         for index in range(len(layers)):
             for block in blocks:
-                layer = f"{path}.{index}"
-                if not block.optional or _there(model, f"{prefix}{layer}.{block.module}"):
-                    yield _resolve_block(architecture, stack, block, model, prefix, layer)
+                yield _resolve_block(architecture, stack, block, model, prefix, f"{path}.{index}")
 
 
 def _lists(model: nn.Module, prefix: str, pattern: str) -> list[str]:

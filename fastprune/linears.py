@@ -74,14 +74,6 @@ def keep_columns(linear: nn.Linear, columns: Tensor) -> None:
     _set_sizes(module)
 
 
-@torch.no_grad()
-def keep_slices(owner: nn.Module, name: str, dimension: int, slices: Tensor) -> None:
-    """Leave only some slices of a parameter or buffer, in place."""
-    tensor = getattr(owner, name)
-    kept = _chosen(tensor, dimension, slices)
-    setattr(owner, name, kept if isinstance(tensor, nn.Parameter) else kept.detach())
-
-
 def _owner(linear: nn.Linear, dimension: int) -> tuple[Any, int]:
     """The module that holds the weight, and which of its dimensions is meant by one of [out, in]."""
     return (linear.module, 1 - dimension) if isinstance(linear, TransposedLinear) else (linear, dimension)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fastprune.architecture import UnitBias
 from fastprune.groups import Group, Groups, consumer_of, expand
-from fastprune.linears import keep_columns, keep_rows, keep_slices, linear_at
+from fastprune.linears import keep_columns, keep_rows, linear_at
 from fastprune.masks import Mask
 from fastprune.modeling import BiasOnly, EmptySublayer, KeptBias, OwnConfig, put
 from fastprune.strategies import Reconstruction
@@ -110,9 +110,6 @@ def _slice(model: nn.Module, group: Group, kept: Tensor) -> None:
     for rows in group.rows:
         keep_rows(linear_at(model, rows.path), rows.of(kept, group.units))
     keep_columns(linear_at(model, group.consumer), expand(kept, group.width))
-    for path, dimension in group.block.unit_parameters:
-        owner, _, name = f"{group.layer}.{path}".rpartition(".")
-        keep_slices(model.get_submodule(owner), name, dimension, kept)
     module = model.get_submodule(group.module)
     for attribute in group.block.counts:
         _scale(module, attribute, len(kept), group.units)

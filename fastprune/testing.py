@@ -13,6 +13,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import inspect
 import itertools
 import re
 import tempfile
@@ -123,6 +124,9 @@ def tiny_batches(
             real = torch.arange(length) < lengths[:, None]  # [samples, tokens]
             ids = torch.randint(pad + 1, config.vocab_size, real.shape, generator=generator)
             batch = {"input_ids": torch.where(real, ids, pad), "attention_mask": real.long()}
+        if "decoder_input_ids" in inspect.signature(model.forward).parameters:
+            others = torch.randint(pad + 1, config.vocab_size, real.shape, generator=generator)
+            batch |= {"decoder_input_ids": torch.where(real, others, pad), "decoder_attention_mask": real.long()}
         if labels:
             with frozen(model), torch.no_grad():
                 batch |= task.draw_labels(model(**batch), batch, generator)

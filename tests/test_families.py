@@ -68,7 +68,7 @@ consumer = "output.dense"
         (GOOD.replace('["x"]', '"x"'), "model_types in .* must be a list; got 'x'"),
         (GOOD.replace('"ffn"', "3"), "kind in blocks in stacks in .* must be of the type str; got 3"),
         (GOOD.replace('["intermediate.dense"]', "[{ linears = 1 }]"), "did you mean 'linear'"),
-        (GOOD + "unit_parameters = [['a', 1, 2]]", "must be a list of 2"),
+        (GOOD + "when = [['a', 1, 2]]", "must be a list of 2"),
     ],
 )
 def test_a_wrong_file(text: str, complaint: str, tmp_path: Path) -> None:

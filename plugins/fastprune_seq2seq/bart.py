@@ -1,0 +1,38 @@
+"""BART: an encoder and a decoder with LayerNorms behind the sublayers."""
+
+from dataclasses import replace
+
+from fastprune import Architecture, Block, Stack
+
+SELF = Block(
+    kind="attention",
+    module="self_attn",
+    producers=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    consumer="self_attn.out_proj",
+    residual="self_attn_layer_norm",
+    unit_width=("head_dim",),
+    counts=("num_heads", "embed_dim"),
+    cache="past_key_values",
+    outputs=2,
+)
+
+CROSS = replace(
+    SELF,
+    name="cross-attention",
+    module="encoder_attn",
+    producers=("encoder_attn.q_proj", "encoder_attn.k_proj", "encoder_attn.v_proj"),
+    consumer="encoder_attn.out_proj",
+    residual="encoder_attn_layer_norm",
+    cache="",  # nobody asks it how many tokens have passed
+)
+
+FFN = Block(kind="ffn", module="fc1", producers=("fc1",), consumer="fc2", residual="final_layer_norm")
+
+BART = Architecture(
+    name="bart",
+    model_types=("bart",),
+    stacks=(
+        Stack(layers="encoder.layers", blocks=(SELF, FFN)),
+        Stack(layers="decoder.layers", blocks=(SELF, CROSS, FFN), tokens="decoder_attention_mask"),
+    ),
+)

@@ -1,0 +1,69 @@
+"""Encoder-decoder families: the conformance suite on the plain models, and on T5's encoder alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import fastprune
+from fastprune import Groups, Mask, plugins, testing
+
+SIZES: dict[str, Any] = {"vocab_size": 64, "d_model": 32, "max_position_embeddings": 64}
+SIZES |= {"d_kv": 8, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2, "d_ff": 48}
+SIZES |= {f"{part}_layers": 2 for part in ("encoder", "decoder")} | {"init_std": 0.2}
+SIZES |= {f"{part}_attention_heads": 4 for part in ("encoder", "decoder")}
+SIZES |= {f"{part}_ffn_dim": 48 for part in ("encoder", "decoder")}
+CLASSES = ["T5Model", "MT5EncoderModel", "BartModel"]
+
+
+def tiny(class_name: str) -> torch.nn.Module:
+    model_class = getattr(transformers, class_name)
+    return testing.random_weights(model_class, model_class.config_class(**SIZES))
+
+
+@pytest.mark.parametrize("class_name", CLASSES)
+def test_plain_model(class_name: str) -> None:
+    model = tiny(class_name)
+    testing.check_architecture(fastprune.architecture_for(model), model)
+
+
+@pytest.mark.parametrize("class_name", ["T5Model", "BartModel"])
+def test_costs_and_tuning(class_name: str) -> None:
+    model = tiny(class_name)
+    batches = testing.tiny_batches(model)
+    # T5's first layers compute the bias that the others share, by the last head where none is left
+    tolerance = 0.06 if class_name == "T5Model" else 1e-9
+    testing.check_cost_model(fastprune.strategy("cost", "macs"), model=model, batches=batches, tolerance=tolerance)
+    result = fastprune.prune(model, batches, budget=0.6)
+    assert result.cost_after <= 0.6 * result.cost_before
+
+
+def test_every_claimed_model_type_is_checked() -> None:
+    registry = plugins.installed().architecture
+    found = [registry[name] for name in registry if registry.entry(name).plugin == "seq2seq"]
+    claimed = {model_type for architecture in found for model_type in architecture.model_types}
+    assert claimed == {tiny(name).config.model_type for name in CLASSES}
+
+
+def test_both_stacks_and_what_lies_between_are_groups() -> None:
+    groups = Groups.resolve(plugins.installed().architecture["t5"], tiny("T5Model"))
+    kinds = [group.name.removeprefix("decoder.block.0.") for group in groups if ".block.0." in group.name]
+    assert kinds == ["encoder.block.0.attention", "encoder.block.0.ffn", "attention", "cross-attention", "ffn"]
+    assert [len(stack) for stack in groups.stacks()] == [4, 6]
+
+
+def test_heads_keep_their_own_slices_of_the_shared_bias() -> None:
+    model = tiny("MT5EncoderModel")
+    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    kept = Mask({g.name: torch.arange(g.units) % 2 == (".0." in g.name) for g in groups})  # other heads in each layer
+    pruned = fastprune.materialize(model, groups, kept)
+    inputs = fastprune.model_inputs(testing.tiny_batches(model).batches[0], None)
+    with torch.no_grad():
+        with fastprune.masked(model, groups, kept):
+            expected = model(**inputs).last_hidden_state
+        assert torch.allclose(pruned(**inputs).last_hidden_state, expected, atol=1e-5)
+    bias = pruned.encoder.block[0].layer[0].SelfAttention.relative_attention_bias
+    assert bias.weight.shape[1] == 4
