@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shlex
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 import fastprune
 from fastprune import plugins, testing
@@ -75,18 +77,96 @@ def test_every_option_in_the_readme_exists() -> None:
     assert used <= known
 
 
-def test_the_classifier_example(
-    tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def run_example(name: str, monkeypatch: pytest.MonkeyPatch, **options: object) -> None:
+    given = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    monkeypatch.setattr(sys, "argv", [name, *given])
+    runpy.run_path(str(ROOT / f"examples/{name}.py"), run_name="__main__")
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize(
+    ("name", "takes", "says"),
+    [
+        ("halve_my_classifier", {"test", "output"}, "pruned {'accuracy'"),
+        ("prune_for_this_latency", {"output", "share", "batch_size", "seq_len"}, "times as fast"),
+        ("add_a_criterion", set(), "encoder.layer.1.ffn"),
+        ("add_an_architecture", set(), "the same"),
+        ("reproduce_the_paper", {"test"}, "after tuning {'accuracy'"),
+    ],
+)
+def test_the_examples_of_a_classifier(
+    name: str,
+    takes: set[str],
+    says: str,
+    tiny_checkpoint: Path,
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    example = runpy.run_path(str(ROOT / "examples/prune_classifier.py"))
-    example["main"](str(tiny_checkpoint), str(tiny_data), str(tiny_data), str(tmp_path / "out"))
-    assert "pruned" in capsys.readouterr().out
-    assert fastprune.load(tmp_path / "out").num_parameters() > 0
+    known = {"test": tiny_data, "output": tmp_path / "out", "share": 0.95, "batch_size": 2, "seq_len": 8}
+    options = {key: value for key, value in known.items() if key in takes}
+    run_example(name, monkeypatch, model=tiny_checkpoint, data=tiny_data, **options)
+    assert says in capsys.readouterr().out
+    assert not takes & {"output"} or fastprune.load(tmp_path / "out").num_parameters() > 0
 
 
-def test_the_criterion_example(tiny_checkpoint: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runpy.run_path(str(ROOT / "examples/custom_criterion.py"))["main"](str(tiny_checkpoint), str(tiny_data))
-    assert len(capsys.readouterr().out.splitlines()) == 4  # groups
+def test_the_example_of_an_embedding_model(
+    tiny_config: BertConfig,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    BertModel(tiny_config).save_pretrained(tmp_path / "dense")
+    tiny_tokenizer.save_pretrained(tmp_path / "dense")
+    lines = tmp_path / "lines.txt"
+    lines.write_text("the cat sat on the mat\na dog ran home\nthe fast dog\nwho is slow\n")
+    run_example(
+        "speed_up_my_embedding_model",
+        monkeypatch,
+        model=tmp_path / "dense",
+        data=lines,
+        test=lines,
+        output=tmp_path / "out",
+    )
+    said = capsys.readouterr().out
+    assert "cosine" in said
+    assert "times as fast" in said
+
+
+def test_the_example_of_a_language_model(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    testing.tiny_model("llama", "ForCausalLM").save_pretrained(tmp_path / "dense")
+    tiny_tokenizer.save_pretrained(tmp_path / "dense")
+    lines = tmp_path / "lines.txt"
+    lines.write_text("the cat sat on the mat\na dog ran home\nthe fast dog\nwho is slow\n" * 4)
+    run_example(
+        "a_small_language_model",
+        monkeypatch,
+        model=tmp_path / "dense",
+        data=lines,
+        test=lines,
+        output=tmp_path / "out",
+        max_length=16,
+    )
+    assert capsys.readouterr().out.count("perplexity") == 2
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_holds_the_cells_of_its_script(notebook: Path) -> None:
+    """In their order, and no outputs."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    script = notebook.with_suffix(".py").read_text(encoding="utf-8")
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    places = [script.index(source) for source in code]
+    assert places == sorted(places)
+    assert not any(cell.get("outputs") for cell in cells)
+    assert cells[0]["cell_type"] == "markdown"
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "examples/recipes").glob("*.toml")), ids=lambda path: path.stem)
