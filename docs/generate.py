@@ -50,6 +50,8 @@ def strategies() -> list[str]:
             kind = entry["kind"]
             lines += [f"### {kind}", ""]
         lines += [f"- **{entry['name']}**: {entry['summary']}"]
+        lines += [f"  - formula: `{entry['formula']}`"] if entry["formula"] else []
+        lines += [f"  - paper: {entry['paper']}"] if entry["paper"] else []
         for option in entry["options"]:
             lines += [f"  - `{option['name']}` = `{option['default']}` ({option['type']}): {option['help']}"]
     return [*lines, ""]

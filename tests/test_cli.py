@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import fastprune
+from fastprune import catalogue
 from fastprune.cli import main
 
 Run = Callable[..., click.testing.Result]
@@ -176,6 +177,13 @@ def test_a_strategy_says_what_it_computes(run: Run) -> None:
     text = run("strategies", "scorer", "fisher").stdout
     for part in ("labels = 'auto'", "I_uu = 1/n sum_i g_iu^2", "arxiv.org/abs/2204.09656", "--set scorer.labels=auto"):
         assert part in text
+
+
+@pytest.mark.parametrize("kind", ["scorer", "searcher", "rearranger", "tuner", "cost", "schedule"])
+def test_every_strategy_says_its_formula_and_paper(kind: str) -> None:
+    for entry in catalogue.entries(kind):
+        assert len(entry["formula"]) > 4, f"{kind} {entry['name']} has no formula"
+        assert "https://" in entry["paper"], f"{kind} {entry['name']} says not where its paper is to be read"
 
 
 def test_strategies_and_presets_are_printed(run: Run, tmp_path: Path) -> None:

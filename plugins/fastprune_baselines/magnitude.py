@@ -14,6 +14,8 @@ class MagnitudeScorer(Scorer):
     """The squared norm of all weights that a unit owns: its rows of the producers, its columns of the consumer."""
 
     name: ClassVar[str] = "magnitude"
+    formula: ClassVar[str] = "sum of w^2 over the unit's rows of the producers and columns of the consumer"
+    paper: ClassVar[str] = "Li et al. (there the l1 norm), ICLR 2017, https://arxiv.org/abs/1608.08710"
 
     def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
         return Scores(importance={group.name: squared_norms(model, group) for group in groups})

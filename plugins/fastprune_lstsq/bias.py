@@ -13,6 +13,8 @@ class BiasTuner(Tuner):
     """Each consumer's bias gains the mean error, layer by layer: FLAP's bias compensation (An et al. 2024, eq. 4)."""
 
     name: ClassVar[str] = "bias"
+    formula: ClassVar[str] = "b <- b + mean over the tokens of e, e being what the residual stream lacks"
+    paper: ClassVar[str] = "An et al. (FLAP), AAAI 2024, eq. 4: https://arxiv.org/abs/2312.11983"
 
     def tune(
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores

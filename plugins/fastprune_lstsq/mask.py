@@ -19,6 +19,8 @@ class MaskTuner(Tuner):
     """
 
     name: ClassVar[str] = "mask"
+    formula: ClassVar[str] = "min over s of ||sum_u s_u X_u W_u^T + b - D||^2, damped around s = 1"
+    paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, section 4.3: https://arxiv.org/abs/2204.09656"
     damp: float = option(1.0, help="LSMR's damping of s - 1, on the normal equations summed over the tokens.")
     limit: float = option(10.0, help="A layer with any |s| above this keeps its untuned mask.")
 

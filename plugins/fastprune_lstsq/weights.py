@@ -19,6 +19,8 @@ class WeightsTuner(Tuner):
     """
 
     name: ClassVar[str] = "weights"
+    formula: ClassVar[str] = "V = (Xc^T Xc + lambda I)^-1 (Xc^T Dc + lambda W^T), b in closed form"
+    paper: ClassVar[str] = "He et al., ICCV 2017, https://arxiv.org/abs/1707.06168 (least squares on what is left)"
     damping: float = option(0.01, help="The ridge, relative to the mean diagonal of the Gram matrix.")
     tokens: Literal["equal", "gradient"] = option(
         "equal", help="How much a token counts: all alike, or by the squared loss gradient at the consumer's output."

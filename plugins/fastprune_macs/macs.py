@@ -22,6 +22,8 @@ class MacsCost(CostModel):
     """
 
     name: ClassVar[str] = "macs"
+    formula: ClassVar[str] = "MACs = fixed + sum_g k_g c_g, c_g of one unit counted over a sample of seq_len tokens"
+    paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, https://arxiv.org/abs/2204.09656"
     seq_len: int | None = option(None, help="Tokens a sample; none: the mean of the calibration set.")
     scope: Literal["model", "layers"] = option("model", help="Count the whole model, or only what can be pruned.")
 

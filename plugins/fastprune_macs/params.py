@@ -14,6 +14,8 @@ class ParamsCost(CostModel):
     """Weights and biases (METHOD 2). Embeddings count, and cannot be pruned, unless scope is ``layers``."""
 
     name: ClassVar[str] = "params"
+    formula: ClassVar[str] = "parameters = fixed + sum_g k_g p_g, p_g owned by one unit: rows, their biases, columns"
+    paper: ClassVar[str] = "Ma et al. (LLM-Pruner), NeurIPS 2023, https://arxiv.org/abs/2305.11627"
     scope: Literal["model", "layers"] = option("model", help="Count the whole model, or only what can be pruned.")
 
     def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:

@@ -14,6 +14,8 @@ class NoRearranger(Rearranger):
     """Leaves the searched mask as it is."""
 
     name: ClassVar[str] = "none"
+    formula: ClassVar[str] = "m <- m"
+    paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, the ablation: https://arxiv.org/abs/2204.09656"
 
     def rearrange(self, mask: Mask, scores: Scores) -> Mask:
         return mask
@@ -24,6 +26,8 @@ class NoTuner(Tuner):
     """Leaves the consumers as they are."""
 
     name: ClassVar[str] = "none"
+    formula: ClassVar[str] = "W <- W, b <- b"
+    paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, the ablation: https://arxiv.org/abs/2204.09656"
 
     def tune(
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores

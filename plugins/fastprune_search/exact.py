@@ -19,6 +19,8 @@ class ExactSearcher(Searcher):
     """
 
     name: ClassVar[str] = "exact"
+    formula: ClassVar[str] = "maximise sum_u m_u importance_u with sum_u m_u cost_u <= budget, for two unit costs"
+    paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, algorithm 1: https://arxiv.org/abs/2204.09656"
 
     def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
         dear, cheap, *_ = [*units_by_cost(scores, costs), UnitKind.none(), UnitKind.none()]

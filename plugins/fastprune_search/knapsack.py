@@ -21,6 +21,7 @@ class KnapsackSearcher(Searcher):
 
     name: ClassVar[str] = "knapsack"
     formula: ClassVar[str] = "minimise sum_g D_g(k_g) over the counts k, with sum_g cost_g(k_g) <= budget"
+    paper: ClassVar[str] = "Frantar and Alistarh (SPDY), ICML 2022, https://arxiv.org/abs/2201.13096"
     resolution: int = option(8192, help="Into how many buckets the budget is cut.")
 
     def __post_init__(self) -> None:

@@ -28,6 +28,7 @@ class Rounds(Schedule):
 
     name: ClassVar[str] = "rounds"
     formula: ClassVar[str] = "b_r = budget^(r/R), r = 1..R"
+    paper: ClassVar[str] = "Tanaka et al. (SynFlow), NeurIPS 2020, https://arxiv.org/abs/2006.05467"
     steps: int = option(2, help="R, how many passes.")
 
     def __post_init__(self) -> None:

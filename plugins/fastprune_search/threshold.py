@@ -18,6 +18,11 @@ class ThresholdSearcher(Searcher):
     """
 
     name: ClassVar[str] = "threshold"
+    formula: ClassVar[str] = "m_u = 1 where score_u >= t (or score_u / cost_u), the lowest t that the budget allows"
+    paper: ClassVar[str] = (
+        "An et al. (FLAP), AAAI 2024, https://arxiv.org/abs/2312.11983; "
+        "Park et al. (K-prune), ICLR 2024, https://arxiv.org/abs/2308.03449"
+    )
     per_cost: bool = option(False, help="Rank by the score per cost of the unit (K-prune) instead of by the score.")
 
     def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
