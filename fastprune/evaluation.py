@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
 from torch import nn
@@ -23,16 +23,29 @@ EVALUATION_SPLITS = ("validation", "validation_matched", "test")
 """Where labelled rows are that nothing was trained on, the first choice first."""
 
 
+class Reading(TypedDict, total=False):
+    """How data are read that are no Batches yet: what ``make_batches`` takes, all of it optional.
+
+    Attributes:
+        batch_size: Samples a batch.
+        max_length: Tokens a sample, at most.
+        columns: Which columns hold what.
+        split: For sources with splits.
+    """
+
+    batch_size: int
+    max_length: int | None
+    columns: Columns | None
+    split: str | None
+
+
 def evaluate(
     model: nn.Module | str | Path,
     data: Batches | Dataset | str | Path,
     *,
     task: Task | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    batch_size: int = 32,
-    max_length: int | None = None,
-    columns: Columns | None = None,
-    split: str | None = None,
+    **reading: Unpack[Reading],
 ) -> dict[str, float]:
     """The task's metrics of a model over a whole data set.
 
@@ -41,10 +54,8 @@ def evaluate(
         data: Batches, or a data set or source with labels; of a source with splits, validation and then test.
         task: What the model is for; None: the task of the batches, or else the one that serves the model.
         tokenizer: The model's, for data that is not encoded yet; None: the one that was opened with the model.
-        batch_size: Samples a batch, for data that is not encoded yet; so are the rest.
-        max_length: Tokens a sample, at most.
-        columns: Which columns hold what.
-        split: For sources with splits.
+        reading: For data that is not encoded yet: ``batch_size``, ``max_length``, ``columns`` and ``split``, as for
+            ``make_batches``.
 
     Returns:
         The metrics by name.
@@ -54,7 +65,7 @@ def evaluate(
         ModelError: The model cannot be opened, or no task serves it.
     """
     model, task, tokenizer = _opened(model, data, task, tokenizer)
-    batches = _encoded(data, model, task, tokenizer, batch_size, max_length, columns, split)
+    batches = _encoded(data, model, task, tokenizer, reading)
     with torch.inference_mode(), _evaluating(model):
         return task.metrics(_results(model, task, batches), batches.samples)
 
@@ -66,10 +77,7 @@ def fidelity(
     *,
     task: Task | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    batch_size: int = 32,
-    max_length: int | None = None,
-    columns: Columns | None = None,
-    split: str | None = None,
+    **reading: Unpack[Reading],
 ) -> dict[str, float]:
     """How far two models agree on the same data, which needs no labels.
 
@@ -77,12 +85,9 @@ def fidelity(
         teacher: The model to agree with; it settles task and tokenizer, where they are not given.
         student: The other model.
         data: As for ``evaluate``; so are the rest.
-        task: As above.
-        tokenizer: As above.
-        batch_size: As above.
-        max_length: As above.
-        columns: As above.
-        split: As above.
+        task: What the models are for.
+        tokenizer: For data that is not encoded yet.
+        reading: Likewise.
 
     Returns:
         Figures by name; 1.0 is the same.
@@ -95,7 +100,7 @@ def fidelity(
     student, _, _ = _opened(student, data, task, tokenizer)
     if _device(teacher) != _device(student):
         raise ModelError(f"The two models are on {_device(teacher)} and {_device(student)}; move one of them.")
-    batches = _encoded(data, teacher, task, tokenizer, batch_size, max_length, columns, split)
+    batches = _encoded(data, teacher, task, tokenizer, reading)
     with torch.inference_mode(), _evaluating(teacher), _evaluating(student):
         return task.compare(
             (outputs for outputs, _ in _results(teacher, task, batches)),
@@ -132,28 +137,22 @@ def _encoded(
     model: nn.Module,
     task: Task,
     tokenizer: PreTrainedTokenizerBase | None,
-    batch_size: int,
-    max_length: int | None,
-    columns: Columns | None,
-    split: str | None,
+    reading: Reading,
 ) -> Batches:
+    unknown = sorted(set(reading) - set(Reading.__annotations__))
+    if unknown:
+        raise TypeError(f"There is no argument {unknown[0]!r}; data are read by {', '.join(Reading.__annotations__)}.")
     if isinstance(data, Batches):
+        if reading:
+            raise DataError(f"{', '.join(reading)} cannot be set: the data are Batches, which are encoded already.")
         return data
     if tokenizer is None:
         raise DataError(
             "The data is not encoded yet, and there is no tokenizer to do it; give the tokenizer, or Batches."
         )
+    limit = token_limit(model)
     return make_batches(
-        data,
-        task,
-        tokenizer,
-        samples=None,
-        batch_size=batch_size,
-        max_length=max_length,
-        limit=token_limit(model),
-        columns=columns,
-        split=split,
-        default_split=EVALUATION_SPLITS,
+        data, task, tokenizer, samples=None, limit=limit, default_split=EVALUATION_SPLITS, **reading
     )
 
 

@@ -12,6 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from fastprune.calibration import Batches, make_batches
 from fastprune.errors import DataError, ModelError
 from fastprune.evaluation import evaluate, fidelity
+from fastprune.tasks import Columns
 from fastprune_tasks.classification import SequenceClassification
 
 TASK = SequenceClassification(classes=("no", "yes"))
@@ -86,3 +87,16 @@ def test_what_is_missing_is_named(says_yes: BertForSequenceClassification) -> No
         evaluate(says_yes, _data([1, 1, 1, 0]))
     with pytest.raises(ModelError, match="Linear has no config to tell its task from"):
         evaluate(torch.nn.Linear(1, 1), _data([1, 1, 1, 0]))
+
+
+def test_how_data_are_read(says_yes: BertForSequenceClassification, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    renamed = _data([1, 1, 1, 0]).rename_columns({"text": "said"})
+    columns = Columns(text=("said",))
+    found = evaluate(says_yes, renamed, tokenizer=tiny_tokenizer, columns=columns, batch_size=2, max_length=3)
+    assert found["accuracy"] == 0.75
+    assert fidelity(says_yes, says_yes, renamed, tokenizer=tiny_tokenizer, columns=columns)["agreement"] == 1
+    with pytest.raises(TypeError, match="There is no argument 'batchsize'; data are read by batch_size, max_length"):
+        evaluate(says_yes, renamed, tokenizer=tiny_tokenizer, batchsize=2)  # type: ignore[call-arg]
+    batches = make_batches(_data([1, 1, 1, 0]), TASK, tiny_tokenizer)
+    with pytest.raises(DataError, match="batch_size cannot be set: the data are Batches"):
+        evaluate(says_yes, batches, batch_size=2)

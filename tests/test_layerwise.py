@@ -10,6 +10,8 @@ import fastprune
 from fastprune import Group, Groups, Mask, Statistics, model_inputs, testing, token_mask
 from fastprune.capture import frozen
 from fastprune.layerwise import layer_calls
+from fastprune.testing.comparing import hidden_error
+from fastprune.testing.tiny import pad_further
 
 MODEL_TYPES = ("bert", "distilbert", "mpnet")
 
@@ -190,7 +192,7 @@ def test_errors_below_are_repaired_above() -> None:
     mask = Mask({g.name: torch.arange(g.units) < (1 if g.name == names[0] else g.units) for g in groups})
     student = fastprune.materialize(model, groups, mask)
     left = Groups.resolve(fastprune.architecture_for(student), student)
-    before = testing._error(model, student, batches)
+    before = hidden_error(model, student, batches)
 
     def solve(group, statistics, weight, bias):
         if group.name != names[-1]:
@@ -199,13 +201,13 @@ def test_errors_below_are_repaired_above() -> None:
         return weight + change.T.float(), bias
 
     fastprune.reconstruct(model, student, left, batches, solve)
-    assert testing._error(model, student, batches) < 0.9 * before
+    assert hidden_error(model, student, batches) < 0.9 * before
 
 
 def test_padding_does_not_count() -> None:
     model, groups, batches = case()
     found = []
-    for data in (batches, testing._pad_further(model, batches)):
+    for data in (batches, pad_further(model, batches)):
         student = fastprune.materialize(model, groups, half(groups))
         seen = {}
 

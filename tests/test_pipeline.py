@@ -27,6 +27,8 @@ from fastprune import (
     testing,
 )
 from fastprune.calibration import model_inputs
+from fastprune.testing.comparing import hidden_error
+from fastprune.testing.guards import state_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +108,9 @@ def test_model_is_left_as_it_was() -> None:
     model, batches = case()
     model.train()
     model.bert.embeddings.requires_grad_(False)
-    before = testing._state(model)
+    before = state_of(model)
     result = fastprune.prune(model, batches, budget=0.5)
-    assert testing._state(model) == before
+    assert state_of(model) == before
     assert result.model is not model
     assert not result.model.training
 
@@ -179,7 +181,7 @@ def test_masks_of_the_result_are_those_of_the_model() -> None:
 def test_tuning_brings_the_model_closer_to_the_dense_one() -> None:
     model, batches = case(samples=64)
     errors = {
-        tuner: testing._error(model, fastprune.prune(model, batches, budget=0.6, tuner=tuner).model, batches)
+        tuner: hidden_error(model, fastprune.prune(model, batches, budget=0.6, tuner=tuner).model, batches)
         for tuner in ("none", "bias", "mask", "weights")
     }
     assert errors["weights"] < errors["mask"] < errors["none"]

@@ -12,6 +12,7 @@ import torch
 import fastprune
 from clocks import counted
 from fastprune import Groups, Mask, MeasuredTable, ModelError, OptionError, TableError, Workload, strategy, testing
+from fastprune.testing.guards import state_of
 from fastprune_latency import probe
 from fastprune_latency.cost import same_shape, step_of
 from fastprune_latency.grid import bends, coarse_grid, middle, rising
@@ -54,9 +55,9 @@ def test_the_table_is_what_pruned_models_cost(model_type: str, config: dict[str,
 
 def test_measured_for_real() -> None:
     model, groups, workload = case()
-    before = testing._state(model)
+    before = state_of(model)
     table = strategy("cost", "latency", batch_size=3, rounds=2, threads=1).table(model, groups, workload)
-    assert testing._state(model) == before
+    assert state_of(model) == before
     assert table.measure == "ms"
     assert 0 < table.fixed <= table.total  # a loaded machine may see no difference
     assert set(table.check) == {"predicted", "measured", "scale"}

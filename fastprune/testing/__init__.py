@@ -1,0 +1,40 @@
+"""The conformance suite: what every strategy, task and architecture must do, for the authors of plugins to run.
+
+Each check raises an AssertionError with a sentence that says what is wrong. ``check_plugin`` runs the fitting ones on
+everything that a plugin registers:
+
+    def test_conformance():
+        fastprune.testing.check_plugin(my_plugin)
+"""
+
+from fastprune.testing.architectures import Check, architecture_checks, check_architecture
+from fastprune.testing.cost_models import check_cost_model
+from fastprune.testing.options import check_options
+from fastprune.testing.plugin import check_plugin, check_preset, check_strategy
+from fastprune.testing.rearrangers import check_rearranger
+from fastprune.testing.schedules import check_schedule
+from fastprune.testing.scorers import check_scorer
+from fastprune.testing.searchers import check_searcher
+from fastprune.testing.tasks import check_task
+from fastprune.testing.tiny import random_weights, tiny_batches, tiny_model
+from fastprune.testing.tuners import check_tuner
+
+__all__ = [
+    "Check",
+    "architecture_checks",
+    "check_architecture",
+    "check_cost_model",
+    "check_options",
+    "check_plugin",
+    "check_preset",
+    "check_rearranger",
+    "check_schedule",
+    "check_scorer",
+    "check_searcher",
+    "check_strategy",
+    "check_task",
+    "check_tuner",
+    "random_weights",
+    "tiny_batches",
+    "tiny_model",
+]

@@ -1,0 +1,57 @@
+"""How far apart two models, tensors or masks are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from fastprune.calibration import Batches, model_inputs, token_mask
+from fastprune.masks import Mask
+from fastprune.testing.tiny import has_tokens
+
+
+def all_outputs(model: nn.Module, batches: Batches) -> list[Tensor]:
+    """Every tensor that the model returns, over all batches."""
+    found = []
+    for batch in batches:
+        output = model(**model_inputs(batch, batches.task))
+        found += [value for value in output.values() if isinstance(value, Tensor)]
+    return found
+
+
+def furthest_apart(ones: list[Tensor], others: list[Tensor]) -> float:
+    """The largest difference, relative to values above 1."""
+    pairs = list(zip(ones, others, strict=True))
+    return max(float((one - other).abs().max()) / max(1.0, float(one.abs().max())) for one, other in pairs)
+
+
+def relative_difference(one: Tensor, other: Tensor) -> float:
+    """The largest difference relative to the largest value."""
+    if one.numel() == 0:
+        return 0.0
+    return float((one - other).abs().max()) / max(float(one.abs().max()), 1e-12)
+
+
+def same_masks(one: Mask, other: Mask) -> bool:
+    """Bit by bit."""
+    return same_tensors(one.values, other.values)
+
+
+def same_tensors(ones: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+    """Of the same names, and bit by bit."""
+    return ones.keys() == others.keys() and all(torch.equal(value, others[name]) for name, value in ones.items())
+
+
+@torch.no_grad()
+def hidden_error(teacher: nn.Module, student: nn.Module, batches: Batches) -> float:
+    """Mean squared error of the last hidden states, over the real tokens."""
+    total, count = 0.0, 0
+    for batch in batches:
+        real = token_mask(batch) if has_tokens(batch) else slice(None)  # [samples, tokens]
+        inputs = model_inputs(batch, batches.task)
+        states = [getattr(model, "base_model", model)(**inputs)[0][real] for model in (teacher, student)]
+        total += float((states[0] - states[1]).double().square().sum())
+        count += states[0].numel()
+    return total / count

@@ -1,0 +1,77 @@
+"""Random problems: masks on a model's groups; groups, scores and cost tables on no model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from fastprune.architecture import Block
+from fastprune.costs import CostTable
+from fastprune.groups import Group, Groups
+from fastprune.masks import Mask
+from fastprune.scores import Scores
+
+
+def some_mask(groups: Groups, *, empty: str = "", single: str = "", full: str = "", seed: int = 0) -> Mask:
+    """About half of the units of each group, at least one kept and one pruned where there are two."""
+    generator = torch.Generator().manual_seed(seed)
+    values = {}
+    for group in groups:
+        count = {empty: 0, single: 1, full: group.units}.get(group.name, max(1, group.units // 2))
+        order = torch.randperm(group.units, generator=generator)
+        values[group.name] = torch.zeros(group.units, dtype=torch.bool)
+        values[group.name][order[: min(count, group.units)]] = True
+    return Mask(values)
+
+
+def telling_masks(groups: Groups) -> dict[str, Mask]:
+    """Masks that an architecture may fail on, by what they leave."""
+    masks = {"half of the units": some_mask(groups)}
+    for kind in dict.fromkeys(group.kind for group in groups):
+        name = next(group.name for group in groups if group.kind == kind)
+        masks[f"no unit of '{name}'"] = some_mask(groups, empty=name)
+        masks[f"one unit of '{name}'"] = some_mask(groups, single=name)
+    masks["no unit at all"] = Mask.first(groups, dict.fromkeys((group.name for group in groups), 0))
+    return masks
+
+
+def some_groups(generator: torch.Generator, most: int = 7) -> Groups:
+    """Two to five groups of two kinds, of 0 to ``most`` units, on no model."""
+    count = int(torch.randint(2, 6, (), generator=generator))
+    units = torch.randint(0, most + 1, (count,), generator=generator).tolist()
+    kinds = ("attention", "ffn")
+    blocks = [Block(kind=kinds[at % 2], module="m", producers=("p",), consumer="c") for at in range(count)]
+    return Groups(
+        tuple(
+            Group(
+                name=f"layer.{at}.{blocks[at].kind}",
+                layer=f"layer.{at}",
+                units=units[at],
+                width=1,
+                hidden=4,
+                block=blocks[at],
+            )
+            for at in range(count)
+        )
+    )
+
+
+def some_scores(groups: Groups, generator: torch.Generator) -> Scores:
+    """Gradients of 12 samples, and their mean square, with some equal and some zero."""
+    grads = {g.name: torch.randn(12, g.units, generator=generator).mul(2).round().div(2) for g in groups}
+    tokens = {g.name: (torch.rand(12, 5, generator=generator),) for g in groups}
+    scores = Scores(importance={n: g.square().mean(0) for n, g in grads.items()}, grads=grads, token_weights=tokens)
+    return dataclasses.replace(scores, damage={g.name: scores.damage_of(g.name).sqrt() for g in groups})
+
+
+def some_costs(groups: Groups, generator: torch.Generator, *, straight: bool) -> CostTable:
+    """A cost a kind, or else steps of any height, of which the first may be free."""
+    unit = {"attention": 64.0, "ffn": float(torch.randint(1, 64, (), generator=generator))}
+    tables = {}
+    for group in groups:
+        steps = torch.full((group.units,), unit[group.kind], dtype=torch.float64)
+        if not straight:
+            steps = torch.randint(0, 40, (group.units,), generator=generator).double()
+        tables[group.name] = torch.cat([torch.zeros(1, dtype=torch.float64), steps.cumsum(0)])
+    return CostTable(measure="coins", groups=tables, fixed=float(torch.randint(1, 50, (), generator=generator)))

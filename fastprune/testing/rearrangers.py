@@ -1,0 +1,41 @@
+"""Checks of rearrangers."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from fastprune import contracts
+from fastprune.masks import Mask
+from fastprune.strategies import Rearranger
+from fastprune.testing.comparing import same_masks, same_tensors
+from fastprune.testing.guards import contract_kept
+from fastprune.testing.options import check_options
+from fastprune.testing.problems import some_groups, some_scores
+
+
+def check_rearranger(rearranger: Rearranger, *, trials: int = 20) -> None:
+    """On random masks and scores: as many units kept in each group as before, none of an empty group; the same answer
+    each time; arguments are left alone.
+
+    Args:
+        rearranger: With the options to check it with.
+        trials: How many random problems.
+    """
+    check_options(rearranger)
+    who = f"rearranger '{rearranger.name}'"
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(trials):
+        groups = some_groups(generator)
+        scores = some_scores(groups, generator)
+        mask = Mask({g.name: torch.rand(g.units, generator=generator) < 0.6 for g in groups})
+        before = copy.deepcopy((dict(mask.values), dict(scores.importance), dict(scores.grads or {})))
+        with contract_kept():
+            after = rearranger.rearrange(mask, scores)
+            contracts.check_rearrangement(after, mask, groups, rearranger)
+        now = (dict(mask.values), dict(scores.importance), dict(scores.grads or {}))
+        assert all(same_tensors(one, other) for one, other in zip(before, now, strict=True)), (
+            f"The {who} changed its arguments."
+        )
+        assert same_masks(after, rearranger.rearrange(mask, scores)), f"The {who} gives two masks for one problem."

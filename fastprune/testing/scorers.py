@@ -1,0 +1,75 @@
+"""Checks of scorers."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fastprune import contracts, plugins
+from fastprune.calibration import Batches, token_mask
+from fastprune.groups import Groups
+from fastprune.masks import Mask
+from fastprune.materialize import materialize
+from fastprune.scores import Scores
+from fastprune.strategies import Scorer
+from fastprune.testing.comparing import relative_difference
+from fastprune.testing.guards import contract_kept, untouched
+from fastprune.testing.options import OPTIONAL_SCORES, check_options
+from fastprune.testing.problems import some_mask
+from fastprune.testing.tiny import model_and_batches, pad_further
+
+
+def check_scorer(scorer: Scorer, *, model: nn.Module | None = None, batches: Batches | None = None) -> None:
+    """Its contract holds, also on a model that has lost a whole group before; one seed gives one answer; it leaves the
+    model exactly as it was; it fills what it says it gives; padding changes nothing.
+
+    Args:
+        scorer: With the options to check it with.
+        model: A tiny model; None: a BERT.
+        batches: A calibration set, padded on the right; None: random.
+    """
+    check_options(scorer)
+    model, batches = model_and_batches(model, batches)
+    who = f"scorer '{scorer.name}'"
+    groups = Groups.resolve(plugins.architecture_for(model), model)
+    assert scorer.gives <= OPTIONAL_SCORES, f"The {who} gives {sorted(scorer.gives - OPTIONAL_SCORES)}; no such scores."
+    scores = _score(scorer, model, groups, batches)
+    for name in OPTIONAL_SCORES - scorer.gives:
+        assert getattr(scores, name) is None, f"The {who} fills '{name}', but does not say so in 'gives'."
+    _check_optional_scores(who, scores, groups, batches)
+    again = _score(scorer, model, groups, batches)
+    padded = _score(scorer, model, groups, pad_further(model, batches))
+    for group in groups:
+        one = scores.importance[group.name]
+        assert torch.equal(one, again.importance[group.name]), (
+            f"The {who} gives other importance to '{group.name}' from the same seed; draw from the generator alone."
+        )
+        assert relative_difference(one, padded.importance[group.name]) <= 1e-4, (
+            f"The {who} gives other importance to '{group.name}' where there is more padding; leave padding out."
+        )
+    names = [group.name for group in groups]
+    for mask in (some_mask(groups, empty=names[0], single=names[-1]), Mask.first(groups, dict.fromkeys(names, 0))):
+        pruned = materialize(model, groups, mask)
+        _score(scorer, pruned, Groups.resolve(plugins.architecture_for(model), pruned), batches)
+
+
+def _score(scorer: Scorer, model: nn.Module, groups: Groups, batches: Batches) -> Scores:
+    with untouched(model, f"scorer '{scorer.name}'"), contract_kept():
+        scores = scorer.score(model, groups, batches, torch.Generator().manual_seed(0))
+        contracts.check_scores(scores, groups, scorer)
+    return scores
+
+
+def _check_optional_scores(who: str, scores: Scores, groups: Groups, batches: Batches) -> None:
+    for group in groups:
+        if scores.grads is not None:
+            shape, wanted = tuple(scores.grads[group.name].shape), (batches.n_samples, group.units)
+            assert shape == wanted, (
+                f"The {who} gives grads of {list(shape)} for '{group.name}'; it must be {list(wanted)}."
+            )
+        if scores.token_weights is not None:
+            shapes = [tuple(weights.shape) for weights in scores.token_weights[group.name]]
+            expected = [tuple(token_mask(batch).shape) for batch in batches]
+            assert shapes == expected, f"The {who} gives token weights of {shapes} for '{group.name}', not {expected}."
+            least = min(float(weights.min()) for weights in scores.token_weights[group.name])
+            assert least >= 0, f"The {who} gives '{group.name}' a token weight of {least}; none may be negative."

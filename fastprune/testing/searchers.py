@@ -1,0 +1,59 @@
+"""Checks of searchers."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from fastprune import contracts
+from fastprune.costs import CostTable
+from fastprune.errors import UsageError
+from fastprune.strategies import Searcher
+from fastprune.testing.comparing import same_masks, same_tensors
+from fastprune.testing.guards import contract_kept
+from fastprune.testing.options import check_options
+from fastprune.testing.problems import some_costs, some_groups, some_scores
+
+
+def check_searcher(searcher: Searcher, *, trials: int = 60) -> None:
+    """On random scores and cost tables: a mask within the budget, the same one each time, from the floor to the total,
+    where everything is kept; arguments are left alone. It may refuse tables that are no straight lines, by UsageError.
+
+    Args:
+        searcher: With the options to check it with.
+        trials: How many random problems.
+    """
+    check_options(searcher)
+    who = f"searcher '{searcher.name}'"
+    generator = torch.Generator().manual_seed(0)
+    for trial in range(trials):
+        groups = some_groups(generator, most=0 if trial == 0 else 7)
+        straight = trial % 3 != 2
+        scores, costs = some_scores(groups, generator), some_costs(groups, generator, straight=straight)
+        if trial % 2:  # what is measured is no whole number
+            costs = CostTable(
+                measure=costs.measure, groups={n: c / 7 for n, c in costs.groups.items()}, fixed=costs.fixed / 7
+            )
+        before = copy.deepcopy((dict(scores.importance), dict(costs.groups)))
+        shares = [0.0, 1.0, *torch.rand(6, generator=generator).tolist()]
+        for budget in (costs.floor + share * (costs.total - costs.floor) for share in shares):
+            try:
+                with contract_kept():
+                    mask = searcher.search(scores, costs, budget)
+                    contracts.check_search(mask, groups, costs, budget, searcher)
+            except UsageError as error:
+                if straight:
+                    raise AssertionError(f"The {who} refused straight lines of two unit costs: {error}") from error
+                continue
+            again = searcher.search(scores, costs, budget)
+            assert same_masks(mask, again), f"The {who} gives two masks for the same scores, costs and budget."
+            if budget >= costs.total:
+                kept = sum(mask.counts().values())
+                assert kept == sum(group.units for group in groups), (
+                    f"The {who} keeps {kept} of {sum(g.units for g in groups)} units though the budget pays for all."
+                )
+        after = (dict(scores.importance), dict(costs.groups))
+        assert all(same_tensors(one, other) for one, other in zip(before, after, strict=True)), (
+            f"The {who} changed its arguments."
+        )

@@ -1,0 +1,76 @@
+"""Checks of tuners."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from fastprune import contracts, plugins
+from fastprune.calibration import Batches
+from fastprune.gradients import collect_gradients
+from fastprune.groups import Groups
+from fastprune.masks import Mask
+from fastprune.materialize import materialize, reconstruct_consumers
+from fastprune.scores import Scores
+from fastprune.strategies import Tuner
+from fastprune.testing.comparing import hidden_error
+from fastprune.testing.guards import contract_kept, untouched
+from fastprune.testing.options import check_options
+from fastprune.testing.problems import some_mask
+from fastprune.testing.tiny import model_and_batches
+
+
+def check_tuner(tuner: Tuner, *, model: nn.Module | None = None, batches: Batches | None = None) -> None:
+    """With half of the units gone, and with no, one and all units left in groups: its contract holds, the teacher is
+    exactly as it was, and what it changes brings the hidden states over the calibration set closer to the teacher's.
+    With nothing pruned it changes next to nothing.
+
+    Args:
+        tuner: With the options to check it with.
+        model: A tiny model; None: a BERT.
+        batches: A calibration set; None: random.
+    """
+    check_options(tuner)
+    model, batches = model_and_batches(model, batches, samples=64)
+    who = f"tuner '{tuner.name}'"
+    groups = Groups.resolve(plugins.architecture_for(model), model)
+    scores = _fisher_scores(model, groups, batches)
+    names = [group.name for group in groups]
+    masks = {
+        "half of the units": some_mask(groups),
+        "an empty group": some_mask(groups, empty=names[0]),
+        "an empty last group": some_mask(groups, empty=names[-1]),
+        "one unit in a group, all in another": some_mask(groups, single=names[0], full=names[-1]),
+        "nothing at all": Mask.first(groups, dict.fromkeys(names, 0)),
+    }
+    for left, mask in masks.items():
+        untuned, tuned, changed = _tune(tuner, model, groups, mask, batches, scores)
+        assert not changed or tuned <= untuned * (1 + 1e-6), (
+            f"The {who} makes it worse with {left} left: the mean squared error of the last hidden states over its own "
+            f"calibration set is {tuned:.4g}, untuned {untuned:.4g}."
+        )
+    _, tuned, _ = _tune(tuner, model, groups, Mask.full(groups), batches, scores)
+    assert tuned < 1e-6, f"The {who} changes a model that lost nothing: a mean squared error of {tuned:.3g}."
+
+
+def _tune(
+    tuner: Tuner, teacher: nn.Module, groups: Groups, mask: Mask, batches: Batches, scores: Scores
+) -> tuple[float, float, bool]:
+    """The error untuned and tuned, and whether the tuner returned anything."""
+    architecture = plugins.architecture_for(teacher)
+    student, untuned = materialize(teacher, groups, mask).eval(), materialize(teacher, groups, mask).eval()
+    left = Groups.resolve(architecture, student)
+    with untouched(teacher, f"tuner '{tuner.name}'"), contract_kept():
+        reconstruction = tuner.tune(teacher, student, left, batches, scores)
+        contracts.check_reconstruction(reconstruction, student, left, tuner)
+    tuned = copy.deepcopy(untuned)
+    reconstruct_consumers(tuned, left, reconstruction)
+    return hidden_error(teacher, untuned, batches), hidden_error(teacher, tuned, batches), bool(reconstruction)
+
+
+def _fisher_scores(model: nn.Module, groups: Groups, batches: Batches) -> Scores:
+    grads, weights = collect_gradients(model, groups, batches, "model", torch.Generator().manual_seed(0))
+    importance = {name: gradient.square().mean(0) for name, gradient in grads.items()}
+    return Scores(importance=importance, grads=grads, token_weights=weights)
