@@ -21,6 +21,7 @@ from .conformance import check_model as check_model
 from .costs import Conditions as Conditions
 from .costs import CostTable as CostTable
 from .costs import Workload as Workload
+from .curves import Sweep as Sweep
 from .data import label_column as label_column
 from .data import read_dataset as read_dataset
 from .data import text_columns as text_columns
@@ -82,7 +83,6 @@ from .strategies import Schedule as Schedule
 from .strategies import Scorer as Scorer
 from .strategies import Searcher as Searcher
 from .strategies import Tuner as Tuner
-from .sweeps import Sweep as Sweep
 from .sweeps import sweep as sweep
 from .tables import Curve as Curve
 from .tables import MeasuredTable as MeasuredTable

@@ -14,10 +14,10 @@ from torch import nn
 
 from fastprune import plugins
 from fastprune.capture import frozen
-from fastprune.checkpoint import MANIFEST, read_manifest
 from fastprune.costs import Workload
 from fastprune.errors import ModelError, UsageError
 from fastprune.groups import Groups
+from fastprune.manifests import MANIFEST, read_manifest
 from fastprune.memory import peak_bytes, weight_bytes
 from fastprune.onnx_models import ONNX_FILE, OnnxModel
 from fastprune.pretrained import Pretrained

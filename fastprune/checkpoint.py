@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import json
 import math
-import os
 import platform
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,55 +21,12 @@ from fastprune.architecture import Architecture
 from fastprune.errors import CheckpointError, ModelError, UsageError
 from fastprune.families import architecture_of
 from fastprune.groups import Groups
+from fastprune.manifests import FORMAT_VERSION, MANIFEST, read_manifest
 from fastprune.modeling import Narrow
+from fastprune.writing import check_output, written_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-MANIFEST = "fastprune.json"
-FORMAT_VERSION = 1
-
-
-def check_output(path: str | Path) -> Path:
-    """Refuse a place that a new directory cannot take, before any work is done.
-
-    Raises:
-        CheckpointError: It is a file, a directory with something in it, or below something that is no directory.
-    """
-    path = Path(path)
-    if path.is_dir() and any(path.iterdir()):
-        raise CheckpointError(f"The output directory {path} exists and is not empty; name another, or empty it.")
-    if path.exists() and not path.is_dir():
-        raise CheckpointError(f"The output {path} is a file; name a directory.")
-    parent = next(place for place in path.absolute().parents if place.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise CheckpointError(
-            f"The output directory {path} cannot be made: {parent} is not a directory one can write to."
-        )
-    return path
-
-
-@contextlib.contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
-    """A directory to write to, beside the target; at the end it becomes the target, after an error nothing is left.
-
-    Args:
-        path: A directory that does not exist, or is empty.
-    """
-    path = check_output(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.parent / f".{path.name}-{secrets.token_hex(4)}"
-    scratch.mkdir()
-    try:
-        yield scratch
-        readable = scratch.stat().st_mode
-        for file in scratch.rglob("*"):  # what libraries write for the owner alone is for whoever may read the rest
-            file.chmod(readable if file.is_dir() else readable & ~0o111)
-        if path.is_dir():
-            path.rmdir()
-        scratch.replace(path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_companions(
@@ -238,27 +191,6 @@ def _require_safetensors(path: Path) -> None:
             "pickle can run any code. fastprune reads and writes safetensors only."
         )
     raise CheckpointError(f"The pruned model in {path} cannot be loaded: there are no weights (*.safetensors) in it.")
-
-
-def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The manifest of a pruned model's directory.
-
-    Raises:
-        CheckpointError: There is none, it is no JSON, or of a newer format.
-    """
-    file = Path(path) / MANIFEST
-    if not file.is_file():
-        raise CheckpointError(f"{path} holds no pruned model that fastprune saved: there is no {MANIFEST} in it.")
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        found = int(manifest["format_version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"The manifest {file} is broken: {type(error).__name__}: {error}.") from error
-    if found > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{file} has format {found}; this fastprune reads up to {FORMAT_VERSION}. Upgrade fastprune."
-        )
-    return dict(manifest)
 
 
 def _narrowed(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:

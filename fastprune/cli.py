@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastprune.errors import FastpruneError, OptionError, UsageError
+from fastprune.writing import check_file, check_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +43,19 @@ class Cli(click.Group):
         if cmd_name not in self.commands:
             self._add_outside_commands()
         return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            nearest = get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if not nearest:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean '{nearest[0]}'?", ctx) from error
 
     def _add_outside_commands(self) -> None:
         """Plugins are only imported where there is one of somebody else's: importing ours takes seconds."""
@@ -169,16 +183,21 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
     fastprune prune sentence-transformers/all-MiniLM-L6-v2 --data sentences.txt --budget 0.5 --output mini
     fastprune prune ./my-classifier --data train.csv --speedup 2 --set cost.batch_size=1 --output fast
     """
+    from fastprune import budgets
+
+    check_output(output)
+    budget, settings = _budget(options), _settings(options["settings"])
+    asked = budgets.read_budget(budget)
+    _check_sources(model, data, options["eval_data"])
+    _check_read(options["recipe"], options["architecture"], options["latency_table"])
     with working(as_json=options["as_json"]) as where:
-        from fastprune import budgets, checkpoint, pipeline, terminal
+        from fastprune import limits, pipeline, terminal
         from fastprune.measuring import conditions_text
         from fastprune.recipe import Recipe
 
-        checkpoint.check_output(output)
-        budget, architecture = _budget(options), _architecture(options)
+        architecture = _architecture(options)
         stages = {name: options[name] for name in ("cost", "scorer", "searcher", "rearranger", "tuner", "schedule")}
-        stages["cost"] = stages["cost"] or budgets.main_cost(budgets.read_budget(budget))
-        settings = _settings(options["settings"])
+        stages["cost"] = stages["cost"] or limits.main_cost(asked)
         if options["latency_table"]:
             stages["cost"] = stages["cost"] or "latency"
             settings.setdefault("cost", {})["table_file"] = options["latency_table"]
@@ -221,6 +240,7 @@ def evaluate(model: str, data: str, **options: Any) -> None:
     fastprune evaluate ./my-classifier --data test.csv
     fastprune evaluate small --data glue/mrpc --json
     """
+    _check_sources(model, data)
     with working(as_json=options["as_json"]) as where:
         from fastprune.evaluation import EVALUATION_SPLITS
         from fastprune.evaluation import evaluate as measure
@@ -248,6 +268,8 @@ def inspect(model: str, seq_len: int, **options: Any) -> None:
     fastprune inspect textattack/bert-base-uncased-MRPC
     fastprune inspect bert-half --seq-len 64
     """
+    _check_sources(model)
+    _check_read(options["architecture"])
     with working(as_json=options["as_json"]) as where:
         from fastprune import terminal
         from fastprune.inspection import inspect as look
@@ -281,6 +303,8 @@ def check_architecture(ctx: click.Context, model: str, architecture: str | None,
     fastprune check-architecture ./my-model
     fastprune check-architecture ./my-model --architecture my.toml
     """
+    _check_sources(model)
+    _check_read(architecture)
     with working(as_json=as_json) as where:
         from fastprune import terminal
         from fastprune.conformance import check_model
@@ -329,6 +353,10 @@ def measure(model: str | None, output: str | None, show: str | None, **options: 
     """
     if bool(model) == bool(show):
         raise UsageError("Name a MODEL to measure, or a table to --show.")
+    _check_sources(model)
+    _check_read(show)
+    if output:
+        check_file(output)
     with working(as_json=options["as_json"]) as where:
         from fastprune import measuring, terminal
         from fastprune.tables import MeasuredTable
@@ -337,8 +365,6 @@ def measure(model: str | None, output: str | None, show: str | None, **options: 
             table = MeasuredTable.read(show)
         else:
             assert model is not None
-            if output:
-                check_file(output)
             names = ("batch_size", "seq_len", "rounds", "cache", "attention", "threads", "compile")
             opened = _open(model, options)
             table = measuring.measure(opened, cost=options["cost"], **{name: options[name] for name in names})
@@ -356,17 +382,6 @@ def measure(model: str | None, output: str | None, show: str | None, **options: 
     if output:
         use = "" if show else f" Use it: fastprune prune ... --latency-table {output}"
         where.print(f"Saved in {output}.{use}", soft_wrap=True)
-
-
-def check_file(path: str) -> None:
-    """Refuse a place where no file can be written, before any work is done."""
-    import os
-    from pathlib import Path
-
-    place = Path(path).absolute()
-    parent = next((each for each in place.parents if each.exists()), place)
-    if place.is_dir() or not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise UsageError(f"The file {path} cannot be written; name another place.")
 
 
 def _complete_kinds(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -394,6 +409,7 @@ def bench(dense: str, pruned: str, **options: Any) -> None:
     fastprune bench ./my-classifier small --batch-size 1 --seq-len 64
     fastprune bench dense-onnx small-onnx                             both of fastprune export: in onnxruntime
     """
+    _check_read(options["latency_table"])
     with working(as_json=options["as_json"]) as where:
         from fastprune import benching, terminal
 
@@ -437,11 +453,12 @@ def export(model: str, output: str, format: str, opset: int | None, as_json: boo
     fastprune export small --output small-onnx
     fastprune export small --format torch-export --output small-program
     """
+    check_output(output)
+    _check_sources(model)
     with working(as_json=as_json) as where:
-        from fastprune import checkpoint, exporting
+        from fastprune import exporting
         from fastprune.pretrained import open_pretrained
 
-        checkpoint.check_output(output)
         opened = open_pretrained(model, device="cpu", dtype="float32")
         made = exporting.export(opened, output, format=format, opset=opset)
     figures = {"file": str(made.file), "inputs": made.inputs, "outputs": made.outputs, "difference": made.difference}
@@ -465,6 +482,9 @@ def push(directory: str, repository: str, private: bool) -> None:
     \b
     fastprune push small my-name/my-classifier-half
     """
+    from fastprune.manifests import read_manifest
+
+    read_manifest(directory)
     with working() as where:
         from fastprune.hub import push_to_hub
 
@@ -519,17 +539,23 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
     fastprune sweep ./my-classifier --data train.csv --eval-data test.csv --budgets 0.7,0.5,0.3 \\
         --recipes default,paper --seeds 0,1,2 --pick 'drop<=1' --output curve
     """
+    from pathlib import Path
+
+    from fastprune.budgets import read_budgets
+    from fastprune.curves import read_rule
+
+    budgets, seeds = read_budgets(options["budgets"]), _seeds(options["seeds"])
+    if options["pick"]:
+        read_rule(options["pick"])
+        check_output(Path(output) / "model")
+    _check_sources(model, data, options["eval_data"])
+    _check_read(*(name for name in options["recipes"].split(",") if name.endswith(".toml")))
     with working(as_json=options["as_json"]) as where:
         import functools
-        from pathlib import Path
 
-        from fastprune import checkpoint, sweeps, terminal
+        from fastprune import sweeps, terminal
         from fastprune.recipe import Recipe
 
-        budgets, seeds = sweeps.read_budgets(options["budgets"]), _seeds(options["seeds"])
-        if options["pick"]:
-            sweeps.read_rule(options["pick"])
-            checkpoint.check_output(Path(output) / "model")
         recipes = {
             name: Recipe.of(file=name) if name.endswith(".toml") else Recipe.of(name)
             for name in options["recipes"].split(",")
@@ -679,12 +705,14 @@ def completion(shell: str) -> None:
 @verbosity_options
 def demo(output: str, budget: float, samples: int, as_json: bool) -> None:
     """Halve a real sentence encoder, without labels, on text that every Python has. Needs no Hub."""
+    from fastprune import budgets
+
+    check_output(output)
+    budgets.read_budget(budget)
     with working(as_json=as_json) as where:
-        from fastprune import budgets, checkpoint, terminal
+        from fastprune import terminal
         from fastprune.demo import run
 
-        checkpoint.check_output(output)
-        budgets.read_budget(budget)
         outcome = run(output, budget=budget, samples=samples, say=where.print)
     if as_json:
         click.echo(json.dumps(outcome.figures))
@@ -692,6 +720,24 @@ def demo(output: str, budget: float, samples: int, as_json: bool) -> None:
     where.print(terminal.groups_table(outcome.result.kept()))
     where.print(terminal.figures_table(outcome.rows(), "all-MiniLM-L6-v2, pruned without labels or retraining"))
     where.print(f"Saved in {output}. Load it:\n\n    import fastprune\n    model = fastprune.load({output!r})\n")
+
+
+def _check_sources(model: str | None, *data: str | None) -> None:
+    """Refuse names that lead nowhere, before torch is imported."""
+    from fastprune import sources
+
+    if model is not None:
+        sources.check_model(model)
+    for each in data:
+        if each is not None:
+            sources.check_data(each)
+
+
+def _check_read(*files: str | None) -> None:
+    from fastprune.sources import check_read
+
+    for file in files:
+        check_read(file)
 
 
 def _budget(options: Mapping[str, Any]) -> str:

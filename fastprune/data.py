@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from fastprune.errors import DataError
+from fastprune.sources import check_data
 from fastprune.tasks import Columns
 
 LOADERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -43,15 +43,15 @@ def read_dataset(
     Raises:
         DataError: There is no such source, it cannot be read, it lacks the split, or it is empty.
     """
-    path = Path(source).expanduser()
-    if path.is_file():
+    path = check_data(source)
+    if path is not None and path.is_file():
         if split is not None:
             raise DataError(
                 f"{source} is one file and has no split '{split}'; leave out the split or name another file."
             )
         data = _read_file(path)
     else:
-        opened = _read_directory(path) if path.is_dir() else _read_hub(str(source))
+        opened = _read_directory(path) if path is not None else _read_hub(str(source))
         preferred = (default_split,) if isinstance(default_split, str) else default_split
         data = _choose_split(opened, str(source), split, preferred)
     if len(data) == 0:
@@ -107,12 +107,10 @@ def _read_file(path: Path) -> Dataset:
             return _read_lines(path)
         if suffix == ".json" and (articles := _squad_articles(path)) is not None:
             return Dataset.from_list(list(_squad_rows(articles)))
-        if suffix in LOADERS:
-            loader, options = LOADERS[suffix]
-            return load_dataset(loader, data_files=str(path), split="train", **options)
+        loader, options = LOADERS[suffix]
+        return load_dataset(loader, data_files=str(path), split="train", **options)
     except Exception as error:  # the loaders raise whatever their parsers do: pandas, pyarrow, json, datasets
         raise DataError(f"{path} cannot be read as {suffix[1:]}: {_reason(error)}") from error
-    raise DataError(f"{path} is of an unknown kind; known are {', '.join(sorted([*LOADERS, '.txt']))}.")
 
 
 def _read_lines(path: Path) -> Dataset:
@@ -158,8 +156,6 @@ def _read_directory(path: Path) -> Dataset | DatasetDict:
 
 def _read_hub(name: str) -> DatasetDict:
     """A data set of the Hub; ``a/b`` may be an owner and a name, or a name and a configuration."""
-    if name.startswith((".", "/", "~")) or re.fullmatch(r"\.[A-Za-z]\w*", Path(name).suffix):
-        raise DataError(f"There is no such file or directory: {name}")
     parts = name.split("/")
     ways = [(name,), (parts[0], parts[1])] if len(parts) == 2 else [("/".join(parts[:2]), *parts[2:])]
     failures: list[Exception] = []

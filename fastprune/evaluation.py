@@ -151,9 +151,7 @@ def _encoded(
             "The data is not encoded yet, and there is no tokenizer to do it; give the tokenizer, or Batches."
         )
     limit = token_limit(model)
-    return make_batches(
-        data, task, tokenizer, samples=None, limit=limit, default_split=EVALUATION_SPLITS, **reading
-    )
+    return make_batches(data, task, tokenizer, samples=None, limit=limit, default_split=EVALUATION_SPLITS, **reading)
 
 
 def _results(model: nn.Module, task: Task, batches: Batches) -> Iterator[tuple[Any, Batch]]:

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from fastprune.calibration import token_limit
 from fastprune.capture import frozen
-from fastprune.checkpoint import check_output, plain_config, write_companions, written_whole
+from fastprune.checkpoint import plain_config, write_companions
 from fastprune.costs import Workload
 from fastprune.errors import ExportError, ModelError, UsageError
 from fastprune.onnx_models import ONNX_FILE, OnnxModel
 from fastprune.pretrained import Pretrained
 from fastprune.progress import step
+from fastprune.writing import check_output, written_whole
 
 FORMATS = ("onnx", "torch-export")
 PROGRAM_FILE = "model.pt2"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from fastprune.checkpoint import read_manifest
 from fastprune.errors import CheckpointError
+from fastprune.manifests import read_manifest
 
 
 def push_to_hub(path: str | Path, repository: str, *, private: bool = False, token: str | None = None) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 from fastprune import plugins
 from fastprune.architecture import Architecture
-from fastprune.checkpoint import MANIFEST, read_manifest
 from fastprune.costs import Workload
 from fastprune.groups import Groups
+from fastprune.manifests import MANIFEST, read_manifest
 from fastprune.pretrained import Pretrained
 
 

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from fastprune import contracts, portable
 from fastprune.architecture import Architecture
-from fastprune.budgets import Asked, Budget, Limit, Limits, main_cost, read_budget
+from fastprune.budgets import Asked, Budget, read_budget
 from fastprune.calibration import Batches, make_batches, token_limit
 from fastprune.capture import frozen
 from fastprune.costs import Workload
 from fastprune.errors import DataError
 from fastprune.groups import Groups
+from fastprune.limits import Limit, Limits, main_cost
 from fastprune.masks import Mask
 from fastprune.materialize import adopt, materialize, reconstruct_consumers
 from fastprune.plugins import architecture_for, task_for

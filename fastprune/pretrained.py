@@ -16,12 +16,14 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedModel
 
 from fastprune import cards, portable
-from fastprune.checkpoint import MANIFEST, is_pruned, load, read_manifest, save
+from fastprune.checkpoint import is_pruned, load, save
 from fastprune.errors import ModelError
 from fastprune.families import architecture_of
+from fastprune.manifests import MANIFEST, read_manifest
 from fastprune.plugins import task_for
 from fastprune.progress import step
 from fastprune.sentence_transformers import SentenceTransformer, read_sentence_transformer
+from fastprune.sources import check_model
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -167,11 +169,9 @@ def _directory(source: str | Path, *, weights: bool = True) -> Path:
     Raises:
         ModelError: There is none.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path = check_model(source)
+    if path is not None:
         return path
-    if path.exists() or str(source).startswith((".", "/", "~")):
-        raise ModelError(f"There is no model directory {source}" + (", but a file." if path.exists() else "."))
     try:
         names = ["*.json", "*.txt", "*.model", "[0-9]_*/*"]
         ignored = ["onnx/*", "openvino/*"]

@@ -8,12 +8,14 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
+from fastprune.manifests import read_manifest
 from fastprune.pictures import subplots
+from fastprune.writing import write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NAME = "report.html"
 CELLS = 128  # a group of more attention units than these is drawn as a bar
@@ -33,7 +35,8 @@ def summarised(importance: Mapping[str, Tensor], *, every: Mapping[str, bool]) -
         if not (every[name] and values.numel() <= CELLS):
             values = values.sort(descending=True).values
             if values.numel() > VALUES:
-                values = values[torch.linspace(0, values.numel() - 1, VALUES).round().long()]
+                last = values.numel() - 1
+                values = values[[round(at * last / (VALUES - 1)) for at in range(VALUES)]]
         found[name] = [float(f"{value:.4g}") for value in values.tolist()]
     return found
 
@@ -174,13 +177,10 @@ def write_report(directories: Sequence[str | Path], output: str | Path) -> Path:
     Raises:
         CheckpointError: A directory holds no pruned model.
     """
-    from fastprune.checkpoint import read_manifest
-    from fastprune.sweeps import write
-
     runs = {}
     for directory in map(Path, directories):
         name = directory.name if directory.name not in runs else str(directory)
         runs[name] = read_manifest(directory)
     path = Path(output)
-    write(path, render(runs))
+    write_text(path, render(runs))
     return path

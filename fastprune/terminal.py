@@ -24,7 +24,7 @@ from rich.table import Table
 from fastprune import progress as reports
 
 if TYPE_CHECKING:
-    from fastprune.sweeps import Sweep
+    from fastprune.curves import Sweep
 
 BAR_WIDTH = 12
 
@@ -140,7 +140,7 @@ def sweep_table(found: Sweep) -> Table:
     for heading in (
         "recipe",
         "budget",
-        f"{found.about['measure']} left",
+        f"{found.measure} left",
         found.metric,
         "spread",
         f"{unit} lost",

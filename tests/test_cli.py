@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,7 +85,9 @@ def test_options_reach_the_recipe(run: Run, tiny_checkpoint: Path, tiny_data: Pa
         (("--set", "damping=1"), "STAGE.OPTION=VALUE"),
         (("--pooling", "cls"), "--pooling is for plain encoders"),
         (("--label-column", "nope"), "nope"),
-        (("--recipe", "nosuch.toml"), "cannot be read"),
+        (("--recipe", "nosuch.toml"), "There is no such file: nosuch.toml"),
+        (("--architecture", "nosuch.toml"), "There is no such file: nosuch.toml"),
+        (("--budget", 50), "got 50; 50 % is 0.5"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(
@@ -94,6 +98,47 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     assert result.exit_code == 2
     assert message in result.stderr
     assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_can_be_told_at_once_is_told_before_torch_is_imported(tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    sheet = tmp_path / "data.xlsx"
+    sheet.touch()
+    out = ("--output", tmp_path / "out")
+    wrong = [
+        ("prune", "./nothing", "--data", tiny_data, "--budget", 0.5, *out),
+        ("prune", tmp_path / "empty", "--data", tiny_data, "--budget", 0.5, *out),
+        ("prune", "a/b/c", "--data", tiny_data, "--budget", 0.5, *out),
+        ("prune", "owner/name", "--data", "nothing.csv", "--budget", 0.5, *out),
+        ("prune", "owner/name", "--data", sheet, "--budget", 0.5, *out),
+        ("prune", "owner/name", "--data", tiny_data, "--budget", 50, *out),
+        ("prune", "owner/name", "--data", tiny_data, "--speedup", 0.5, *out),
+        ("prune", "owner/name", "--data", tiny_data, *out),
+        ("prune", "owner/name", "--data", tiny_data, "--budget", 0.5, "--set", "damp=1", *out),
+        ("prune", "owner/name", "--data", tiny_data, "--budget", 0.5, "--output", tmp_path),
+        ("prun", "owner/name"),
+        ("evaluate", "./nothing", "--data", tiny_data),
+        ("inspect", "./nothing"),
+        ("sweep", "owner/name", "--data", tiny_data, "--eval-data", tiny_data, "--budgets", "9:1", *out),
+        ("sweep", "owner/name", "--data", tiny_data, "--eval-data", tiny_data, "--pick", "best", *out),
+        ("report", tmp_path / "empty"),
+        ("push", tmp_path / "empty", "owner/name"),
+        ("demo", "--budget", 2, *out),
+    ]
+    code = (
+        "import sys, json, click\nfrom fastprune.cli import main\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    try: main(arguments)\n"
+        "    except SystemExit as stop: print(stop.code)\n"
+        "    assert 'torch' not in sys.modules, arguments"
+    )
+    told = json.dumps([[str(part) for part in arguments] for arguments in wrong])
+    done = subprocess.run([sys.executable, "-c", code, told], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2"] * len(wrong)
+    assert "Traceback" not in done.stderr
+    assert "Did you mean 'prune'?" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -27,6 +27,7 @@ from fastprune import (
     testing,
 )
 from fastprune.calibration import model_inputs
+from fastprune.manifests import read_manifest
 from fastprune.testing.comparing import hidden_error
 from fastprune.testing.guards import state_of
 
@@ -264,7 +265,7 @@ def test_result_is_saved_and_loaded(tmp_path: Path) -> None:
     result = fastprune.prune(model, batches, budget=0.5)
     loaded = fastprune.load(result.save(tmp_path / "model"))
     assert torch.equal(logits(loaded, batches), logits(result.model, batches))
-    manifest = fastprune.checkpoint.read_manifest(tmp_path / "model")
+    manifest = read_manifest(tmp_path / "model")
     assert manifest["budget"] == 0.5
     assert manifest["kept_units"] == {name: result.mask.kept(name).tolist() for name in result.mask}
     file = tmp_path / "recipe.toml"

@@ -171,5 +171,5 @@ def test_unreachable_names_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> 
     ) as caught:
         _open("nobody/nothing")
     assert "\n" not in str(caught.value)
-    with pytest.raises(ModelError, match="cannot be had from the Hub"):
+    with pytest.raises(ModelError, match="There is no model directory no/such/name"):
         _open("no/such/name")

@@ -12,16 +12,18 @@ import pytest
 
 import fastprune
 from fastprune import BudgetError, Recipe, Sweep, UsageError, sweeps, testing
+from fastprune.budgets import read_budgets
 from fastprune.cli import main
+from fastprune.curves import Run
 from fastprune.pretrained import Pretrained
-from fastprune.sweeps import Run, read_budgets
 
 RECIPES = {"default": Recipe.of("default"), "paper": Recipe.of("paper")}
 
 
 def a_sweep(*points: tuple[str, float, float], dense: float = 0.9, falling: bool = False) -> Sweep:
     runs = [Run(recipe=r, budget=c, seed=0, cost=c, metrics={"m": v}, seconds=1.0) for r, c, v in points]
-    return Sweep(about={"measure": "macs", "recipes": {}}, metric="m", falling=falling, dense={"m": dense}, runs=runs)
+    dense_metrics = {"m": dense}
+    return Sweep(about={"recipes": {}}, metric="m", falling=falling, dense=dense_metrics, measure="MACs", runs=runs)
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def test_the_knee_is_where_it_starts_to_cost() -> None:
     knee = found.knee()
     assert knee is not None
     assert knee.budget == 0.5
-    assert found.sentence(knee) == "0.5 of the macs costs 1.0 points of m"
+    assert found.sentence(knee) == "0.5 of the MACs costs 1.0 points of m"
     assert a_sweep(("a", 0.9, 0.9), ("a", 0.5, 0.8)).knee() is None
 
 

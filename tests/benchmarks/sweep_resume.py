@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from fastprune.sweeps import read_budgets
+from fastprune.budgets import read_budgets
 
 FASTPRUNE = [str(Path(sys.executable).with_name("fastprune"))]
 
