@@ -148,7 +148,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@main.command()
+@main.command(short_help="Prune a model to a budget and save the smaller one.")
 @click.argument("model")
 @click.option("--data", required=True, help="Calibration data: a file, a directory, or a Hub name such as glue/mrpc.")
 @click.option("--budget", help="What may be left: 0.5 of the cost, or by cost: latency=0.6,params=0.7, latency=3.5ms.")
@@ -172,6 +172,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--eval-data", help="Data to measure the dense and the pruned model on.")
 @click.option("--eval-split", help="Of the evaluation data.")
+@click.option("--bench/--no-bench", default=True, show_default=True, help="Time both models, for the report.")
 @data_options
 @model_options
 def prune(model: str, data: str, output: str, **options: Any) -> None:
@@ -191,7 +192,7 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
     _check_sources(model, data, options["eval_data"])
     _check_read(options["recipe"], options["architecture"], options["latency_table"])
     with working(as_json=options["as_json"]) as where:
-        from fastprune import limits, pipeline, terminal
+        from fastprune import figures, limits, pipeline, terminal
         from fastprune.measuring import conditions_text
         from fastprune.recipe import Recipe
 
@@ -209,7 +210,13 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
             tests = _evaluation_batches(options["eval_data"], opened, options)
         where.print(f"{batches.n_samples} samples of {batches.mean_length} tokens on average from {data}")
         result = pipeline.prune(
-            opened, batches, budget=budget, recipe=recipe, architecture=architecture, seed=options["seed"]
+            opened,
+            batches,
+            budget=budget,
+            recipe=recipe,
+            architecture=architecture,
+            seed=options["seed"],
+            bench=options["bench"],
         )
         if tests is not None:
             result.metrics.update(_compare(opened, result, tests))
@@ -219,7 +226,9 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
         return
     where.print(terminal.groups_table(result.kept()))
     where.print(
-        terminal.figures_table(_figures(result), f"{result.measure} {result.cost_after / result.cost_before:.3f}")
+        terminal.figures_table(
+            figures.rows(result.summary()), f"{result.measure} {result.cost_after / result.cost_before:.3f}"
+        )
     )
     for cost in result.costs:
         if "batch_size" in cost["conditions"]:
@@ -228,7 +237,7 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
     where.print(f"{seconds}\nSaved in {output}, with report.html. Load it: fastprune.load({output!r})")
 
 
-@main.command()
+@main.command(short_help="Measure a model, dense or pruned, on labelled data.")
 @click.argument("model")
 @click.option("--data", required=True, help="Labelled data: a file, a directory, or a Hub name such as glue/mrpc.")
 @data_options
@@ -256,7 +265,7 @@ def evaluate(model: str, data: str, **options: Any) -> None:
         click.echo(f"{name:<20} {value:.4f}")
 
 
-@main.command()
+@main.command(short_help="Show what can be pruned of a model, or what is left.")
 @click.argument("model")
 @click.option("--seq-len", type=click.IntRange(1), default=128, show_default=True, help="Tokens a sample, for MACs.")
 @click.option("--architecture", help="A TOML file that says where the units of an unknown family are.")
@@ -272,6 +281,7 @@ def inspect(model: str, seq_len: int, **options: Any) -> None:
     _check_read(options["architecture"])
     with working(as_json=options["as_json"]) as where:
         from fastprune import terminal
+        from fastprune.figures import count
         from fastprune.inspection import inspect as look
 
         architecture = _architecture(options)
@@ -279,14 +289,14 @@ def inspect(model: str, seq_len: int, **options: Any) -> None:
     if options["as_json"]:
         click.echo(json.dumps(found))
         return
-    where.print(terminal.groups_table(found["groups"]))
+    where.print(terminal.groups_table(found["groups"], found["measures"]))
     for name in ("macs", "parameters"):
         where.print(
-            f"{name}: {terminal.count(found[name])}, of which {terminal.count(found['fixed'][name])} cannot be pruned"
+            f"{found['measures'][name]}: {count(found[name])}, of which {count(found['fixed'][name])} cannot be pruned"
         )
 
 
-@main.command("check-architecture")
+@main.command("check-architecture", short_help="Check that fastprune prunes a model's family rightly.")
 @click.argument("model")
 @click.option("--architecture", help="A TOML file that says where the units of an unknown family are.")
 @click.option("--layers", type=click.IntRange(2), default=2, show_default=True, help="Of the model that is built.")
@@ -332,7 +342,7 @@ def serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@main.command()
+@main.command(short_help="Measure a latency table of a model on this machine.")
 @click.argument("model", required=False)
 @click.option("--output", help="The table, as JSON; with --show, a picture (.png, .svg, .pdf).")
 @click.option("--show", help="Draw the curves of a table instead of measuring one.")
@@ -392,7 +402,7 @@ KINDS = ("scorer", "searcher", "rearranger", "tuner", "cost", "schedule", "prese
 """As the catalogue has them, without the seconds that importing it takes."""
 
 
-@main.command()
+@main.command(short_help="Time a dense and a pruned model side by side.")
 @click.argument("dense")
 @click.argument("pruned")
 @click.option("--batch-size", type=click.IntRange(1), help="What PRUNED was measured for, or 32.")
@@ -439,7 +449,7 @@ def bench(dense: str, pruned: str, **options: Any) -> None:
     where.print(terminal.figures_table(_bench_rows(figures), title))
 
 
-@main.command()
+@main.command(short_help="Write a model as ONNX or as a torch.export program.")
 @click.argument("model")
 @click.option("--output", required=True, help="A directory that does not exist, or is empty.")
 @click.option("--format", type=click.Choice(["onnx", "torch-export"]), default="onnx", show_default=True)
@@ -471,7 +481,7 @@ def export(model: str, output: str, format: str, opset: int | None, as_json: boo
     )
 
 
-@main.command()
+@main.command(short_help="Upload a pruned model to the Hub.")
 @click.argument("directory")
 @click.argument("repository")
 @click.option("--private", is_flag=True, help="Visible to its owner only, where it is new.")
@@ -493,7 +503,7 @@ def push(directory: str, repository: str, private: bool) -> None:
 
 def _bench_rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """What a comparison found, for people."""
-    from fastprune import terminal
+    from fastprune.figures import count, ratio
 
     dense, pruned = figures["dense"], figures["pruned"]
 
@@ -512,12 +522,11 @@ def _bench_rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     rows.append(row("samples a second", lambda side: f"{side['samples_per_second']:.4g}"))
     for name, key in (("weights", "weight_bytes"), ("memory beside them", "peak_bytes")):
         if key in dense:
-            ratio = _ratio(dense[key], pruned[key])
-            rows.append((name, f"{terminal.count(dense[key])}B", f"{terminal.count(pruned[key])}B", ratio))
+            rows.append((name, f"{count(dense[key])}B", f"{count(pruned[key])}B", ratio(dense[key], pruned[key])))
     return rows
 
 
-@main.command()
+@main.command(short_help="Draw accuracy against cost over many budgets.")
 @click.argument("model")
 @click.option("--data", required=True, help="Calibration data: a file, a directory, or a Hub name such as glue/mrpc.")
 @click.option("--eval-data", required=True, help="Labelled data to measure every model on.")
@@ -591,7 +600,7 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
     where.print(f"The curve is in {output}/sweep.png and sweep.svg, all figures in sweep.csv and sweep.json")
 
 
-@main.command()
+@main.command(short_help="Show several pruned models side by side on one page.")
 @click.argument("directories", nargs=-1, required=True)
 @click.option("--output", default="report.html", show_default=True, help="The page.")
 def report(directories: tuple[str, ...], output: str) -> None:
@@ -620,7 +629,7 @@ def _seeds(text: str) -> list[int]:
         raise UsageError(f"Seeds are whole numbers separated by commas, such as 0,1,2; got {text}.") from error
 
 
-@main.command()
+@main.command(short_help="List what can be chosen, with formulas and papers.")
 @click.argument("kind", required=False, shell_complete=_complete_kinds)
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -663,7 +672,7 @@ def _described(entry: Mapping[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
-@main.command()
+@main.command(short_help="List the installed plugins.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plugins(as_json: bool) -> None:
     """List the installed plugins, and what is wrong with those that did not load."""
@@ -677,7 +686,7 @@ def plugins(as_json: bool) -> None:
         click.echo(f"{row['name']:<14} {row['distribution']:<24} {row['problem'] or 'loaded'}")
 
 
-@main.command()
+@main.command(short_help="Print the script that completes commands in a shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the script that completes commands and options in a SHELL.
@@ -697,7 +706,7 @@ def completion(shell: str) -> None:
         raise UsageError(f"The completion for {shell} cannot be made: {error}.") from error
 
 
-@main.command()
+@main.command(short_help="Halve a real sentence encoder. Needs no Hub.")
 @click.option("--output", default="fastprune-demo", show_default=True, help="Where the pruned model goes.")
 @click.option("--budget", type=float, default=0.5, show_default=True, help="What may be left of the MACs.")
 @click.option("--samples", type=click.IntRange(64), default=1024, show_default=True, help="Sentences to calibrate on.")
@@ -710,7 +719,7 @@ def demo(output: str, budget: float, samples: int, as_json: bool) -> None:
     check_output(output)
     budgets.read_budget(budget)
     with working(as_json=as_json) as where:
-        from fastprune import terminal
+        from fastprune import figures, terminal
         from fastprune.demo import run
 
         outcome = run(output, budget=budget, samples=samples, say=where.print)
@@ -718,8 +727,15 @@ def demo(output: str, budget: float, samples: int, as_json: bool) -> None:
         click.echo(json.dumps(outcome.figures))
         return
     where.print(terminal.groups_table(outcome.result.kept()))
-    where.print(terminal.figures_table(outcome.rows(), "all-MiniLM-L6-v2, pruned without labels or retraining"))
-    where.print(f"Saved in {output}. Load it:\n\n    import fastprune\n    model = fastprune.load({output!r})\n")
+    where.print(
+        terminal.figures_table(
+            figures.rows(outcome.result.summary()), "all-MiniLM-L6-v2, pruned without labels or retraining"
+        )
+    )
+    where.print(
+        f"Saved in {output}, with {output}/report.html to open in a browser. Load it:\n\n"
+        f"    import fastprune\n    model = fastprune.load({output!r})\n"
+    )
 
 
 def _check_sources(model: str | None, *data: str | None) -> None:
@@ -834,30 +850,3 @@ def _compare(opened: Pretrained, result: PruningResult, tests: Batches) -> dict[
     if not tests.has_labels and tests.task is not None and tests.task.name != "embedding":
         return {"fidelity": fidelity(opened.model, result.model, tests)}
     return {"dense": measure(opened.model, tests), "pruned": measure(result.model, tests)}
-
-
-def _figures(result: PruningResult) -> list[tuple[str, str, str, str]]:
-    from fastprune.terminal import count
-
-    rows = [
-        (cost["measure"], count(cost["before"]), count(cost["after"]), _ratio(cost["before"], cost["after"]))
-        for cost in result.costs
-        if cost["measure"] != "parameters"
-    ]
-    rows += [
-        (
-            "parameters",
-            count(result.parameters_before),
-            count(result.parameters_after),
-            _ratio(result.parameters_before, result.parameters_after),
-        ),
-    ]
-    for name, value in result.metrics.get("dense", {}).items():
-        pruned = result.metrics["pruned"][name]
-        rows.append((name, f"{value:.4f}", f"{pruned:.4f}", f"{pruned - value:+.4f}"))
-    rows.extend((name, "1", f"{value:.4f}", "") for name, value in result.metrics.get("fidelity", {}).items())
-    return rows
-
-
-def _ratio(before: float, after: float) -> str:
-    return f"{after / before:.2f} x" if before else ""

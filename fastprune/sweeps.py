@@ -70,7 +70,9 @@ def sweep(
             sets[seed] = data(seed)
             shared[seed] = Shared(folder / "scores" / str(seed) if folder else None)
         start = time.perf_counter()
-        result = prune(model, sets[seed], budget=budget, recipe=recipes[name], seed=seed, shared=shared[seed])
+        result = prune(
+            model, sets[seed], budget=budget, recipe=recipes[name], seed=seed, shared=shared[seed], bench=False
+        )
         seconds = time.perf_counter() - start
         found.measure = _counted(recipes[name].cost, result)
         found.runs.append(

@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 from fastprune import progress as reports
+from fastprune.figures import Row, count
 
 if TYPE_CHECKING:
     from fastprune.curves import Sweep
@@ -74,7 +75,7 @@ def logs(where: Console) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def figures_table(rows: Sequence[tuple[str, str, str, str]], title: str) -> Table:
+def figures_table(rows: Sequence[Row], title: str) -> Table:
     """Before and after: name, dense, pruned, what that means."""
     table = Table(title=title, box=SIMPLE, title_justify="left")
     for heading, justify in (("", "left"), ("dense", "right"), ("pruned", "right"), ("", "right")):
@@ -84,13 +85,14 @@ def figures_table(rows: Sequence[tuple[str, str, str, str]], title: str) -> Tabl
     return table
 
 
-def groups_table(groups: Sequence[Mapping[str, Any]]) -> Table:
-    """What is left of each group, as bars. Rows hold name, kind, units, kept and any further columns."""
+def groups_table(groups: Sequence[Mapping[str, Any]], headings: Mapping[str, str] | None = None) -> Table:
+    """What is left of each group, as bars. Rows hold name, kind, units, kept and any further columns, under headings."""
     extra = [name for name in groups[0] if name not in ("name", "kind", "units", "kept")]
     table = Table(box=SIMPLE)
     table.add_column("group", no_wrap=True)
     for heading in ("kept", "", *extra):
-        table.add_column(heading, no_wrap=True, justify="right" if heading in extra else "left")
+        said = (headings or {}).get(heading, heading)
+        table.add_column(said, no_wrap=True, justify="right" if heading in extra else "left")
     for group in groups:
         share = group["kept"] / group["units"] if group["units"] else 0.0
         filled = round(share * BAR_WIDTH)
@@ -121,14 +123,6 @@ def curve_table(measure: str, kept: Sequence[int], cost: Sequence[float], spread
         bar = "█" * round(3 * BAR_WIDTH * value / most)
         table.add_row(str(units), f"{value:.4g}", f"{apart:.0%}", bar)
     return table
-
-
-def count(value: float) -> str:
-    """A large number as people say it: 1.5 G, 22.7 M."""
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:g}"
 
 
 def sweep_table(found: Sweep) -> Table:

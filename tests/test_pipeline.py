@@ -78,7 +78,7 @@ def test_budget_is_kept_and_nearly_spent(preset: str, cost: str, budget: float) 
 @pytest.mark.parametrize("budget", [0, 0.0, -0.5, 1.5, float("nan"), float("inf")])
 def test_budget_that_is_no_fraction(budget: float) -> None:
     model, batches = case()
-    with pytest.raises(BudgetError, match=f"above 0 and at most 1; got {budget}"):
+    with pytest.raises(BudgetError, match=f"above 0 and at most 1; got {budget:g}"):
         fastprune.prune(model, batches, budget=budget)
 
 
@@ -254,9 +254,10 @@ def test_progress_and_timings() -> None:
         "searching",
         "rearranging",
         "tuning",
+        "timing",
     }
     assert ("tuning", 2, 2) in seen
-    assert {"measure", "score", "search", "rearrange", "tune"} <= set(result.timings)
+    assert {"measure", "score", "search", "rearrange", "tune", "bench"} == set(result.timings)
     assert all(seconds >= 0 for seconds in result.timings.values())
 
 
@@ -364,3 +365,30 @@ def test_a_schedule_that_breaks_its_contract(passes, complaint) -> None:
     model, batches = case(samples=4)
     with pytest.raises(ContractError, match=complaint):
         fastprune.prune(model, batches, budget=0.5, schedule=Broken())
+
+
+def test_both_models_are_timed_side_by_side_unless_told_not_to() -> None:
+    model, batches = case()
+    result = fastprune.prune(model, batches, budget=0.5)
+    assert result.latency["dense"] > 0
+    assert result.latency["pruned"] > 0
+    assert result.latency["batch_size"] == 8
+    assert result.latency["seq_len"] == batches.mean_length
+    assert "bench" in result.timings
+    untimed = fastprune.prune(model, batches, budget=0.5, bench=False)
+    assert untimed.latency == {}
+    assert "bench" not in untimed.timings
+    size = untimed.summary()["size"]
+    assert size["before"] > size["after"] >= 4 * untimed.parameters_after
+
+
+def test_a_model_that_cannot_be_timed_is_pruned_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*arguments, **options):
+        raise RuntimeError("no such kernel")
+
+    model, batches = case()
+    monkeypatch.setattr("fastprune.pipeline.interleaved", fail)
+    assert fastprune.prune(model, batches, budget=0.5).latency == {}
+    assert "The models cannot be timed: RuntimeError: no such kernel" in caplog.text
