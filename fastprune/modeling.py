@@ -117,6 +117,10 @@ class BiasOnly(nn.Module):
         return f"out_features={self.out_features}"
 
 
+CACHES = ("cache", "past_key_values")
+"""What transformers calls the argument with earlier keys and values, from 5.24 on and before."""
+
+
 class EmptySublayer(nn.Module):
     """Stands where a sublayer without units was: it computes nothing, and says so to the modules around it.
 
@@ -164,8 +168,9 @@ class EmptySublayer(nn.Module):
             output = self.get_submodule(facts["consumer"])(output)  # [..., hidden]
         if facts.get("norm"):
             output = self.get_submodule(facts["norm"])(hidden + output)  # [..., hidden]
-        if facts["cache"] and given.get(facts["cache"]) is not None:
-            self._count_tokens(given[facts["cache"]], hidden)
+        if facts["cache"]:
+            caches = (given.get(name) for name in (facts["cache"], *CACHES))
+            self._count_tokens(next((cache for cache in caches if cache is not None), None), hidden)
         if facts["outputs"] == 1:
             return output
         others: list[Any] = [None] * (facts["outputs"] - 1)
@@ -174,6 +179,8 @@ class EmptySublayer(nn.Module):
         return (output, *others)
 
     def _count_tokens(self, cache: Any, hidden: Tensor) -> None:
+        if cache is None:
+            return
         token = hidden.new_zeros(
             hidden.shape[0], 1, hidden.shape[1], 1
         )  # one number a token instead of keys and values
