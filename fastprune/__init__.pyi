@@ -16,15 +16,15 @@ from .capture import consumer_inputs as consumer_inputs
 from .capture import frozen as frozen
 from .capture import real_rows as real_rows
 from .checkpoint import load as load
+from .columns import label_column as label_column
+from .columns import text_columns as text_columns
 from .conformance import Verdict as Verdict
 from .conformance import check_model as check_model
 from .costs import Conditions as Conditions
 from .costs import CostTable as CostTable
 from .costs import Workload as Workload
 from .curves import Sweep as Sweep
-from .data import label_column as label_column
 from .data import read_dataset as read_dataset
-from .data import text_columns as text_columns
 from .errors import BudgetError as BudgetError
 from .errors import CheckpointError as CheckpointError
 from .errors import ContractError as ContractError

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 
-from fastprune.data import read_dataset
 from fastprune.errors import DataError
 from fastprune.progress import step
 from fastprune.tasks import Batch, Columns, Sample, Task
 
 if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
@@ -189,9 +189,11 @@ def make_batches(
         )
     with step("reading"):
         if isinstance(data, (str, Path)):
+            from fastprune.data import read_dataset  # takes seconds
+
             source = source or str(data)
             data = read_dataset(data, split=split, default_split=default_split)
-        if isinstance(data, IterableDataset):
+        if is_dataset(data, streamed=True):
             data = _from_stream(data, samples)
         if samples is not None and samples < len(data) and not task.running_text:
             order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
@@ -219,6 +221,19 @@ def make_batches(
     return Batches(batches=batches, task=task, samples=tuple(encoded), source=source)
 
 
+def is_dataset(data: object, *, streamed: bool = False) -> bool:
+    """Whether it is a data set of ``datasets``; where nobody has imported that, there is none.
+
+    Args:
+        data: Anything.
+        streamed: Only a streamed one will do.
+    """
+    library = sys.modules.get("datasets")
+    if library is None:
+        return False
+    return isinstance(data, library.IterableDataset) or (not streamed and isinstance(data, library.Dataset))
+
+
 def _from_stream(stream: IterableDataset, samples: int | None) -> Dataset:
     """The first rows of a stream, enough to draw from.
 
@@ -230,6 +245,8 @@ def _from_stream(stream: IterableDataset, samples: int | None) -> Dataset:
     rows = list(stream.take(STREAMED * samples))
     if not rows:
         raise DataError("The streamed data set holds no rows.")
+    from datasets import Dataset  # it has been imported, or there were no stream
+
     return Dataset.from_list(rows, features=stream.features)
 
 

@@ -192,8 +192,7 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
     _check_sources(model, data, options["eval_data"])
     _check_read(options["recipe"], options["architecture"], options["latency_table"])
     with working(as_json=options["as_json"]) as where:
-        from fastprune import figures, limits, pipeline, terminal
-        from fastprune.measuring import conditions_text
+        from fastprune import limits
         from fastprune.recipe import Recipe
 
         architecture = _architecture(options)
@@ -203,6 +202,10 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
             stages["cost"] = stages["cost"] or "latency"
             settings.setdefault("cost", {})["table_file"] = options["latency_table"]
         recipe = Recipe.of(options["preset"], file=options["recipe"], settings=settings, **stages)
+
+        from fastprune import figures, pipeline, terminal
+        from fastprune.measuring import conditions_text
+
         opened = _open(model, options)
         batches = _batches(data, opened, options, samples=options["samples"], seed=options["seed"])
         tests = None

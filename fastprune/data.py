@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from fastprune.errors import DataError
 from fastprune.sources import check_data
-from fastprune.tasks import Columns
 
 LOADERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ".csv": ("csv", {"keep_default_na": False}),
@@ -57,47 +56,6 @@ def read_dataset(
     if len(data) == 0:
         raise DataError(f"{source} holds no rows.")
     return data
-
-
-def text_columns(data: Dataset, columns: Columns, usual: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """The columns of text: those that were asked for, or else the first of the usual ones that are all there.
-
-    Args:
-        data: The data set.
-        columns: What was asked for.
-        usual: Usual names, one tuple for each set of columns that belong together; the first that fits is taken.
-
-    Raises:
-        DataError: A column that was asked for is missing, or none of the usual ones is there.
-    """
-    for name in columns.text:
-        _require_column(data, name, "text")
-    if columns.text:
-        return columns.text
-    for names in usual:
-        if set(names) <= set(data.column_names):
-            return names
-    raise DataError(
-        f"None of the usual text columns ({'; '.join(', '.join(names) for names in usual)}) is in the data, "
-        f"which has {', '.join(data.column_names)}; name the text columns."
-    )
-
-
-def label_column(data: Dataset, columns: Columns, usual: Sequence[str]) -> str | None:
-    """The column of labels: the one that was asked for, or else the first usual one; None where there is none.
-
-    Raises:
-        DataError: The column that was asked for is missing.
-    """
-    if columns.label is not None:
-        _require_column(data, columns.label, "label")
-        return columns.label
-    return next((name for name in usual if name in data.column_names), None)
-
-
-def _require_column(data: Dataset, name: str, role: str) -> None:
-    if name not in data.column_names:
-        raise DataError(f"The data has no {role} column '{name}'; its columns are {', '.join(data.column_names)}.")
 
 
 def _read_file(path: Path) -> Dataset:
@@ -149,9 +107,16 @@ def _squad_rows(articles: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def _read_directory(path: Path) -> Dataset | DatasetDict:
     saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
     try:
-        return load_from_disk(str(path)) if saved else load_dataset(str(path))
+        return load_from_disk(str(path)) if saved else load_dataset(str(path), **_reading_of(path))
     except Exception as error:  # as above
         raise DataError(f"{path} cannot be read as a directory of data: {_reason(error)}") from error
+
+
+def _reading_of(path: Path) -> dict[str, Any]:
+    """How the files of a directory are read: as one of them would be, where all are of one kind."""
+    kinds = {file.suffix.lower() for file in path.rglob("*")} & set(LOADERS)
+    options = LOADERS[kinds.pop()][1] if len(kinds) == 1 else {}
+    return {name: value for name, value in options.items() if name != "sep"}  # datasets knows it by the file
 
 
 def _read_hub(name: str) -> DatasetDict:

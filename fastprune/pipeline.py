@@ -9,16 +9,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 
 from fastprune import contracts, portable
 from fastprune.architecture import Architecture
 from fastprune.budgets import Asked, Budget, read_budget
-from fastprune.calibration import Batches, make_batches, to_device, token_limit
+from fastprune.calibration import Batches, is_dataset, make_batches, to_device, token_limit
 from fastprune.capture import frozen
 from fastprune.costs import Workload
 from fastprune.errors import DataError
@@ -37,6 +36,9 @@ from fastprune.scores import Scores
 from fastprune.strategies import CostModel, Rearranger, Schedule, Scorer, Searcher, Strategy, Tuner
 from fastprune.tasks import Batch, Task
 from fastprune.timing import interleaved, speedup
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +109,7 @@ def prune(
         recipe = recipe.change(settings=settings, **stages)
     if isinstance(model, (str, Path)):
         model = open_pretrained(model)
-    if isinstance(data, (str, Path, Dataset, IterableDataset)):
+    if isinstance(data, (str, Path)) or is_dataset(data):
         data = _read(data, model, task, seed)
     dense = model.model if isinstance(model, Pretrained) else model
     architecture = architecture or architecture_for(dense)

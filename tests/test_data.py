@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, DatasetDict
 
-from fastprune.data import label_column, read_dataset, text_columns
+from fastprune.columns import label_column, text_columns
+from fastprune.data import read_dataset
 from fastprune.errors import DataError
 from fastprune.tasks import Columns
 
@@ -172,3 +173,13 @@ def test_columns_are_guessed_or_checked() -> None:
 )
 def test_real_files_have_all_their_rows(tiny_shared: Path, name: str, rows: int) -> None:
     assert len(read_dataset(tiny_shared / "data" / name)) == rows
+
+
+def test_a_directory_is_read_as_its_files_would_be(folder: Path) -> None:
+    """Stray quotes and the word NA are text, in files and in directories of them."""
+    for name in ("train", "test"):
+        (folder / f"{name}.tsv").write_text(f'text\tlabel\n"{name} said\t1\nNA\t0\n')
+    (folder / "README.md").write_text("# Some data")
+    for split in ("train", "test"):
+        rows = read_dataset(folder, split=split)
+        assert rows["text"][:] == read_dataset(folder / f"{split}.tsv")["text"][:] == [f'"{split} said', "NA"]

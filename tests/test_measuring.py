@@ -57,7 +57,7 @@ def test_picture(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
     [
         ((), "Name a MODEL to measure, or a table to --show."),
         (("MODEL", "--show", "t.json"), "Name a MODEL to measure, or a table to --show."),
-        (("--show", "none.json"), "The cost table none.json cannot be read: No such file"),
+        (("--show", "none.json"), "There is no such file: none.json"),
         (("MODEL", "--seq-len", 65), "takes at most 64 tokens; 65 were asked for"),
         (("MODEL", "--device", "cuda:77"), "There is no device 'cuda:77' here"),
         (("MODEL", "--cost", "macs", "--batch-size", 1), "no option"),

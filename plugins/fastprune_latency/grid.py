@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
 FEW = 16  # so many units are measured one by one
 CERTAIN = 1.5  # times the errors together: what is no bend but noise
@@ -62,6 +61,8 @@ def rising(kept: Sequence[int], costs: Sequence[float]) -> list[float]:
         kept: The numbers of units, rising.
         costs: What was measured above no units, with noise.
     """
+    from scipy.optimize import isotonic_regression  # takes seconds
+
     assert all(one < other for one, other in pairwise(kept))
     smooth = isotonic_regression(np.asarray(costs, dtype=float)).x
     return [0.0, *(max(0.0, float(cost)) for cost in smooth[1:])]

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from scipy.sparse.linalg import lsmr
 from torch import Tensor, nn
 
 from fastprune import Batches, Group, Groups, Reconstruction, Scores, Statistics, Tuner, option, reconstruct
@@ -32,6 +31,8 @@ class MaskTuner(Tuner):
     def _solve(
         self, group: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
+        from scipy.sparse.linalg import lsmr  # takes seconds
+
         if group.units == 0:
             return weight, bias
         normal, missing = normal_equations(statistics, weight, group.width)

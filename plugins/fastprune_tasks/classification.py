@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional import classification as measures
 
 from fastprune import Batch, Columns, DataError, Sample, Task, label_column
 from fastprune_tasks.labels import LABELS, class_names, class_reader, labels_of, read_labels
@@ -78,6 +77,8 @@ class SequenceClassification(Task):
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
         """Accuracy, F1 (two classes: of class 1, else macro) and Matthews' correlation."""
+        from torchmetrics.functional import classification as measures  # takes seconds
+
         pairs = [(full_precision(outputs.logits), labels_of(batch)) for outputs, batch in results]
         logits = torch.cat([logits for logits, _ in pairs])  # [samples, classes]
         labels = torch.cat([labels for _, labels in pairs]).long()  # [samples] or [samples, classes]

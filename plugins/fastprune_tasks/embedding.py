@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional import pairwise_cosine_similarity
-from torchmetrics.functional.regression import spearman_corrcoef
 
 from fastprune import Batch, Columns, DataError, Sample, Task, label_column, text_columns, token_mask
 from fastprune_tasks.labels import SCORES, read_labels
@@ -119,6 +117,8 @@ class Embedding(Task):
 
         Pairs are those of 1,000 texts at most.
         """
+        from torchmetrics.functional.regression import spearman_corrcoef  # takes seconds
+
         one, other = [], []
         for left, right, batch in zip(teacher, student, batches, strict=True):
             one.append(self.embed(left, batch))
@@ -132,6 +132,8 @@ class Embedding(Task):
 
 def _cosines(vectors: Tensor) -> Tensor:
     """Cosines of all pairs of the compared samples: [samples, hidden] -> [pairs]."""
+    from torchmetrics.functional import pairwise_cosine_similarity  # takes seconds
+
     # Batches are sorted by length: an even spread compares short with long texts, the first ones would not.
     chosen = torch.linspace(0, len(vectors) - 1, min(COMPARED, len(vectors))).long()
     table = pairwise_cosine_similarity(vectors[chosen])  # [samples, samples]

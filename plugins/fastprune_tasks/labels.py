@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from datasets import ClassLabel
-
 from fastprune import Batch, DataError
 
 if TYPE_CHECKING:
@@ -58,7 +56,7 @@ def class_reader(data: Dataset, column: str | None, classes: tuple[str, ...]) ->
     feature = data.features.get(column)
     feature = getattr(feature, "feature", feature)  # of the items, where a row holds a list
     numbers = list(range(len(classes)))
-    if isinstance(feature, ClassLabel) and {name.casefold() for name in feature.names} <= set(by_name):
+    if hasattr(feature, "names") and {name.casefold() for name in feature.names} <= set(by_name):
         numbers = [by_name[name.casefold()] for name in feature.names]
 
     def read(value: Any) -> int:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.text import squad
 
 from fastprune import Batch, Columns, DataError, Sample, Task, label_column, text_columns, token_mask
 from fastprune_tasks.likelihood import categorical_loss, draw_categorical, full_precision
@@ -100,6 +99,8 @@ class QuestionAnswering(Task):
         The best span of all windows answers a question. No answer at all is a choice only where the data has
         questions without one (SQuAD 2), and wins when the CLS token outscores the best span in every window.
         """
+        from torchmetrics.functional.text import squad  # takes seconds
+
         if not samples or any("answers" not in sample for sample in samples):
             raise DataError(
                 "Metrics of question answering need the encoded samples with answers; name the answers' column."

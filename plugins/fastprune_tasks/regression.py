@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.regression import mean_squared_error, pearson_corrcoef, spearman_corrcoef
 
 from fastprune import Batch, Columns, DataError, ModelError, Sample, Task, label_column
 from fastprune_tasks.labels import SCORES, labels_of, read_labels
@@ -67,6 +66,8 @@ class Regression(Task):
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
         """Pearson's and Spearman's correlation, and the mean squared error."""
+        from torchmetrics.functional.regression import mean_squared_error  # takes seconds
+
         pairs = [(full_precision(outputs.logits).squeeze(1), labels_of(batch)) for outputs, batch in results]
         predicted = torch.cat([prediction for prediction, _ in pairs])  # [samples]
         labels = torch.cat([label for _, label in pairs]).to(predicted)  # [samples]
@@ -83,6 +84,8 @@ class Regression(Task):
 
 def correlations(predicted: Tensor, labels: Tensor) -> dict[str, float]:
     """Pearson's and Spearman's correlation of two [samples]; not a number where one of them is constant."""
+    from torchmetrics.functional.regression import pearson_corrcoef, spearman_corrcoef  # takes seconds
+
     return {
         "pearson": float(pearson_corrcoef(predicted, labels)),
         "spearman": float(spearman_corrcoef(predicted, labels)),

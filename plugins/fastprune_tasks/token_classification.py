@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
-from torchmetrics.functional import classification as measures
 
 from fastprune import Batch, Columns, DataError, Sample, Task, label_column, text_columns, token_mask
 from fastprune_tasks.labels import class_names, class_reader, labels_of, read_labels
@@ -75,6 +74,8 @@ class TokenClassification(Task):
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
         """Accuracy over labelled tokens, which is micro-averaged F1 as well, and macro-averaged F1."""
+        from torchmetrics.functional import classification as measures  # takes seconds
+
         pairs = []
         for outputs, batch in results:
             labels = labels_of(batch)
