@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NAME = "report.html"
 CELLS = 128  # a group of more attention units than these is drawn as a bar
 VALUES = 128  # of one group's importance, in a manifest
+BLUE, GREY = "#2563eb", "#8a93a5"  # the page draws what is of the first in its own blue, by light or dark
 
 
 def summarised(importance: Mapping[str, Tensor], *, every: Mapping[str, bool]) -> dict[str, list[float]]:
@@ -65,12 +66,23 @@ def verdict(details: Mapping[str, Any]) -> str:
     *first, last = [f"{share} of the {name}" for name, share in shares.items() if share]
     said = f"{', '.join(first)}{' and ' if first else ''}{last} are left"
     if details.get("latency"):
-        said += f", which is {details['latency']['speedup']:.2g}x as fast"
+        said += f"; a forward pass is {details['latency']['speedup']:.1f} times as fast"
     dense, pruned = details["metrics"].get("dense"), details["metrics"].get("pruned")
     if dense and pruned:
         name = next(iter(dense))
-        said += f", and {name} goes from {dense[name]:.4g} to {pruned[name]:.4g}"
+        said += f"; {name} goes from {dense[name]:.4g} to {pruned[name]:.4g}"
     return f"{said}."
+
+
+def _conditions(latency: Mapping[str, Any]) -> str:
+    """How the latency was measured, in one sentence."""
+    if not latency:
+        return ""
+    where = f"on {latency['device']}"
+    if latency.get("threads") and latency["device"] == "cpu":
+        where += f" with {latency['threads']} thread{'s' if latency['threads'] > 1 else ''}"
+    dtype = f" in {latency['dtype']}" if latency.get("dtype") else ""
+    return f"Latency: the median of forward passes {where}{dtype}, both models in turns."
 
 
 def shown(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,6 +95,7 @@ def shown(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
         "figures": figures.rows(details),
         "cells": {name: (pruned, means) for name, _, pruned, means in figures.rows(details)},
         "groups": [_group(group, details, common) for group in details["groups"]],
+        "conditions": _conditions(details.get("latency") or {}),
         "spectrum": _spectrum(details),
         "timings": details["timings"],
         "calibration": f"Calibrated on {calibration['samples']} samples ({calibration['tokens']:,} tokens) of "
@@ -118,35 +131,39 @@ def _group(group: Mapping[str, Any], details: Mapping[str, Any], common: str) ->
     return shown
 
 
-def _spectrum(details: Mapping[str, Any]) -> str:
-    """The importance of every group, sorted, as an inline SVG; empty where nothing is known."""
+def _spectrum(details: Mapping[str, Any]) -> list[str]:
+    """The importance of every group, sorted, as an inline SVG for each kind; none where nothing is known."""
     importance = {name: sorted(values, reverse=True) for name, values in (details.get("importance") or {}).items()}
     if not any(max(values, default=0) > 0 for values in importance.values()):
-        return ""
-    kinds = {group["name"]: group["kind"] for group in details["groups"]}
-    figure, panels = subplots(9, 3.4, count=2)
-    figure.patch.set_alpha(0)
+        return []
+    kinds: dict[str, list[str]] = {}
+    for group in details["groups"]:
+        if group["name"] in importance:
+            kinds.setdefault(group["kind"], []).append(group["name"])
     floor = 1e-9 * max(value for values in importance.values() for value in values)
-    for axes, kind in zip(panels, ("attention", "ffn"), strict=True):
-        names = [name for name in importance if (kinds[name] == "attention") == (kind == "attention")]
-        for place, name in enumerate(names):
-            values = [max(value, floor) for value in importance[name]]
-            share = [100 * at / max(len(values) - 1, 1) for at in range(len(values))]
-            axes.plot(
-                share, values, color=(0.15, 0.39, 0.92, 0.25 + 0.75 * place / max(len(names) - 1, 1)), linewidth=1.2
-            )
-        axes.set(yscale="log", title=f"{kind}: pale the first layers, strong the last", xlabel="% of the units")
-        axes.patch.set_alpha(0)
-        for spine in axes.spines.values():
-            spine.set_color("#8a93a5")
-        axes.tick_params(colors="#8a93a5", which="both")
-        for text in (axes.title, axes.xaxis.label):
-            text.set_color("#8a93a5")
-            text.set_fontsize(10)
+    return [_curves(kind, [importance[name] for name in names], floor) for kind, names in kinds.items()]
+
+
+def _curves(kind: str, groups: Sequence[Sequence[float]], floor: float) -> str:
+    """One line a group, as SVG; nothing is drawn below ``floor``."""
+    figure, axes = subplots(4.5, 3.2)
+    figure.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
+    for place, values in enumerate(groups):
+        share = [100 * at / max(len(values) - 1, 1) for at in range(len(values))]
+        strong = 0.4 + 0.6 * place / max(len(groups) - 1, 1)
+        axes.plot(share, [max(value, floor) for value in values], color=BLUE, alpha=strong, linewidth=1.2)
+    axes.set(yscale="log", title=f"{kind}: pale the first layers, strong the last", xlabel="% of the units")
+    for spine in axes.spines.values():
+        spine.set_color(GREY)
+    axes.tick_params(colors=GREY, which="both")
+    for text in (axes.title, axes.xaxis.label):
+        text.set_color(GREY)
+        text.set_fontsize(10)
     svg = io.StringIO()
     figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
     text = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>", "", svg.getvalue(), flags=re.S)
-    return text.strip().replace("<svg ", '<svg role="img" aria-label="importance by group" ', 1)
+    return text.strip().replace("<svg ", f'<svg role="img" aria-label="importance of {kind} units by group" ', 1)
 
 
 def write_report(directories: Sequence[str | Path], output: str | Path) -> Path:
