@@ -228,13 +228,8 @@ def draw(found: Sweep, path: Path) -> None:
     axes.axhline(found.dense[found.metric], color="0.4", linestyle=":", label="dense")
     knee = found.knee()
     if knee:
-        axes.annotate(
-            found.sentence(knee),
-            (knee.cost, knee.value),
-            xytext=(12, -30 if not found.falling else 30),
-            textcoords="offset points",
-            arrowprops={"arrowstyle": "->"},
-        )
+        axes.plot(knee.cost, knee.value, "o", markersize=13, fillstyle="none", color="0.3", label="knee")
+        axes.set_title(f"The knee: {found.sentence(knee)}", loc="left", fontsize=10)
     axes.set(xlabel=f"{found.measure} left", ylabel=found.metric)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -31,7 +31,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     scratch = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
     try:
-        figure.savefig(scratch)
+        figure.savefig(scratch, dpi=150)
         scratch.replace(path)
     except (OSError, ValueError) as error:
         with contextlib.suppress(OSError):

@@ -142,7 +142,7 @@ def sweep_table(found: Sweep) -> Table:
     ):
         table.add_column(heading, justify="left" if heading == "recipe" else "right")
     for point in found.points():
-        spread = f"{point.low:.4f} to {point.high:.4f}" if point.low != point.high else ""
+        spread = f"± {(point.high - point.low) / 2:.4f}" if point.low != point.high else ""
         mark = "*" if (point.recipe, point.budget) in front else ""
         table.add_row(
             point.recipe,
