@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fastprune.costs import CostTable
 from fastprune.errors import ContractError
-from fastprune.groups import Groups, consumer_of
+from fastprune.groups import Groups
+from fastprune.linears import as_linear
 from fastprune.masks import Mask
 from fastprune.scores import Scores
 from fastprune.strategies import CostModel, Pass, Rearranger, Reconstruction, Schedule, Scorer, Searcher, Tuner
@@ -92,18 +93,20 @@ def check_rearrangement(after: Mask, before: Mask, groups: Groups, rearranger: R
 
 
 def check_reconstruction(reconstruction: Reconstruction, student: nn.Module, groups: Groups, tuner: Tuner) -> None:
-    """Finite weights of the shape that the kept units leave."""
+    """Finite weights, of the shape that the kept units leave, for linears that the groups have."""
     who = f"tuner '{tuner.name}'"
-    known = {group.name for group in groups}
-    for name, (weight, bias) in reconstruction.items():
-        if name not in known:
-            raise ContractError(f"The {who} returned a consumer for '{name}', which is no group of the model.")
-        consumer = consumer_of(student, groups[name])
-        _shape(who, name, "weight", weight, tuple(consumer.weight.shape))
-        _finite(who, name, "weight", weight)
+    known = {path for group in groups for path in (group.consumer, *group.producers)}
+    for path, (weight, bias) in reconstruction.items():
+        if path not in known:
+            raise ContractError(
+                f"The {who} returned a weight for '{path}', which is the path of no consumer or producer of the groups."
+            )
+        linear = as_linear(student.get_submodule(path))
+        _shape(who, path, "weight", weight, tuple(linear.weight.shape))
+        _finite(who, path, "weight", weight)
         if bias is not None:
-            _shape(who, name, "bias", bias, (consumer.out_features,))
-            _finite(who, name, "bias", bias)
+            _shape(who, path, "bias", bias, (linear.out_features,))
+            _finite(who, path, "bias", bias)
 
 
 def _check_damage(who: str, name: str, damage: Tensor, units: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from fastprune.calibration import Batches, model_inputs, to_device
 from fastprune.capture import frozen, real_rows
 from fastprune.errors import ModelError
 from fastprune.groups import Group, Groups, consumer_of
-from fastprune.materialize import set_consumer
+from fastprune.linears import linear_at
+from fastprune.materialize import set_linear
 from fastprune.progress import track
 from fastprune.strategies import Reconstruction
 from fastprune.tasks import Batch
@@ -65,6 +66,10 @@ TokenWeights = Mapping[str, tuple[Tensor, ...]]
 Solve = Callable[[Group, Statistics, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 """From a group's statistics and its consumer's weight [hidden, features] and bias [hidden] to the new ones."""
 
+Correct = Callable[[Statistics, bool], tuple[Tensor, Tensor]]
+"""From what enters producers (x) and what the dense model's see more (e), and whether they have biases, to the change
+[hidden, hidden] and the shift [hidden] with which x + x change + shift is nearest to what they should see."""
+
 
 @torch.no_grad()
 def reconstruct(
@@ -74,6 +79,7 @@ def reconstruct(
     batches: Batches,
     solve: Solve,
     *,
+    correct: Correct | None = None,
     token_weights: TokenWeights | None = None,
 ) -> Reconstruction:
     """Solve the student's consumers one after another, each on the inputs that the solved ones below it give.
@@ -90,18 +96,23 @@ def reconstruct(
             there are any, run as they are.
         batches: The calibration set.
         solve: The least squares of one group.
+        correct: The least squares of what enters a group's producers, which then take the correction up; before the
+            consumer is solved. None: producers stay as they are. So do those that run several times in a pass of their
+            layer, or that see another stream than their consumer writes to (keys and values of a cross-attention).
         token_weights: By the name of the group, one [samples, tokens] for each batch; None: all tokens count alike.
 
     Returns:
-        The solved weight and bias of each group.
+        The solved weight and bias of each group's consumer, and of the producers that were corrected.
     """
     reconstruction: Reconstruction = {}
     with frozen(teacher), frozen(student):
         for stack in groups.stacks():
             paths = [layer for layer, _ in stack.layers()]
             in_turn = [path for path, _ in _returned(teacher, paths, batches)] == paths
-            solve_stack = _solve_in_turn if in_turn else _solve_whole
-            solve_stack(teacher, student, stack, batches, solve, token_weights, reconstruction)
+            if in_turn:
+                _solve_in_turn(teacher, student, stack, batches, solve, correct, token_weights, reconstruction)
+            else:
+                _solve_whole(teacher, student, stack, batches, solve, token_weights, reconstruction)
     return reconstruction
 
 
@@ -111,6 +122,7 @@ def _solve_in_turn(
     groups: Groups,
     batches: Batches,
     solve: Solve,
+    correct: Correct | None,
     token_weights: TokenWeights | None,
     reconstruction: Reconstruction,
 ) -> None:
@@ -122,12 +134,16 @@ def _solve_in_turn(
     for depth, (path, members) in enumerate(track(layers, "tuning")):
         here = [batch_calls[depth] for batch_calls in calls]
         here_too = [batch_calls[depth] for batch_calls in own]
-        targets, dense = _run_teacher(teacher, path, members, here, dense)
+        streams = _streams_into(teacher, members, here[0], dense[0]) if correct else {}
+        targets, entering, dense = _run_teacher(teacher, path, members, streams, here, dense)
         for group in members:
+            for first, producers in streams.get(group.name, {}).items():
+                seen = _input_statistics(student, group, first, here_too, pruned, entering.pop(first), batches)
+                if correct and float(seen.energy) > 0:
+                    reconstruction |= _corrected(student, producers, seen, correct)
             weights = token_weights[group.name] if token_weights else None
-            statistics = _statistics(student, group, here_too, pruned, targets[group.name], batches, weights)
-            reconstruction[group.name] = _solved(student, group, statistics, solve)
-            del targets[group.name]
+            statistics = _statistics(student, group, here_too, pruned, targets.pop(group.name), batches, weights)
+            reconstruction[group.consumer] = _solved(student, group, statistics, solve)
         if depth + 1 < len(layers):
             layer = student.get_submodule(path)
             pruned = [call.run(layer, hidden) for call, hidden in zip(here_too, pruned, strict=True)]
@@ -145,7 +161,7 @@ def _solve_whole(
     """Solve groups whose layers run several times, for all uses at once: each from whole forward passes of both models."""
     for group in track(groups.items, "tuning"):
         statistics = whole_statistics(teacher, student, Groups((group,)), batches, token_weights=token_weights)
-        reconstruction[group.name] = _solved(student, group, statistics[group.name], solve)
+        reconstruction[group.consumer] = _solved(student, group, statistics[group.name], solve)
 
 
 def _solved(student: nn.Module, group: Group, statistics: Statistics, solve: Solve) -> tuple[Tensor, Tensor | None]:
@@ -153,8 +169,73 @@ def _solved(student: nn.Module, group: Group, statistics: Statistics, solve: Sol
     consumer = consumer_of(student, group)
     bias = consumer.bias
     solved = solve(group, statistics, consumer.weight.detach(), None if bias is None else bias.detach())
-    set_consumer(consumer, *solved)
+    set_linear(consumer, *solved)
     return solved
+
+
+def _streams_into(
+    model: nn.Module, members: Sequence[Group], call: LayerCall, hidden: Tensor
+) -> dict[str, dict[str, list[str]]]:
+    """By the group, the paths of the producers that see one and the same stream, by the first of them.
+
+    Left out are producers that do not run exactly once in a pass of the layer, and those that see what the layer was given
+    beside its hidden states, or other tokens than the group's consumer.
+    """
+    given = [value for value in (*call.arguments, *call.keywords.values()) if isinstance(value, Tensor)]
+    seen: dict[str, list[Tensor]] = {path: [] for group in members for path in (*group.producers, group.consumer)}
+    with contextlib.ExitStack() as hooks:
+        for path, inputs in seen.items():
+            hooks.enter_context(_tap_entering(model, path, inputs.append))
+        call.run(model.get_submodule(members[0].layer), hidden)
+    streams: dict[str, dict[str, list[str]]] = {}
+    for group in members:
+        found: dict[str, list[str]] = {}
+        for path in group.producers:
+            once = len(seen[path]) == len(seen[group.consumer]) == 1
+            own = once and not any(seen[path][0] is value for value in given)
+            if own and seen[path][0].shape[:-1] == seen[group.consumer][0].shape[:-1]:
+                first = next((other for other in found if seen[other][0] is seen[path][0]), path)
+                found.setdefault(first, []).append(path)
+        streams[group.name] = found
+    return streams
+
+
+def _input_statistics(
+    student: nn.Module,
+    group: Group,
+    producer: str,
+    calls: list[LayerCall],
+    hidden: list[Tensor],
+    targets: list[Tensor],
+    batches: Batches,
+) -> Statistics:
+    """Run the student's layer up to a producer, and sum what it sees against what the dense model's sees more."""
+    layer, width = student.get_submodule(group.layer), targets[0].shape[-1]
+    statistics = Statistics.zeros(width, width, hidden[0].device)
+    for target, call, entering, batch in zip(targets, calls, hidden, batches, strict=True):
+        inputs: list[Tensor] = []
+
+        def stop(value: Tensor, inputs: list[Tensor] = inputs) -> None:
+            inputs.append(value)
+            raise _Stop
+
+        with contextlib.suppress(_Stop), _tap_entering(student, producer, stop):
+            call.run(layer, entering)
+        statistics.add(real_rows(inputs[0], group, batch), real_rows(target - inputs[0], group, batch), None)
+    return statistics
+
+
+def _corrected(student: nn.Module, producers: list[str], statistics: Statistics, correct: Correct) -> Reconstruction:
+    """The producers' new weights and biases, which they now have: they see x + x change + shift in the place of x."""
+    linears = {path: linear_at(student, path) for path in producers}
+    change, shift = correct(statistics, all(linear.bias is not None for linear in linears.values()))
+    found: Reconstruction = {}
+    for path, linear in linears.items():
+        weight = linear.weight.detach().double()
+        bias = None if linear.bias is None else (linear.bias.detach().double() + weight @ shift).to(linear.weight)
+        found[path] = ((weight + weight @ change.T).to(linear.weight), bias)
+        set_linear(linear, *found[path])
+    return found
 
 
 @torch.no_grad()
@@ -181,7 +262,7 @@ def whole_statistics(
             with frozen(model), contextlib.ExitStack() as hooks:
                 for group in groups:
                     hooks.enter_context(_tap_residual(model, group, stream[group.name].append))
-                    hooks.enter_context(_tap_inputs(model, group, inputs[group.name].append))
+                    hooks.enter_context(_tap_entering(model, group.consumer, inputs[group.name].append))
                 model(**model_inputs(to_device(batch, device), batches.task))
             streams.append(stream)
         for group in groups:
@@ -201,9 +282,9 @@ def _rows(values: list[Tensor], group: Group, batch: Batch) -> Tensor:
 
 
 @contextlib.contextmanager
-def _tap_inputs(model: nn.Module, group: Group, see: Callable[[Tensor], None]) -> Iterator[None]:
-    """While open, what enters the group's consumer is shown to ``see``."""
-    handle = consumer_of(model, group).register_forward_pre_hook(lambda _, arguments: see(arguments[0]))
+def _tap_entering(model: nn.Module, path: str, see: Callable[[Tensor], None]) -> Iterator[None]:
+    """While open, what enters the linear at a path is shown to ``see``."""
+    handle = model.get_submodule(path).register_forward_pre_hook(lambda _, arguments: see(arguments[0]))
     try:
         yield
     finally:
@@ -322,18 +403,27 @@ def _restore_forward(attributes: dict[str, Any], before: Any) -> None:
 
 
 def _run_teacher(
-    teacher: nn.Module, path: str, members: tuple[Group, ...], calls: list[LayerCall], hidden: list[Tensor]
-) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
-    """The teacher's residual stream after each sublayer of one layer, and the layer's output: one tensor a batch."""
+    teacher: nn.Module,
+    path: str,
+    members: tuple[Group, ...],
+    streams: Mapping[str, Mapping[str, list[str]]],
+    calls: list[LayerCall],
+    hidden: list[Tensor],
+) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]], list[Tensor]]:
+    """One layer of the teacher, one tensor a batch: its residual stream after each sublayer, what enters the first
+    producer of each stream, and the layer's output."""
     layer = teacher.get_submodule(path)
     sums: dict[str, list[Tensor]] = {group.name: [] for group in members}
+    inputs: dict[str, list[Tensor]] = {first: [] for found in streams.values() for first in found}
     outputs = []
     for call, entering in zip(calls, hidden, strict=True):
         with contextlib.ExitStack() as hooks:
             for group in members:
                 hooks.enter_context(_tap_residual(teacher, group, sums[group.name].append))
+            for first, seen in inputs.items():
+                hooks.enter_context(_tap_entering(teacher, first, seen.append))
             outputs.append(call.run(layer, entering))
-    return sums, outputs
+    return sums, inputs, outputs
 
 
 def _statistics(
@@ -356,8 +446,11 @@ def _statistics(
             stream.append(value)
             raise _Stop
 
-        handle = consumer.register_forward_pre_hook(lambda _, arguments, inputs=inputs: inputs.append(arguments[0]))
-        with handle, contextlib.suppress(_Stop), _tap_residual(student, group, stop):
+        with (
+            contextlib.suppress(_Stop),
+            _tap_entering(student, group.consumer, inputs.append),
+            _tap_residual(student, group, stop),
+        ):
             call.run(layer, entering)
         error = real_rows(targets[index] - stream[0], group, batch)  # [tokens, hidden]
         counted = (

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fastprune.architecture import UnitBias
 from fastprune.groups import Group, Groups, consumer_of, expand
-from fastprune.linears import keep_columns, keep_rows, linear_at
+from fastprune.linears import as_linear, keep_columns, keep_rows, linear_at
 from fastprune.masks import Mask
 from fastprune.modeling import BiasOnly, EmptySublayer, KeptBias, OwnConfig, put
 from fastprune.strategies import Reconstruction
@@ -55,29 +55,30 @@ def sharing_copy(model: M) -> M:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def reconstruct_consumers(model: nn.Module, groups: Groups, reconstruction: Reconstruction) -> None:
-    """Set the weight and the bias of each reconstructed group's consumer, in place."""
-    for group in groups:
-        if group.name in reconstruction:
-            set_consumer(consumer_of(model, group), *reconstruction[group.name])
+def apply_reconstruction(model: nn.Module, reconstruction: Reconstruction) -> None:
+    """Set the weight and the bias of each reconstructed linear, in place."""
+    for path, solved in reconstruction.items():
+        set_linear(as_linear(model.get_submodule(path)), *solved)
 
 
 def adopt(model: M, groups: Groups, mask: Mask, pruned: nn.Module) -> M:
     """Make ``model`` itself into what was pruned from it, in place, and return it."""
     materialize(model, groups, mask, inplace=True)
     for group in groups:
-        consumer = consumer_of(pruned, group)
-        set_consumer(consumer_of(model, group), consumer.weight.detach(), consumer.bias)
+        producers = group.producers if len(mask.kept(group.name)) else ()
+        for path in (*producers, group.consumer):
+            linear = as_linear(pruned.get_submodule(path))
+            set_linear(as_linear(model.get_submodule(path)), linear.weight.detach(), linear.bias)
     return model
 
 
 @torch.no_grad()
-def set_consumer(consumer: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
-    """Give a consumer its new weight [hidden, features] and bias [hidden], in place; a bias is added where none was."""
-    consumer.weight.copy_(weight)
+def set_linear(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+    """Give a linear its new weight [out, in] and bias [out], in place; a bias is added where none was."""
+    linear.weight.copy_(weight)
     if bias is not None:
-        add_bias(consumer)
-        consumer.bias.copy_(bias)
+        add_bias(linear)
+        linear.bias.copy_(bias)
 
 
 def add_bias(consumer: nn.Linear) -> None:

@@ -24,7 +24,7 @@ from fastprune.errors import DataError
 from fastprune.groups import Groups
 from fastprune.limits import Limit, Limits, main_cost
 from fastprune.masks import Mask
-from fastprune.materialize import adopt, materialize, reconstruct_consumers
+from fastprune.materialize import adopt, apply_reconstruction, materialize
 from fastprune.memory import weight_bytes
 from fastprune.plugins import architecture_for, task_for
 from fastprune.pretrained import Pretrained, open_pretrained
@@ -236,7 +236,7 @@ def _one_pass(
             with frozen(teacher), frozen(smaller):
                 reconstruction = recipe.tuner.tune(teacher, smaller, tuned, batches, scores)
                 contracts.check_reconstruction(reconstruction, smaller, tuned, recipe.tuner)
-            reconstruct_consumers(smaller, tuned, reconstruction)
+            apply_reconstruction(smaller, reconstruction)
     return smaller.eval(), mask, scores
 
 

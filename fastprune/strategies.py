@@ -92,18 +92,19 @@ class Rearranger(Strategy, ABC):
 
 
 Reconstruction = dict[str, tuple[Tensor, Tensor | None]]
-"""By the name of the group: the consumer's weight [hidden, kept features] and its bias [hidden] (None: none)."""
+"""By the path of a linear of the student, a group's consumer or one of its producers: its weight [out, in] and its bias
+[out] (None: as it is)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuner(Strategy, ABC):
-    """Stage 3: how the consumers make up for what is gone."""
+    """Stage 3: how what is left makes up for what is gone."""
 
     @abstractmethod
     def tune(
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores
     ) -> Reconstruction:
-        """Find new consumer weights and biases for the student.
+        """Find new weights and biases for the student's consumers, and for producers where that helps.
 
         Args:
             teacher: The dense model; left as it was found.

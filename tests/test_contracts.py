@@ -12,6 +12,8 @@ import fastprune
 from fastprune import ContractError, CostTable, Groups, Mask, Scores, contracts, strategy, testing
 
 FIRST = "encoder.layer.0.attention"
+CONSUMER = "bert.encoder.layer.0.attention.output.dense"
+PRODUCER = "bert.encoder.layer.0.attention.self.query"
 
 
 @pytest.fixture(scope="module")
@@ -135,15 +137,26 @@ def test_rearrangement_that_changes_a_count(groups: Groups) -> None:
 @pytest.mark.parametrize(
     ("name", "weight", "bias", "complaint"),
     [
-        ("nowhere", torch.ones(32, 32), None, "returned a consumer for 'nowhere', which is no group of the model"),
-        (FIRST, torch.ones(32, 31), None, rf"returned weight of shape \[32, 31\] for '{FIRST}'; it must be \[32, 32\]"),
-        (FIRST, torch.ones(32, 32), torch.ones(4), rf"returned bias of shape \[4\] for '{FIRST}'; it must be \[32\]"),
-        (FIRST, torch.full((32, 32), float("inf")), None, f"returned weight for '{FIRST}' that are not finite"),
+        ("nowhere", torch.ones(32, 32), None, "returned a weight for 'nowhere', which is the path of no consumer or"),
         (
-            FIRST,
+            CONSUMER,
+            torch.ones(32, 31),
+            None,
+            rf"returned weight of shape \[32, 31\] for '{CONSUMER}'; it must be \[32, 32\]",
+        ),
+        (PRODUCER, torch.ones(16, 32), None, rf"returned weight of shape \[16, 32\] for '{PRODUCER}'; it must be"),
+        (
+            CONSUMER,
+            torch.ones(32, 32),
+            torch.ones(4),
+            rf"returned bias of shape \[4\] for '{CONSUMER}'; it must be \[32\]",
+        ),
+        (CONSUMER, torch.full((32, 32), float("inf")), None, f"returned weight for '{CONSUMER}' that are not finite"),
+        (
+            CONSUMER,
             torch.ones(32, 32),
             torch.full((32,), float("nan")),
-            f"returned bias for '{FIRST}' that are not finite",
+            f"returned bias for '{CONSUMER}' that are not finite",
         ),
     ],
 )

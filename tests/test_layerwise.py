@@ -12,6 +12,7 @@ from fastprune.capture import frozen
 from fastprune.layerwise import layer_calls
 from fastprune.testing.comparing import hidden_error
 from fastprune.testing.tiny import pad_further
+from fastprune_lstsq.weights import regression
 
 MODEL_TYPES = ("bert", "distilbert", "mpnet")
 
@@ -227,8 +228,48 @@ def test_reconstruction_is_what_the_student_ends_up_with() -> None:
     student = fastprune.materialize(model, groups, half(groups))
     left = Groups.resolve(fastprune.architecture_for(student), student)
     solved = fastprune.reconstruct(model, student, left, batches, lambda _, __, weight, bias: (weight * 0.5, bias + 1))
-    assert set(solved) == {group.name for group in left}
-    for group in left:
-        consumer = student.get_submodule(group.consumer)
-        assert torch.equal(consumer.weight, solved[group.name][0])
-        assert torch.equal(consumer.bias, solved[group.name][1])
+    assert set(solved) == {group.consumer for group in left}
+    for path, (weight, bias) in solved.items():
+        assert torch.equal(student.get_submodule(path).weight, weight)
+        assert torch.equal(student.get_submodule(path).bias, bias)
+
+
+@torch.no_grad()
+def test_producers_take_up_what_is_linear_in_what_they_see() -> None:
+    """A stream that is scaled and shifted is put right in the weights of the producers that read it first."""
+    model, groups, batches = case()
+    student = fastprune.materialize(model, groups, Mask.full(groups))
+    norm = student.get_submodule("bert.encoder.layer.0.output.LayerNorm")
+    with torch.no_grad():
+        norm.weight.mul_(2.0)
+        norm.bias.mul_(2.0).add_(0.5)  # what comes out is 2 x + 0.5
+
+    def correct(statistics: Statistics, with_shift: bool) -> tuple[Tensor, Tensor]:
+        assert with_shift
+        return regression(statistics, 1e-9)
+
+    solved = fastprune.reconstruct(model, student, groups, batches, keep, correct=correct)
+    reads = groups.items[2]
+    assert reads.layer.endswith("layer.1")
+    states = hidden_states(model, batches.batches[0])[1]
+    for path in reads.producers:
+        weight, bias = solved[path]
+        produced = torch.nn.functional.linear(2 * states + 0.5, weight, bias)
+        torch.testing.assert_close(produced, model.get_submodule(path)(states), rtol=1e-3, atol=1e-4)
+    untouched = [path for group in groups.items[:2] for path in group.producers]
+    assert not set(solved) & set(untouched)  # nothing is wrong below
+
+
+def test_producers_of_other_streams_stay_as_they_are() -> None:
+    """Keys and values of a cross-attention read the encoder's states, which the decoder's tokens do not number."""
+    model = testing.tiny_model("t5", "Model")
+    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    batches = testing.tiny_batches(model)
+    student = fastprune.materialize(model, groups, half(groups))
+    left = Groups.resolve(fastprune.architecture_for(student), student)
+    solved = fastprune.reconstruct(
+        model, student, left, batches, keep, correct=lambda statistics, _: regression(statistics, 0.01)
+    )
+    corrected = {path for path in solved if path not in {group.consumer for group in left}}
+    assert corrected
+    assert not any(path.endswith(("EncDecAttention.k", "EncDecAttention.v")) for path in corrected)

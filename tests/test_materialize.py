@@ -10,7 +10,7 @@ from torch import nn
 
 import fastprune
 from fastprune import Groups, Mask, ModelError, testing
-from fastprune.materialize import BiasOnly, EmptySublayer, adopt, reconstruct_consumers, set_consumer
+from fastprune.materialize import BiasOnly, EmptySublayer, adopt, apply_reconstruction, set_linear
 
 
 def case(model_type: str = "bert"):
@@ -132,9 +132,8 @@ def test_only_linears_are_sliced() -> None:
 def test_reconstruction_sets_what_it_names_and_nothing_else() -> None:
     model, groups, _ = case()
     before = copy.deepcopy(model.state_dict())
-    name = groups.items[1].name
-    reconstruct_consumers(model, groups, {name: (torch.full((32, 64), 0.5), torch.full((32,), -1.0))})
-    path = groups[name].consumer
+    path = groups.items[1].consumer
+    apply_reconstruction(model, {path: (torch.full((32, 64), 0.5), torch.full((32,), -1.0))})
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert changed == {f"{path}.weight", f"{path}.bias"}
     assert float(model.state_dict()[f"{path}.bias"][0]) == -1.0
@@ -142,7 +141,7 @@ def test_reconstruction_sets_what_it_names_and_nothing_else() -> None:
 
 def test_bias_is_added_where_there_was_none() -> None:
     linear = nn.Linear(3, 2, bias=False)
-    set_consumer(linear, torch.ones(2, 3), torch.tensor([1.0, 2.0]))
+    set_linear(linear, torch.ones(2, 3), torch.tensor([1.0, 2.0]))
     assert torch.equal(linear(torch.zeros(1, 3)), torch.tensor([[1.0, 2.0]]))
 
 
@@ -151,7 +150,8 @@ def test_adopt_makes_the_model_itself_the_pruned_one() -> None:
     mask = mask_of(groups, attention=0, ffn=7)
     pruned = fastprune.materialize(model, groups, mask)
     left = Groups.resolve(fastprune.architecture_for(pruned), pruned)
-    fills = {g.name: (torch.full((g.hidden, g.features), 0.01), torch.ones(g.hidden)) for g in left}
-    reconstruct_consumers(pruned, left, fills)
+    fills = {g.consumer: (torch.full((g.hidden, g.features), 0.01), torch.ones(g.hidden)) for g in left}
+    fills |= {path: (torch.full((g.features, 32), 0.02), torch.ones(g.features)) for g in left for path in g.producers}
+    apply_reconstruction(pruned, fills)
     assert adopt(model, groups, mask, pruned) is model
     assert torch.equal(logits(model, batches), logits(pruned, batches))

@@ -12,7 +12,7 @@ from fastprune.calibration import Batches
 from fastprune.gradients import collect_gradients
 from fastprune.groups import Groups
 from fastprune.masks import Mask
-from fastprune.materialize import materialize, reconstruct_consumers
+from fastprune.materialize import apply_reconstruction, materialize
 from fastprune.scores import Scores
 from fastprune.strategies import Tuner
 from fastprune.testing.comparing import hidden_error
@@ -66,7 +66,7 @@ def _tune(
         reconstruction = tuner.tune(teacher, student, left, batches, scores)
         contracts.check_reconstruction(reconstruction, student, left, tuner)
     tuned = copy.deepcopy(untuned)
-    reconstruct_consumers(tuned, left, reconstruction)
+    apply_reconstruction(tuned, reconstruction)
     return hidden_error(teacher, untuned, batches), hidden_error(teacher, tuned, batches), bool(reconstruction)
 
 

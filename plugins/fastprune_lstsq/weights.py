@@ -11,11 +11,13 @@ from fastprune import Batches, Group, Groups, Reconstruction, Scores, Statistics
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsTuner(Tuner):
-    """Ridge regression of each consumer's kept weight and bias, toward the dense model's residual stream.
+    """Ridge regression of each consumer's kept weight and bias, toward the dense model's residual stream; and of what the
+    producers above see, toward what the dense model's see.
 
     V = (Xc'Xc + lambda I)^-1 (Xc'Dc + lambda W0'), centred, lambda = damping x the mean diagonal of Xc'Xc, the ridge
     pulling toward the original weight (METHOD 4, ``weights``). Same inference cost as mask tuning, which is a special
-    case of it.
+    case of it. What a consumer could not repair, the producers that read the stream next take up as far as it is linear in
+    what they see: x becomes x + x A + a, with A the ridge regression of what is missing on x, folded into their weights.
     """
 
     name: ClassVar[str] = "weights"
@@ -26,6 +28,9 @@ class WeightsTuner(Tuner):
         "equal", help="How much a token counts: all alike, or by the squared loss gradient at the consumer's output."
     )
 
+    producers: bool = option(True, help="Whether producers take up what the stream below them lacks.")
+    producer_damping: float = option(0.01, help="The same ridge, for what producers see.")
+
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"token_weights"} if self.tokens == "gradient" else ())
@@ -34,12 +39,16 @@ class WeightsTuner(Tuner):
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores
     ) -> Reconstruction:
         weights = scores.token_weights if self.tokens == "gradient" else None
-        return reconstruct(teacher, student, groups, batches, self._solve, token_weights=weights)
+        correct = self._correct if self.producers else None
+        return reconstruct(teacher, student, groups, batches, self._solve, correct=correct, token_weights=weights)
 
     def _solve(
         self, group: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         return ridge(statistics, weight, bias, self.damping)
+
+    def _correct(self, statistics: Statistics, with_shift: bool) -> tuple[Tensor, Tensor]:
+        return regression(statistics, self.producer_damping, centred=with_shift)
 
 
 def ridge(statistics: Statistics, weight: Tensor, bias: Tensor | None, damping: float) -> tuple[Tensor, Tensor | None]:
@@ -47,16 +56,33 @@ def ridge(statistics: Statistics, weight: Tensor, bias: Tensor | None, damping: 
 
     Written in the change of the weight: V - W0' = (Xc'Xc + lambda I)^-1 Xc'Ec, E being what is missing with W0.
     """
-    if float(statistics.weight) <= 0.0:  # no token counts, so nothing is to be repaired
-        return weight, bias
-    mean_input = statistics.inputs / statistics.weight  # [features]
-    mean_error = statistics.errors / statistics.weight  # [hidden]
-    gram = statistics.gram - torch.outer(mean_input, statistics.inputs)  # Xc'Xc
-    cross = statistics.cross - torch.outer(mean_input, statistics.errors)  # Xc'Ec
-    change = solve_damped(gram, cross, damping)  # [features, hidden]
-    shift = mean_error - mean_input @ change  # [hidden]
+    change, shift = regression(statistics, damping)
     tuned = (weight.double() + change.T).to(weight)
     return tuned, shift.to(weight) if bias is None else (bias.double() + shift).to(bias)
+
+
+def regression(statistics: Statistics, damping: float, *, centred: bool = True) -> tuple[Tensor, Tensor]:
+    """The damped regression of the error on the input: e is about x change + shift.
+
+    Args:
+        statistics: Of x [features] and e [hidden].
+        damping: lambda relative to the Gram matrix's mean diagonal.
+        centred: Whether there is a shift; else it is 0.
+
+    Returns:
+        The change [features, hidden] and the shift [hidden]; zeros where no token counts.
+    """
+    gram, cross, shift = statistics.gram, statistics.cross, torch.zeros_like(statistics.errors)
+    if float(statistics.weight) <= 0.0:  # so nothing is to be repaired
+        return torch.zeros_like(cross), shift
+    if not centred:
+        return solve_damped(gram, cross, damping), shift
+    mean_input = statistics.inputs / statistics.weight  # [features]
+    mean_error = statistics.errors / statistics.weight  # [hidden]
+    gram = gram - torch.outer(mean_input, statistics.inputs)  # Xc'Xc
+    cross = cross - torch.outer(mean_input, statistics.errors)  # Xc'Ec
+    change = solve_damped(gram, cross, damping)
+    return change, mean_error - mean_input @ change
 
 
 def solve_damped(gram: Tensor, cross: Tensor, damping: float) -> Tensor:
