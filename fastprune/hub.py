@@ -8,6 +8,7 @@ from huggingface_hub import HfApi
 
 from fastprune.errors import CheckpointError
 from fastprune.manifests import read_manifest
+from fastprune.progress import step
 
 
 def push_to_hub(path: str | Path, repository: str, *, private: bool = False, token: str | None = None) -> str:
@@ -28,8 +29,9 @@ def push_to_hub(path: str | Path, repository: str, *, private: bool = False, tok
     read_manifest(path)
     api = HfApi(token=token)
     try:
-        made = api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(folder_path=str(path), repo_id=made.repo_id, commit_message="Pruned by fastprune")
+        with step("uploading"):
+            made = api.create_repo(repository, private=private, exist_ok=True)
+            api.upload_folder(folder_path=str(path), repo_id=made.repo_id, commit_message="Pruned by fastprune")
     except Exception as error:  # no network, no login, no right and no valid name raise different families
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"{path} cannot be uploaded to {repository}: {reason}") from error

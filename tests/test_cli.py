@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -209,6 +212,29 @@ def test_an_interruption_leaves_nothing(
     assert result.exit_code == 130
     assert "Stopped" in result.stderr
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_ctrl_c_in_the_middle_of_a_sweep(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    """A real signal, to a real process, once something has been pruned: what is done is whole, and nothing else is there."""
+    folder = tmp_path / "out" / "curve"
+    asked = ["sweep", tiny_checkpoint, "--data", tiny_data, "--eval-data", tiny_data, "--output", folder]
+    more = ["--seeds", ",".join(map(str, range(300))), "--recipes", "default,paper"]
+    start = "from fastprune.cli import main; main()"
+    command = [sys.executable, "-c", start, *map(str, asked), *more]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    while not (folder / "sweep.json").exists() and running.poll() is None:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    said = running.communicate(timeout=60)
+
+    assert running.returncode == 130, said
+    assert said[0] == ""
+    assert said[1] == "Stopped. Nothing is left half-written.\n"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"curve"}
+    assert {path.name for path in folder.iterdir()} == {"sweep.json", "scores"}
+    assert all(path.suffix == ".pt" for path in (folder / "scores").rglob("*") if path.is_file())
+    assert len(fastprune.Sweep.read(folder / "sweep.json").runs) < 2400
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fastprune import CostTable, Mask, Scores, Searcher, UsageError, option
+from fastprune import CostTable, Mask, Scores, Searcher, UsageError, option, track
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def least_damage(damage: dict[str, Tensor], costs: CostTable, budget: float, res
     bucket = (budget - costs.floor) / resolution
     best = torch.zeros(resolution + 1, dtype=torch.float64)  # [buckets + 1], the least damage with so many to spend
     choices: list[tuple[str, Tensor, Tensor]] = []
-    for name, table in costs.groups.items():
+    for name, table in track(list(costs.groups.items()), "searching"):
         above = table - table.min()
         buckets = torch.where(above > 0, (above / bucket).ceil() if bucket > 0 else torch.inf, 0.0)
         counts = _worth_choosing(buckets, damage[name], resolution)
