@@ -70,6 +70,11 @@ class Scorer(Strategy, ABC):
 class Searcher(Strategy, ABC):
     """Stage 1: which units to keep within the budget."""
 
+    def variants(self) -> Sequence[Searcher]:
+        """The searchers to try one after another; of several the one is taken whose tuned model is nearest to the dense
+        model on the calibration set. This one alone, unless it says otherwise."""
+        return (self,)
+
     @abstractmethod
     def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
         """Keep the most importance that the budget allows.

@@ -392,3 +392,22 @@ def test_a_model_that_cannot_be_timed_is_pruned_all_the_same(
     monkeypatch.setattr("fastprune.pipeline.interleaved", fail)
     assert fastprune.prune(model, batches, budget=0.5).latency == {}
     assert "The models cannot be timed: RuntimeError: no such kernel" in caplog.text
+
+
+def test_of_several_variants_the_nearest_to_the_dense_model_wins() -> None:
+    model, batches = case()
+    tried = strategy("searcher", "knapsack", tries=3, spread=4.0)
+    alone = [fastprune.prune(model, batches, budget=0.4, searcher=each) for each in tried.variants()]
+    assert len({tuple(result.mask.counts().values()) for result in alone}) > 1
+    near = [sum(fastprune.fidelity(model, result.model, batches).values()) for result in alone]
+    result = fastprune.prune(model, batches, budget=0.4, searcher=tried)
+    assert equal(weights(result.model), weights(alone[near.index(max(near))].model))
+    assert result.timings["choose"] > 0
+    assert "choose" not in alone[0].timings
+
+
+@pytest.mark.parametrize("preset", ["best", "fast"])
+def test_other_presets_keep_the_budget(preset: str) -> None:
+    model, batches = case()
+    result = fastprune.prune(model, batches, budget=0.5, preset=preset)
+    assert result.cost_after <= 0.5 * result.cost_before

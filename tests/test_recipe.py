@@ -57,7 +57,8 @@ def test_round_trip_through_toml(tmp_path: Path) -> None:
     assert Recipe.of(file=file) == recipe
     assert recipe != Recipe.of("paper")
     tables = tomllib.loads(recipe.to_toml())
-    assert tables["tuner"] == {"use": "weights", "damping": 1e-5, "tokens": "gradient"}
+    options = {"damping": 1e-5, "tokens": "gradient", "producers": True, "producer_damping": 0.01}
+    assert tables["tuner"] == {"use": "weights", **options}
 
 
 def test_option_that_is_none_survives_toml(tmp_path: Path) -> None:

@@ -8,5 +8,5 @@ from fastprune import hookimpl
 
 @hookimpl
 def register_presets(register: Callable[[str, str], None]) -> None:
-    for name in ("default", "kprune", "paper"):
+    for name in ("best", "default", "fast", "kprune", "paper"):
         register(name, files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8"))

@@ -1,5 +1,7 @@
 """The search for any cost table: a multiple-choice knapsack over damage curves."""
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,20 +19,37 @@ class KnapsackSearcher(Searcher):
     units. The budget above the cheapest choice of every group is cut into buckets and costs are rounded up to whole
     ones, so that the budget is never exceeded; dynamic programming then finds the best choice of counts, whole
     sublayers dropped included, and what rounding left of the budget buys what it can.
+
+    How the damage of different groups adds up is open (METHOD 2): raised to a power below 1, even groups share the loss; above
+    1, it goes where curves are flattest. With ``tries`` there are as many knapsacks, at powers around ``power``.
     """
 
     name: ClassVar[str] = "knapsack"
     formula: ClassVar[str] = "minimise sum_g D_g(k_g) over the counts k, with sum_g cost_g(k_g) <= budget"
     paper: ClassVar[str] = "Frantar and Alistarh (SPDY), ICML 2022, https://arxiv.org/abs/2201.13096"
     resolution: int = option(8192, help="Into how many buckets the budget is cut.")
+    power: float = option(1.0, help="The damage of each group is raised to it before it is added up.")
+    tries: int = option(1, help="How many powers to try, each tuned and compared with the dense model.")
+    spread: float = option(1.5, help="Of several powers the least is power / spread, the largest power x spread.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.tries < 1 or self.spread <= 1 or self.power <= 0:
+            raise UsageError(
+                "The searcher 'knapsack' needs at least 1 try, a spread above 1 and a power above 0; got "
+                f"tries={self.tries}, spread={self.spread:g}, power={self.power:g}."
+            )
         if self.resolution < 1:
             raise UsageError(f"The searcher 'knapsack' needs a resolution of at least 1 bucket; got {self.resolution}.")
 
+    def variants(self) -> Sequence[Searcher]:
+        """At powers in even ratios, this one's own first, so that it wins a tie."""
+        places = [2 * index / (self.tries - 1) - 1 for index in range(self.tries)] if self.tries > 1 else [0.0]
+        powers = [self.power * self.spread**place for place in sorted(places, key=abs)]
+        return [dataclasses.replace(self, power=power, tries=1) for power in powers]
+
     def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
-        damage = {name: scores.damage_of(name) for name in scores.importance}
+        damage = {name: scores.damage_of(name).double().pow(self.power) for name in scores.importance}
         budget = budget * (1 + 1e-12)  # for sums of costs that are no whole numbers
         counts = {name: table.numel() - 1 for name, table in costs.groups.items()}
         if costs.of(counts) > budget:

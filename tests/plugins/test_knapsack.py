@@ -112,3 +112,36 @@ def test_the_size_of_bert_large_takes_seconds() -> None:
 def test_a_resolution_of_no_buckets_is_refused() -> None:
     with pytest.raises((UsageError, OptionError), match="resolution of at least 1"):
         strategy("searcher", "knapsack", resolution=0)
+
+
+def test_variants_are_powers_around_its_own() -> None:
+    powers = [
+        searcher.power for searcher in strategy("searcher", "knapsack", power=0.8, tries=3, spread=2.0).variants()
+    ]
+    assert powers == pytest.approx([0.8, 0.4, 1.6])
+    alone = strategy("searcher", "knapsack")
+    assert list(alone.variants()) == [alone]
+    assert all(searcher.tries == 1 for searcher in strategy("searcher", "knapsack", tries=4).variants())
+
+
+def test_a_power_below_one_shares_the_damage_more_evenly() -> None:
+    """Two groups whose damage is a square, one four times the other's: the optimum of D^p with equal prices a unit."""
+    units = torch.arange(101, dtype=torch.float64)
+    lost = (100 - units).square()
+    costs = CostTable(measure="MACs", groups={"a": units.clone(), "b": units.clone()}, fixed=0.0)
+    scores = Scores(
+        importance={name: torch.arange(1, 101, dtype=torch.float64) for name in "ab"}, damage={"a": 4 * lost, "b": lost}
+    )
+    kept = {
+        power: strategy("searcher", "knapsack", power=power, resolution=10_000).search(scores, costs, 100.0).counts()
+        for power in (1.0, 0.75)
+    }
+    # minimise 4 x^2 + y^2 over what goes, x + y = 100: x = 20; of 4^p x^(2p) + y^(2p): y / x = 4^(p / (2p - 1))
+    assert kept[1.0] == {"a": 80, "b": 20}
+    assert kept[0.75]["a"] == pytest.approx(100 - 100 / (1 + 4**1.5), abs=1)
+
+
+@pytest.mark.parametrize("options", [{"tries": 0}, {"spread": 1.0}, {"power": 0.0}])
+def test_powers_that_make_no_sense(options: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="at least 1 try, a spread above 1 and a power above 0; got tries="):
+        strategy("searcher", "knapsack", **options)
