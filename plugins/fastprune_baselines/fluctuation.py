@@ -14,12 +14,13 @@ from fastprune_baselines.moments import feature_moments
 class FluctuationScorer(Scorer):
     """Variance of each feature times the squared norm of its consumer column, standardised in each group.
 
-    FLAP (An et al., AAAI 2024, eq. 5 and 6; METHOD 1). The standardised scores are shifted to start at zero, which no
-    ranking notices. FLAP itself goes with the searcher ``threshold`` and the tuner ``bias``.
+    FLAP (An et al., AAAI 2024, eq. 5 and 6; METHOD 1). A unit of several features has their mean, taken after they were
+    standardised: three heads that are measured by each other alone would always have a worst one. The scores are shifted
+    to start at zero, which no ranking notices. FLAP itself goes with the searcher ``threshold`` and the tuner ``bias``.
     """
 
     name: ClassVar[str] = "fluctuation"
-    formula: ClassVar[str] = "sum over the unit of var(x_f) ||W_f||^2, standardised in each group"
+    formula: ClassVar[str] = "mean over the unit of var(x_f) ||W_f||^2, standardised over the features of each group"
     paper: ClassVar[str] = "An et al. (FLAP), AAAI 2024, https://arxiv.org/abs/2312.11983"
 
     def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
@@ -29,8 +30,9 @@ class FluctuationScorer(Scorer):
             mean, square = moments[group.name]
             columns = consumer_of(model, group).weight.detach().double().square().sum(0)  # [features]
             variance = (square - mean.square()).clamp(min=0)
-            raw = (variance * columns).unflatten(0, (group.units, group.width)).sum(1)  # [units]
-            deviation = raw.std() if group.units > 1 else raw.new_ones(())
-            standardised[group.name] = ((raw - raw.mean()) / deviation.clamp(min=1e-30)).cpu()
+            raw = variance * columns
+            deviation = raw.std() if group.features > 1 else raw.new_ones(())
+            scores = (raw - raw.mean()) / deviation.clamp(min=1e-30)  # [features]
+            standardised[group.name] = scores.unflatten(0, (group.units, group.width)).mean(1).cpu()  # [units]
         lowest = min((float(values.min()) for values in standardised.values() if values.numel()), default=0.0)
         return Scores(importance={name: (values - lowest).float() for name, values in standardised.items()})

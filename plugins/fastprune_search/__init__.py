@@ -1,4 +1,4 @@
-"""Mask searches: exact, by knapsack, the paper's for latency, by a global threshold; and the schedules of passes."""
+"""Mask searches: exact, by knapsack, the paper's for latency, by a threshold, uniform; and the schedules of passes."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,7 @@ from fastprune_search.knapsack import KnapsackSearcher
 from fastprune_search.piecewise import PiecewiseSearcher
 from fastprune_search.schedules import BottomUp, Once, Rounds
 from fastprune_search.threshold import ThresholdSearcher
+from fastprune_search.uniform import UniformSearcher
 
 
 @hookimpl
@@ -16,6 +17,7 @@ def register_searchers(register: Callable[[type[Searcher]], None]) -> None:
     register(KnapsackSearcher)
     register(PiecewiseSearcher)
     register(ThresholdSearcher)
+    register(UniformSearcher)
 
 
 @hookimpl

@@ -86,11 +86,11 @@ def run_seed(opened: Pretrained, test: Batches, seed: int, options: dict[str, An
             )
 
 
-def recipe_of(text: str, labels: str) -> Recipe:
-    """A preset with changes, ``preset+stage=strategy+stage.option=value``, scoring with such labels."""
+def recipe_of(text: str, labels: str = "") -> Recipe:
+    """A preset with changes, ``preset+stage=strategy+stage.option=value``, scoring with such labels where any are said."""
     preset, *changes = text.split("+")
     stages: dict[str, Any] = {}
-    settings: dict[str, dict[str, Any]] = {"scorer": {"labels": labels}}
+    settings: dict[str, dict[str, Any]] = {"scorer": {"labels": labels}} if labels else {}
     for change in changes:
         what, value = change.split("=")
         stage, _, option = what.partition(".")

@@ -75,8 +75,8 @@ def test_fluctuation(case) -> None:
     standardised = {}
     for group in case[1]:
         variance = inputs[group.name].var(0, correction=0) * columns(case, group)
-        raw = torch.stack([part.sum() for part in by_unit(variance, group)])
-        standardised[group.name] = (raw - raw.mean()) / raw.std()
+        scores = (variance - variance.mean()) / variance.std()
+        standardised[group.name] = torch.stack([part.mean() for part in by_unit(scores, group)])
     lowest = min(float(values.min()) for values in standardised.values())
     for name, values in standardised.items():
         torch.testing.assert_close(found[name].double(), values - lowest, rtol=1e-4, atol=1e-4)

@@ -70,7 +70,7 @@ def test_exact_with_one_kind_alone(heads: int) -> None:
         assert worth(scores, mask) == best_of_all(scores, costs, budget)
 
 
-@pytest.mark.parametrize("name", ["exact", "knapsack", "threshold"])
+@pytest.mark.parametrize("name", ["exact", "knapsack", "threshold", "uniform"])
 @pytest.mark.parametrize("seed", range(10))
 def test_no_search_exceeds_a_budget(name: str, seed: int) -> None:
     scores, costs = problem(seed, heads=12, filters=300, head_cost=64.0, filter_cost=3.0)
@@ -104,6 +104,27 @@ def test_threshold_keeps_the_highest_scores_until_the_budget_is_spent() -> None:
     assert kept[11.0] == [[True, False], [True, False]]
     assert kept[12.0] == [[True, False], [True, True]]
     assert kept[22.0] == [[True, True], [True, True]]
+
+
+def test_uniform_keeps_the_same_share_of_all_groups() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = {"few": 3, "many": 30}
+    scores = Scores(importance={name: torch.rand(units, generator=generator) for name, units in sizes.items()})
+    tables = {"few": torch.arange(4).double() * 10, "many": torch.arange(31).double()}
+    costs = CostTable(measure="coins", groups=tables, fixed=0.0)
+    kept = {}
+    for budget in range(61):
+        mask = strategy("searcher", "uniform").search(scores, costs, float(budget))
+        kept[budget] = (mask.counts()["few"], mask.counts()["many"])
+        for name, importance in scores.importance.items():
+            lost = importance[~mask[name]]
+            assert not len(lost) or mask.counts()[name] == 0 or importance[mask[name]].min() > lost.max()
+    assert kept[60] == (3, 30)
+    assert kept[57] == (3, 27)
+    assert kept[54] == (2, 25)  # of 55 it would keep (3, 25): 5/6 of both
+    assert kept[30] == (1, 15)
+    assert kept[0] == (0, 0)
+    assert list(kept.values()) == sorted(kept.values())
 
 
 def test_exact_refuses_what_it_cannot_do() -> None:

@@ -1,0 +1,30 @@
+"""The same share of every group."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fastprune import CostTable, Mask, Scores, Searcher
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformSearcher(Searcher):
+    """Keep the same share of the units of every group, its highest scores: the largest share that the budget allows.
+
+    What those do who do not ask which sublayer can spare more, such as Wanda-sp. Counts are rounded, so a group of few
+    units keeps all of them until the share is half a unit short.
+    """
+
+    name: ClassVar[str] = "uniform"
+    formula: ClassVar[str] = "k_g = round(s units_g), s the largest with sum_g cost_g(k_g) <= budget"
+    paper: ClassVar[str] = "An et al. (FLAP, its Wanda-sp), AAAI 2024, https://arxiv.org/abs/2312.11983"
+
+    def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
+        units = {name: table.numel() - 1 for name, table in costs.groups.items()}
+        steps = {(kept - 0.5) / count for count in set(units.values()) for kept in range(1, count + 1)}
+        counts = units
+        for share in sorted(steps, reverse=True):
+            if costs.of(counts) <= budget * (1 + 1e-12):
+                break
+            # just below the step at which the last unit was gained
+            counts = {name: -int(-(share * count + 0.5 - 1e-9) // 1) - 1 for name, count in units.items()}
+        return Mask.top(scores.importance, counts)
