@@ -81,7 +81,7 @@ class PruneAt(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step == self.step:
-            fastprune.prune(model, self.batches, budget=self.budget, inplace=True)
+            fastprune.prune(model, self.batches, budget=self.budget, inplace=True, bench=False)
             model.train()
             optimizer = kwargs["optimizer"]
             optimizer.state.clear()

@@ -66,7 +66,7 @@ def run_seed(opened: Pretrained, test: Batches, seed: int, options: dict[str, An
         for name in options["recipes"].split(","):
             recipe = recipe_of(STAGES.get(name, name), options["labels"])
             unit = forward(opened, train)
-            result = prune(opened, train, budget=budget, recipe=recipe, seed=seed, shared=shared)
+            result = prune(opened, train, budget=budget, recipe=recipe, seed=seed, shared=shared, bench=False)
             timings = dict(result.timings)
             if recipe.schedule.name == "once":
                 timings["score"] = scoring.setdefault(repr(recipe.scorer), timings["score"])

@@ -86,9 +86,11 @@ def compare(
 ) -> None:
     """Both searches at one share of the latency."""
     recipe = Recipe.of(options["preset"], cost=cost, searcher="knapsack")
-    by_latency = prune(opened, train, budget=share, recipe=recipe, seed=seed, shared=shared)
+    by_latency = prune(opened, train, budget=share, recipe=recipe, seed=seed, shared=shared, bench=False)
     macs = same_latency(opened, train, recipe, share, seed, shared)
-    by_macs = prune(opened, train, budget=macs, recipe=recipe.change(cost="macs"), seed=seed, shared=shared)
+    by_macs = prune(
+        opened, train, budget=macs, recipe=recipe.change(cost="macs"), seed=seed, shared=shared, bench=False
+    )
     inputs = Workload.made_up(opened.model, options["seq_len"]).inputs(batch_size=options["batch_size"])
     models = {"dense": opened.model, "latency": by_latency.model, "macs": by_macs.model}
     times = interleaved(models, inputs, rounds=options["rounds"])
