@@ -25,6 +25,9 @@ from .costs import CostTable as CostTable
 from .costs import Workload as Workload
 from .curves import Sweep as Sweep
 from .data import read_dataset as read_dataset
+from .drafting import Draft as Draft
+from .drafting import Finding as Finding
+from .drafting import draft_architecture as draft_architecture
 from .errors import BudgetError as BudgetError
 from .errors import CheckpointError as CheckpointError
 from .errors import ContractError as ContractError

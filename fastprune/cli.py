@@ -272,16 +272,24 @@ def evaluate(model: str, data: str, **options: Any) -> None:
 @click.argument("model")
 @click.option("--seq-len", type=click.IntRange(1), default=128, show_default=True, help="Tokens a sample, for MACs.")
 @click.option("--architecture", help="A TOML file that says where the units of an unknown family are.")
+@click.option("--draft", is_flag=True, help="Print an architecture for MODEL's family as TOML, found by running it.")
 @model_options
-def inspect(model: str, seq_len: int, **options: Any) -> None:
+def inspect(model: str, seq_len: int, draft: bool, **options: Any) -> None:
     """Show what can be pruned of MODEL, or what is left of a pruned one: units, MACs and parameters by group.
+
+    With --draft: propose where the units of an unknown family are, and say how sure that is. The proposal goes to
+    standard output, for a file; weights are not read.
 
     \b
     fastprune inspect textattack/bert-base-uncased-MRPC
     fastprune inspect bert-half --seq-len 64
+    fastprune inspect ./my-model --draft > my.toml
     """
     _check_sources(model)
     _check_read(options["architecture"])
+    if draft:
+        _print_draft(model, as_json=options["as_json"])
+        return
     with working(as_json=options["as_json"]) as where:
         from fastprune import terminal
         from fastprune.figures import count
@@ -297,6 +305,20 @@ def inspect(model: str, seq_len: int, **options: Any) -> None:
         where.print(
             f"{found['measures'][name]}: {count(found[name])}, of which {count(found['fixed'][name])} cannot be pruned"
         )
+
+
+def _print_draft(model: str, *, as_json: bool) -> None:
+    with working(as_json=as_json) as where:
+        from fastprune import terminal
+        from fastprune.drafting import draft_architecture
+
+        found = draft_architecture(model)
+    if as_json:
+        findings = [vars(finding) for finding in found.findings]
+        click.echo(json.dumps({"findings": findings, "unclaimed": found.unclaimed, "toml": found.to_toml()}))
+        return
+    where.print(terminal.findings_table([vars(finding) for finding in found.findings]))
+    click.echo(found.to_toml(), nl=False)
 
 
 @main.command("check-architecture", short_help="Check that fastprune prunes a model's family rightly.")

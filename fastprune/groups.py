@@ -158,7 +158,7 @@ class Groups:
         Raises:
             ModelError: A path leads nowhere, or a width is not divided by the units.
         """
-        prefix = _base_prefix(model)
+        prefix = base_prefix(model)
         groups = [
             group for stack in architecture.stacks for group in _resolve_stack(architecture, stack, model, prefix)
         ]
@@ -181,7 +181,7 @@ def producers_of(model: nn.Module, group: Group) -> list[nn.Linear]:
     return [linear_at(model, rows.path) for rows in group.rows]
 
 
-def _base_prefix(model: nn.Module) -> str:
+def base_prefix(model: nn.Module) -> str:
     """The path of the base model inside the model, with a dot behind it; empty where they are the same."""
     base = getattr(model, "base_model", model)
     path = next((name for name, module in model.named_modules() if module is base), "")

@@ -11,6 +11,9 @@ from transformers.pytorch_utils import Conv1D
 
 from fastprune.errors import ModelError
 
+LINEARS = (nn.Linear, Conv1D)
+"""The modules that can be sliced."""
+
 
 class TransposedLinear:
     """A ``Conv1D`` seen as the ``nn.Linear`` that it is: its weight is a view [out, in] of the module's own [in, out].
@@ -44,7 +47,7 @@ def linear_at(model: nn.Module, path: str) -> nn.Linear:
         ModelError: Something else is there.
     """
     module = model.get_submodule(path)
-    if not isinstance(module, (nn.Linear, Conv1D)):
+    if not isinstance(module, LINEARS):
         raise ModelError(
             f"'{path}' is a {type(module).__name__}; fastprune slices torch.nn.Linear and transformers' Conv1D."
         )

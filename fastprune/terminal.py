@@ -113,6 +113,19 @@ def verdicts_table(rows: Sequence[tuple[str, bool, str]]) -> Table:
     return table
 
 
+def findings_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What a draft found: consumers, their units, how sure that is, and why it is not."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "consumer", "units", "width", "found"):
+        table.add_column(name, overflow="fold")
+    colours = {"sure": "green", "likely": "yellow", "doubtful": "red"}
+    for row in rows:
+        sure = f"[{colours[row['sureness']]}]{row['sureness']}[/{colours[row['sureness']]}]"
+        units = f"{row['units']} {'filters' if row['kind'] == 'ffn' else 'heads'}"
+        table.add_row(sure, escape(row["path"]), units, str(row["width"]), escape(row["detail"]))
+    return table
+
+
 def curve_table(measure: str, kept: Sequence[int], cost: Sequence[float], spread: Sequence[float]) -> Table:
     """A measured curve: units kept, what they cost, how far measurements lay apart, and a bar."""
     table = Table(box=SIMPLE)

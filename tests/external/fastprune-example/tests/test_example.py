@@ -67,6 +67,15 @@ def test_twig_is_pruned_by_data_alone(tmp_path: Path) -> None:
         assert torch.equal(loaded(**batch).last_hidden_state, result.model(**batch).last_hidden_state)
 
 
+def test_twig_is_drafted_from_one_run() -> None:
+    """Whatever its file says is found without it."""
+    model = random_twig()
+    draft = fastprune.draft_architecture(model)
+    assert [finding.sureness for finding in draft.findings] == ["sure", "sure"]
+    written = fastprune.read_architecture(Path(fastprune_example.__file__).with_name("twig.toml"))
+    assert draft.architecture == written
+
+
 def test_large_activations_count_more_under_a_higher_power() -> None:
     model = random_toy()
     batches = testing.tiny_batches(model)
