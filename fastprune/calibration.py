@@ -257,9 +257,9 @@ def _collate(
     pad = getattr(tokenizer, "pad_token_id", None)
     if pad is None and len({_length(sample) for sample in samples}) > 1:
         raise DataError("The tokenizer has no padding token; set tokenizer.pad_token, or use batch_size=1.")
-    fill = {"input_ids": pad, "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0)}
+    fill = {"input_ids": pad, "decoder_input_ids": pad, "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0)}
     batch: dict[str, Tensor] = {}
-    for name in (*tokenizer.model_input_names, *task.label_names):
+    for name in (*tokenizer.model_input_names, *task.input_names, *task.label_names):
         if name not in samples[0]:
             continue
         values = [sample[name] for sample in samples]

@@ -45,6 +45,8 @@ class Task(ABC):
     """Endings of the model class names that this task serves, such as ``ForSequenceClassification``."""
     label_names: ClassVar[tuple[str, ...]] = ("labels",)
     """The tensors of a batch that are labels; they are taken out before the model is called."""
+    input_names: ClassVar[tuple[str, ...]] = ()
+    """Inputs of the model beside the tokenizer's ``model_input_names`` that ``encode`` fills, one entry a token each."""
     token_label_names: ClassVar[tuple[str, ...]] = ()
     """Those of ``label_names`` that have one entry a token; -100 means none, and is what they are padded with."""
 
@@ -71,7 +73,8 @@ class Task(ABC):
         """Rows to samples: unpadded lists of numbers by the model's argument names, and labels where there are any.
 
         A row may give several samples (windows of a long text, the two sides of a pair) or none. Of a sample, the
-        tokenizer's ``model_input_names`` and ``label_names`` become tensors; anything else is kept for the metrics.
+        tokenizer's ``model_input_names``, ``input_names`` and ``label_names`` become tensors; anything else is kept for the
+        metrics.
 
         Raises:
             DataError: A column is missing, or a label is not one of the model's.

@@ -168,15 +168,17 @@ def _check_attention(who: str, model: nn.Module, groups: Groups, batches: Batche
 def _check_generation(who: str, left: str, model: Any, groups: Groups, mask: Mask) -> None:
     """Token by token the same with and without the cache, as the masked model says it, whatever the padding is."""
     ids = torch.randint(3, model.config.vocab_size, (2, 6), generator=torch.Generator().manual_seed(0))
-    padded = torch.cat([torch.full((2, 3), pad_token_of(model)), ids], 1)  # [samples, padding + tokens]
-    real = torch.cat([torch.zeros(2, 3, dtype=torch.long), torch.ones_like(ids)], 1)
+    side = "right" if model.config.is_encoder_decoder else "left"  # an encoder may number its tokens from the left
+    order = -1 if side == "right" else 1
+    padded = torch.cat([torch.full((2, 3), pad_token_of(model)), ids][::order], 1)  # [samples, padding + tokens]
+    real = torch.cat([torch.zeros(2, 3, dtype=torch.long), torch.ones_like(ids)][::order], 1)
 
     def continued(one: Any, tokens: Tensor, attention: Tensor, *, cached: bool) -> Tensor:
         length = {"min_new_tokens": 6, "max_new_tokens": 6, "do_sample": False, "use_cache": cached}
         produced: Tensor = one.generate(
             input_ids=tokens, attention_mask=attention, pad_token_id=pad_token_of(model), **length
         )
-        return produced[:, tokens.shape[1] :]
+        return produced[:, 1:] if model.config.is_encoder_decoder else produced[:, tokens.shape[1] :]
 
     pruned = materialize(model, groups, mask).eval()
     with frozen(model), frozen(pruned), torch.no_grad():
@@ -187,7 +189,7 @@ def _check_generation(who: str, left: str, model: Any, groups: Groups, mask: Mas
             produced = continued(pruned, tokens, attention, cached=cached)
             assert torch.equal(expected, produced), (
                 f"The {who}: with {left} left, the smaller model generates {produced.tolist()} (cache: {cached}, padded on "
-                f"the left: {tokens is padded}); the masked one {expected.tolist()}."
+                f"the {side}: {tokens is padded}); the masked one {expected.tolist()}."
             )
 
 

@@ -1,13 +1,14 @@
-"""Encoder-decoder families: T5, mT5, BART. Both stacks and the attention between them can be pruned."""
+"""Encoder-decoder families: T5, BART, mBART and those built like them. Both stacks and the attention between them can be pruned."""
 
 from collections.abc import Callable
 
 from fastprune import Architecture, hookimpl
 from fastprune_seq2seq.bart import BART
+from fastprune_seq2seq.mbart import MBART
 from fastprune_seq2seq.t5 import T5
 
 
 @hookimpl
 def register_architectures(register: Callable[[Architecture], None]) -> None:
-    for architecture in (BART, T5):
+    for architecture in (BART, MBART, T5):
         register(architecture)

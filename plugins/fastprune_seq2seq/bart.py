@@ -1,4 +1,4 @@
-"""BART: an encoder and a decoder with LayerNorms behind the sublayers."""
+"""BART, PLBART, Marian and the small Blenderbot: an encoder and a decoder with LayerNorms behind the sublayers."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ FFN = Block(kind="ffn", module="fc1", producers=("fc1",), consumer="fc2", residu
 
 BART = Architecture(
     name="bart",
-    model_types=("bart",),
+    model_types=("bart", "plbart", "marian", "blenderbot-small"),
     stacks=(
         Stack(layers="encoder.layers", blocks=(SELF, FFN)),
         Stack(layers="decoder.layers", blocks=(SELF, CROSS, FFN), tokens="decoder_attention_mask"),

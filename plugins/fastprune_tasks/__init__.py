@@ -1,4 +1,4 @@
-"""The built-in tasks: text classification and regression, tokens, answers, masked words, next tokens, embeddings, pictures."""
+"""The built-in tasks: classification and regression, tokens, answers, masked and next words, texts, embeddings, pictures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fastprune import Task, hookimpl
 from fastprune_tasks.causal_lm import CausalLM
 from fastprune_tasks.classification import SequenceClassification
+from fastprune_tasks.conditional_generation import ConditionalGeneration
 from fastprune_tasks.embedding import Embedding
 from fastprune_tasks.image_classification import ImageClassification
 from fastprune_tasks.masked_lm import MaskedLM
@@ -25,6 +26,7 @@ def register_tasks(register: Callable[[type[Task]], None]) -> None:
         QuestionAnswering,
         MaskedLM,
         CausalLM,
+        ConditionalGeneration,
         Embedding,
         ImageClassification,
     ):

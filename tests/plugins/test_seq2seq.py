@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from datasets import Dataset
 
 import fastprune
 from fastprune import Groups, Mask, plugins, testing
 
 SIZES: dict[str, Any] = {"vocab_size": 64, "d_model": 32, "max_position_embeddings": 64}
 SIZES |= {"d_kv": 8, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2, "d_ff": 48}
-SIZES |= {f"{part}_layers": 2 for part in ("encoder", "decoder")} | {"init_std": 0.2}
+SIZES |= {f"{part}_layers": 2 for part in ("encoder", "decoder")} | {"init_std": 0.2, "decoder_start_token_id": 1}
 SIZES |= {f"{part}_attention_heads": 4 for part in ("encoder", "decoder")}
 SIZES |= {f"{part}_ffn_dim": 48 for part in ("encoder", "decoder")}
-CLASSES = ["T5Model", "MT5EncoderModel", "BartModel"]
+CLASSES = ["T5Model", "MT5EncoderModel", "BartModel", "MBartModel"]
+HEADS = ["T5ForConditionalGeneration", "BartForConditionalGeneration"]
+MORE = ["PLBartForConditionalGeneration", "MarianMTModel", "BlenderbotSmallForConditionalGeneration"]
+MORE += ["MBartForConditionalGeneration", "PegasusForConditionalGeneration", "M2M100ForConditionalGeneration"]
+MORE += ["BlenderbotForConditionalGeneration"]
 
 
 def tiny(class_name: str) -> torch.nn.Module:
@@ -24,8 +30,8 @@ def tiny(class_name: str) -> torch.nn.Module:
     return testing.random_weights(model_class, model_class.config_class(**SIZES))
 
 
-@pytest.mark.parametrize("class_name", CLASSES)
-def test_plain_model(class_name: str) -> None:
+@pytest.mark.parametrize("class_name", [*CLASSES, *HEADS, *MORE])
+def test_conformance(class_name: str) -> None:
     model = tiny(class_name)
     testing.check_architecture(fastprune.architecture_for(model), model)
 
@@ -45,7 +51,7 @@ def test_every_claimed_model_type_is_checked() -> None:
     registry = plugins.installed().architecture
     found = [registry[name] for name in registry if registry.entry(name).plugin == "seq2seq"]
     claimed = {model_type for architecture in found for model_type in architecture.model_types}
-    assert claimed == {tiny(name).config.model_type for name in CLASSES}
+    assert claimed == {tiny(name).config.model_type for name in [*CLASSES, *MORE]}
 
 
 def test_both_stacks_and_what_lies_between_are_groups() -> None:
@@ -67,3 +73,48 @@ def test_heads_keep_their_own_slices_of_the_shared_bias() -> None:
         assert torch.allclose(pruned(**inputs).last_hidden_state, expected, atol=1e-5)
     bias = pruned.encoder.block[0].layer[0].SelfAttention.relative_attention_bias
     assert bias.weight.shape[1] == 4
+
+
+@pytest.mark.parametrize("class_name", HEADS)
+def test_from_texts_to_a_smaller_model_that_writes(class_name: str, tmp_path: Path, tiny_tokenizer) -> None:
+    """Read, prune, measure, save and open: what it generates is what the pruned model in memory does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIZES, "vocab_size", len(tiny_tokenizer))
+        model = tiny(class_name)
+    model.save_pretrained(tmp_path / "dense")
+    tiny_tokenizer.save_pretrained(tmp_path / "dense")
+    rows = [("a good film", "good"), ("a bad film , not good", "bad"), ("the film", "good film"), ("not bad", "good")]
+    data = tmp_path / "data.csv"
+    data.write_text("source,target\n" + "".join(f'"{source}","{target}"\n' for source, target in 4 * rows))
+    result = fastprune.prune(tmp_path / "dense", data, budget=0.7)
+    result.save(tmp_path / "small")
+    assert result.cost_after <= 0.7 * result.cost_before
+    metrics = fastprune.evaluate(tmp_path / "small", data)
+    assert set(metrics) == {"perplexity", "token_accuracy"}
+    source = tiny_tokenizer(["a good film", "not bad"], return_tensors="pt", padding=True)
+    inputs = {name: source[name] for name in ("input_ids", "attention_mask")}
+    opened = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "small", trust_remote_code=True)
+    loaded = fastprune.load(tmp_path / "small")
+    expected = result.model.generate(**inputs, max_new_tokens=5, do_sample=False)
+    for other in (opened, loaded):
+        assert torch.equal(other.generate(**inputs, max_new_tokens=5, do_sample=False), expected)
+
+
+def test_decoder_sees_the_target_one_token_later(tiny_tokenizer) -> None:
+    task = fastprune.plugins.task_for(
+        tiny("T5ForConditionalGeneration").config, transformers.T5ForConditionalGeneration
+    )
+    data = Dataset.from_dict({"source": ["a good film"], "target": ["not bad"]})
+    batches = fastprune.make_batches(data, task, tiny_tokenizer)
+    batch = batches.batches[0]
+    assert batch["decoder_input_ids"][0, 0] == task.start
+    assert batch["decoder_input_ids"][0, 1:].tolist() == batch["labels"][0, :-1].tolist()
+    assert fastprune.model_inputs(batch, task).keys() >= {"decoder_input_ids", "decoder_attention_mask", "input_ids"}
+
+
+def test_a_source_without_a_target_is_refused(tiny_tokenizer) -> None:
+    task = fastprune.plugins.task_for(
+        tiny("T5ForConditionalGeneration").config, transformers.T5ForConditionalGeneration
+    )
+    with pytest.raises(fastprune.DataError, match="a source and a target text; the data has text. Name two"):
+        fastprune.make_batches(Dataset.from_dict({"text": ["a film"]}), task, tiny_tokenizer)

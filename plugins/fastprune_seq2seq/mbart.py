@@ -1,0 +1,22 @@
+"""mBART, Pegasus, M2M100 (NLLB) and Blenderbot: built like BART, with LayerNorms before the sublayers."""
+
+from dataclasses import replace
+
+from fastprune import Architecture, Stack
+from fastprune_seq2seq import bart
+
+ENCODER = (replace(bart.SELF, residual="final_layer_norm"), replace(bart.FFN, residual=""))
+DECODER = (
+    replace(bart.SELF, residual="encoder_attn_layer_norm"),
+    replace(bart.CROSS, residual="final_layer_norm"),
+    replace(bart.FFN, residual=""),
+)
+
+MBART = Architecture(
+    name="mbart",
+    model_types=("mbart", "pegasus", "m2m_100", "blenderbot"),
+    stacks=(
+        Stack(layers="encoder.layers", blocks=ENCODER),
+        Stack(layers="decoder.layers", blocks=DECODER, tokens="decoder_attention_mask"),
+    ),
+)

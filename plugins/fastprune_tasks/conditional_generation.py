@@ -1,0 +1,109 @@
+"""Conditional generation: one text made of another, such as summaries, translations and answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from fastprune import Batch, Columns, DataError, Sample, Task, label_column, text_columns
+from fastprune_tasks.labels import labels_of
+from fastprune_tasks.likelihood import NO_LABEL, categorical_loss, draw_at
+from fastprune_tasks.texts import SINGLES
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+SOURCES = (("article",), ("dialogue",), ("source",), ("src",), ("input",), ("inputs",), ("question",), *SINGLES)
+TARGETS = ("summary", "highlights", "target", "targets", "tgt", "output", "answer", "translation", "label")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConditionalGeneration(Task):
+    """A target text for each source text, by an encoder and a decoder that sees the target so far.
+
+    Attributes:
+        start: The token that the decoder begins with.
+    """
+
+    name: ClassVar[str] = "conditional-generation"
+    heads: ClassVar[tuple[str, ...]] = ("ForConditionalGeneration", "MTModel")
+    input_names: ClassVar[tuple[str, ...]] = ("decoder_input_ids", "decoder_attention_mask")
+    token_label_names: ClassVar[tuple[str, ...]] = ("labels",)
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"perplexity"})
+
+    start: int
+
+    @classmethod
+    def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
+        """Encoder-decoders of texts: not those that hear, nor decoders that see pictures."""
+        reads = not hasattr(config, "num_mel_bins")
+        return super().serves(config, class_name) and bool(config.is_encoder_decoder) and reads
+
+    @classmethod
+    def for_config(cls, config: PretrainedConfig) -> Self:
+        """From the decoder's first token, or the padding that T5 begins with."""
+        first = getattr(config, "decoder_start_token_id", None)
+        return cls(start=int(getattr(config, "pad_token_id", None) or 0) if first is None else int(first))
+
+    def encode(
+        self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
+    ) -> list[Sample]:
+        """Source and target of each row, both cut to ``max_length`` tokens; the decoder sees the target one token later.
+
+        The target is the second text column, or else the label's.
+        """
+        source, *more = text_columns(data, columns, SOURCES)
+        target = more[0] if len(more) == 1 else label_column(data, columns, TARGETS)
+        if target is None or len(more) > 1:
+            raise DataError(
+                f"Conditional generation reads a source and a target text; the data has {', '.join(data.column_names)}. "
+                "Name two text columns (--text-columns), or the target's as the label (--label-column)."
+            )
+        made = [str(text) for text in data[target]]
+        encoded = tokenizer(list(data[source]), text_target=made, truncation=True, max_length=max_length)
+        names = [name for name in tokenizer.model_input_names if name in encoded]
+        samples = []
+        for row, labels in enumerate(encoded["labels"]):
+            sample = {name: encoded[name][row] for name in names}
+            sample |= {"decoder_input_ids": [self.start, *labels[:-1]], "decoder_attention_mask": [1] * len(labels)}
+            samples.append(sample | {"labels": labels})
+        return samples
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Cross-entropy summed over the target's tokens, [samples]."""
+        return categorical_loss(outputs.logits, batch["labels"])
+
+    def draw_labels(self, outputs: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """From the softmax after each of the decoder's real tokens: [samples, tokens], -100 elsewhere."""
+        return {"labels": draw_at(outputs.logits, _real(batch), generator)}
+
+    def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
+        """Perplexity of the target's tokens, and the share that is the likeliest, each after the true ones before it."""
+        total, tokens, right = 0.0, 0, 0
+        for outputs, batch in results:
+            labels = labels_of(batch)
+            there = labels != NO_LABEL
+            total += float(categorical_loss(outputs.logits, labels).double().sum())
+            tokens += int(there.sum())
+            right += int((outputs.logits.argmax(-1) == labels)[there].sum())
+        return {"perplexity": math.exp(total / tokens), "token_accuracy": right / tokens}
+
+    def compare(self, teacher: Iterable[Any], student: Iterable[Any], batches: Iterable[Batch]) -> dict[str, float]:
+        """Agreement of the guesses after all of the decoder's real tokens."""
+        same = [
+            (one.logits.argmax(-1) == other.logits.argmax(-1))[_real(batch)]
+            for one, other, batch in zip(teacher, student, batches, strict=True)
+        ]
+        return {"agreement": float(torch.cat(same).float().mean())}
+
+
+def _real(batch: Batch) -> Tensor:
+    """Which of the decoder's tokens are real: [samples, tokens], bool."""
+    mask = batch.get("decoder_attention_mask")
+    return torch.ones_like(batch["decoder_input_ids"]).bool() if mask is None else mask.bool()
