@@ -198,7 +198,7 @@ class Spoils(fastprune.Tuner):
     name: ClassVar[str] = "spoils"
 
     def tune(self, teacher, student, groups, batches, scores):
-        consumers = {group.name: student.get_submodule(group.consumer) for group in groups}
+        consumers = {group.consumer: student.get_submodule(group.consumer) for group in groups}
         return {name: (2 * consumer.weight.detach(), consumer.bias.detach()) for name, consumer in consumers.items()}
 
 

@@ -18,7 +18,7 @@ from fastprune.cli import main
 
 
 def said(group: fastprune.Group) -> tuple[object, ...]:
-    return (group.block.cache, group.block.outputs, group.stack.tokens)
+    return (bool(group.block.cache), group.block.outputs, group.stack.tokens)  # transformers 5.24 renamed the argument
 
 
 def facts(groups: Groups) -> list[tuple[object, ...]]:

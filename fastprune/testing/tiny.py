@@ -16,6 +16,8 @@ from fastprune.calibration import NO_LABEL, Batches, token_mask
 from fastprune.capture import frozen
 from fastprune.tasks import Task
 
+PARTS = ("encoder", "decoder")
+
 
 def tiny_model(
     model_type: str = "bert", head: str = "ForSequenceClassification", **config: Any
@@ -33,9 +35,13 @@ def tiny_model(
     sizes |= {"num_key_value_heads": 2, "n_positions": 64, "ffn_dim": 64}
     sizes |= {"hidden_dim": 64, "vocab_size": 64, "max_position_embeddings": 64, "embedding_size": 16, "num_labels": 2}
     sizes |= {"image_size": 16, "patch_size": 4}
+    if head == "ForConditionalGeneration":
+        sizes |= {f"{part}_{of}": 2 if of == "layers" else 4 for part in PARTS for of in ("layers", "attention_heads")}
+        sizes |= {f"{part}_ffn_dim": 64 for part in PARTS} | {"num_decoder_layers": 2, "d_kv": 8, "d_ff": 64}
     settings: dict[str, Any] = {**sizes, "initializer_range": 0.2, **config}
     described = transformers.AutoConfig.for_model(model_type, **settings)
-    factory = getattr(transformers, "AutoModel" + ("" if head == "Model" else head))
+    named = {"Model": "", "ForConditionalGeneration": "ForSeq2SeqLM"}
+    factory = getattr(transformers, "AutoModel" + named.get(head, head))
     classes = factory._model_mapping.get(type(described), ())
     if isinstance(classes, tuple) and classes:  # several heads of one kind: the plain one
         described.architectures = [classes[0].__name__]
