@@ -71,7 +71,7 @@ def test_from_the_command_line_to_onnxruntime(
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout)
 
-    run("prune", tiny_checkpoint, "--data", tiny_data, "--budget", 0.5, "--output", tmp_path / "small")
+    run("prune", tiny_checkpoint, "--data", tiny_data, "--budget", 0.1, "--output", tmp_path / "small")
     for source, output in ((tiny_checkpoint, "dense-onnx"), (tmp_path / "small", "small-onnx")):
         made = run("export", source, "--output", tmp_path / output)
         assert made["inputs"] == ["input_ids", "attention_mask", "token_type_ids"]
