@@ -12,6 +12,8 @@ from .calibration import make_batches as make_batches
 from .calibration import model_inputs as model_inputs
 from .calibration import to_device as to_device
 from .calibration import token_mask as token_mask
+from .calls import LayerCall as LayerCall
+from .calls import layer_calls as layer_calls
 from .capture import consumer_inputs as consumer_inputs
 from .capture import frozen as frozen
 from .capture import real_rows as real_rows
@@ -53,9 +55,7 @@ from .groups import consumer_of as consumer_of
 from .groups import producers_of as producers_of
 from .hookspecs import hookimpl as hookimpl
 from .hub import push_to_hub as push_to_hub
-from .layerwise import LayerCall as LayerCall
 from .layerwise import Statistics as Statistics
-from .layerwise import layer_calls as layer_calls
 from .layerwise import reconstruct as reconstruct
 from .masks import Mask as Mask
 from .materialize import masked as masked

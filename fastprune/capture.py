@@ -53,6 +53,34 @@ def consumer_inputs(model: nn.Module, groups: Groups, see: Callable[[Group, Tens
         yield
 
 
+@contextlib.contextmanager
+def tap_entering(model: nn.Module, path: str, see: Callable[[Tensor], None]) -> Iterator[None]:
+    """While open, what enters the linear at a path is shown to ``see``."""
+    handle = model.get_submodule(path).register_forward_pre_hook(lambda _, arguments: see(arguments[0]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def tap_residual(model: nn.Module, group: Group, see: Callable[[Tensor], None]) -> Iterator[None]:
+    """While open, what the group's consumer is to repair is shown to ``see``: the residual stream after the sublayer."""
+    module = model.get_submodule(group.residual)
+    if group.block.residual and group.block.residual != group.block.consumer:
+
+        def before(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            see(arguments[0] if arguments else next(iter(keywords.values())))
+
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(lambda _, __, out: see(out[0] if isinstance(out, tuple) else out))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def real_rows(values: Tensor, group: Group, batch: Batch) -> Tensor:
     """What is there for real tokens: [..., features] -> [tokens, features].
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastprune.calibration import Batches, model_inputs, to_device
-from fastprune.capture import frozen, real_rows
-from fastprune.errors import ModelError
+from fastprune.calls import LayerCall, Stop, layer_calls, layer_outputs
+from fastprune.capture import frozen, real_rows, tap_entering, tap_residual
 from fastprune.groups import Group, Groups, consumer_of
 from fastprune.linears import linear_at
 from fastprune.materialize import set_linear
@@ -108,7 +107,7 @@ def reconstruct(
     with frozen(teacher), frozen(student):
         for stack in groups.stacks():
             paths = [layer for layer, _ in stack.layers()]
-            in_turn = [path for path, _ in _returned(teacher, paths, batches)] == paths
+            in_turn = [path for path, _ in layer_outputs(teacher, paths, batches)] == paths
             if in_turn:
                 _solve_in_turn(teacher, student, stack, batches, solve, correct, token_weights, reconstruction)
             else:
@@ -185,7 +184,7 @@ def _streams_into(
     seen: dict[str, list[Tensor]] = {path: [] for group in members for path in (*group.producers, group.consumer)}
     with contextlib.ExitStack() as hooks:
         for path, inputs in seen.items():
-            hooks.enter_context(_tap_entering(model, path, inputs.append))
+            hooks.enter_context(tap_entering(model, path, inputs.append))
         call.run(model.get_submodule(members[0].layer), hidden)
     streams: dict[str, dict[str, list[str]]] = {}
     for group in members:
@@ -217,9 +216,9 @@ def _input_statistics(
 
         def stop(value: Tensor, inputs: list[Tensor] = inputs) -> None:
             inputs.append(value)
-            raise _Stop
+            raise Stop
 
-        with contextlib.suppress(_Stop), _tap_entering(student, producer, stop):
+        with contextlib.suppress(Stop), tap_entering(student, producer, stop):
             call.run(layer, entering)
         statistics.add(real_rows(inputs[0], group, batch), real_rows(target - inputs[0], group, batch), None)
     return statistics
@@ -261,8 +260,8 @@ def whole_statistics(
             inputs: dict[str, list[Tensor]] = {group.name: [] for group in groups}
             with frozen(model), contextlib.ExitStack() as hooks:
                 for group in groups:
-                    hooks.enter_context(_tap_residual(model, group, stream[group.name].append))
-                    hooks.enter_context(_tap_entering(model, group.consumer, inputs[group.name].append))
+                    hooks.enter_context(tap_residual(model, group, stream[group.name].append))
+                    hooks.enter_context(tap_entering(model, group.consumer, inputs[group.name].append))
                 model(**model_inputs(to_device(batch, device), batches.task))
             streams.append(stream)
         for group in groups:
@@ -279,127 +278,6 @@ def whole_statistics(
 def _rows(values: list[Tensor], group: Group, batch: Batch) -> Tensor:
     """Real tokens of every time that the group ran: [tokens, features]."""
     return torch.cat([real_rows(value, group, batch) for value in values])
-
-
-@contextlib.contextmanager
-def _tap_entering(model: nn.Module, path: str, see: Callable[[Tensor], None]) -> Iterator[None]:
-    """While open, what enters the linear at a path is shown to ``see``."""
-    handle = model.get_submodule(path).register_forward_pre_hook(lambda _, arguments: see(arguments[0]))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@dataclass(frozen=True)
-class LayerCall:
-    """How the model called a layer: the hidden states it passed and everything beside them."""
-
-    hidden: Tensor  # [samples, tokens, hidden]
-    name: str  # the keyword that carried the hidden states; empty: they came first
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
-
-    def run(self, layer: nn.Module, hidden: Tensor) -> Tensor:
-        """The layer's output hidden states for other hidden states, all else being as it was."""
-        keywords = {**self.keywords, self.name: hidden} if self.name else self.keywords
-        output = layer(*self.arguments, **keywords) if self.name else layer(hidden, *self.arguments, **keywords)
-        result: Tensor = output[0] if isinstance(output, tuple) else output
-        return result
-
-
-def layer_calls(model: nn.Module, layers: list[str], batches: Batches) -> list[list[LayerCall]]:
-    """How the model calls each of its layers, for each batch: [batches][layers].
-
-    The layers themselves do not run, unless they hand on more than hidden states (a position bias): each hands its input
-    on. All hidden states are those entering the first.
-
-    Raises:
-        ModelError: The layers do not run one after another, once each.
-    """
-    device = next(model.parameters()).device
-    returned = _returned(model, layers, batches)
-    if [path for path, _ in returned] != layers:
-        raise ModelError(
-            f"The layers {layers[0]} to {layers[-1]} of this {type(model).__name__} run {len(returned)} times in one forward "
-            f"pass, not {len(layers)} times one after another; what asks for them one by one does not work here."
-        )
-    calls = []
-    for batch in batches:
-        with _recording(model, layers, [output for _, output in returned]) as recorded, contextlib.suppress(_Stop):
-            model(**model_inputs(to_device(batch, device), batches.task))
-        calls.append(recorded)
-    return calls
-
-
-class _Stop(Exception):
-    """Ends a forward pass whose rest nobody needs."""
-
-
-@dataclass(frozen=True)
-class _Output:
-    """What a layer returns: how many values as a tuple, 0 for a bare tensor, and whether others than the first are there."""
-
-    values: int
-    carries: bool
-
-
-def _returned(model: nn.Module, layers: list[str], batches: Batches) -> list[tuple[str, _Output]]:
-    """The layers in the order in which they run, and what each returns: seen on one sample."""
-    device = next(model.parameters()).device
-    seen: list[tuple[str, _Output]] = []
-
-    def hook(path: str) -> Callable[[nn.Module, Any, Any], None]:
-        def note(_: nn.Module, __: Any, output: Any) -> None:
-            rest = output[1:] if isinstance(output, tuple) else ()
-            values = len(output) if isinstance(output, tuple) else 0
-            seen.append((path, _Output(values, any(isinstance(value, Tensor) for value in rest))))
-
-        return note
-
-    with contextlib.ExitStack() as hooks:
-        for path in layers:
-            hooks.callback(model.get_submodule(path).register_forward_hook(hook(path)).remove)
-        sample = {name: value[:1] for name, value in batches.batches[0].items()}
-        model(**model_inputs(to_device(sample, device), batches.task))
-    return seen
-
-
-@contextlib.contextmanager
-def _recording(model: nn.Module, layers: list[str], outputs: list[_Output]) -> Iterator[list[LayerCall]]:
-    """While open, layers record how they are called instead of running; the last ends the forward pass."""
-    recorded: list[LayerCall] = []
-
-    def stand_in(layer: nn.Module, output: _Output) -> Callable[..., Any]:
-        run = layer.forward
-
-        def forward(*arguments: Any, **keywords: Any) -> Any:
-            name = "" if arguments else next(iter(keywords))
-            hidden = keywords[name] if name else arguments[0]
-            others = {key: value for key, value in keywords.items() if key != name}
-            recorded.append(LayerCall(recorded[0].hidden if recorded else hidden, name, arguments[1:], others))
-            if len(recorded) == len(layers):
-                raise _Stop
-            if output.carries:
-                return run(*arguments, **keywords)
-            return (hidden, *[None] * (output.values - 1)) if output.values else hidden
-
-        return forward
-
-    with contextlib.ExitStack() as undo:
-        for path, output in zip(layers, outputs, strict=True):
-            layer = model.get_submodule(path)
-            before = layer.__dict__.get("forward")
-            undo.callback(_restore_forward, layer.__dict__, before)
-            layer.__dict__["forward"] = stand_in(layer, output)
-        yield recorded
-
-
-def _restore_forward(attributes: dict[str, Any], before: Any) -> None:
-    if before is None:
-        del attributes["forward"]
-    else:
-        attributes["forward"] = before
 
 
 def _run_teacher(
@@ -419,9 +297,9 @@ def _run_teacher(
     for call, entering in zip(calls, hidden, strict=True):
         with contextlib.ExitStack() as hooks:
             for group in members:
-                hooks.enter_context(_tap_residual(teacher, group, sums[group.name].append))
+                hooks.enter_context(tap_residual(teacher, group, sums[group.name].append))
             for first, seen in inputs.items():
-                hooks.enter_context(_tap_entering(teacher, first, seen.append))
+                hooks.enter_context(tap_entering(teacher, first, seen.append))
             outputs.append(call.run(layer, entering))
     return sums, inputs, outputs
 
@@ -444,12 +322,12 @@ def _statistics(
 
         def stop(value: Tensor, stream: list[Tensor] = stream) -> None:
             stream.append(value)
-            raise _Stop
+            raise Stop
 
         with (
-            contextlib.suppress(_Stop),
-            _tap_entering(student, group.consumer, inputs.append),
-            _tap_residual(student, group, stop),
+            contextlib.suppress(Stop),
+            tap_entering(student, group.consumer, inputs.append),
+            tap_residual(student, group, stop),
         ):
             call.run(layer, entering)
         error = real_rows(targets[index] - stream[0], group, batch)  # [tokens, hidden]
@@ -458,21 +336,3 @@ def _statistics(
         )
         statistics.add(real_rows(inputs[0][..., : group.features], group, batch), error, counted)
     return statistics
-
-
-@contextlib.contextmanager
-def _tap_residual(model: nn.Module, group: Group, see: Callable[[Tensor], None]) -> Iterator[None]:
-    """While open, what the group's consumer is to repair is shown to ``see``: the residual stream after the sublayer."""
-    module = model.get_submodule(group.residual)
-    if group.block.residual and group.block.residual != group.block.consumer:
-
-        def before(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            see(arguments[0] if arguments else next(iter(keywords.values())))
-
-        handle = module.register_forward_pre_hook(before, with_kwargs=True)
-    else:
-        handle = module.register_forward_hook(lambda _, __, out: see(out[0] if isinstance(out, tuple) else out))
-    try:
-        yield
-    finally:
-        handle.remove()

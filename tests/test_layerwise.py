@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 import fastprune
 from fastprune import Group, Groups, Mask, Statistics, model_inputs, testing, token_mask
+from fastprune.calls import layer_calls
 from fastprune.capture import frozen
-from fastprune.layerwise import layer_calls
 from fastprune.testing.comparing import hidden_error
 from fastprune.testing.tiny import pad_further
 from fastprune_lstsq.weights import regression
