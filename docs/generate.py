@@ -98,7 +98,7 @@ def unit_of(block: Block) -> str:
     """What a block's unit is called."""
     parts = sum(len(one.parts) or 1 if isinstance(one, Producer) else 1 for one in block.producers)
     if block.kind != "attention":
-        return "filters with a gate" if parts > 1 else "filters"
+        return ("filters with a gate" if parts > 1 else "filters") + (" (each expert)" if "*" in block.module else "")
     grouped = block.units or len(block.unit_width) > 1
     return ("KV groups" if grouped else "heads") + (f" ({block.name})" if block.name else "")
 

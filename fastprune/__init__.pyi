@@ -44,6 +44,8 @@ from .errors import UnknownNameError as UnknownNameError
 from .errors import UsageError as UsageError
 from .evaluation import evaluate as evaluate
 from .evaluation import fidelity as fidelity
+from .experts import every_expert as every_expert
+from .experts import open_experts as open_experts
 from .exporting import Export as Export
 from .exporting import export as export
 from .families import read_architecture as read_architecture
@@ -60,7 +62,6 @@ from .layerwise import reconstruct as reconstruct
 from .masks import Mask as Mask
 from .materialize import masked as masked
 from .materialize import materialize as materialize
-from .materialize import sharing_copy as sharing_copy
 from .measuring import measure as measure
 from .moments import Moments as Moments
 from .moments import MomentsCollector as MomentsCollector
@@ -77,6 +78,7 @@ from .recipe import strategy as strategy
 from .result import PruningResult as PruningResult
 from .reuse import Shared as Shared
 from .scores import Scores as Scores
+from .sharing import sharing_copy as sharing_copy
 from .strategies import CostModel as CostModel
 from .strategies import MeasuredCost as MeasuredCost
 from .strategies import Pass as Pass

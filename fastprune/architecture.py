@@ -57,7 +57,8 @@ class UnitBias:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One prunable sublayer of a layer. All paths are relative to the layer.
+    """One prunable sublayer of a layer, or several alike. All paths are relative to the layer; ``*`` in them stands for
+    every index, such as that of an expert: as many groups as there are.
 
     A unit (an attention head or KV group, an FFN filter) owns rows of every producer and columns of the consumer
     (METHOD 0). Linears are ``nn.Linear``, or transformers' ``Conv1D``, whose weight is transposed.
@@ -82,8 +83,11 @@ class Block:
         bias: A tensor with one slice a unit that layers share.
         cache: The argument of ``module`` that carries the keys and values of earlier tokens. Empty: there is none.
         outputs: How many values ``module`` returns: 1 a tensor, n > 1 a tuple with the tensor first.
+        seen: The argument of ``module`` that says which of the layer's tokens it sees [samples * tokens], where those are
+            only some (an expert). The consumer gets it behind the features, which are those tokens' alone.
         name: What the group is called in its layer; ``kind`` unless said, for layers with two blocks of a kind.
         when: What must hold of the configuration for this block to be there.
+        optional: Not every layer has it: there is no group where there is no consumer.
     """
 
     kind: str
@@ -97,8 +101,10 @@ class Block:
     bias: UnitBias | None = None
     cache: str = ""
     outputs: int = 1
+    seen: str = ""
     name: str = ""
     when: Conditions = ()
+    optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from fastprune import plugins
 from fastprune.capture import frozen
 from fastprune.costs import Workload
 from fastprune.errors import ModelError, UsageError
+from fastprune.experts import open_experts
 from fastprune.groups import Groups
 from fastprune.manifests import MANIFEST, read_manifest
 from fastprune.memory import peak_bytes, weight_bytes
@@ -221,7 +222,8 @@ def _told(source: str) -> dict[str, Any]:
 
 
 def _predicted(table: MeasuredTable, model: nn.Module) -> float:
-    return table.costs(Groups.resolve(plugins.architecture_for(model), model)).total
+    opened = open_experts(model)
+    return table.costs(Groups.resolve(plugins.architecture_for(opened), opened)).total
 
 
 @contextlib.contextmanager

@@ -42,12 +42,12 @@ def frozen(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def consumer_inputs(model: nn.Module, groups: Groups, see: Callable[[Group, Tensor], None]) -> Iterator[None]:
     """While open, every forward pass shows each consumer's input [..., features] to ``see``, once for each time that it
-    runs. ``real_rows`` leaves padding out."""
+    runs: of all tokens, zeros for those that it does not see. ``real_rows`` leaves padding out."""
     with frozen(model), torch.no_grad(), contextlib.ExitStack() as hooks:
         for group in groups:
 
             def hook(_: nn.Module, arguments: tuple[Tensor, ...], group: Group = group) -> None:
-                see(group, arguments[0][..., : group.features])
+                see(group, spread(arguments[0][..., : group.features], seen_of(arguments)))
 
             hooks.callback(consumer_of(model, group).register_forward_pre_hook(hook).remove)
         yield
@@ -81,16 +81,51 @@ def tap_residual(model: nn.Module, group: Group, see: Callable[[Tensor], None]) 
         handle.remove()
 
 
-def real_rows(values: Tensor, group: Group, batch: Batch) -> Tensor:
+Entering = tuple[Tensor, Tensor | None]
+"""What a consumer is called with: features, and which tokens they are of where those are only some."""
+
+
+@contextlib.contextmanager
+def tap_consumer(model: nn.Module, group: Group, see: Callable[[Entering], None]) -> Iterator[None]:
+    """While open, what the group's consumer is called with is shown to ``see``."""
+    consumer = model.get_submodule(group.consumer)
+    handle = consumer.register_forward_pre_hook(lambda _, arguments: see((arguments[0], seen_of(arguments))))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def seen_of(arguments: tuple[Tensor, ...]) -> Tensor | None:
+    """Which tokens a consumer's rows are of [samples * tokens], from what it was called with; None: of all."""
+    return arguments[1] if len(arguments) > 1 else None
+
+
+def spread(rows: Tensor, seen: Tensor | None) -> Tensor:
+    """Rows of the tokens seen, among zeros for the others: [seen, features] -> [samples * tokens, features]. With None they
+    are as they were."""
+    if seen is None:
+        return rows
+    return rows.new_zeros(len(seen), rows.shape[-1]).index_copy(0, seen.nonzero()[:, 0], rows)
+
+
+def only_seen(values: Tensor, seen: Tensor | None) -> Tensor:
+    """The rows of the tokens seen: [..., features] -> [seen, features]. With None they are as they were."""
+    return values if seen is None else values.flatten(0, -2)[seen]
+
+
+def real_rows(values: Tensor, group: Group, batch: Batch, seen: Tensor | None = None) -> Tensor:
     """What is there for real tokens: [..., features] -> [tokens, features].
 
     Args:
         values: What flows through the group, such as its consumer's input.
         group: It says, by its stack, which input marks the real tokens.
         batch: The model's inputs. Where the mark is missing or of another shape (images, windows), all rows are real.
+        seen: Which of the tokens ``values`` are of [samples * tokens], where those are only some.
     """
     rows = values.flatten(0, -2)
     mark = batch.get(group.stack.tokens)
-    if mark is None or mark.dim() != 2 or mark.numel() != len(rows):
+    if mark is None or mark.dim() != 2 or mark.numel() != (len(rows) if seen is None else len(seen)):
         return rows
-    return rows[mark.flatten().bool().to(rows.device)]
+    real = mark.flatten().bool().to(rows.device)
+    return rows[real if seen is None else real[seen]]

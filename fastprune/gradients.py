@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration import Batches, to_device
-from fastprune.capture import frozen
+from fastprune.calibration import Batches, to_device, token_mask
+from fastprune.capture import frozen, seen_of, spread
 from fastprune.groups import Group, Groups, consumer_of
 from fastprune.objectives import Labels, choose_labels, sample_losses
 from fastprune.progress import track
@@ -55,8 +55,13 @@ def collect_gradients(
         samples = len(next(iter(batch.values())))
         for group in groups:
             by_unit[group.name].append(seen.by_unit.get(group.name, torch.zeros(samples, group.units)).cpu())
-            by_token[group.name].append(seen.by_token.get(group.name, torch.zeros(samples, 1)).cpu())
+            by_token[group.name].append(seen.by_token.get(group.name, _unseen(group, batch, samples)).cpu())
     return {name: torch.cat(parts) for name, parts in by_unit.items()}, {k: tuple(v) for k, v in by_token.items()}
+
+
+def _unseen(group: Group, batch: Batch, samples: int) -> Tensor:
+    """Weights of nothing [samples, tokens], for a group that no token of a batch came to."""
+    return torch.zeros_like(token_mask(batch), dtype=torch.float32) if group.block.seen else torch.zeros(samples, 1)
 
 
 @dataclass
@@ -104,14 +109,13 @@ def _count_samples(seen: UnitGradients) -> Callable[[nn.Module, tuple[Any, ...],
 
 def _watch_inputs(group: Group, seen: UnitGradients) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
     def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        features = arguments[0]  # [samples, tokens, features]
+        features, seen_tokens = arguments[0], seen_of(arguments)  # [samples, tokens, features]
         if not features.requires_grad:
             features = features.detach().requires_grad_()
         values = features.detach()
 
         def keep(gradient: Tensor) -> None:
-            products = (values * gradient).reshape(seen.samples, -1, values.shape[-1])  # [samples, tokens, features]
-            by_feature = products.sum(1).float()  # [samples, features]
+            by_feature = _by_sample(values * gradient, seen_tokens, seen.samples).float()  # [samples, features]
             _accumulate(seen.by_unit, group.name, by_feature.unflatten(1, (group.units, group.width)).sum(-1))
 
         features.register_hook(keep)
@@ -120,14 +124,25 @@ def _watch_inputs(group: Group, seen: UnitGradients) -> Callable[[nn.Module, tup
     return hook
 
 
+def _by_sample(rows: Tensor, seen: Tensor | None, samples: int) -> Tensor:
+    """The sums of each sample's tokens: [..., features] -> [samples, features]."""
+    if seen is None:
+        return rows.reshape(samples, -1, rows.shape[-1]).sum(1)
+    owners = seen.view(samples, -1).nonzero()[:, 0]  # the sample of each row
+    return rows.new_zeros(samples, rows.shape[-1]).index_add(0, owners, rows)
+
+
 def _watch_outputs(group: Group, seen: UnitGradients) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def hook(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if not output.requires_grad:  # of a group without units, below the first one with any
             output = output.detach().requires_grad_().clone()  # no leaf: some models go on in place
 
         def keep(gradient: Tensor) -> None:
-            squares = gradient.float().square().sum(-1)  # [..., tokens], also windows and flattened samples
-            _accumulate(seen.by_token, group.name, squares.reshape(seen.samples, -1))  # [samples, tokens]
+            squares = (
+                gradient.float().square().sum(-1, keepdim=True)
+            )  # [..., tokens, 1], also windows, flattened samples
+            by_token = spread(squares, seen_of(arguments)).reshape(seen.samples, -1)  # [samples, tokens]
+            _accumulate(seen.by_token, group.name, by_token)
 
         output.register_hook(keep)
         return output

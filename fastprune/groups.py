@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from fastprune.architecture import Architecture, Block, Conditions, Producer, Stack
 from fastprune.errors import ModelError
+from fastprune.experts import is_fused
 from fastprune.linears import as_linear, linear_at
+from fastprune.modeling import there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,15 +204,47 @@ def _resolve_stack(architecture: Architecture, stack: Stack, model: nn.Module, p
         blocks = [block for block in stack.blocks if _holds(block.when, getattr(model, "config", None))]
         for index in range(len(layers)):
             for block in blocks:
-                yield _resolve_block(architecture, stack, block, model, prefix, f"{path}.{index}")
+                for name, each in _each(architecture, block, model, f"{prefix}{path}.{index}"):
+                    yield _resolve_block(architecture, stack, each, model, prefix, f"{path}.{index}", name)
+
+
+def _each(architecture: Architecture, block: Block, model: nn.Module, layer: str) -> Iterator[tuple[str, Block]]:
+    """A block by the name of its group in this layer: itself, or one for each index that ``*`` stands for; none where it is
+    optional and not there."""
+    name = block.name or block.kind
+    before, star, _ = block.module.partition(".*")
+    if block.optional and not there(model, f"{layer}.{before if star else block.consumer}"):
+        return
+    if not star:
+        yield name, block
+        return
+    several = _submodule(architecture, model, f"{layer}.{before}")
+    if is_fused(several):
+        raise ModelError(
+            f"The architecture '{architecture.name}' expects a module for each expert in '{layer}.{before}', but this "
+            f"{type(model).__name__} has one {type(several).__name__} for all of them. Use what fastprune.open_experts(model) "
+            "returns."
+        )
+    for index, _ in several.named_children():
+        yield f"{name}.{index}", at_index(block, index)
+
+
+def at_index(block: Block, index: str) -> Block:
+    """The block with an index in the place of ``*``."""
+    producers = tuple(
+        one.replace("*", index) if isinstance(one, str) else replace(one, linear=one.linear.replace("*", index))
+        for one in block.producers
+    )
+    paths = {path: getattr(block, path).replace("*", index) for path in ("module", "consumer", "residual")}
+    return replace(block, producers=producers, **paths)
 
 
 def _lists(model: nn.Module, prefix: str, pattern: str) -> list[str]:
     """The paths of lists of layers that fit a pattern with ``*`` for any index, in order; none where there are none."""
     start, star, rest = pattern.partition(".*.")
     if not star:
-        return [pattern] if _there(model, prefix + pattern) else []
-    if not _there(model, prefix + start):
+        return [pattern] if there(model, prefix + pattern) else []
+    if not there(model, prefix + start):
         return []
     indices = [name for name, _ in model.get_submodule(prefix + start).named_children()]
     return [path for index in indices for path in _lists(model, prefix, f"{start}.{index}.{rest}")]
@@ -227,7 +261,7 @@ def _value(config: Any, path: str) -> Any:
 
 
 def _resolve_block(
-    architecture: Architecture, stack: Stack, block: Block, model: nn.Module, prefix: str, layer: str
+    architecture: Architecture, stack: Stack, block: Block, model: nn.Module, prefix: str, layer: str, name: str
 ) -> Group:
     where = f"'{prefix}{layer}' of this {type(model).__name__}"
     module = _submodule(architecture, model, f"{prefix}{layer}.{block.module}")
@@ -253,9 +287,8 @@ def _resolve_block(
                 f"{width} a unit, {found} rows in '{each.path}', of which {units} units would own {each.per_unit} each and "
                 f"share {each.shared}. Check 'unit_width' and 'parts' of the architecture '{architecture.name}'."
             )
-    name = f"{layer}.{block.name or block.kind}"
     return Group(
-        name=name,
+        name=f"{layer}.{name}",
         layer=prefix + layer,
         units=units,
         width=width,
@@ -273,7 +306,7 @@ def _rows(
     for producer in block.producers:
         fused = Producer(linear=producer) if isinstance(producer, str) else producer
         path = f"{layer}.{fused.linear}"
-        if fused.optional and not _there(model, path):
+        if fused.optional and not there(model, path):
             continue
         _submodule(architecture, model, path)
         parts = tuple((_product(module, part.rows), part.shared) for part in fused.parts)
@@ -282,14 +315,6 @@ def _rows(
 
 def _product(module: nn.Module, attributes: tuple[str, ...]) -> int:
     return math.prod(int(getattr(module, attribute)) for attribute in attributes)
-
-
-def _there(model: nn.Module, path: str) -> bool:
-    try:
-        model.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
 
 
 def _submodule(architecture: Architecture, model: nn.Module, path: str) -> nn.Module:

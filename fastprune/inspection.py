@@ -8,6 +8,7 @@ from typing import Any
 from fastprune import plugins
 from fastprune.architecture import Architecture
 from fastprune.costs import Workload
+from fastprune.experts import open_experts
 from fastprune.groups import Groups
 from fastprune.manifests import MANIFEST, read_manifest
 from fastprune.pretrained import Pretrained
@@ -28,10 +29,11 @@ def inspect(opened: Pretrained, *, seq_len: int = 128, architecture: Architectur
     Raises:
         ModelError: No architecture serves the model, or the length is more than it takes.
     """
-    groups = Groups.resolve(architecture or plugins.architecture_for(opened.model), opened.model)
-    workload = Workload.made_up(opened.model, seq_len)
+    model = open_experts(opened.model)
+    groups = Groups.resolve(architecture or plugins.architecture_for(model), model)
+    workload = Workload.made_up(model, seq_len)
     registry = plugins.installed().cost
-    tables = {name: registry[cost]().measure(opened.model, groups, workload) for name, cost in _COSTS.items()}
+    tables = {name: registry[cost]().measure(model, groups, workload) for name, cost in _COSTS.items()}
     before = _units_before(opened.source)
     rows = []
     for group in groups:

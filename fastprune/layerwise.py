@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastprune.calibration import Batches, model_inputs, to_device
 from fastprune.calls import LayerCall, Stop, layer_calls, layer_outputs
-from fastprune.capture import frozen, real_rows, tap_entering, tap_residual
+from fastprune.capture import Entering, frozen, only_seen, real_rows, tap_consumer, tap_entering, tap_residual
 from fastprune.groups import Group, Groups, consumer_of
 from fastprune.linears import linear_at
 from fastprune.materialize import set_linear
@@ -178,7 +178,8 @@ def _streams_into(
     """By the group, the paths of the producers that see one and the same stream, by the first of them.
 
     Left out are producers that do not run exactly once in a pass of the layer, and those that see what the layer was given
-    beside its hidden states, or other tokens than the group's consumer.
+    beside its hidden states, or other tokens than the group's consumer, or only some tokens, which need not be the same in
+    another model.
     """
     given = [value for value in (*call.arguments, *call.keywords.values()) if isinstance(value, Tensor)]
     seen: dict[str, list[Tensor]] = {path: [] for group in members for path in (*group.producers, group.consumer)}
@@ -187,7 +188,7 @@ def _streams_into(
             hooks.enter_context(tap_entering(model, path, inputs.append))
         call.run(model.get_submodule(members[0].layer), hidden)
     streams: dict[str, dict[str, list[str]]] = {}
-    for group in members:
+    for group in (group for group in members if not group.block.seen):
         found: dict[str, list[str]] = {}
         for path in group.producers:
             once = len(seen[path]) == len(seen[group.consumer]) == 1
@@ -257,27 +258,46 @@ def whole_statistics(
         streams: list[dict[str, list[Tensor]]] = []
         for model in (teacher, student):
             stream: dict[str, list[Tensor]] = {group.name: [] for group in groups}
-            inputs: dict[str, list[Tensor]] = {group.name: [] for group in groups}
+            inputs: dict[str, list[Entering]] = {group.name: [] for group in groups}
             with frozen(model), contextlib.ExitStack() as hooks:
                 for group in groups:
                     hooks.enter_context(tap_residual(model, group, stream[group.name].append))
-                    hooks.enter_context(tap_entering(model, group.consumer, inputs[group.name].append))
+                    hooks.enter_context(tap_consumer(model, group, inputs[group.name].append))
                 model(**model_inputs(to_device(batch, device), batches.task))
             streams.append(stream)
         for group in groups:
-            dense, pruned = (_rows(stream[group.name], group, batch) for stream in streams)
-            x = _rows(inputs[group.name], group, batch)[:, : group.features]
-            weights = None
-            if token_weights:
-                of_tokens = token_weights[group.name][index].to(device).unsqueeze(-1)  # [samples, tokens, 1]
-                weights = _rows([of_tokens] * len(inputs[group.name]), group, batch)[:, 0]
-            found[group.name].add(x, dense - pruned, weights)
+            weights = token_weights[group.name][index] if token_weights else None
+            dense, pruned = (stream[group.name] for stream in streams)
+            for one, other, entering in zip(dense, pruned, inputs[group.name], strict=False):  # no token may have come
+                _add(found[group.name], group, batch, entering, one - other, weights)
     return found
 
 
-def _rows(values: list[Tensor], group: Group, batch: Batch) -> Tensor:
-    """Real tokens of every time that the group ran: [tokens, features]."""
-    return torch.cat([real_rows(value, group, batch) for value in values])
+def _add(
+    statistics: Statistics,
+    group: Group,
+    batch: Batch,
+    entering: Entering,
+    error: Tensor,
+    weights: Tensor | None,
+) -> None:
+    """Add the real tokens that a consumer saw, once that it ran.
+
+    Args:
+        statistics: Added to.
+        group: The consumer's.
+        batch: The model's inputs.
+        entering: What entered the consumer.
+        error: What the stream lacks, of all tokens [..., hidden].
+        weights: How much each token counts [samples, tokens].
+    """
+    features, seen = entering
+    counted = None if weights is None else weights.to(error.device).unsqueeze(-1)  # [samples, tokens, 1]
+    statistics.add(
+        real_rows(features[..., : group.features], group, batch, seen),
+        real_rows(only_seen(error, seen), group, batch, seen),
+        None if counted is None else real_rows(only_seen(counted, seen), group, batch, seen)[:, 0],
+    )
 
 
 def _run_teacher(
@@ -317,7 +337,7 @@ def _statistics(
     layer, consumer = student.get_submodule(group.layer), consumer_of(student, group)
     statistics = Statistics.zeros(consumer.in_features, consumer.out_features, hidden[0].device)
     for index, (call, entering, batch) in enumerate(zip(calls, hidden, batches, strict=True)):
-        inputs: list[Tensor] = []
+        inputs: list[Entering] = []
         stream: list[Tensor] = []
 
         def stop(value: Tensor, stream: list[Tensor] = stream) -> None:
@@ -326,13 +346,10 @@ def _statistics(
 
         with (
             contextlib.suppress(Stop),
-            tap_entering(student, group.consumer, inputs.append),
+            tap_consumer(student, group, inputs.append),
             tap_residual(student, group, stop),
         ):
             call.run(layer, entering)
-        error = real_rows(targets[index] - stream[0], group, batch)  # [tokens, hidden]
-        counted = (
-            None if weights is None else real_rows(weights[index].to(error.device).unsqueeze(-1), group, batch)[:, 0]
-        )
-        statistics.add(real_rows(inputs[0][..., : group.features], group, batch), error, counted)
+        for seen in inputs[:1]:  # none where no token came to it
+            _add(statistics, group, batch, seen, targets[index] - stream[0], weights[index] if weights else None)
     return statistics

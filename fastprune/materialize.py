@@ -48,13 +48,6 @@ def materialize(model: M, groups: Groups, mask: Mask, *, inplace: bool = False) 
     return pruned
 
 
-def sharing_copy(model: M) -> M:
-    """A copy of the modules with the very same parameters and buffers: ``materialize(..., inplace=True)`` may take units
-    out of it, since surgery puts new parameters in the place of old ones and changes none."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-
-
 def apply_reconstruction(model: nn.Module, reconstruction: Reconstruction) -> None:
     """Set the weight and the bias of each reconstructed linear, in place."""
     for path, solved in reconstruction.items():
@@ -172,6 +165,7 @@ def _facts(module: nn.Module, group: Group) -> dict[str, Any]:
         "arguments": list(inspect.signature(module.forward).parameters),
         "outputs": block.outputs,
         "cache": block.cache,
+        "seen": block.seen,
         "bias_argument": block.bias.argument if block.bias else "",
         "bias_output": block.bias.output if block.bias else 0,
         "consumer": block.consumer.removeprefix(f"{block.module}.") if inside else "",

@@ -10,6 +10,7 @@ import torch
 from fastprune import plugins
 from fastprune.costs import Conditions, Workload
 from fastprune.errors import UsageError
+from fastprune.experts import open_experts
 from fastprune.groups import Groups
 from fastprune.pictures import save_figure, subplots
 from fastprune.pretrained import Pretrained
@@ -37,9 +38,10 @@ def measure(
     chosen = strategy("cost", cost, seq_len=seq_len, **options)
     if not isinstance(chosen, MeasuredCost):
         raise UsageError(f"The cost model '{cost}' counts and has nothing to measure; its tables need no file.")
-    groups = Groups.resolve(plugins.architecture_for(opened.model), opened.model)
+    model = open_experts(opened.model)
+    groups = Groups.resolve(plugins.architecture_for(model), model)
     with torch.inference_mode(False), listening(progress):
-        return chosen.table(opened.model, groups, Workload.made_up(opened.model, seq_len))
+        return chosen.table(model, groups, Workload.made_up(model, seq_len))
 
 
 def conditions_text(conditions: Conditions) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +31,16 @@ def narrow(base: nn.Module, plan: Mapping[str, Mapping[str, Any]]) -> None:
         plan: What is other than in the dense model, by the path of the module: ``parameters`` (shapes such as 96x384;
             None: there is none), ``attributes`` (numbers), ``configs`` (values of a configuration of its own),
             ``shared_bias`` (how it keeps its own slices of a bias that layers share), ``empty`` (the facts of an empty
-            sublayer), ``bias_only`` (nothing but a bias is left of this linear; whether there is one).
+            sublayer), ``bias_only`` (nothing but a bias is left of this linear; whether there is one), ``experts`` (they
+            are modules of their own).
     """
-    known = {path for path, _ in base.named_modules()}
     for path, changes in plan.items():
-        if path not in known:  # some heads go without some layers, such as an encoder without its decoder
+        if not there(base, path):  # some heads go without some layers, such as an encoder without its decoder
             continue
         module = base.get_submodule(path)
+        if "experts" in changes:
+            put(base, path, Experts.of(module))
+            continue
         if "empty" in changes:
             facts = changes["empty"]
             consumer = None
@@ -78,6 +81,15 @@ def set_shape(module: nn.Module, name: str, shape: str | None) -> None:
     setattr(module, name, new if name in module._buffers else nn.Parameter(new))
 
 
+def there(model: nn.Module, path: str) -> bool:
+    """Whether the model has a module at a path."""
+    try:
+        model.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
 def put(model: nn.Module, path: str, module: nn.Module) -> None:
     """Put a module in the place of the one at a path."""
     parent, _, name = path.rpartition(".")
@@ -107,7 +119,7 @@ class BiasOnly(nn.Module):
         value = weight.new_zeros(hidden) if bias is None else bias.detach().clone()
         return cls(weight, nn.Parameter(value, requires_grad=bias is None or bias.requires_grad))
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, seen: Tensor | None = None) -> Tensor:
         if self.bias is None:
             return features.new_zeros(*features.shape[:-1], self.out_features)  # [..., hidden]
         # a copy, because some families add to it in place
@@ -134,7 +146,8 @@ class EmptySublayer(nn.Module):
 
         Args:
             facts: ``arguments``: their names, the hidden states' first. ``outputs``: how many it returns. ``cache``: the
-                argument with earlier keys and values, if any. ``bias_argument``, ``bias_output``: where a bias that
+                argument with earlier keys and values, if any. ``seen``: the argument that says which tokens it sees, if it
+                sees only some. ``bias_argument``, ``bias_output``: where a bias that
                 layers share comes in, and its place among the outputs, if any. ``consumer``: the path of the consumer
                 that it holds, if any. ``norm``: the path of the norm that it holds, if any. ``attributes``: numbers that
                 others read.
@@ -165,7 +178,8 @@ class EmptySublayer(nn.Module):
         hidden: Tensor = arguments[0] if arguments else given[facts["arguments"][0]]
         output = hidden.new_empty(*hidden.shape[:-1], 0)  # [..., no features]
         if facts["consumer"]:
-            output = self.get_submodule(facts["consumer"])(output)  # [..., hidden]
+            seen = [given[facts["seen"]]] if facts.get("seen") else []
+            output = self.get_submodule(facts["consumer"])(output, *seen)  # [..., hidden]
         if facts.get("norm"):
             output = self.get_submodule(facts["norm"])(hidden + output)  # [..., hidden]
         if facts["cache"]:
@@ -185,6 +199,75 @@ class EmptySublayer(nn.Module):
             hidden.shape[0], 1, hidden.shape[1], 1
         )  # one number a token instead of keys and values
         getattr(cache, "self_attention_cache", cache).update(token, token, self.layer_idx)
+
+
+class Experts(nn.ModuleList):
+    """Experts as modules of their own, so that each may have another width: they stand where transformers has one
+    parameter for all of them."""
+
+    @classmethod
+    def of(cls, fused: Any) -> Experts:
+        """The experts of a module that has ``gate_up_proj`` [experts, gate and up filters, hidden] and ``down_proj``
+        [experts, hidden, filters]; their weights are views of these."""
+        experts = cls(
+            Expert(
+                linear_of(nn.Linear, producer, fused.gate_up_proj.requires_grad),
+                linear_of(RoutedLinear, consumer, fused.down_proj.requires_grad),
+                fused.act_fn,
+            )
+            for producer, consumer in zip(fused.gate_up_proj.detach(), fused.down_proj.detach(), strict=True)
+        )
+        return experts.train(fused.training)
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """The weighted sum of what each token's experts make of it.
+
+        Args:
+            hidden_states: [tokens, hidden].
+            top_k_index: The experts of each token [tokens, k].
+            top_k_weights: How much each counts [tokens, k].
+        """
+        total = torch.zeros_like(hidden_states)
+        for index, expert in enumerate(self):
+            chosen = top_k_index == index  # [tokens, k]
+            seen = chosen.any(-1)  # [tokens]
+            rows = seen.nonzero()[:, 0]  # [routed]
+            if len(rows):
+                added = expert(hidden_states[rows], top_k_weights[chosen].to(hidden_states), seen)  # [routed, hidden]
+                total.index_add_(0, rows, added)
+        return total
+
+
+class Expert(nn.Module):
+    """A gated FFN that sees only the tokens that are routed to it."""
+
+    def __init__(self, producer: nn.Linear, consumer: RoutedLinear, activation: nn.Module) -> None:
+        super().__init__()
+        self.producer, self.consumer, self.activation = producer, consumer, activation
+
+    def forward(self, hidden: Tensor, weights: Tensor, seen: Tensor) -> Tensor:
+        """What the expert adds [routed, hidden] to its tokens [routed, hidden], which have these weights [routed] and are
+        those of all that ``seen`` [tokens] marks."""
+        gate, up = self.producer(hidden).chunk(2, dim=-1)  # [routed, filters] each
+        # weighted before the consumer, whose output is added as it is: so is a bias that it may be given
+        return self.consumer(self.activation(gate) * up * weights[:, None], seen)  # type: ignore[no-any-return]
+
+
+class RoutedLinear(nn.Linear):
+    """A linear that is told which tokens its rows are of, for hooks to know."""
+
+    def forward(self, features: Tensor, seen: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(features)
+
+
+L = TypeVar("L", bound=nn.Linear)
+
+
+def linear_of(kind: type[L], weight: Tensor, requires_grad: bool) -> L:
+    """A linear without a bias that has this very weight [out, in]."""
+    linear = kind(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=requires_grad)
+    return linear
 
 
 class KeptBias:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.calibration import Batches
-from fastprune.capture import real_rows
+from fastprune.capture import real_rows, seen_of
 from fastprune.groups import Group, Groups, consumer_of
 from fastprune.tasks import Batch
 
@@ -88,13 +88,18 @@ class MomentsCollector:
     def _hook(self, group: Group, batch: Batch) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
         def hook(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
             features = arguments[0].detach()[..., : group.features]
-            output.register_hook(lambda gradient: self._add(group, batch, features, gradient))
+            seen = seen_of(arguments)
+            output.register_hook(
+                lambda gradient: self._add(
+                    group, real_rows(features, group, batch, seen), real_rows(gradient, group, batch, seen).float()
+                )
+            )
 
         return hook
 
-    def _add(self, group: Group, batch: Batch, features: Tensor, gradient: Tensor) -> None:
+    def _add(self, group: Group, x: Tensor, g: Tensor) -> None:
+        """Add tokens: the consumer's inputs x [tokens, features], the gradients at its output g [tokens, hidden]."""
         sums = self.by_group[group.name]
-        x, g = real_rows(features, group, batch), real_rows(gradient, group, batch).float()
         sums.gradients += g.T @ g
         if self._share < 1.0:
             drawn = (torch.rand(len(x), generator=self._generator) < self._share).to(x.device)

@@ -23,6 +23,7 @@ from fastprune.capture import frozen
 from fastprune.costs import Workload
 from fastprune.errors import DataError
 from fastprune.evaluation import fidelity
+from fastprune.experts import open_experts
 from fastprune.groups import Groups
 from fastprune.limits import Limit, Limits, main_cost
 from fastprune.masks import Mask
@@ -113,8 +114,9 @@ def prune(
         model = open_pretrained(model)
     if isinstance(data, (str, Path)) or is_dataset(data):
         data = _read(data, model, task, seed)
-    dense = model.model if isinstance(model, Pretrained) else model
-    architecture = architecture or architecture_for(dense)
+    given = model.model if isinstance(model, Pretrained) else model
+    architecture = architecture or architecture_for(given)
+    dense = open_experts(given)
     groups = Groups.resolve(architecture, dense)
     batches = Batches.wrap(data, task)
     if batches.task is None:
@@ -141,10 +143,10 @@ def prune(
         latency = {}
         if bench:
             with _timed(timings, "bench"):
-                latency = _latency(dense, student, batches)
+                latency = _latency(given, student, batches)
     spent = limits.spent(mask)
     size = weight_bytes(dense)
-    pruned = adopt(dense, groups, mask, student) if inplace else student
+    pruned = adopt(open_experts(given, inplace=True), groups, mask, student) if inplace else student
     portable.describe(pruned, Groups.resolve(architecture, pruned))
     return PruningResult(
         model=pruned,

@@ -16,7 +16,7 @@ from transformers.models.auto import modeling_auto
 from fastprune import modeling
 from fastprune.errors import CheckpointError
 from fastprune.groups import Groups
-from fastprune.modeling import BiasOnly, EmptySublayer, OwnConfig
+from fastprune.modeling import BiasOnly, EmptySublayer, Experts, OwnConfig, put
 
 MODULE = "modeling_fastprune"
 KEY = "fastprune"
@@ -52,7 +52,11 @@ def difference(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, An
     base = model.base_model
     prefix = next((f"{name}." for name, module in model.named_modules() if module is base and name), "")
     layers = tuple({f"{group.layer.removeprefix(prefix)}." for group in groups})
-    plan: dict[str, dict[str, Any]] = {}
+    plan: dict[str, dict[str, Any]] = {
+        path: {"experts": True} for path, each in base.named_modules() if isinstance(each, Experts)
+    }
+    for path in plan:
+        put(dense, path, Experts.of(dense.get_submodule(path)))
     empty: tuple[str, ...] = ()
     for path, module in base.named_modules():
         if not f"{path}.".startswith(layers) or path.startswith(empty):

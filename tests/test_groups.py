@@ -81,6 +81,19 @@ def test_width_that_does_not_divide_is_named() -> None:
         resolve(model)
 
 
+def test_a_block_that_is_optional_has_no_group_where_it_is_not_there() -> None:
+    stack = fastprune.architecture_for(testing.tiny_model()).stacks[0]
+    extra = dataclasses.replace(
+        stack.blocks[1], name="adapter", module="adapter", consumer="adapter.down", optional=True
+    )
+    odd = Architecture(
+        name="odd", model_types=("bert",), stacks=(dataclasses.replace(stack, blocks=(*stack.blocks, extra)),)
+    )
+    assert [group.name for group in Groups.resolve(odd, testing.tiny_model())] == [
+        group.name for group in resolve(testing.tiny_model())
+    ]
+
+
 def test_architecture_without_layers_is_refused() -> None:
     class Hollow(nn.Module):
         def __init__(self) -> None:

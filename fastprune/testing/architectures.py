@@ -21,6 +21,7 @@ from fastprune.architecture import Architecture
 from fastprune.calibration import Batches, model_inputs
 from fastprune.capture import frozen
 from fastprune.errors import FastpruneError
+from fastprune.experts import open_experts
 from fastprune.gradients import unit_gradients
 from fastprune.groups import Group, Groups, consumer_of
 from fastprune.layerwise import Statistics, reconstruct, whole_statistics
@@ -66,12 +67,15 @@ def architecture_checks(
         ModelError: The architecture does not fit the model.
     """
     batches = batches or tiny_batches(model)
+    given, model = model, open_experts(model)
     groups = Groups.resolve(architecture, model)
     who = f"architecture '{architecture.name}' on {type(model).__name__}"
     names = [group.name for group in groups]
     some = some_mask(groups)
     emptied = some_mask(groups, empty=names[0])
 
+    if model is not given:
+        yield Check("opened experts equal fused ones", lambda: _check_opened(who, given, model, batches))
     yield Check("groups have names of their own and units", lambda: _check_groups(who, groups))
     for left, mask in telling_masks(groups).items():
         masked_equals = functools.partial(_check_masked, who, left, architecture, model, groups, mask, batches)
@@ -114,6 +118,12 @@ def _standing_still(check: Callable[..., None]) -> Callable[..., None]:
             check(*arguments)
 
     return still
+
+
+@_standing_still
+def _check_opened(who: str, given: nn.Module, opened: nn.Module, batches: Batches) -> None:
+    apart = furthest_apart(all_outputs(given, batches), all_outputs(opened, batches))
+    assert apart < 1e-5, f"The {who}: with its experts opened, the model is {apart:.3g} away from what it was."
 
 
 @_standing_still
@@ -254,7 +264,9 @@ def _mask_gradients(model: nn.Module, groups: Groups, batch: Mapping[str, Tensor
 
             hooks.callback(consumer_of(model, group).register_forward_pre_hook(multiply).remove)
         loss = task.loss(model(**model_inputs(batch, task)), batch).sum()
-        return dict(zip(masks, torch.autograd.grad(loss, list(masks.values())), strict=True))
+        # a sample's tokens need not come to every expert
+        gradients = torch.autograd.grad(loss, list(masks.values()), allow_unused=True, materialize_grads=True)
+        return dict(zip(masks, gradients, strict=True))
 
 
 def _check_layers(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastprune import plugins
 from fastprune.calibration import NO_LABEL, Batches, token_mask
 from fastprune.capture import frozen
+from fastprune.experts import open_experts
 from fastprune.tasks import Task
 
 PARTS = ("encoder", "decoder")
@@ -35,6 +36,8 @@ def tiny_model(
     sizes |= {"num_key_value_heads": 2, "n_positions": 64, "ffn_dim": 64}
     sizes |= {"hidden_dim": 64, "vocab_size": 64, "max_position_embeddings": 64, "embedding_size": 16, "num_labels": 2}
     sizes |= {"image_size": 16, "patch_size": 4}
+    sizes |= {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    sizes |= {"shared_expert_intermediate_size": 64}
     if head == "ForConditionalGeneration":
         sizes |= {f"{part}_{of}": 2 if of == "layers" else 4 for part in PARTS for of in ("layers", "attention_heads")}
         sizes |= {f"{part}_ffn_dim": 64 for part in PARTS} | {"num_decoder_layers": 2, "d_kv": 8, "d_ff": 64}
@@ -112,8 +115,8 @@ def tiny_batches(
 def model_and_batches(
     model: nn.Module | None, batches: Batches | None, *, samples: int = 24
 ) -> tuple[nn.Module, Batches]:
-    """Those that were given, or a tiny BERT and random batches for it."""
-    model = tiny_model() if model is None else model
+    """Those that were given, experts opened, or a tiny BERT and random batches for it."""
+    model = tiny_model() if model is None else open_experts(model)
     return model, tiny_batches(model, samples=samples) if batches is None else batches
 
 

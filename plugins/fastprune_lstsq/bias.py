@@ -25,6 +25,8 @@ class BiasTuner(Tuner):
 def add_mean_error(
     group: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """The weight as it is, and the bias [hidden] with the mean error added."""
+    """The weight as it is, and the bias [hidden] with the mean error added; as it is where no token came."""
+    if float(statistics.weight) <= 0.0:
+        return weight, bias
     missing = (statistics.errors / statistics.weight).to(weight)
     return weight, missing if bias is None else bias + missing

@@ -1,5 +1,6 @@
 """Multiply-accumulates of one sample."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -8,7 +9,18 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastprune import CostModel, CostTable, Groups, Mask, Workload, frozen, materialize, option, sharing_copy
+from fastprune import (
+    CostModel,
+    CostTable,
+    Groups,
+    Mask,
+    Workload,
+    every_expert,
+    frozen,
+    materialize,
+    option,
+    sharing_copy,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +29,8 @@ class MacsCost(CostModel):
 
     A unit costs the same whichever others are kept, so the table is a straight line: what torch counts for a forward pass,
     less what it counts for one with a unit fewer in each group. Layers that run several times, keys of another sequence
-    and windows are counted as they run. What the units do not account for (embeddings' projections, pooler, head, keys
+    and windows are counted as they run; experts as if each saw an even share of the tokens. What the units do not
+    account for (embeddings' projections, pooler, head, keys
     and values that all heads share) is fixed.
     """
 
@@ -55,11 +68,24 @@ def module_macs(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, float]
     """What torch counts for each module in one forward pass, by path; the model's own is the empty one."""
     counter = FlopCounterMode(display=False)
     # the fused kernels of some devices have no formula in torch's counter; the plain one has
-    with frozen(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    with frozen(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), every_expert(model) as shares, counter:
         model(**inputs)
     found: dict[str, float] = {"": counter.get_total_flops() / 2}
     for name, counts in counter.get_flop_counts().items():
         _, dot, path = name.partition(".")  # the class of the model, and the path in it
         if dot:
             found[path] = sum(counts.values()) / 2
+    return _expected(found, shares)
+
+
+def _expected(counted: Mapping[str, float], shares: Mapping[str, float]) -> dict[str, float]:
+    """What is spent on average where an expert sees only a share of the tokens, from what was counted with all tokens."""
+    found = dict(counted)
+    for experts, share in shares.items():
+        spared = (1 - share) * counted.get(experts, 0.0)
+        for path in counted:
+            if path == experts or path.startswith(f"{experts}."):
+                found[path] *= share
+            elif not path or experts.startswith(f"{path}."):
+                found[path] -= spared
     return found
