@@ -70,8 +70,10 @@ def test_tuner_repairs(model_type: str) -> None:
 
 
 def test_every_claimed_model_type_is_checked() -> None:
+    """Those with experts in test_experts."""
     registry = plugins.installed().architecture
-    decoders = [registry[name] for name in registry if registry.entry(name).plugin == "decoder"]
+    names = (name for name in registry if name not in ("mixtral", "qwen-moe"))
+    decoders = [registry[name] for name in names if registry.entry(name).plugin == "decoder"]
     assert {kind for architecture in decoders for kind in architecture.model_types} == {name for name, _ in FAMILIES}
 
 

@@ -1,0 +1,168 @@
+"""Mixtures of experts: the conformance suite, and what only experts can get wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, MixtralForCausalLM
+
+import fastprune
+from fastprune import Groups, Mask, testing
+from fastprune.modeling import EmptySublayer, Experts
+
+FAMILIES: list[tuple[str, dict[str, Any]]] = [
+    ("mixtral", {}),
+    ("mixtral", {"num_experts_per_tok": 1}),
+    ("qwen2_moe", {}),
+    ("qwen2_moe", {"mlp_only_layers": [0]}),
+    ("qwen2_moe", {"norm_topk_prob": True}),
+    ("qwen3_moe", {"head_dim": 8}),
+]
+IDS = ["-".join([name, *config]) for name, config in FAMILIES]
+HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "Model")
+
+
+def opened(model_type: str = "mixtral", **config: Any) -> tuple[Any, Groups]:
+    model = fastprune.open_experts(testing.tiny_model(model_type, "ForCausalLM", **config))
+    return model, Groups.resolve(fastprune.architecture_for(model), model)
+
+
+def inputs_of(model: Any) -> dict[str, torch.Tensor]:
+    batch = testing.tiny_batches(model).batches[0]
+    return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
+
+@pytest.mark.parametrize(("model_type", "config"), FAMILIES, ids=IDS)
+def test_causal_lm(model_type: str, config: dict[str, Any]) -> None:
+    model = testing.tiny_model(model_type, "ForCausalLM", **config)
+    testing.check_architecture(fastprune.architecture_for(model), model)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "qwen3_moe"])
+def test_other_heads(model_type: str, head: str) -> None:
+    model = testing.tiny_model(model_type, head)
+    testing.check_architecture(fastprune.architecture_for(model), model)
+
+
+@pytest.mark.parametrize(("model_type", "config"), FAMILIES, ids=IDS)
+@pytest.mark.parametrize("cost", ["macs", "params"])
+def test_costs_are_what_torch_counts(model_type: str, config: dict[str, Any], cost: str) -> None:
+    model = testing.tiny_model(model_type, "ForCausalLM", **config)
+    # the norms of Qwen3's heads go with the last of them, and are not in the table
+    tolerance = 0.05 if model_type == "qwen3_moe" else 1e-9
+    testing.check_cost_model(fastprune.strategy("cost", cost), model=model, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("tuner", ["bias", "mask", "weights"])
+@pytest.mark.parametrize(("model_type", "config"), FAMILIES, ids=IDS)
+def test_tuner_repairs(model_type: str, config: dict[str, Any], tuner: str) -> None:
+    model = testing.tiny_model(model_type, "ForCausalLM", **config)
+    testing.check_tuner(fastprune.strategy("tuner", tuner), model=model)
+
+
+@pytest.mark.parametrize("scorer", ["activation", "fisher", "fluctuation", "knowledge", "magnitude", "obs", "taylor"])
+def test_scorer(scorer: str) -> None:
+    model = testing.tiny_model("mixtral", "ForCausalLM")
+    testing.check_scorer(fastprune.strategy("scorer", scorer), model=model)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_macs_are_those_of_the_untouched_model(k: int) -> None:
+    model = testing.tiny_model("mixtral", "ForCausalLM", num_experts_per_tok=k)
+    model.set_experts_implementation("eager")
+    ids = torch.arange(1, 12)[None]  # [1, tokens]
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        model(input_ids=ids, use_cache=False)
+    one, groups = opened(num_experts_per_tok=k)
+    table = fastprune.strategy("cost", "macs").measure(
+        one, groups, fastprune.Workload(example={"input_ids": ids}, seq_len=11)
+    )
+    assert table.total == counter.get_total_flops() / 2
+    # a token passes gate, up and down of k of the 4 experts
+    assert float(table.groups["layers.0.expert.0"][1]) == pytest.approx(11 * 3 * 32 * k / 4)
+
+
+def test_experts_are_views_and_the_model_stays_as_it_is() -> None:
+    model = testing.tiny_model("mixtral", "ForCausalLM")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    one = fastprune.open_experts(model)
+    fused, expert = model.model.layers[1].mlp.experts, one.model.layers[1].mlp.experts[2]
+    assert expert.producer.weight.data_ptr() == fused.gate_up_proj[2].data_ptr()
+    assert fastprune.open_experts(one) is one
+    assert fastprune.open_experts(other := testing.tiny_model()) is other
+    result = fastprune.prune(model, testing.tiny_batches(model), budget=0.6)
+    assert testing.comparing.same_tensors(model.state_dict(), before)
+    assert isinstance(result.model.model.layers[1].mlp.experts, Experts)
+    assert result.cost_after <= 0.6 * result.cost_before
+
+
+def test_inplace_opens_this_very_model() -> None:
+    model = testing.tiny_model("mixtral", "ForCausalLM")
+    expected = fastprune.prune(copy.deepcopy(model), testing.tiny_batches(model), budget=0.6).model
+    result = fastprune.prune(model, testing.tiny_batches(model), budget=0.6, inplace=True)
+    assert result.model is model
+    assert torch.equal(model(**inputs_of(model)).logits, expected(**inputs_of(model)).logits)
+
+
+def test_an_expert_without_filters_is_still_chosen_and_adds_nothing() -> None:
+    model, groups = opened(num_experts_per_tok=1)
+    mask = Mask.first(groups, {g.name: 0 if g.name.endswith("layers.0.expert.1") else g.units for g in groups})
+    pruned = fastprune.materialize(model, groups, mask)
+    moe = pruned.model.layers[0].mlp
+    assert isinstance(moe.experts[1], EmptySublayer)
+    hidden = torch.randn(2, 20, 32, generator=torch.Generator().manual_seed(0))
+    chosen = moe.gate(hidden.flatten(0, 1))[2][:, 0]  # [tokens]
+    with torch.no_grad():
+        output, dense = moe(hidden).flatten(0, 1), model.model.layers[0].mlp(hidden).flatten(0, 1)
+    assert 0 < int((chosen == 1).sum()) < len(chosen)
+    assert not output[chosen == 1].any()
+    assert torch.equal(output[chosen != 1], dense[chosen != 1])
+
+
+def test_the_router_is_trained_with_its_balancing_loss() -> None:
+    model, groups = opened()
+    pruned = fastprune.materialize(model, groups, testing.problems.some_mask(groups)).train()
+    batch = inputs_of(model)
+    output = pruned(**batch, labels=batch["input_ids"], output_router_logits=True)
+    output.loss.backward()
+    assert output.aux_loss is not None
+    assert all(layer.mlp.gate.weight.grad is not None for layer in pruned.model.layers)
+
+
+def test_a_checkpoint_that_transformers_wrote_and_one_that_it_opens_alone(tmp_path: Path) -> None:
+    testing.tiny_model("mixtral", "ForCausalLM").save_pretrained(tmp_path / "dense")  # w1, w2, w3 for each expert
+    model = MixtralForCausalLM.from_pretrained(tmp_path / "dense")
+    result = fastprune.prune(model, testing.tiny_batches(model), budget=0.5)
+    result.save(tmp_path / "small")
+    batch = inputs_of(model)
+    expected = result.model(**batch).logits
+    for opened_again in (
+        fastprune.load(tmp_path / "small"),
+        AutoModelForCausalLM.from_pretrained(tmp_path / "small", trust_remote_code=True).eval(),
+    ):
+        assert torch.equal(opened_again(**batch).logits, expected)
+    plan = json.loads((tmp_path / "small/config.json").read_text())["fastprune"]["modules"]
+    assert plan["layers.0.mlp.experts"] == {"experts": True}
+
+
+def test_fused_experts_are_told_to_be_opened() -> None:
+    model = testing.tiny_model("mixtral", "ForCausalLM")
+    with pytest.raises(
+        fastprune.ModelError, match=r"a module for each expert in 'model\.layers\.0\.mlp\.experts'.*one MixtralExperts"
+    ):
+        Groups.resolve(fastprune.architecture_for(model), model)
+
+
+def test_experts_of_another_kind_are_refused() -> None:
+    model = testing.tiny_model("gpt_oss", "ForCausalLM", head_dim=8)
+    with pytest.raises(fastprune.ModelError, match=r"'model\.layers\.0\.mlp\.experts' cannot be opened.*GptOssExperts"):
+        fastprune.open_experts(model)
