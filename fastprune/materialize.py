@@ -159,7 +159,6 @@ def _facts(module: nn.Module, group: Group) -> dict[str, Any]:
     """What an empty sublayer must know of the module that it replaces."""
     block = group.block
     inside, holds_norm = (path.startswith(f"{block.module}.") for path in (block.consumer, block.residual))
-    widths = (*block.unit_width, *(["layer_idx"] if block.cache else []))
     counts = [name for name in (*block.counts, block.units) if name and "." not in name]
     return {
         "arguments": list(inspect.signature(module.forward).parameters),
@@ -172,5 +171,16 @@ def _facts(module: nn.Module, group: Group) -> dict[str, Any]:
         "norm": block.residual.removeprefix(f"{block.module}.")
         if holds_norm and block.residual != block.consumer
         else "",
-        "attributes": {name: getattr(module, name) for name in widths} | dict.fromkeys(counts, 0),
+        "attributes": {name: getattr(module, name) for name in block.unit_width}
+        | dict.fromkeys(counts, 0)
+        | ({"layer_idx": layer_number(module)} if block.cache else {}),
     }
+
+
+NUMBERS = ("layer_idx", "layer_id")
+"""What modules call the place of their layer, by which a cache keeps keys and values."""
+
+
+def layer_number(module: Any) -> int:
+    """The place of the layer, as the module tells it to the cache."""
+    return next(int(getattr(module, name)) for name in NUMBERS if hasattr(module, name))

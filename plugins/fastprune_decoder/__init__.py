@@ -1,18 +1,25 @@
-"""Decoder families: Llama and its kin, mixtures of experts, Gemma 2 and 3, Phi, Phi-3, GPT-2, GPT-NeoX, OPT, Falcon."""
+"""Decoder families: causal language models, mixtures of experts among them."""
 
 from collections.abc import Callable
 
 from fastprune import Architecture, hookimpl
-from fastprune_decoder.experts import MIXTRAL, QWEN_MOE
+from fastprune_decoder.bloom import BLOOM, MPT
+from fastprune_decoder.experts import DEEPSEEK, GLM_MOE, GRANITE_MOE, MIXTRAL, OLMOE, QWEN_MOE
 from fastprune_decoder.falcon import FALCON
-from fastprune_decoder.gpt2 import GPT2
-from fastprune_decoder.gpt_neox import GPT_NEOX
+from fastprune_decoder.gpt2 import GPT2, GPT_BIGCODE
+from fastprune_decoder.gpt_neox import GPT_NEOX, PERSIMMON
+from fastprune_decoder.gptj import GPT_NEO, GPTJ
 from fastprune_decoder.llama import GEMMA, LLAMA
-from fastprune_decoder.opt import OPT
+from fastprune_decoder.opt import OPT, XGLM
 from fastprune_decoder.phi import PHI, PHI3
+from fastprune_decoder.variants import APERTUS, COHERE, GLM, GLM4, LFM2, NEMOTRON, OLMO2, STABLELM, STARCODER2
+
+LIKE_LLAMA = (LLAMA, GEMMA, COHERE, STABLELM, OLMO2, NEMOTRON, APERTUS, STARCODER2, GLM, GLM4, LFM2, PHI, PHI3)
+LIKE_GPT = (GPT2, GPT_BIGCODE, GPT_NEO, GPTJ, GPT_NEOX, PERSIMMON, OPT, XGLM, BLOOM, MPT, FALCON)
+EXPERTS = (MIXTRAL, QWEN_MOE, GLM_MOE, OLMOE, GRANITE_MOE, DEEPSEEK)
 
 
 @hookimpl
 def register_architectures(register: Callable[[Architecture], None]) -> None:
-    for architecture in (LLAMA, MIXTRAL, QWEN_MOE, GEMMA, PHI, PHI3, GPT2, GPT_NEOX, OPT, FALCON):
+    for architecture in (*LIKE_LLAMA, *LIKE_GPT, *EXPERTS):
         register(architecture)

@@ -1,4 +1,4 @@
-"""Mixtures of experts built like Llama: Mixtral, Qwen2-MoE, Qwen3-MoE. Each expert's filters are a group of their own.
+"""Mixtures of experts built like Llama. Each expert's filters are a group of their own.
 
 An expert without filters stays in the router's choice and adds nothing: what the masked model computes.
 """
@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from fastprune import Architecture, Block, Part, Producer, Stack
 from fastprune_decoder.llama import ATTENTION, FFN
+
+SOME_FFN = replace(FFN, optional=True)  # the first layers, or some others, may have a plain one
 
 EXPERT = Block(
     kind="ffn",
@@ -18,13 +20,22 @@ EXPERT = Block(
     optional=True,
 )
 
-SHARED_EXPERT = Block(
+GATED_SHARED = Block(
     kind="ffn",
     name="shared_expert",
     module="mlp.shared_expert",
     producers=("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj"),
     consumer="mlp.shared_expert.down_proj",
     residual="mlp.shared_expert.down_proj",  # its output is weighted by a gate before it is added
+    optional=True,
+)
+
+SHARED = Block(
+    kind="ffn",
+    name="shared_experts",
+    module="mlp.shared_experts",
+    producers=("mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj"),
+    consumer="mlp.shared_experts.down_proj",
     optional=True,
 )
 
@@ -37,6 +48,56 @@ MIXTRAL = Architecture(
 QWEN_MOE = Architecture(
     name="qwen-moe",
     model_types=("qwen2_moe", "qwen3_moe"),
-    # some layers may have a plain FFN
-    stacks=(Stack(layers="layers", blocks=(ATTENTION, replace(FFN, optional=True), SHARED_EXPERT, EXPERT)),),
+    stacks=(Stack(layers="layers", blocks=(ATTENTION, SOME_FFN, GATED_SHARED, EXPERT)),),
+)
+
+GLM_MOE = Architecture(
+    name="glm-moe",
+    model_types=("glm4_moe", "dots1", "ernie4_5_moe"),
+    stacks=(Stack(layers="layers", blocks=(ATTENTION, SOME_FFN, SHARED, EXPERT)),),
+)
+
+OLMOE = Architecture(
+    name="olmoe",
+    model_types=("olmoe", "minimax_m2"),
+    # a norm over the queries of all heads: none can go without changing the others
+    stacks=(Stack(layers="layers", blocks=(EXPERT,)),),
+)
+
+GRANITE_MOE = Architecture(
+    name="granite-moe",
+    model_types=("granitemoe",),
+    stacks=(
+        Stack(
+            layers="layers",
+            blocks=(
+                # both outputs are scaled before they are added
+                replace(ATTENTION, residual=ATTENTION.consumer),
+                replace(
+                    EXPERT,
+                    module="block_sparse_moe.experts.*",
+                    producers=(Producer(linear="block_sparse_moe.experts.*.producer", parts=(Part(), Part())),),
+                    consumer="block_sparse_moe.experts.*.consumer",
+                ),
+            ),
+        ),
+    ),
+)
+
+LATENT_ATTENTION = replace(
+    ATTENTION,
+    producers=(
+        Producer(linear="self_attn.q_proj", optional=True),
+        Producer(linear="self_attn.q_b_proj", optional=True),
+        "self_attn.kv_b_proj",
+    ),
+    unit_width=("v_head_dim",),
+    counts=("num_heads",),
+)
+
+DEEPSEEK = Architecture(
+    name="deepseek",
+    model_types=("deepseek_v2", "deepseek_v3"),
+    # all heads share what queries, keys and values are first compressed to
+    stacks=(Stack(layers="layers", blocks=(LATENT_ATTENTION, SOME_FFN, SHARED, EXPERT)),),
 )

@@ -1,4 +1,6 @@
-"""GPT-2: query, key and value in one Conv1D, one behind the other."""
+"""GPT-2: query, key and value in one Conv1D, one behind the other; GPT-BigCode with one key and value for all heads."""
+
+from dataclasses import replace
 
 from fastprune import Architecture, Block, Part, Producer, Stack
 
@@ -17,3 +19,26 @@ ATTENTION = Block(
 FFN = Block(kind="ffn", module="mlp", producers=("mlp.c_fc",), consumer="mlp.c_proj")
 
 GPT2 = Architecture(name="gpt2", model_types=("gpt2",), stacks=(Stack(layers="h", blocks=(ATTENTION, FFN)),))
+
+SHARED = Part(rows=("head_dim",), shared=True)
+
+ONE_KV = replace(
+    ATTENTION,
+    producers=(Producer(linear="attn.c_attn", parts=(Part(rows=("head_dim",)), SHARED, SHARED)),),
+    counts=("num_heads", "embed_dim", "split_size", "num_key_value_groups"),
+    cache="layer_past",
+    when=(("multi_query", True),),
+)
+
+HEADS = replace(
+    ONE_KV,
+    producers=("attn.c_attn",),
+    counts=("num_heads", "embed_dim", "split_size"),
+    when=(("multi_query", False),),
+)
+
+GPT_BIGCODE = Architecture(
+    name="gpt-bigcode",
+    model_types=("gpt_bigcode",),
+    stacks=(Stack(layers="h", blocks=(ONE_KV, HEADS, FFN)),),
+)

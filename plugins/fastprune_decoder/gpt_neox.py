@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia: each head's query, key and value lie side by side in one linear."""
+"""GPT-NeoX, Pythia and Persimmon: each head's query, key and value lie side by side in one linear."""
 
 from dataclasses import replace
 
@@ -23,4 +23,28 @@ GPT_NEOX = Architecture(
     name="gpt-neox",
     model_types=("gpt_neox",),
     stacks=(Stack(layers="layers", blocks=(ATTENTION, ONE_AFTER_ANOTHER, FFN)),),
+)
+
+PERSIMMON = Architecture(
+    name="persimmon",
+    model_types=("persimmon",),
+    stacks=(
+        Stack(
+            layers="layers",
+            blocks=(
+                Block(
+                    kind="attention",
+                    module="self_attn",
+                    producers=("self_attn.query_key_value",),
+                    consumer="self_attn.dense",
+                    residual="post_attention_layernorm",
+                    unit_width=("head_dim",),
+                    counts=("num_heads",),
+                    cache="past_key_values",
+                    outputs=2,
+                ),
+                FFN,
+            ),
+        ),
+    ),
 )

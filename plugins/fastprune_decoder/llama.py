@@ -24,14 +24,28 @@ FFN = Block(
 
 LLAMA = Architecture(
     name="llama",
-    model_types=("llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3"),
+    model_types=(
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "gemma",
+        "smollm3",
+        "ministral",
+        "ministral3",
+        "olmo",
+        "helium",
+        "seed_oss",
+        "ernie4_5",
+        "hunyuan_v1_dense",
+    ),
     stacks=(Stack(layers="layers", blocks=(ATTENTION, FFN)),),
 )
 
 GEMMA = Architecture(
     name="gemma",
-    model_types=("gemma2", "gemma3_text"),
-    # both outputs are normalised before they are added
+    model_types=("gemma2", "gemma3_text", "granite", "exaone4"),
+    # both outputs are normalised or scaled before they are added
     stacks=(
         Stack(
             layers="layers",

@@ -1,4 +1,4 @@
-"""OPT: LayerNorms come before the sublayers, or after them in the one of 350M parameters."""
+"""OPT: LayerNorms come before the sublayers, or after them in the one of 350M parameters; XGLM and BioGPT: before."""
 
 from dataclasses import replace
 
@@ -35,4 +35,10 @@ OPT = Architecture(
             ),
         ),
     ),
+)
+
+XGLM = Architecture(
+    name="xglm",
+    model_types=("xglm", "biogpt"),
+    stacks=(Stack(layers="layers", blocks=(replace(ATTENTION, when=()), replace(FFN, when=()))),),
 )

@@ -1,0 +1,102 @@
+"""Families that are Llama but for a piece: how the FFN is built, where norms stand, what runs side by side."""
+
+from dataclasses import replace
+
+from fastprune import Architecture, Part, Producer, Stack
+from fastprune_decoder.llama import ATTENTION, FFN
+
+COHERE = Architecture(
+    name="cohere",
+    model_types=("cohere", "cohere2"),
+    # attention and FFN run side by side
+    stacks=(Stack(layers="layers", blocks=(replace(ATTENTION, residual=""), FFN)),),
+)
+
+COUNTED = replace(
+    ATTENTION,
+    counts=("num_heads", "num_key_value_heads"),
+    when=(("qk_layernorm", False), ("use_parallel_residual", False)),
+)
+
+STABLELM = Architecture(
+    name="stablelm",
+    model_types=("stablelm",),
+    # with a norm for each head, only the filters can go
+    stacks=(
+        Stack(
+            layers="layers",
+            blocks=(
+                COUNTED,
+                replace(COUNTED, residual="", when=(("qk_layernorm", False), ("use_parallel_residual", True))),
+                FFN,
+            ),
+        ),
+    ),
+)
+
+OLMO2 = Architecture(
+    name="olmo2",
+    model_types=("olmo2", "olmo3"),
+    # a norm over the queries of all heads: none can go without changing the others
+    stacks=(Stack(layers="layers", blocks=(replace(FFN, residual=FFN.consumer),)),),
+)
+
+PLAIN = replace(FFN, producers=("mlp.up_proj",))
+
+NEMOTRON = Architecture(
+    name="nemotron",
+    model_types=("nemotron", "arcee"),
+    stacks=(Stack(layers="layers", blocks=(ATTENTION, PLAIN)),),
+)
+
+APERTUS = Architecture(
+    name="apertus",
+    model_types=("apertus",),
+    stacks=(Stack(layers="layers", blocks=(replace(ATTENTION, residual="feedforward_layernorm"), PLAIN)),),
+)
+
+STARCODER2 = Architecture(
+    name="starcoder2",
+    model_types=("starcoder2",),
+    stacks=(Stack(layers="layers", blocks=(ATTENTION, replace(FFN, producers=("mlp.c_fc",), consumer="mlp.c_proj"))),),
+)
+
+FUSED = replace(FFN, producers=(Producer(linear="mlp.gate_up_proj", parts=(Part(), Part())),))
+
+GLM = Architecture(
+    name="glm",
+    model_types=("glm",),
+    stacks=(Stack(layers="layers", blocks=(ATTENTION, FUSED)),),
+)
+
+GLM4 = Architecture(
+    name="glm4",
+    model_types=("glm4",),
+    # both outputs are normalised before they are added
+    stacks=(
+        Stack(
+            layers="layers",
+            blocks=(replace(ATTENTION, residual=ATTENTION.consumer), replace(FUSED, residual=FUSED.consumer)),
+        ),
+    ),
+)
+
+LFM2 = Architecture(
+    name="lfm2",
+    model_types=("lfm2",),
+    # most layers have a short convolution in the place of the attention; it stays
+    stacks=(
+        Stack(
+            layers="layers",
+            blocks=(
+                replace(ATTENTION, consumer="self_attn.out_proj", residual="ffn_norm", optional=True),
+                replace(
+                    FFN,
+                    module="feed_forward",
+                    producers=("feed_forward.w1", "feed_forward.w3"),
+                    consumer="feed_forward.w2",
+                ),
+            ),
+        ),
+    ),
+)
