@@ -16,6 +16,7 @@ from fastprune.groups import Group, Groups, consumer_of
 from fastprune.linears import linear_at
 from fastprune.materialize import set_linear
 from fastprune.progress import track
+from fastprune.replaying import Replay, replayable, replaying
 from fastprune.strategies import Reconstruction
 from fastprune.tasks import Batch
 
@@ -130,22 +131,60 @@ def _solve_in_turn(
     paths = [layer for layer, _ in layers]
     calls, own = layer_calls(teacher, paths, batches), layer_calls(student, paths, batches)
     dense, pruned = ([batch_calls[0].hidden for batch_calls in recorded] for recorded in (calls, own))
+    last = layers[-1][1][-1]
     for depth, (path, members) in enumerate(track(layers, "tuning")):
         here = [batch_calls[depth] for batch_calls in calls]
-        here_too = [batch_calls[depth] for batch_calls in own]
         streams = _streams_into(teacher, members, here[0], dense[0]) if correct else {}
         targets, entering, dense = _run_teacher(teacher, path, members, streams, here, dense)
-        for group in members:
-            for first, producers in streams.get(group.name, {}).items():
-                seen = _input_statistics(student, group, first, here_too, pruned, entering.pop(first), batches)
-                if correct and float(seen.energy) > 0:
-                    reconstruction |= _corrected(student, producers, seen, correct)
-            weights = token_weights[group.name] if token_weights else None
-            statistics = _statistics(student, group, here_too, pruned, targets.pop(group.name), batches, weights)
-            reconstruction[group.consumer] = _solved(student, group, statistics, solve)
-        if depth + 1 < len(layers):
-            layer = student.get_submodule(path)
-            pruned = [call.run(layer, hidden) for call, hidden in zip(here_too, pruned, strict=True)]
+        with _Layer(student, path, [batch_calls[depth] for batch_calls in own], pruned) as layer:
+            for group in members:
+                for first, producers in streams.get(group.name, {}).items():
+                    seen = _input_statistics(layer, group, first, entering.pop(first), batches)
+                    if correct and float(seen.energy) > 0:
+                        reconstruction |= _corrected(student, producers, seen, correct)
+                weights = token_weights[group.name] if token_weights else None
+                statistics, features = _statistics(layer, group, targets.pop(group.name), batches, weights)
+                reconstruction[group.consumer] = _solved(student, group, statistics, solve)
+                if group is not last:
+                    layer.settle(group, features)
+            if depth + 1 < len(layers):
+                pruned = [layer.run(index) for index in range(len(batches))]
+
+
+class _Layer:
+    """A layer of the student over the whole calibration set, to be run again and again.
+
+    What is settled in it does not run again: a sublayer before the one that is being solved costs its consumer, once.
+    """
+
+    def __init__(self, student: nn.Module, path: str, calls: list[LayerCall], hidden: list[Tensor]) -> None:
+        """Take how the model calls it, and the hidden states [samples, tokens, hidden] entering it, both by the batch."""
+        self.student, self.hidden = student, hidden
+        self._path, self._calls = path, calls
+        self._replays: list[Replay] = []
+        self._undo = contextlib.ExitStack()
+
+    def __enter__(self) -> _Layer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    def run(self, batch: int) -> Tensor:
+        """Its output for a batch: [samples, tokens, hidden]."""
+        for replay in self._replays:
+            replay.batch = batch
+        return self._calls[batch].run(self.student.get_submodule(self._path), self.hidden[batch])
+
+    def settle(self, group: Group, features: list[Tensor]) -> None:
+        """Nothing changes any more in a group, whose consumer sees these features by the batch; they are used up."""
+        shapes = [each.shape[:-1] for each in features] == [each.shape[:-1] for each in self.hidden]
+        if shapes and replayable(self.student, group):
+            consumer = self.student.get_submodule(group.consumer)
+            outputs = []
+            while features:
+                outputs.append(consumer(features.pop(0)))
+            self._replays.append(self._undo.enter_context(replaying(self.student, group, outputs)))
 
 
 def _solve_whole(
@@ -201,26 +240,20 @@ def _streams_into(
 
 
 def _input_statistics(
-    student: nn.Module,
-    group: Group,
-    producer: str,
-    calls: list[LayerCall],
-    hidden: list[Tensor],
-    targets: list[Tensor],
-    batches: Batches,
+    layer: _Layer, group: Group, producer: str, targets: list[Tensor], batches: Batches
 ) -> Statistics:
     """Run the student's layer up to a producer, and sum what it sees against what the dense model's sees more."""
-    layer, width = student.get_submodule(group.layer), targets[0].shape[-1]
-    statistics = Statistics.zeros(width, width, hidden[0].device)
-    for target, call, entering, batch in zip(targets, calls, hidden, batches, strict=True):
+    width = targets[0].shape[-1]
+    statistics = Statistics.zeros(width, width, targets[0].device)
+    for index, (target, batch) in enumerate(zip(targets, batches, strict=True)):
         inputs: list[Tensor] = []
 
         def stop(value: Tensor, inputs: list[Tensor] = inputs) -> None:
             inputs.append(value)
             raise Stop
 
-        with contextlib.suppress(Stop), tap_entering(student, producer, stop):
-            call.run(layer, entering)
+        with contextlib.suppress(Stop), tap_entering(layer.student, producer, stop):
+            layer.run(index)
         statistics.add(real_rows(inputs[0], group, batch), real_rows(target - inputs[0], group, batch), None)
     return statistics
 
@@ -325,18 +358,17 @@ def _run_teacher(
 
 
 def _statistics(
-    student: nn.Module,
-    group: Group,
-    calls: list[LayerCall],
-    hidden: list[Tensor],
-    targets: list[Tensor],
-    batches: Batches,
-    weights: tuple[Tensor, ...] | None,
-) -> Statistics:
-    """Run the student's layer up to the group, and sum what its consumer sees against what the stream lacks."""
-    layer, consumer = student.get_submodule(group.layer), consumer_of(student, group)
-    statistics = Statistics.zeros(consumer.in_features, consumer.out_features, hidden[0].device)
-    for index, (call, entering, batch) in enumerate(zip(calls, hidden, batches, strict=True)):
+    layer: _Layer, group: Group, targets: list[Tensor], batches: Batches, weights: tuple[Tensor, ...] | None
+) -> tuple[Statistics, list[Tensor]]:
+    """Run the student's layer up to the group, and sum what its consumer sees against what the stream lacks.
+
+    Returns:
+        The sums, and what the consumer sees, by the batch; nothing of batches of which no token comes to it.
+    """
+    consumer = consumer_of(layer.student, group)
+    statistics = Statistics.zeros(consumer.in_features, consumer.out_features, targets[0].device)
+    features = []
+    for index, batch in enumerate(batches):
         inputs: list[Entering] = []
         stream: list[Tensor] = []
 
@@ -346,10 +378,11 @@ def _statistics(
 
         with (
             contextlib.suppress(Stop),
-            tap_consumer(student, group, inputs.append),
-            tap_residual(student, group, stop),
+            tap_consumer(layer.student, group, inputs.append),
+            tap_residual(layer.student, group, stop),
         ):
-            call.run(layer, entering)
-        for seen in inputs[:1]:  # none where no token came to it
+            layer.run(index)
+        for seen in inputs[:1]:
             _add(statistics, group, batch, seen, targets[index] - stream[0], weights[index] if weights else None)
-    return statistics
+            features.append(seen[0])
+    return statistics, features

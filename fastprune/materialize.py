@@ -134,15 +134,25 @@ def _select_bias(module: nn.Module, bias: UnitBias, kept: Tensor) -> None:
     KeptBias(module, argument=bias.argument, method=bias.method, output=bias.output)
 
 
+def owns_bias(model: nn.Module, group: Group) -> bool:
+    """Whether the group's module computes a bias for other layers, so that it must run whatever becomes of its units."""
+    bias = group.block.bias
+    return bias is not None and bool(bias.owner) and bool(getattr(model.get_submodule(group.module), bias.owner))
+
+
 def _empty(model: nn.Module, group: Group) -> None:
-    block, module = group.block, model.get_submodule(group.module)
-    if block.bias is not None and block.bias.owner and getattr(module, block.bias.owner):
+    if owns_bias(model, group):
         # the other layers need the bias that this module computes: one unit stays to run it, and is not listened to
         _slice(model, group, torch.zeros(1, dtype=torch.long))
         put(model, group.consumer, _bias_only(model, group))
         return
-    facts = _facts(module, group)
-    consumer, inside = _bias_only(model, group), block.consumer.startswith(f"{block.module}.")
+    stand_in(model, group, _bias_only(model, group))
+
+
+def stand_in(model: nn.Module, group: Group, consumer: nn.Module) -> None:
+    """Put in the place of a group's sublayer what computes nothing: it gives what ``consumer`` gives, whatever comes in."""
+    block, module = group.block, model.get_submodule(group.module)
+    facts, inside = _facts(module, group), block.consumer.startswith(f"{block.module}.")
     if not inside:
         put(model, group.consumer, consumer)
     norm = module.get_submodule(facts["norm"]) if facts["norm"] else None

@@ -141,7 +141,7 @@ class EmptySublayer(nn.Module):
     values still learns how many tokens have passed, since others ask it, and a bias that layers hand on is handed on.
     """
 
-    def __init__(self, facts: Mapping[str, Any], consumer: BiasOnly | None, norm: nn.Module | None = None) -> None:
+    def __init__(self, facts: Mapping[str, Any], consumer: nn.Module | None, norm: nn.Module | None = None) -> None:
         """Build it from what is known of the original.
 
         Args:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 import fastprune
 from fastprune import Group, Groups, Mask, Statistics, model_inputs, testing, token_mask
 from fastprune.calls import layer_calls
-from fastprune.capture import frozen
+from fastprune.capture import frozen, tap_entering
+from fastprune.replaying import replayable, replaying
 from fastprune.testing.comparing import hidden_error
 from fastprune.testing.tiny import pad_further
 from fastprune_lstsq.weights import regression
@@ -273,3 +274,33 @@ def test_producers_of_other_streams_stay_as_they_are() -> None:
     corrected = {path for path in solved if path not in {group.consumer for group in left}}
     assert corrected
     assert not any(path.endswith(("EncDecAttention.k", "EncDecAttention.v")) for path in corrected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model_type", ["bert", "llama", "gpt_neox", "modernbert", "t5"])
+def test_a_replayed_sublayer_gives_what_it_gave_and_runs_no_more(model_type: str) -> None:
+    model = testing.tiny_model(model_type, "Model")
+    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    batch = testing.tiny_batches(model).batches[0]
+    before = dict(model.named_modules())
+    checked = 0
+    with frozen(model):
+        plain = model(**model_inputs(batch, None))[0]
+        for group in groups:
+            if not replayable(model, group):
+                continue
+            seen: list[Tensor] = []
+            with tap_entering(model, group.consumer, seen.append):
+                model(**model_inputs(batch, None))
+            outputs = [model.get_submodule(group.consumer)(features) for features in seen]
+            producers = [model.get_submodule(path) for path in group.producers]
+            weights = [producer.weight.clone() for producer in producers]
+            with replaying(model, group, outputs):
+                for producer in producers:
+                    producer.weight.mul_(float("nan"))  # which would be seen
+                torch.testing.assert_close(model(**model_inputs(batch, None))[0], plain)
+            for producer, weight in zip(producers, weights, strict=True):
+                producer.weight.copy_(weight)
+            checked += 1
+    assert checked > 1
+    assert dict(model.named_modules()) == before
