@@ -49,6 +49,7 @@ from .experts import open_experts as open_experts
 from .exporting import Export as Export
 from .exporting import export as export
 from .families import read_architecture as read_architecture
+from .fitting import LayerFit as LayerFit
 from .gradients import collect_gradients as collect_gradients
 from .gradients import unit_gradients as unit_gradients
 from .groups import Group as Group

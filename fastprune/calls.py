@@ -22,7 +22,7 @@ class LayerCall:
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
 
-    def run(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+    def run(self, layer: Callable[..., Any], hidden: Tensor) -> Tensor:
         """The layer's output hidden states for other hidden states, all else being as it was."""
         keywords = {**self.keywords, self.name: hidden} if self.name else self.keywords
         output = layer(*self.arguments, **keywords) if self.name else layer(hidden, *self.arguments, **keywords)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from fastprune.calibration import Batches, model_inputs, to_device
 from fastprune.calls import LayerCall, Stop, layer_calls, layer_outputs
 from fastprune.capture import Entering, frozen, only_seen, real_rows, tap_consumer, tap_entering, tap_residual
+from fastprune.fitting import LayerFit
 from fastprune.groups import Group, Groups, consumer_of
-from fastprune.linears import linear_at
+from fastprune.linears import as_linear, linear_at
 from fastprune.materialize import set_linear
 from fastprune.progress import track
 from fastprune.replaying import Replay, replayable, replaying
@@ -70,6 +71,9 @@ Correct = Callable[[Statistics, bool], tuple[Tensor, Tensor]]
 """From what enters producers (x) and what the dense model's see more (e), and whether they have biases, to the change
 [hidden, hidden] and the shift [hidden] with which x + x change + shift is nearest to what they should see."""
 
+Refine = Callable[[LayerFit], Mapping[str, Tensor]]
+"""From a layer whose consumers are solved to new values of its linears' parameters, by their names in the layer."""
+
 
 @torch.no_grad()
 def reconstruct(
@@ -80,6 +84,7 @@ def reconstruct(
     solve: Solve,
     *,
     correct: Correct | None = None,
+    refine: Refine | None = None,
     token_weights: TokenWeights | None = None,
 ) -> Reconstruction:
     """Solve the student's consumers one after another, each on the inputs that the solved ones below it give.
@@ -99,10 +104,12 @@ def reconstruct(
         correct: The least squares of what enters a group's producers, which then take the correction up; before the
             consumer is solved. None: producers stay as they are. So do those that run several times in a pass of their
             layer, or that see another stream than their consumer writes to (keys and values of a cross-attention).
+        refine: The fit of all of a layer's linears once its consumers are solved. None: they stay as solved. So do those of
+            layers that run several times in a pass.
         token_weights: By the name of the group, one [samples, tokens] for each batch; None: all tokens count alike.
 
     Returns:
-        The solved weight and bias of each group's consumer, and of the producers that were corrected.
+        The solved weight and bias of each group's consumer, and of the producers that were corrected or refined.
     """
     reconstruction: Reconstruction = {}
     with frozen(teacher), frozen(student):
@@ -110,7 +117,7 @@ def reconstruct(
             paths = [layer for layer, _ in stack.layers()]
             in_turn = [path for path, _ in layer_outputs(teacher, paths, batches)] == paths
             if in_turn:
-                _solve_in_turn(teacher, student, stack, batches, solve, correct, token_weights, reconstruction)
+                _solve_in_turn(teacher, student, stack, batches, solve, correct, refine, token_weights, reconstruction)
             else:
                 _solve_whole(teacher, student, stack, batches, solve, token_weights, reconstruction)
     return reconstruction
@@ -123,6 +130,7 @@ def _solve_in_turn(
     batches: Batches,
     solve: Solve,
     correct: Correct | None,
+    refine: Refine | None,
     token_weights: TokenWeights | None,
     reconstruction: Reconstruction,
 ) -> None:
@@ -136,7 +144,8 @@ def _solve_in_turn(
         here = [batch_calls[depth] for batch_calls in calls]
         streams = _streams_into(teacher, members, here[0], dense[0]) if correct else {}
         targets, entering, dense = _run_teacher(teacher, path, members, streams, here, dense)
-        with _Layer(student, path, [batch_calls[depth] for batch_calls in own], pruned) as layer:
+        called = [batch_calls[depth] for batch_calls in own]
+        with _Layer(student, path, called, pruned) as layer:
             for group in members:
                 for first, producers in streams.get(group.name, {}).items():
                     seen = _input_statistics(layer, group, first, entering.pop(first), batches)
@@ -145,10 +154,18 @@ def _solve_in_turn(
                 weights = token_weights[group.name] if token_weights else None
                 statistics, features = _statistics(layer, group, targets.pop(group.name), batches, weights)
                 reconstruction[group.consumer] = _solved(student, group, statistics, solve)
-                if group is not last:
+                if group is not (members[-1] if refine else last):
                     layer.settle(group, features)
-            if depth + 1 < len(layers):
+            if depth + 1 < len(layers) and not refine:
                 pruned = [layer.run(index) for index in range(len(batches))]
+        if refine:
+            weights = token_weights[members[-1].name] if token_weights else None
+            share = _size(student, path) / _size(teacher, path)
+            module = student.get_submodule(path)
+            fit = LayerFit(module, members, called, pruned, dense, batches, share, weights)
+            reconstruction |= _refined(student, fit, refine)
+            if depth + 1 < len(layers):
+                pruned = [call.run(module, hidden) for call, hidden in zip(called, pruned, strict=True)]
 
 
 class _Layer:
@@ -209,6 +226,21 @@ def _solved(student: nn.Module, group: Group, statistics: Statistics, solve: Sol
     solved = solve(group, statistics, consumer.weight.detach(), None if bias is None else bias.detach())
     set_linear(consumer, *solved)
     return solved
+
+
+def _size(model: nn.Module, layer: str) -> int:
+    return sum(parameter.numel() for parameter in model.get_submodule(layer).parameters())
+
+
+def _refined(student: nn.Module, fit: LayerFit, refine: Refine) -> Reconstruction:
+    """The weights and biases of a layer's linears that were refined, which they now have."""
+    refined = refine(fit)
+    for name, value in refined.items():
+        fit.layer.get_parameter(name).copy_(value)
+    paths = {f"{fit.members[0].layer}.{name.rpartition('.')[0]}" for name in refined}
+    linears = {path: as_linear(student.get_submodule(path)) for path in sorted(paths)}
+    biases = {path: None if linear.bias is None else linear.bias.detach().clone() for path, linear in linears.items()}
+    return {path: (linear.weight.detach().clone(), biases[path]) for path, linear in linears.items()}
 
 
 def _streams_into(

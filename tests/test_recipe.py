@@ -13,7 +13,7 @@ from fastprune import OptionError, Recipe, UnknownNameError, UsageError, strateg
 
 def test_preset_is_the_ground() -> None:
     assert Recipe.of("paper").tuner == strategy("tuner", "mask")
-    assert Recipe.of().tuner.name == "weights"
+    assert Recipe.of().tuner.name == "descent"
     assert Recipe.of() == Recipe.of("default")
 
 
@@ -96,12 +96,12 @@ def test_change_to_the_name_that_is_there_keeps_its_options() -> None:
         (
             {"tuner": "weight"},
             UnknownNameError,
-            "There is no tuner 'weight'; did you mean 'weights'.*Known: bias, mask",
+            "There is no tuner 'weight'; did you mean 'weights'.*Known: bias, descent, mask",
         ),
         ({"tunner": "mask"}, UnknownNameError, "There is no stage 'tunner'. Known: scorer, searcher"),
         ({"settings": {"tunner": {}}}, UnknownNameError, "There is no stage 'tunner'"),
         ({"settings": {"tuner": {"dampin": 1}}}, OptionError, "no option 'dampin'; did you mean 'damping'"),
-        ({"settings": {"tuner": {"damping": "x"}}}, OptionError, "option 'damping' of tuner 'weights' takes float"),
+        ({"settings": {"tuner": {"damping": "x"}}}, OptionError, "option 'damping' of tuner 'descent' takes float"),
     ],
 )
 def test_what_is_not_known(arguments: dict, error: type[Exception], complaint: str) -> None:

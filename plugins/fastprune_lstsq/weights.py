@@ -1,12 +1,13 @@
 """Weight reconstruction: the whole kept consumer, and its bias."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from fastprune import Batches, Group, Groups, Reconstruction, Scores, Statistics, Tuner, option, reconstruct
+from fastprune import Batches, Group, Groups, LayerFit, Reconstruction, Scores, Statistics, Tuner, option, reconstruct
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,20 @@ class WeightsTuner(Tuner):
     ) -> Reconstruction:
         weights = scores.token_weights if self.tokens == "gradient" else None
         correct = self._correct if self.producers else None
-        return reconstruct(teacher, student, groups, batches, self._solve, correct=correct, token_weights=weights)
+        return reconstruct(
+            teacher,
+            student,
+            groups,
+            batches,
+            self._solve,
+            correct=correct,
+            refine=self._refine(),
+            token_weights=weights,
+        )
+
+    def _refine(self) -> Callable[[LayerFit], Mapping[str, Tensor]] | None:
+        """What fits a layer as a whole once its consumers are solved; nothing here."""
+        return None
 
     def _solve(
         self, group: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None

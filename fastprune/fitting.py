@@ -1,0 +1,74 @@
+"""A pruned layer beside the dense one: what a tuner is shown that fits all linears of a layer at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fastprune.calibration import Batches
+from fastprune.calls import LayerCall
+from fastprune.capture import real_rows
+from fastprune.groups import Group
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """What a layer of the student gives for any parameters of its groups' linears, and what it should give.
+
+    Attributes:
+        layer: The student's.
+        members: Its groups that are tuned.
+        calls: How the student calls it, one a batch.
+        entering: The student's hidden states that enter it, one a batch: [samples, tokens, hidden].
+        dense: What the dense model's layer gives, one a batch: [samples, tokens, hidden].
+        batches: The calibration set.
+        share: What is left of the layer's parameters, of 1.
+        token_weights: How much each token counts, one [samples, tokens] for each batch; None: all alike.
+    """
+
+    layer: nn.Module
+    members: tuple[Group, ...]
+    calls: Sequence[LayerCall]
+    entering: Sequence[Tensor]
+    dense: Sequence[Tensor]
+    batches: Batches
+    share: float = 1.0
+    token_weights: tuple[Tensor, ...] | None = None
+
+    def __len__(self) -> int:
+        """The number of batches."""
+        return len(self.calls)
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The weights and biases of the groups' producers and consumers, as they are, by their names in the layer."""
+        prefix = f"{self.members[0].layer}."
+        linears = {path.removeprefix(prefix) for group in self.members for path in (*group.producers, group.consumer)}
+        named = self.layer.named_parameters()
+        return {name: value.detach() for name, value in named if name.rpartition(".")[0] in linears}
+
+    def outputs(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
+        """What the layer gives with other parameters for a batch's real tokens, differentiable: [tokens, hidden]."""
+        call, hidden = self.calls[index], self.entering[index]
+
+        def layer(*arguments: object, **keywords: object) -> object:
+            return functional_call(self.layer, dict(parameters), arguments, keywords)
+
+        return self._real(call.run(layer, hidden), index)
+
+    def targets(self, index: int) -> Tensor:
+        """What the dense model's layer gives for a batch's real tokens: [tokens, hidden]."""
+        return self._real(self.dense[index], index)
+
+    def weights(self, index: int) -> Tensor | None:
+        """How much a batch's real tokens count: [tokens]; None: all alike."""
+        if self.token_weights is None:
+            return None
+        values = self.token_weights[index].to(self.dense[index].device).unsqueeze(-1)  # [samples, tokens, 1]
+        return self._real(values, index)[:, 0]
+
+    def _real(self, values: Tensor, index: int) -> Tensor:
+        return real_rows(values, self.members[0], self.batches.batches[index])

@@ -1,0 +1,126 @@
+"""Layer reconstruction: whole layers by gradient descent, from where least squares left them."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fastprune import LayerFit, UsageError, option
+from fastprune_lstsq.weights import WeightsTuner
+
+HELD_BACK = 10  # one of so many batches
+SMALL = 1e-4  # of the output's energy: a layer that misses no more is left as it is
+MOST = 10  # epochs, however little is left of a layer
+WARM_UP = 0.05  # of all steps
+WAYS = (1.0, 0.5, 0.25)  # how far to go from the old parameters to the fitted ones
+
+Parameters = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescentTuner(WeightsTuner):
+    """The tuner ``weights``, and then producers and consumers of each layer together, toward the dense layer's output.
+
+    Least squares see what is linear: the consumer, given what the filters compute. What the filters compute and where heads
+    look can be fitted as well, a layer at a time and without labels: a few epochs of Adam on the error of the layer's output
+    relative to each token's size, from the solved weights on. A tenth of the calibration set is held back: of the way from
+    the solved to the fitted weights, as much is gone as serves it best, none where nothing does. Same inference cost.
+    """
+
+    name: ClassVar[str] = "descent"
+    formula: ClassVar[str] = (
+        "the tuner weights, then min over a layer's linears of mean_t |h_t - h_t^dense|^2 / |h_t^dense|^2 by Adam"
+    )
+    paper: ClassVar[str] = "Li et al. (BRECQ), ICLR 2021, https://arxiv.org/abs/2102.05426 (reconstruction by blocks)"
+    epochs: float = option(
+        1.0, help="How often a whole layer would see the calibration set; one with a third left sees it three times."
+    )
+    rate: float = option(
+        0.05, help="The largest step, relative to a tensor's root mean square and the root of the layer's error."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epochs < 0 or self.rate <= 0:
+            raise UsageError(
+                "The tuner 'descent' needs 0 epochs or more and a rate above 0; got "
+                f"epochs={self.epochs:g}, rate={self.rate:g}."
+            )
+
+    def _refine(self) -> Callable[[LayerFit], Mapping[str, Tensor]]:
+        return partial(descend, epochs=self.epochs, rate=self.rate)
+
+
+def descend(fit: LayerFit, *, epochs: float, rate: float) -> Mapping[str, Tensor]:
+    """Fit a layer's linears by Adam, a batch a step, with a short warm-up and a cosine to zero.
+
+    Args:
+        fit: The layer.
+        epochs: How often a whole layer would see each batch: one with a third of its parameters sees it three times as
+            often, at the same cost.
+        rate: The largest step, relative to a tensor's root mean square, where the whole output is wrong; where a share e of
+            its energy is, sqrt(e) of it.
+
+    Returns:
+        The fitted parameters by name, or none: where the error on the batches held back does not fall.
+    """
+    old = fit.parameters
+    held = range(HELD_BACK // 2, len(fit), HELD_BACK) if len(fit) > HELD_BACK // 2 else range(len(fit) - 1, len(fit))
+    seen = [index for index in range(len(fit)) if index not in held] or list(held)
+    error = mean_error(fit, held, old)
+    steps = round(min(epochs / max(fit.share, 1e-6), MOST) * len(seen))
+    if error <= SMALL or steps < 1 or not old:
+        return {}
+    new = _fitted(fit, seen, steps, rate * min(1.0, math.sqrt(error)))
+    best: Parameters = {}
+    for way in WAYS:
+        between = {name: old[name].lerp(value.to(old[name]), way) for name, value in new.items()}
+        now = mean_error(fit, held, between)
+        if now < error:
+            best, error = between, now
+    return best
+
+
+@torch.no_grad()
+def mean_error(fit: LayerFit, indices: Sequence[int], parameters: Mapping[str, Tensor]) -> float:
+    """The error of some batches, in the mean: 0 is none, 1 as large as the output itself."""
+    return sum(float(relative_error(fit, index, parameters)) for index in indices) / len(indices)
+
+
+def relative_error(fit: LayerFit, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
+    """|h - h_dense|^2 / |h_dense|^2, in the mean of a batch's tokens: a scalar, float32."""
+    target = fit.targets(index).float()  # [tokens, hidden]
+    energy = target.square().mean(1)  # [tokens]
+    missed = (fit.outputs(index, parameters).float() - target).square().mean(1)  # [tokens]
+    relative = missed / (energy + 1e-6 * energy.mean())
+    weights = fit.weights(index)
+    return relative.mean() if weights is None else (relative * weights).sum() / len(weights)
+
+
+@torch.enable_grad()
+def _fitted(fit: LayerFit, seen: Sequence[int], steps: int, rate: float) -> Parameters:
+    """The parameters after so many steps, float32 whatever the layer computes in."""
+    old = fit.parameters
+    masters = {name: value.float().clone().requires_grad_(True) for name, value in old.items()}
+    sizes = {name: float(value.square().mean().sqrt()) for name, value in old.items()}
+    typical = max(sizes.values())
+    rates = [rate * max(size, 0.01 * typical) for size in sizes.values()]  # a bias of zeros is to move as well
+    adam = torch.optim.Adam([{"params": [value], "lr": 0.0} for value in masters.values()], betas=(0.9, 0.98))
+    generator = torch.Generator().manual_seed(0)
+    order: list[int] = []
+    for step in range(steps):
+        order = order or [seen[place] for place in torch.randperm(len(seen), generator=generator).tolist()]
+        for group, largest in zip(adam.param_groups, rates, strict=True):
+            group["lr"] = (
+                largest * min(1.0, (step + 1) / (WARM_UP * steps)) * (1 + math.cos(math.pi * step / steps)) / 2
+            )
+        adam.zero_grad()
+        relative_error(
+            fit, order.pop(), {name: value.to(old[name].dtype) for name, value in masters.items()}
+        ).backward()
+        adam.step()
+    return {name: value.detach() for name, value in masters.items()}

@@ -1,0 +1,86 @@
+"""Layers fitted by descent: nearer on batches that the fit does not see, or left alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fastprune
+from fastprune import Groups, LayerFit, Mask, UsageError, materialize, reconstruct, strategy, testing
+from fastprune.testing.comparing import hidden_error
+from fastprune_lstsq.descent import descend, mean_error, relative_error
+
+HEADS = {"bart": ("ForConditionalGeneration",)}
+
+
+def fits(keep_every: int = 2, samples: int = 96) -> list[tuple[LayerFit, dict]]:
+    """What a tuner is shown of a pruned tiny BERT, with what ``descend`` makes of each layer."""
+    model = testing.tiny_model("bert")
+    architecture = fastprune.architecture_for(model)
+    groups = Groups.resolve(architecture, model)
+    mask = Mask({group.name: torch.arange(group.units) % keep_every == 0 for group in groups})
+    student = materialize(model, groups, mask).eval()
+    left = Groups.resolve(architecture, student)
+    batches = testing.tiny_batches(model, samples=samples)
+    found = []
+
+    def look(fit: LayerFit):
+        new = dict(descend(fit, epochs=4, rate=0.05))
+        found.append((fit, new))
+        return {}
+
+    reconstruct(model, student, left, batches, lambda g, s, w, b: (w, b), refine=look)
+    return found
+
+
+def test_the_error_falls_on_batches_that_are_held_back() -> None:
+    for fit, new in fits():
+        held = range(5, len(fit), 10) if len(fit) > 5 else range(len(fit) - 1, len(fit))
+        assert mean_error(fit, held, {**fit.parameters, **new}) < 0.95 * mean_error(fit, held, fit.parameters)
+
+
+def test_what_misses_nothing_is_left_alone() -> None:
+    assert [new for _, new in fits(keep_every=1)] == [{}, {}]
+
+
+def test_the_relative_error_is_one_where_the_output_is_nothing_and_weights_count() -> None:
+    fit, _ = fits()[0]
+    target = fit.targets(0)
+
+    class Nothing(LayerFit):
+        def outputs(self, index, parameters):
+            return torch.zeros_like(target)
+
+    nothing = Nothing(fit.layer, fit.members, fit.calls, fit.entering, fit.dense, fit.batches)
+    assert float(relative_error(nothing, 0, {})) == pytest.approx(1.0, rel=1e-4)
+    twice = tuple(torch.full(batch["input_ids"].shape, 2.0) for batch in fit.batches)
+    doubled = Nothing(fit.layer, fit.members, fit.calls, fit.entering, fit.dense, fit.batches, token_weights=twice)
+    assert float(relative_error(doubled, 0, {})) == pytest.approx(2.0, rel=1e-4)
+
+
+def test_one_batch_is_enough() -> None:
+    for fit, new in fits(samples=2):
+        assert len(fit) == 1
+        assert mean_error(fit, [0], {**fit.parameters, **new}) <= mean_error(fit, [0], fit.parameters)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "llama", "bart"])
+def test_layers_are_nearer_to_the_dense_model_than_weights_alone(model_type: str) -> None:
+    model = testing.tiny_model(model_type, *HEADS.get(model_type, ()))
+    architecture = fastprune.architecture_for(model)
+    groups = Groups.resolve(architecture, model)
+    mask = Mask({group.name: torch.arange(group.units) % 2 == 0 for group in groups})
+    batches = testing.tiny_batches(model, samples=128)
+    errors = {}
+    for name, options in (("weights", {}), ("descent", {"epochs": 6.0})):
+        student = materialize(model, groups, mask).eval()
+        left = Groups.resolve(architecture, student)
+        strategy("tuner", name, **options).tune(model, student, left, batches, fastprune.Scores(importance={}))
+        errors[name] = hidden_error(model, student, batches)
+    assert errors["descent"] < errors["weights"]
+
+
+@pytest.mark.parametrize("options", [{"epochs": -1.0}, {"rate": 0.0}])
+def test_options_out_of_range_are_said(options: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="0 epochs or more and a rate above 0"):
+        strategy("tuner", "descent", **options)
