@@ -16,6 +16,7 @@ from fastprune.fitting import LayerFit
 from fastprune.groups import Group, Groups, consumer_of
 from fastprune.linears import as_linear, linear_at
 from fastprune.materialize import set_linear
+from fastprune.moments import second_moment
 from fastprune.progress import track
 from fastprune.replaying import Replay, replayable, replaying
 from fastprune.strategies import Reconstruction
@@ -57,7 +58,7 @@ class Statistics:
         self.weight += len(x) if weights is None else weights.double().sum()
         self.inputs += weighted_x.sum(0)
         self.errors += weighted_e.sum(0)
-        self.gram += x.T @ weighted_x
+        self.gram += second_moment(x, weighted_x)
         self.cross += x.T @ weighted_e
         self.energy += (e * weighted_e).sum()
 

@@ -15,6 +15,25 @@ from fastprune.capture import real_rows, seen_of
 from fastprune.groups import Group, Groups, consumer_of
 from fastprune.tasks import Batch
 
+STRIPS = 6  # more save little, and small products are slow
+
+
+def second_moment(x: Tensor, weighted: Tensor) -> Tensor:
+    """The sum of w x x', which is symmetric, so that little more than half of it is computed: [features, features].
+
+    Args:
+        x: [tokens, features].
+        weighted: Each token times its weight w: [tokens, features].
+    """
+    features = x.shape[1]
+    product = x.new_empty(features, features)
+    width = max(64, -(-features // STRIPS))
+    for start in range(0, features, width):
+        rows, right = slice(start, start + width), slice(start + width, None)
+        product[rows, start:] = x[:, rows].T @ weighted[:, start:]
+        product[right, rows] = product[rows, right].T
+    return product
+
 
 @dataclass
 class Moments:
@@ -100,7 +119,7 @@ class MomentsCollector:
     def _add(self, group: Group, x: Tensor, g: Tensor) -> None:
         """Add tokens: the consumer's inputs x [tokens, features], the gradients at its output g [tokens, hidden]."""
         sums = self.by_group[group.name]
-        sums.gradients += g.T @ g
+        sums.gradients += second_moment(g, g)
         if self._share < 1.0:
             drawn = (torch.rand(len(x), generator=self._generator) < self._share).to(x.device)
             x, g = x[drawn], g[drawn]
@@ -109,4 +128,4 @@ class MomentsCollector:
         weighted = x * weights[:, None]
         sums.weight += weights.sum()
         sums.inputs += weighted.sum(0)
-        sums.gram += x.T @ weighted
+        sums.gram += second_moment(x, weighted)
