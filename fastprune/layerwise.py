@@ -21,6 +21,7 @@ from fastprune.progress import track
 from fastprune.replaying import Replay, replayable, replaying
 from fastprune.strategies import Reconstruction
 from fastprune.tasks import Batch
+from fastprune.teacher import states_of
 
 
 @dataclass
@@ -140,11 +141,12 @@ def _solve_in_turn(
     paths = [layer for layer, _ in layers]
     calls, own = layer_calls(teacher, paths, batches), layer_calls(student, paths, batches)
     dense, pruned = ([batch_calls[0].hidden for batch_calls in recorded] for recorded in (calls, own))
-    last = layers[-1][1][-1]
+    states, last = states_of(teacher, batches), layers[-1][1][-1]
     for depth, (path, members) in enumerate(track(layers, "tuning")):
         here = [batch_calls[depth] for batch_calls in calls]
         streams = _streams_into(teacher, members, here[0], dense[0]) if correct else {}
-        targets, entering, dense = _run_teacher(teacher, path, members, streams, here, dense)
+        first_ones = [first for found in streams.values() for first in found]
+        targets, entering, dense = states.layer(teacher, path, members, first_ones, here, dense)
         called = [batch_calls[depth] for batch_calls in own]
         with _Layer(student, path, called, pruned) as layer:
             for group in members:
@@ -364,30 +366,6 @@ def _add(
         real_rows(only_seen(error, seen), group, batch, seen),
         None if counted is None else real_rows(only_seen(counted, seen), group, batch, seen)[:, 0],
     )
-
-
-def _run_teacher(
-    teacher: nn.Module,
-    path: str,
-    members: tuple[Group, ...],
-    streams: Mapping[str, Mapping[str, list[str]]],
-    calls: list[LayerCall],
-    hidden: list[Tensor],
-) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]], list[Tensor]]:
-    """One layer of the teacher, one tensor a batch: its residual stream after each sublayer, what enters the first
-    producer of each stream, and the layer's output."""
-    layer = teacher.get_submodule(path)
-    sums: dict[str, list[Tensor]] = {group.name: [] for group in members}
-    inputs: dict[str, list[Tensor]] = {first: [] for found in streams.values() for first in found}
-    outputs = []
-    for call, entering in zip(calls, hidden, strict=True):
-        with contextlib.ExitStack() as hooks:
-            for group in members:
-                hooks.enter_context(tap_residual(teacher, group, sums[group.name].append))
-            for first, seen in inputs.items():
-                hooks.enter_context(tap_entering(teacher, first, seen.append))
-            outputs.append(call.run(layer, entering))
-    return sums, inputs, outputs
 
 
 def _statistics(

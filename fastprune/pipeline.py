@@ -38,6 +38,7 @@ from fastprune.reuse import Shared
 from fastprune.scores import Scores
 from fastprune.strategies import CostModel, Rearranger, Schedule, Scorer, Searcher, Strategy, Tuner
 from fastprune.tasks import Batch, Task
+from fastprune.teacher import keeping
 from fastprune.timing import interleaved, speedup
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def prune(
     if batches.task is None:
         batches = Batches.wrap(batches, task_for(dense.config, type(dense)))  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(seed)
+    again = shared is not None or len(recipe.searcher.variants()) > 1
     shared = shared or Shared()
 
     timings: dict[str, float] = {}
@@ -131,15 +133,17 @@ def prune(
         student, mask = dense, Mask.full(groups)
         importance: Mapping[str, Tensor] = {}
         settled: frozenset[str] = frozenset()
-        for step in contracts.checked_passes(recipe.schedule, limits.first.share, groups):
-            left = limits.at(step.budget).left(mask, settled)
-            known = shared if student is dense else Shared()
-            student, kept, scores = _one_pass(
-                dense, student, architecture, left, step.settles, batches, recipe, generator, timings, known
-            )
-            mask = kept.within(mask)
-            importance = importance or scores.importance
-            settled |= step.settles or frozenset()
+        passes = contracts.checked_passes(recipe.schedule, limits.first.share, groups)
+        with keeping(shared.states) if again or len(passes) > 1 else contextlib.nullcontext():
+            for step in passes:
+                left = limits.at(step.budget).left(mask, settled)
+                known = shared if student is dense else Shared()
+                student, kept, scores = _one_pass(
+                    dense, student, architecture, left, step.settles, batches, recipe, generator, timings, known
+                )
+                mask = kept.within(mask)
+                importance = importance or scores.importance
+                settled |= step.settles or frozenset()
         latency = {}
         if bench:
             with _timed(timings, "bench"):

@@ -16,24 +16,34 @@ import torch
 from fastprune.costs import CostTable
 from fastprune.scores import Scores
 from fastprune.strategies import CostModel, Scorer
+from fastprune.teacher import DenseStates
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Shared:
-    """Cost tables and first scores of one dense model on one calibration set, by the strategy that made them.
+    """Cost tables and first scores of one dense model on one calibration set, by the strategy that made them, and what
+    tuners see of it.
 
     Give the same instance to several calls of ``prune`` with the same model, data and seed: each cost model measures and
-    each scorer scores once. A pruning gives the same result with it as without it, random draws included.
+    each scorer scores once, and the dense model's layers run once for all tuners, as far as there is memory. A pruning gives
+    the same result with it as without it, random draws included.
 
     Attributes:
-        folder: Where results are kept for another process; None: in memory alone.
+        folder: Where tables and scores are kept for another process; None: in memory alone.
+        memory: Bytes that what the dense model's layers give may take; None: half of what is free when it is first kept.
+        states: What they give.
     """
 
     folder: Path | None = None
+    memory: int | None = None
+    states: DenseStates = field(init=False, repr=False)
     _costs: dict[str, CostTable] = field(default_factory=dict)
     _scores: dict[str, tuple[Scores, torch.Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.states = DenseStates(self.memory)
 
     def costs(self, cost: CostModel, measure: Callable[[], CostTable]) -> CostTable:
         """The table of a cost model, measured at the first call."""

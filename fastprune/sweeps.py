@@ -36,7 +36,8 @@ def sweep(
 ) -> Sweep:
     """Prune one model to many budgets by one or more recipes, and measure each.
 
-    Scores are computed once for each recipe's scorer and seed. With a folder, each run is kept as soon as it is done,
+    Scores are computed once for each recipe's scorer and seed, and the dense model's side of tuning once for each seed, as far
+    as there is memory. With a folder, each run is kept as soon as it is done,
     and the same call goes on where it stopped; at the end it holds ``sweep.json``, ``sweep.csv`` and the curve as
     ``sweep.png`` and ``sweep.svg``.
 
@@ -60,19 +61,15 @@ def sweep(
         raise BudgetError("A sweep takes at least one budget and one seed.")
     folder = Path(folder) if folder else None
     found = _started(model, eval_data, recipes, metric, folder)
-    shared: dict[int, Shared] = {}
-    sets: dict[int, Batches] = {}
+    drawn: int | None = None
     todo = [(seed, budget, name) for seed in seeds for budget in budgets for name in recipes]
     for seed, budget, name in track(todo, "sweeping"):
         if found.find(name, budget, seed):
             continue
-        if seed not in sets:
-            sets[seed] = data(seed)
-            shared[seed] = Shared(folder / "scores" / str(seed) if folder else None)
+        if seed != drawn:  # what is kept of the last seed goes
+            drawn, batches, shared = seed, data(seed), Shared(folder / "scores" / str(seed) if folder else None)
         start = time.perf_counter()
-        result = prune(
-            model, sets[seed], budget=budget, recipe=recipes[name], seed=seed, shared=shared[seed], bench=False
-        )
+        result = prune(model, batches, budget=budget, recipe=recipes[name], seed=seed, shared=shared, bench=False)
         seconds = time.perf_counter() - start
         found.measure = _counted(recipes[name].cost, result)
         found.runs.append(

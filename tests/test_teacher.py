@@ -1,0 +1,108 @@
+"""The teacher's side of tuning: the same results from what was kept, as much as there is room for, of the right model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import fastprune
+from fastprune import Batches, Shared, teacher, testing
+from fastprune.teacher import DenseStates
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return testing.tiny_model("bert", "ForSequenceClassification", num_hidden_layers=3)
+
+
+@pytest.fixture
+def batches(model: nn.Module) -> Batches:
+    return testing.tiny_batches(model, samples=16)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The dense model's layers, by their index, as they run over the whole calibration set."""
+    seen: list[str] = []
+    run = teacher._run
+    monkeypatch.setattr(teacher, "_run", lambda *a: (seen.append(a[1].rpartition(".")[2]), run(*a))[1])
+    return seen
+
+
+def prune(model: nn.Module, batches: Batches, shared: Shared | None, *, budget: float = 0.5, tuner: str = "weights"):
+    return fastprune.prune(
+        model, batches, budget=budget, scorer="magnitude", searcher="threshold", tuner=tuner, shared=shared, bench=False
+    )
+
+
+def same(one: fastprune.PruningResult, other: fastprune.PruningResult) -> bool:
+    left, right = one.model.state_dict(), other.model.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("memory", [None, 0, 40_000])
+def test_results_are_the_same_with_what_was_kept(model: nn.Module, batches: Batches, memory: int | None) -> None:
+    shared = Shared(memory=memory)
+    for tuner, budget in [("mask", 0.7), ("weights", 0.7), ("weights", 0.2), ("mask", 0.2)]:
+        found = prune(model, batches, shared, budget=budget, tuner=tuner)
+        assert same(found, prune(model, batches, None, budget=budget, tuner=tuner))
+
+
+def test_the_dense_layers_run_once(model: nn.Module, batches: Batches, ran: list[str]) -> None:
+    shared = Shared()
+    for tuner in ("weights", "weights", "mask"):
+        prune(model, batches, shared, tuner=tuner)
+    assert ran == ["0", "1", "2"]
+
+
+def test_more_to_look_at_is_looked_at_once(model: nn.Module, batches: Batches, ran: list[str]) -> None:
+    """The tuner ``mask`` does not look at producers: their inputs are seen when ``weights`` first asks."""
+    shared = Shared()
+    for tuner in ("mask", "weights", "weights"):
+        prune(model, batches, shared, tuner=tuner)
+    assert ran == ["0", "1", "2"] * 2
+
+
+def test_lower_layers_are_kept_up_to_the_limit(model: nn.Module, batches: Batches, ran: list[str]) -> None:
+    whole = Shared()
+    prune(model, batches, whole)
+    half = Shared(memory=whole.states.held // 2)
+    prune(model, batches, half)
+    assert 0 < half.states.held <= whole.states.held // 2
+    ran.clear()
+    prune(model, batches, half)
+    assert ran == ["1", "2"]
+
+
+def test_another_model_or_calibration_set_is_not_mistaken(model: nn.Module, batches: Batches) -> None:
+    shared = Shared()
+    prune(model, batches, shared)
+    fewer = Batches(batches=batches.batches[:2], task=batches.task)
+    other = testing.tiny_model("bert", "ForSequenceClassification", num_hidden_layers=3, seed=1)
+    for one, data in [(model, fewer), (other, fewer), (model, batches)]:
+        states = DenseStates()
+        states.belong(one, data)
+        assert states.held == 0
+        found = prune(one, data, _with(shared))
+        assert same(found, prune(one, data, None))
+
+
+def _with(shared: Shared) -> Shared:
+    """The same states, but no scores."""
+    fresh = Shared()
+    fresh.states = shared.states
+    return fresh
+
+
+def test_one_pruning_keeps_nothing(model: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[str] = []
+    keep = DenseStates._keep
+    monkeypatch.setattr(
+        DenseStates, "_keep", lambda self, path, states: (keep(self, path, states), kept.append(self.held))[0]
+    )
+    prune(model, batches, None)
+    assert set(kept) == {0}
+    kept.clear()
+    fastprune.prune(model, batches, budget=0.5, preset="fast", schedule="rounds", bench=False)
+    assert max(kept) > 0
