@@ -79,7 +79,7 @@ def family_table() -> str:
     rows = ["| family | plugin | `model_type` | units |", "|---|---|---|---|"]
     for name in registry:
         architecture, plugin = registry[name], registry.entry(name).plugin
-        types = ", ".join(f"`{model_type}`" for model_type in architecture.model_types)
+        types = ", ".join(f"`{model_type}`" for model_type in architecture.model_types) or "by its name"
         rows.append(f"| {name} | {plugin} | {types} | {units_of(architecture)} |")
     return "\n".join(rows)
 
@@ -99,6 +99,8 @@ def unit_of(block: Block) -> str:
     parts = sum(len(one.parts) or 1 if isinstance(one, Producer) else 1 for one in block.producers)
     if block.kind != "attention":
         return ("filters with a gate" if parts > 1 else "filters") + (" (each expert)" if "*" in block.module else "")
+    if block.repeats:
+        return "query heads, evenly within KV groups"
     grouped = block.units or len(block.unit_width) > 1
     return ("KV groups" if grouped else "heads") + (f" ({block.name})" if block.name else "")
 

@@ -14,12 +14,16 @@ class Part:
 
     Attributes:
         rows: The attributes of the block's ``module`` whose product is the number of rows a unit owns. Empty: one.
+            ``config.num_key_value_heads``: what the module reads off its configuration.
         shared: The rows serve all units alike (the one key and value of multi-query attention) and always stay;
             ``rows`` then counts all of them.
+        repeats: The attribute that says how many times the units come round, each time with ``rows`` each: query heads
+            that come again with every key and value. Empty: once.
     """
 
     rows: tuple[str, ...] = ()
     shared: bool = False
+    repeats: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,8 @@ class Block:
             scaled, moved out of windows), and is compared as it is.
         unit_width: The attributes of ``module`` whose product is the number of features a unit owns, such as the size
             of a head, or that times the query heads of a KV group. Empty: one feature a unit.
+        repeats: As for ``Part``: how many times the units come round in the consumer's input, each time with an equal part of
+            ``unit_width``.
         units: The attribute of ``module`` that holds the number of units, for families that have no attribute for the
             width.
         counts: The attributes of ``module`` that are proportional to the number of units, to be kept right: heads,
@@ -96,6 +102,7 @@ class Block:
     consumer: str
     residual: str = ""
     unit_width: tuple[str, ...] = ()
+    repeats: str = ""
     units: str = ""
     counts: tuple[str, ...] = ()
     bias: UnitBias | None = None

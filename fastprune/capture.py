@@ -88,7 +88,7 @@ Entering = tuple[Tensor, Tensor | None]
 @contextlib.contextmanager
 def tap_consumer(model: nn.Module, group: Group, see: Callable[[Entering], None]) -> Iterator[None]:
     """While open, what the group's consumer is called with is shown to ``see``."""
-    consumer = model.get_submodule(group.consumer)
+    consumer = consumer_of(model, group)
     handle = consumer.register_forward_pre_hook(lambda _, arguments: see((arguments[0], seen_of(arguments))))
     try:
         yield

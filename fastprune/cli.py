@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -158,7 +159,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--output", required=True, help="A directory that does not exist, or is empty.")
 @click.option("--preset", default="default", show_default=True, help="The recipe to start from.")
 @click.option("--recipe", help="A TOML file laid over the preset.")
-@click.option("--architecture", help="A TOML file that says where the units of an unknown family are.")
+@click.option("--architecture", help="Where the units are: a TOML file, or a family by name.")
 @click.option("--cost", help="What the budget counts: macs, params, latency.")
 @click.option("--scorer", help="The importance criterion.")
 @click.option("--searcher", help="Stage 1.")
@@ -190,7 +191,7 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
     budget, settings = _budget(options), _settings(options["settings"])
     asked = budgets.read_budget(budget)
     _check_sources(model, data, options["eval_data"])
-    _check_read(options["recipe"], options["architecture"], options["latency_table"])
+    _check_read(options["recipe"], _architecture_file(options["architecture"]), options["latency_table"])
     with working(as_json=options["as_json"]) as where:
         from fastprune import limits
         from fastprune.recipe import Recipe
@@ -271,7 +272,7 @@ def evaluate(model: str, data: str, **options: Any) -> None:
 @main.command(short_help="Show what can be pruned of a model, or what is left.")
 @click.argument("model")
 @click.option("--seq-len", type=click.IntRange(1), default=128, show_default=True, help="Tokens a sample, for MACs.")
-@click.option("--architecture", help="A TOML file that says where the units of an unknown family are.")
+@click.option("--architecture", help="Where the units are: a TOML file, or a family by name.")
 @click.option("--draft", is_flag=True, help="Print an architecture for MODEL's family as TOML, found by running it.")
 @model_options
 def inspect(model: str, seq_len: int, draft: bool, **options: Any) -> None:
@@ -286,7 +287,7 @@ def inspect(model: str, seq_len: int, draft: bool, **options: Any) -> None:
     fastprune inspect ./my-model --draft > my.toml
     """
     _check_sources(model)
-    _check_read(options["architecture"])
+    _check_read(_architecture_file(options["architecture"]))
     if draft:
         _print_draft(model, as_json=options["as_json"])
         return
@@ -323,7 +324,7 @@ def _print_draft(model: str, *, as_json: bool) -> None:
 
 @main.command("check-architecture", short_help="Check that fastprune prunes a model's family rightly.")
 @click.argument("model")
-@click.option("--architecture", help="A TOML file that says where the units of an unknown family are.")
+@click.option("--architecture", help="Where the units are: a TOML file, or a family by name.")
 @click.option("--layers", type=click.IntRange(2), default=2, show_default=True, help="Of the model that is built.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else.")
 @verbosity_options
@@ -339,7 +340,7 @@ def check_architecture(ctx: click.Context, model: str, architecture: str | None,
     fastprune check-architecture ./my-model --architecture my.toml
     """
     _check_sources(model)
-    _check_read(architecture)
+    _check_read(_architecture_file(architecture))
     with working(as_json=as_json) as where:
         from fastprune import terminal
         from fastprune.conformance import check_model
@@ -642,9 +643,18 @@ def report(directories: tuple[str, ...], output: str) -> None:
 
 
 def _architecture(options: Mapping[str, Any]) -> Architecture | None:
+    from fastprune import plugins
     from fastprune.families import read_architecture
 
-    return read_architecture(options["architecture"]) if options["architecture"] else None
+    given = options["architecture"]
+    if not given:
+        return None
+    return read_architecture(given) if _architecture_file(given) else plugins.installed().architecture[given]
+
+
+def _architecture_file(given: str | None) -> str | None:
+    """What was given where it is a file and no name: it ends in .toml, or is there."""
+    return given if given and (Path(given).suffix or Path(given).is_file()) else None
 
 
 def _seeds(text: str) -> list[int]:

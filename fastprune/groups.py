@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
@@ -11,11 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprune.architecture import Architecture, Block, Conditions, Producer, Stack
+from fastprune.architecture import Architecture, Block, Conditions, Part, Producer, Stack
 from fastprune.errors import ModelError
 from fastprune.experts import is_fused
-from fastprune.linears import as_linear, linear_at
+from fastprune.linears import as_linear, in_order, linear_at
 from fastprune.modeling import there
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Consecutive rows of a producer.
+
+    Attributes:
+        rows: Of each unit; of all of them where they are shared.
+        shared: They serve all units alike, and stay.
+        repeats: How many times the units come round, each with an equal part of its rows.
+    """
+
+    rows: int
+    shared: bool = False
+    repeats: int = 1
+
+    def length(self, units: int) -> int:
+        """Rows in all."""
+        return self.rows if self.shared else units * self.rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,59 +44,66 @@ class Rows:
 
     Attributes:
         path: The producer's, absolute in the model.
-        parts: One pair for each run of rows: rows a unit, and whether they are shared instead, and then all there are.
+        parts: One behind the other.
     """
 
     path: str
-    parts: tuple[tuple[int, bool], ...]
+    parts: tuple[Run, ...]
 
     @property
     def per_unit(self) -> int:
         """Rows that go with a unit."""
-        return sum(rows for rows, shared in self.parts if not shared)
+        return sum(part.rows for part in self.parts if not part.shared)
 
     @property
     def shared(self) -> int:
         """Rows that always stay."""
-        return sum(rows for rows, shared in self.parts if shared)
+        return sum(part.rows for part in self.parts if part.shared)
 
     @property
     def fused(self) -> bool:
-        """Whether a unit's rows lie in several places."""
-        return len(self.parts) > 1
+        """Whether there is more to it than that the units' rows lie side by side."""
+        return len(self.parts) > 1 or any(part.shared or part.repeats > 1 for part in self.parts)
 
     def own(self, unit: int, units: int) -> Tensor:
         """The rows of one unit alone: [rows]."""
-        found, start = [], 0
-        for rows, shared in self.parts:
-            if not shared:
-                found.append(start + expand(torch.tensor([unit]), rows))
-            start += rows if shared else units * rows
-        return torch.cat(found)
+        return self._places(torch.tensor([unit]), units, shared=False)
 
     def of(self, kept: Tensor, units: int) -> Tensor:
         """The rows to keep of a linear of ``units``, when those of the indices ``kept`` stay: [rows]."""
-        found, start = [], 0
-        for rows, shared in self.parts:
-            if shared:
-                found.append(torch.arange(start, start + rows, device=kept.device))
-                start += rows
-            else:
-                found.append(start + expand(kept, rows))
-                start += units * rows
+        return self._places(kept, units, shared=True)
+
+    def _places(self, kept: Tensor, units: int, *, shared: bool) -> Tensor:
+        found, start = [kept.new_empty(0)], 0
+        for part in self.parts:
+            if not part.shared:
+                found.append(start + places(kept, units, part.rows, part.repeats))
+            elif shared:
+                found.append(start + torch.arange(part.rows, device=kept.device))
+            start += part.length(units)
         return torch.cat(found)
 
 
-def expand(units: Tensor, width: int) -> Tensor:
-    """The features of units of ``width`` features each: [units] -> [units * width]."""
-    return (units[:, None] * width + torch.arange(width, device=units.device)).flatten()
+def places(kept: Tensor, units: int, width: int, repeats: int = 1) -> Tensor:
+    """Where the features of some units lie: [kept] -> [kept * width], in the order in which they lie.
+
+    Args:
+        kept: The units' indices.
+        units: How many there are in all.
+        width: Features of each.
+        repeats: How many times the units come round, each with an equal part of its features.
+    """
+    run = width // repeats
+    rounds = torch.arange(repeats, device=kept.device)[:, None, None] * units * run  # [repeats, 1, 1]
+    return (rounds + kept[:, None] * run + torch.arange(run, device=kept.device)).flatten()  # [repeats, kept, run]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
     """The units that sit side by side in one sublayer: the heads of an attention, the filters of an FFN.
 
-    Paths are absolute in the model. Feature ``f`` of the consumer's input belongs to unit ``f // width``.
+    Paths are absolute in the model. Feature ``f`` of the consumer's input belongs to unit ``f // width``, in what
+    ``consumer_of`` shows.
 
     Attributes:
         name: Unique in the model, and the same whatever head the model carries: ``encoder.layer.0.attention``.
@@ -84,6 +111,7 @@ class Group:
         units: How many there are.
         width: Features a unit owns.
         hidden: Features of the consumer's output.
+        repeats: How many times the units come round in the module's own consumer, each with an equal part of its features.
         block: The data that this was resolved from.
         rows: The rows of its producers; none where no unit is left.
         stack: The data of the stack that it belongs to.
@@ -96,6 +124,7 @@ class Group:
     hidden: int
     block: Block
     rows: tuple[Rows, ...] = ()
+    repeats: int = 1
     stack: Stack = Stack(layers="", blocks=())
 
     @property
@@ -105,6 +134,10 @@ class Group:
     @property
     def features(self) -> int:
         return self.units * self.width
+
+    def columns(self, kept: Tensor) -> Tensor:
+        """Where the module's own consumer has the features of the units of these indices, in the order in which they lie."""
+        return places(kept, self.units, self.width, self.repeats)
 
     @property
     def module(self) -> str:
@@ -173,9 +206,10 @@ class Groups:
 
 
 def consumer_of(model: nn.Module, group: Group) -> nn.Linear:
-    """The group's consumer in this model: an ``nn.Linear``, or what stands for one, where its weight is transposed or no
-    unit is left."""
-    return as_linear(model.get_submodule(group.consumer))
+    """The group's consumer in this model: an ``nn.Linear``, or what stands for one, where its weight is transposed, no
+    unit is left, or a unit's columns do not lie side by side: then it shows them in the order of the units."""
+    linear = as_linear(model.get_submodule(group.consumer))
+    return in_order(linear, group.repeats, group.units) if group.units and group.repeats > 1 else linear
 
 
 def producers_of(model: nn.Module, group: Group) -> list[nn.Linear]:
@@ -275,6 +309,7 @@ def _resolve_block(
         else:
             width = _product(module, block.unit_width)
             units = features // width
+        repeats = _product(module, (block.repeats,)) if block.repeats else 1
         rows = [] if units == 0 else list(_rows(architecture, block, model, module, f"{prefix}{layer}", units))
     except AttributeError as error:
         raise ModelError(f"The architecture '{architecture.name}' does not fit {where}: {error}.") from error
@@ -295,6 +330,7 @@ def _resolve_block(
         hidden=hidden,
         block=block,
         rows=tuple(rows),
+        repeats=repeats,
         stack=stack,
     )
 
@@ -309,12 +345,24 @@ def _rows(
         if fused.optional and not there(model, path):
             continue
         _submodule(architecture, model, path)
-        parts = tuple((_product(module, part.rows), part.shared) for part in fused.parts)
-        yield Rows(path=path, parts=parts or ((linear_at(model, path).out_features // units, False),))
+        parts = tuple(_run(module, part) for part in fused.parts)
+        yield Rows(path=path, parts=parts or (Run(rows=linear_at(model, path).out_features // units),))
+
+
+def _run(module: nn.Module, part: Part) -> Run:
+    repeats = _product(module, (part.repeats,)) if part.repeats else 1
+    return Run(rows=repeats * _product(module, part.rows), shared=part.shared, repeats=repeats)
 
 
 def _product(module: nn.Module, attributes: tuple[str, ...]) -> int:
-    return math.prod(int(getattr(module, attribute)) for attribute in attributes)
+    return math.prod(int(number_of(module, attribute)) for attribute in attributes)
+
+
+def number_of(module: Any, attribute: str) -> Any:
+    """What an attribute of a module is, or of its configuration: ``config.num_key_value_heads``."""
+    if hasattr(module, attribute):  # an empty sublayer has them under the whole of their names
+        return getattr(module, attribute)
+    return functools.reduce(getattr, attribute.split("."), module)
 
 
 def _submodule(architecture: Architecture, model: nn.Module, path: str) -> nn.Module:

@@ -9,6 +9,7 @@ from fastprune import plugins
 from fastprune.architecture import Architecture
 from fastprune.costs import Workload
 from fastprune.experts import open_experts
+from fastprune.families import architecture_of
 from fastprune.groups import Groups
 from fastprune.manifests import MANIFEST, read_manifest
 from fastprune.pretrained import Pretrained
@@ -20,7 +21,7 @@ def inspect(opened: Pretrained, *, seq_len: int = 128, architecture: Architectur
     Args:
         opened: What ``open_pretrained`` returned.
         seq_len: Tokens a sample, for the MACs.
-        architecture: Where its units are; None: by its ``config.model_type``.
+        architecture: Where its units are; None: as it was pruned with, or by its ``config.model_type``.
 
     Returns:
         ``groups``: name, kind, units before any pruning, units kept, MACs, parameters; totals; what is ``fixed``; ``measures``,
@@ -30,7 +31,7 @@ def inspect(opened: Pretrained, *, seq_len: int = 128, architecture: Architectur
         ModelError: No architecture serves the model, or the length is more than it takes.
     """
     model = open_experts(opened.model)
-    groups = Groups.resolve(architecture or plugins.architecture_for(model), model)
+    groups = Groups.resolve(architecture or _pruned_with(opened.source) or plugins.architecture_for(model), model)
     workload = Workload.made_up(model, seq_len)
     registry = plugins.installed().cost
     tables = {name: registry[cost]().measure(model, groups, workload) for name, cost in _COSTS.items()}
@@ -46,6 +47,13 @@ def inspect(opened: Pretrained, *, seq_len: int = 128, architecture: Architectur
 
 
 _COSTS = {"macs": "macs", "parameters": "params"}
+
+
+def _pruned_with(source: str) -> Architecture | None:
+    """The architecture in the manifest of a pruned model's directory; None where it is no pruned model."""
+    if not (Path(source) / MANIFEST).is_file():
+        return None
+    return architecture_of(read_manifest(source)["architecture"], f"the manifest of {source}")
 
 
 def _units_before(source: str) -> dict[str, int]:

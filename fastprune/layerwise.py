@@ -14,7 +14,7 @@ from fastprune.calls import LayerCall, Stop, layer_calls, layer_outputs
 from fastprune.capture import Entering, frozen, only_seen, real_rows, tap_consumer, tap_entering, tap_residual
 from fastprune.fitting import LayerFit
 from fastprune.groups import Group, Groups, consumer_of
-from fastprune.linears import as_linear, linear_at
+from fastprune.linears import as_linear, as_lying, linear_at
 from fastprune.materialize import set_linear
 from fastprune.moments import second_moment
 from fastprune.progress import track
@@ -200,10 +200,10 @@ class _Layer:
         """Nothing changes any more in a group, whose consumer sees these features by the batch; they are used up."""
         shapes = [each.shape[:-1] for each in features] == [each.shape[:-1] for each in self.hidden]
         if shapes and replayable(self.student, group):
-            consumer = self.student.get_submodule(group.consumer)
+            shown, consumer = consumer_of(self.student, group), self.student.get_submodule(group.consumer)
             outputs = []
             while features:
-                outputs.append(consumer(features.pop(0)))
+                outputs.append(consumer(as_lying(shown, features.pop(0))))
             self._replays.append(self._undo.enter_context(replaying(self.student, group, outputs)))
 
 
@@ -225,9 +225,10 @@ def _solve_whole(
 def _solved(student: nn.Module, group: Group, statistics: Statistics, solve: Solve) -> tuple[Tensor, Tensor | None]:
     """The consumer's new weight and bias, which it now has."""
     consumer = consumer_of(student, group)
-    bias = consumer.bias
-    solved = solve(group, statistics, consumer.weight.detach(), None if bias is None else bias.detach())
-    set_linear(consumer, *solved)
+    before = None if consumer.bias is None else consumer.bias.detach()
+    weight, bias = solve(group, statistics, consumer.weight.detach(), before)
+    solved = as_lying(consumer, weight), bias
+    set_linear(as_linear(student.get_submodule(group.consumer)), *solved)
     return solved
 
 

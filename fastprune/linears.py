@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
 from fastprune.errors import ModelError
@@ -38,6 +39,58 @@ class TransposedLinear:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.module, name)
+
+
+class OrderedLinear:
+    """A consumer whose units come round several times, seen with each unit's columns side by side.
+
+    Its weight [out, in] is a copy of the module's own in that order; hooks see, and may change, inputs in that order.
+    """
+
+    def __init__(self, linear: nn.Linear, order: Tensor) -> None:
+        self.linear, self.order, self.back = linear, order, order.argsort()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+
+    @property
+    def weight(self) -> Tensor:
+        return self.linear.weight[:, self.order]
+
+    @property
+    def bias(self) -> nn.Parameter:
+        return self.linear.bias
+
+    def register_forward_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """As a module's own."""
+
+        def ordered(module: nn.Module, arguments: tuple[Any, ...]) -> Any:
+            changed = hook(module, self._ordered(arguments))
+            return None if changed is None else (changed[0][..., self.back], *changed[1:])
+
+        return self.linear.register_forward_pre_hook(ordered)
+
+    def register_forward_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """As a module's own."""
+        return self.linear.register_forward_hook(
+            lambda module, arguments, output: hook(module, self._ordered(arguments), output)
+        )
+
+    def _ordered(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (arguments[0][..., self.order], *arguments[1:])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.linear, name)
+
+
+def in_order(linear: nn.Linear, repeats: int, units: int) -> nn.Linear:
+    """A consumer whose units come round so many times, seen with each unit's columns side by side."""
+    columns = torch.arange(linear.in_features, device=linear.weight.device)
+    order = columns.unflatten(0, (repeats, units, -1)).transpose(0, 1).flatten()  # [units * repeats * run]
+    return OrderedLinear(linear, order)  # type: ignore[return-value]
+
+
+def as_lying(linear: nn.Linear, features: Tensor) -> Tensor:
+    """A consumer's inputs or weight [..., features] in the order of the units, as the module itself has them."""
+    return features[..., linear.back] if isinstance(linear, OrderedLinear) else features
 
 
 def linear_at(model: nn.Module, path: str) -> nn.Linear:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.architecture import UnitBias
-from fastprune.groups import Group, Groups, consumer_of, expand
+from fastprune.groups import Group, Groups, consumer_of, number_of
 from fastprune.linears import as_linear, keep_columns, keep_rows, linear_at
 from fastprune.masks import Mask
 from fastprune.modeling import BiasOnly, EmptySublayer, KeptBias, OwnConfig, put
@@ -103,7 +103,7 @@ def masked(model: nn.Module, groups: Groups, mask: Mask) -> Iterator[None]:
 def _slice(model: nn.Module, group: Group, kept: Tensor) -> None:
     for rows in group.rows:
         keep_rows(linear_at(model, rows.path), rows.of(kept, group.units))
-    keep_columns(linear_at(model, group.consumer), expand(kept, group.width))
+    keep_columns(linear_at(model, group.consumer), group.columns(kept))
     module = model.get_submodule(group.module)
     for attribute in group.block.counts:
         _scale(module, attribute, len(kept), group.units)
@@ -181,7 +181,7 @@ def _facts(module: nn.Module, group: Group) -> dict[str, Any]:
         "norm": block.residual.removeprefix(f"{block.module}.")
         if holds_norm and block.residual != block.consumer
         else "",
-        "attributes": {name: getattr(module, name) for name in block.unit_width}
+        "attributes": {name: number_of(module, name) for name in (*block.unit_width, block.repeats) if name}
         | dict.fromkeys(counts, 0)
         | ({"layer_idx": layer_number(module)} if block.cache else {}),
     }
@@ -191,6 +191,7 @@ NUMBERS = ("layer_idx", "layer_id")
 """What modules call the place of their layer, by which a cache keeps keys and values."""
 
 
-def layer_number(module: Any) -> int:
-    """The place of the layer, as the module tells it to the cache."""
-    return next(int(getattr(module, name)) for name in NUMBERS if hasattr(module, name))
+def layer_number(module: Any) -> int | None:
+    """The place of the layer, as the module tells it to the cache; None where there is none, as in an encoder."""
+    number: int | None = next(getattr(module, name) for name in NUMBERS if hasattr(module, name))
+    return number

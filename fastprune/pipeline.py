@@ -29,7 +29,7 @@ from fastprune.limits import Limit, Limits, main_cost
 from fastprune.masks import Mask
 from fastprune.materialize import adopt, apply_reconstruction, materialize
 from fastprune.memory import weight_bytes
-from fastprune.plugins import architecture_for, task_for
+from fastprune.plugins import architecture_for, installed, task_for
 from fastprune.pretrained import Pretrained, open_pretrained
 from fastprune.progress import Progress, listening, step
 from fastprune.recipe import Recipe, strategy
@@ -61,7 +61,7 @@ def prune(
     cost: str | CostModel | None = None,
     schedule: str | Schedule | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
-    architecture: Architecture | None = None,
+    architecture: Architecture | str | None = None,
     task: Task | None = None,
     seed: int = 0,
     inplace: bool = False,
@@ -82,7 +82,7 @@ def prune(
         scorer: A strategy by name or instance; likewise ``searcher``, ``rearranger``, ``tuner``, ``cost`` (what the
             budget counts) and ``schedule``. None: the recipe's.
         settings: Options by stage, such as ``{"scorer": {"labels": "model"}}``.
-        architecture: Where the model's units are; None: by its ``config.model_type``.
+        architecture: Where the model's units are, or the name of a family that says so; None: by its ``config.model_type``.
         task: What the model is for; None: by its class.
         seed: Of everything random.
         inplace: Change this very model at the end, instead of leaving it as it is.
@@ -116,6 +116,8 @@ def prune(
     if isinstance(data, (str, Path)) or is_dataset(data):
         data = _read(data, model, task, seed)
     given = model.model if isinstance(model, Pretrained) else model
+    if isinstance(architecture, str):
+        architecture = installed().architecture[architecture]
     architecture = architecture or architecture_for(given)
     dense = open_experts(given)
     groups = Groups.resolve(architecture, dense)

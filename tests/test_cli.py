@@ -91,6 +91,7 @@ def test_options_reach_the_recipe(run: Run, tiny_checkpoint: Path, tiny_data: Pa
         (("--label-column", "nope"), "nope"),
         (("--recipe", "nosuch.toml"), "There is no such file: nosuch.toml"),
         (("--architecture", "nosuch.toml"), "There is no such file: nosuch.toml"),
+        (("--architecture", "brt"), "There is no architecture 'brt'; did you mean"),
         (("--budget", 50), "got 50; 50 % is 0.5"),
     ],
 )

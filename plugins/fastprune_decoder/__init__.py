@@ -12,14 +12,16 @@ from fastprune_decoder.gptj import GPT_NEO, GPTJ
 from fastprune_decoder.llama import GEMMA, LLAMA
 from fastprune_decoder.opt import OPT, XGLM
 from fastprune_decoder.phi import PHI, PHI3
+from fastprune_decoder.query_heads import LLAMA_QUERY_HEADS
 from fastprune_decoder.variants import APERTUS, COHERE, GLM, GLM4, LFM2, NEMOTRON, OLMO2, STABLELM, STARCODER2
 
 LIKE_LLAMA = (LLAMA, GEMMA, COHERE, STABLELM, OLMO2, NEMOTRON, APERTUS, STARCODER2, GLM, GLM4, LFM2, PHI, PHI3)
+BY_NAME = (LLAMA_QUERY_HEADS,)
 LIKE_GPT = (GPT2, GPT_BIGCODE, GPT_NEO, GPTJ, GPT_NEOX, PERSIMMON, OPT, XGLM, BLOOM, MPT, FALCON)
 EXPERTS = (MIXTRAL, QWEN_MOE, GLM_MOE, OLMOE, GRANITE_MOE, DEEPSEEK)
 
 
 @hookimpl
 def register_architectures(register: Callable[[Architecture], None]) -> None:
-    for architecture in (*LIKE_LLAMA, *LIKE_GPT, *EXPERTS):
+    for architecture in (*LIKE_LLAMA, *LIKE_GPT, *EXPERTS, *BY_NAME):
         register(architecture)

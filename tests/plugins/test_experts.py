@@ -89,7 +89,7 @@ def test_costs_are_what_torch_counts(model_type: str, config: dict[str, Any], co
     testing.check_cost_model(fastprune.strategy("cost", cost), model=model, tolerance=tolerance)
 
 
-@pytest.mark.parametrize("tuner", ["bias", "mask", "weights"])
+@pytest.mark.parametrize("tuner", ["bias", "mask", "weights", "descent"])
 @pytest.mark.parametrize(("model_type", "config"), FAMILIES, ids=IDS)
 def test_tuner_repairs(model_type: str, config: dict[str, Any], tuner: str) -> None:
     model = testing.tiny_model(model_type, "ForCausalLM", **config)

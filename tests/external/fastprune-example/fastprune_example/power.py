@@ -15,6 +15,7 @@ from fastprune import (
     Scorer,
     Scores,
     consumer_inputs,
+    consumer_of,
     model_inputs,
     option,
     to_device,
@@ -44,7 +45,7 @@ class PowerScorer(Scorer):
                 model(**model_inputs(batch, batches.task))
         importance = {}
         for group in groups:
-            norms = model.get_submodule(group.consumer).weight.detach().double().norm(dim=0)  # [features]
+            norms = consumer_of(model, group).weight.detach().double().norm(dim=0)  # [features]
             values = (sums[group.name] / batches.n_tokens * norms).unflatten(0, (group.units, group.width)).sum(1)
             importance[group.name] = values.float().cpu()  # [units]
         return Scores(importance=importance)

@@ -1,0 +1,108 @@
+"""Query heads evenly within KV groups: units that come round with every key and value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import fastprune
+from fastprune import Groups, Mask, plugins, testing
+from fastprune.groups import places
+
+QUERY_HEADS = plugins.installed().architecture["llama-query-heads"]
+FAMILIES: list[tuple[str, dict[str, Any]]] = [
+    *((name, {"head_dim": 8}) for name in plugins.installed().architecture["llama"].model_types),
+    ("llama", {"hidden_size": 48, "num_attention_heads": 12, "num_key_value_heads": 3}),
+    ("llama", {"num_attention_heads": 4, "num_key_value_heads": 1}),
+]
+IDS = [f"{name}-{len(config)}" for name, config in FAMILIES]
+
+
+def shared_model() -> tuple[Any, Groups]:
+    """8 heads of 4 features on 2 keys and values: 4 units."""
+    model = testing.tiny_model("llama", "ForCausalLM", num_attention_heads=8)
+    return model, Groups.resolve(QUERY_HEADS, model)
+
+
+@pytest.mark.parametrize(("model_type", "config"), FAMILIES, ids=IDS)
+def test_causal_lm(model_type: str, config: dict[str, Any]) -> None:
+    testing.check_architecture(QUERY_HEADS, testing.tiny_model(model_type, "ForCausalLM", **config))
+
+
+def test_where_units_that_come_round_lie() -> None:
+    # 3 units, 2 features each, 2 times round: 0 0 1 1 2 2 | 0 0 1 1 2 2
+    assert places(torch.tensor([0, 2]), 3, 4, repeats=2).tolist() == [0, 1, 4, 5, 6, 7, 10, 11]
+    assert places(torch.tensor([0, 2]), 3, 2).tolist() == [0, 1, 4, 5]
+
+
+def test_one_query_head_of_every_group_goes() -> None:
+    model, groups = shared_model()
+    group = groups["layers.0.attention"]
+    assert (group.units, group.width, group.repeats) == (4, 8, 2)
+    mask = Mask({**Mask.full(groups).values, group.name: torch.tensor([True, False, True, True])})
+    before, after = (m.model.layers[0].self_attn for m in (model, fastprune.materialize(model, groups, mask)))
+    kept = [*range(4), *range(8, 20), *range(24, 32)]  # heads 1 and 5 are gone
+    assert torch.equal(after.q_proj.weight, before.q_proj.weight[kept])
+    assert torch.equal(after.o_proj.weight, before.o_proj.weight[:, kept])
+    assert torch.equal(after.k_proj.weight, before.k_proj.weight)
+    assert after.num_key_value_groups == 3
+
+
+def test_the_consumer_is_shown_in_the_order_of_the_units() -> None:
+    model, groups = shared_model()
+    consumer = fastprune.consumer_of(model, groups["layers.0.attention"])
+    weight = model.model.layers[0].self_attn.o_proj.weight
+    assert torch.equal(consumer.weight[:, 8:16], torch.cat([weight[:, 4:8], weight[:, 20:24]], 1))  # unit 1
+
+
+@pytest.mark.parametrize("tuner", ["mask", "weights"])
+@pytest.mark.parametrize("scorer", ["fisher", "magnitude", "obs", "activation"])
+def test_pruning_repairs(scorer: str, tuner: str) -> None:
+    model, _ = shared_model()
+    batches = testing.tiny_batches(model, samples=64)
+    results = {
+        name: fastprune.prune(
+            model,
+            batches,
+            budget=0.7,
+            scorer=scorer,
+            searcher="uniform",
+            rearranger="none",
+            tuner=name,
+            architecture="llama-query-heads",
+        )
+        for name in ("none", tuner)
+    }
+    errors = {name: testing.comparing.hidden_error(model, result.model, batches) for name, result in results.items()}
+    assert errors[tuner] < errors["none"]
+    assert results[tuner].mask["layers.0.attention"].numel() == 4
+
+
+def test_costs_are_what_torch_counts_down_to_the_last_head() -> None:
+    model, groups = shared_model()
+    mask = Mask.first(groups, {group.name: 1 for group in groups})
+    pruned = fastprune.materialize(model, groups, mask)
+    workload = fastprune.Workload(example={"input_ids": torch.arange(1, 12)[None]}, seq_len=11)
+    for name in ("macs", "params"):
+        cost = fastprune.strategy("cost", name)
+        table = cost.measure(model, groups, workload)
+        assert table.of(mask.counts()) == cost.measure(pruned, Groups.resolve(QUERY_HEADS, pruned), workload).total
+
+
+def test_a_pruned_model_is_inspected_as_it_was_pruned(tmp_path: Any) -> None:
+    model, _ = shared_model()
+    result = fastprune.prune(model, testing.tiny_batches(model), budget=0.7, architecture="llama-query-heads")
+    result.save(tmp_path / "small")
+    from fastprune.inspection import inspect
+
+    rows = inspect(fastprune.open_pretrained(tmp_path / "small"), seq_len=8)["groups"]
+    assert {row["name"]: row["kept"] for row in rows} == result.mask.counts()
+    assert {row["units"] for row in rows if row["kind"] == "attention"} == {4}
+
+
+def test_a_name_that_no_family_has_is_told() -> None:
+    model, _ = shared_model()
+    with pytest.raises(fastprune.UnknownNameError, match="did you mean 'llama-query-heads'"):
+        fastprune.prune(model, testing.tiny_batches(model), budget=0.7, architecture="llama-queries-heads")
