@@ -26,8 +26,13 @@ HEADS: list[tuple[str, dict[str, Any]]] = [
 ]
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet")
 MORE_TYPES = ("layoutlm", "ernie", "data2vec-text", "rembert", "modernbert", "esm", "xlm-roberta-xl")
-NEWER_TYPES = ("deberta-v2", "gte", "nomic_bert", "albert")
+NEWER_TYPES = ("deberta-v2", "gte", "nomic_bert", "albert", "eurobert", "jina_embeddings_v3", "longformer")
+LESS_USED = ("roformer", "roc_bert", "markuplm", "tapas", "megatron-bert", "roberta-prelayernorm")
 """Checked with fewer heads."""
+SIZES: dict[str, dict[str, Any]] = {
+    "longformer": {"attention_window": [4, 4], "max_position_embeddings": 80},
+    "jina_embeddings_v3": {"head_dim": 8},
+}
 MEASURED = {"latency": 0.2}
 """Cost models that measure, and how far they may be off between the multiples of units that the machine rounds up to."""
 
@@ -80,15 +85,16 @@ def test_built_in_architecture(model_type: str, head: str, config: dict[str, Any
 
 
 @pytest.mark.parametrize("head", ["ForSequenceClassification", "ForMaskedLM"])
-@pytest.mark.parametrize("model_type", [*MORE_TYPES, *NEWER_TYPES])
+@pytest.mark.parametrize("model_type", [*MORE_TYPES, *NEWER_TYPES, *LESS_USED])
 def test_another_built_in_architecture(model_type: str, head: str) -> None:
-    model = testing.tiny_model(model_type, head)
+    head = "ForTokenClassification" if (model_type, head) == ("markuplm", "ForMaskedLM") else head  # it has none
+    model = testing.tiny_model(model_type, head, **SIZES.get(model_type, {}))
     testing.check_architecture(fastprune.architecture_for(model), model)
 
 
-@pytest.mark.parametrize("model_type", [*MORE_TYPES, *NEWER_TYPES])
+@pytest.mark.parametrize("model_type", [*MORE_TYPES, *NEWER_TYPES, *LESS_USED])
 def test_another_built_in_architecture_is_counted_and_tuned(model_type: str) -> None:
-    model = testing.tiny_model(model_type)
+    model = testing.tiny_model(model_type, **SIZES.get(model_type, {}))
     testing.check_cost_model(fastprune.strategy("cost", "macs"), model=model)
     testing.check_tuner(fastprune.strategy("tuner", "weights"), model=model)
 
@@ -100,6 +106,7 @@ def test_every_claimed_model_type_is_checked() -> None:
         *MODEL_TYPES,
         *MORE_TYPES,
         *NEWER_TYPES,
+        *LESS_USED,
     }
 
 

@@ -1,19 +1,24 @@
-"""Encoder families: BERT and its kin, DistilBERT, MPNet, ModernBERT, ESM, DeBERTa, GTE, ALBERT."""
+"""Encoder families: of texts, proteins, tables and pages."""
 
 from collections.abc import Callable
 
 from fastprune import Architecture, hookimpl
 from fastprune_encoder.albert import ALBERT
-from fastprune_encoder.bert import BERT
+from fastprune_encoder.bert import BERT, LONGFORMER
 from fastprune_encoder.deberta import DEBERTA
 from fastprune_encoder.distilbert import DISTILBERT
-from fastprune_encoder.esm import ESM
-from fastprune_encoder.gte import GTE
+from fastprune_encoder.esm import ESM, MEGATRON, PRE_LAYER_NORM
+from fastprune_encoder.gte import EUROBERT, GTE, JINA
 from fastprune_encoder.modernbert import MODERNBERT
 from fastprune_encoder.mpnet import MPNET
+
+LIKE_BERT = (BERT, DISTILBERT, MPNET, ALBERT, LONGFORMER)
+PRE_NORM = (ESM, MEGATRON, PRE_LAYER_NORM)
+ROTARY = (GTE, JINA, EUROBERT, MODERNBERT)
+OTHERS = (DEBERTA,)
 
 
 @hookimpl
 def register_architectures(register: Callable[[Architecture], None]) -> None:
-    for architecture in (BERT, DISTILBERT, MPNET, MODERNBERT, ESM, DEBERTA, GTE, ALBERT):
+    for architecture in (*LIKE_BERT, *PRE_NORM, *ROTARY, *OTHERS):
         register(architecture)

@@ -1,4 +1,4 @@
-"""BERT and the families built like it: RoBERTa, XLM-R, CamemBERT, ELECTRA, LayoutLM, ERNIE, data2vec, RemBERT."""
+"""BERT and the families built like it; of Longformer the filters alone."""
 
 from fastprune import Architecture, Block, Stack
 
@@ -33,6 +33,17 @@ BERT = Architecture(
         "ernie",
         "data2vec-text",
         "rembert",
+        "roformer",
+        "roc_bert",
+        "markuplm",
+        "tapas",
     ),
     stacks=(Stack(layers="encoder.layer", blocks=(ATTENTION, FFN)),),
+)
+
+LONGFORMER = Architecture(
+    name="longformer",
+    model_types=("longformer",),
+    # its attention takes the width of all heads for that of the hidden states
+    stacks=(Stack(layers="encoder.layer", blocks=(FFN,)),),
 )

@@ -1,4 +1,4 @@
-"""ESM and XLM-R XL: as BERT, with LayerNorms before the sublayers."""
+"""ESM, XLM-R XL, Megatron-BERT, RoBERTa-PreLayerNorm: as BERT, with LayerNorms before the sublayers."""
 
 from dataclasses import replace
 
@@ -10,5 +10,22 @@ ESM = Architecture(
     model_types=("esm", "xlm-roberta-xl"),
     stacks=(
         Stack(layers="encoder.layer", blocks=(replace(ATTENTION, residual="LayerNorm"), replace(FFN, residual=""))),
+    ),
+)
+
+MEGATRON = Architecture(
+    name="megatron-bert",
+    model_types=("megatron-bert",),
+    stacks=(Stack(layers="encoder.layer", blocks=(replace(ATTENTION, residual="ln"), replace(FFN, residual=""))),),
+)
+
+PRE_LAYER_NORM = Architecture(
+    name="roberta-prelayernorm",
+    model_types=("roberta-prelayernorm",),
+    stacks=(
+        Stack(
+            layers="encoder.layer",
+            blocks=(replace(ATTENTION, residual="intermediate"), replace(FFN, residual="")),  # it holds the norm
+        ),
     ),
 )

@@ -1,4 +1,6 @@
-"""GTE and NomicBERT: BERT's order of things, with rotary positions and gated FFNs."""
+"""GTE, NomicBERT and Jina: BERT's order of things, with rotary positions and gated FFNs or plain ones; EuroBERT: norms first."""
+
+from dataclasses import replace
 
 from fastprune import Architecture, Block, Stack
 
@@ -22,4 +24,29 @@ FFN = Block(
 
 GTE = Architecture(
     name="gte", model_types=("gte", "nomic_bert"), stacks=(Stack(layers="layers", blocks=(ATTENTION, FFN)),)
+)
+
+JINA = Architecture(
+    name="jina",
+    model_types=("jina_embeddings_v3",),
+    stacks=(
+        Stack(
+            layers="layers",
+            blocks=(ATTENTION, replace(FFN, producers=("mlp.fc1",), consumer="mlp.fc2")),
+        ),
+    ),
+)
+
+EUROBERT = Architecture(
+    name="eurobert",
+    model_types=("eurobert",),
+    stacks=(
+        Stack(
+            layers="layers",
+            blocks=(
+                replace(ATTENTION, unit_width=("num_key_value_groups", "head_dim")),
+                replace(FFN, residual=""),
+            ),
+        ),
+    ),
 )
