@@ -70,7 +70,8 @@ def verdict(details: Mapping[str, Any]) -> str:
     dense, pruned = details["metrics"].get("dense"), details["metrics"].get("pruned")
     if dense and pruned:
         name = next(iter(dense))
-        said += f"; {name} goes from {dense[name]:.4g} to {pruned[name]:.4g}"
+        before, after = f"{dense[name]:.4g}", f"{pruned[name]:.4g}"
+        said += f"; {name} stays at {after}" if before == after else f"; {name} goes from {before} to {after}"
     return f"{said}."
 
 
@@ -123,7 +124,7 @@ def _group(group: Mapping[str, Any], details: Mapping[str, Any], common: str) ->
         shown["cells"] = [
             {
                 "kept": unit in kept,
-                "opacity": f"{0.35 + 0.65 * (values[unit] / most) ** 0.5:.2f}",
+                "opacity": f"{0.45 + 0.55 * (values[unit] / most) ** 0.5:.2f}",
                 "title": f"unit {unit}: importance {values[unit]:.3g}, {'kept' if unit in kept else 'pruned'}",
             }
             for unit in range(units)

@@ -106,21 +106,58 @@ def test_what_is_no_pruned_model_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "page.html").exists()
 
 
+PROBE = """<script>
+const box = (each) => each.getBoundingClientRect();
+const drawn = (each) => box(each).width > 1 && box(each).height > 8;
+const lines = (svg) => [...svg.querySelectorAll("path")].filter(
+    (path) => path.getTotalLength() > 20 && getComputedStyle(path).stroke !== "none");
+const all = (what) => [...document.querySelectorAll(what)];
+console.log("PROBE " + JSON.stringify({
+    width: innerWidth,
+    overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+    background: getComputedStyle(document.body).backgroundColor,
+    figures: all("figure svg").map((svg) => [box(svg).width > 250 && box(svg).height > 150, lines(svg).length]),
+    cells: all(".cell").filter(drawn).length,
+    bars: all(".bar").filter(drawn).length,
+}) + " END");
+</script>"""
+
+
 @pytest.mark.parametrize("width", [390, 1400])
-def test_a_browser_draws_it(result, tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "background"), [(1, "rgb(255, 255, 255)"), (0, "rgb(17, 21, 29)")], ids=["light", "dark"]
+)
+def test_a_browser_draws_it(result, tmp_path: Path, width: int, scheme: int, background: str) -> None:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
-        pytest.skip("there is no Chromium here")
+        pytest.skip("no Chromium is installed, so that no browser draws the report here")
     page = tmp_path / "report.html"
-    page.write_text(reports.render({"small": result.details()}), encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--window-size={width},900"]
+    page.write_text(reports.render({"small": result.details()}).replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
+    window = tmp_path / "window.html"  # as narrow as a phone, which Chromium's own windows cannot be
+    window.write_text(f'<body style="margin:0"><iframe src="{page.name}" width="{width}" height="900" frameborder="0">')
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"]
+    flags += ["--window-size=1400,900", f"--blink-settings=preferredColorScheme={scheme}"]
     picture = tmp_path / "shot.png"
-    drawn = subprocess.run(
-        [browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}", page.as_uri()],
+    done = subprocess.run(
+        [browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}", window.as_uri()],
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert drawn.returncode == 0, drawn.stderr
-    assert ":CONSOLE" not in drawn.stderr
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+    assert len(said) == 1, said  # the probe's, and no error
+    found = json.loads(re.search(r"PROBE (.*) END", said[0])[1].replace('\\"', '"'))
+    attention = [group for group in result.groups if group.kind == "attention"]
+    figures = found.pop("figures")
+    assert found == {
+        "width": width,
+        "overflow": 0,
+        "background": background,
+        "cells": sum(group.units for group in attention),
+        "bars": len(result.groups) - len(attention),
+    }
+    assert [large for large, _ in figures] == [True, True]
+    assert all(lines >= len(attention) for _, lines in figures)
     assert picture.stat().st_size > 10_000
