@@ -91,6 +91,7 @@ class Block:
         outputs: How many values ``module`` returns: 1 a tensor, n > 1 a tuple with the tensor first.
         seen: The argument of ``module`` that says which of the layer's tokens it sees [samples * tokens], where those are
             only some (an expert). The consumer gets it behind the features, which are those tokens' alone.
+        router: The module whose rows choose among these, where they are experts and it ranks all of them alike.
         name: What the group is called in its layer; ``kind`` unless said, for layers with two blocks of a kind.
         when: What must hold of the configuration for this block to be there.
         optional: Not every layer has it: there is no group where there is no consumer.
@@ -109,6 +110,7 @@ class Block:
     cache: str = ""
     outputs: int = 1
     seen: str = ""
+    router: str = ""
     name: str = ""
     when: Conditions = ()
     optional: bool = False

@@ -173,6 +173,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--eval-data", help="Data to measure the dense and the pruned model on.")
 @click.option("--eval-split", help="Of the evaluation data.")
+@click.option("--reroute", is_flag=True, help="Experts that lose all filters leave their router's choice.")
 @click.option("--bench/--no-bench", default=True, show_default=True, help="Time both models, for the report.")
 @data_options
 @model_options
@@ -220,6 +221,7 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
             recipe=recipe,
             architecture=architecture,
             seed=options["seed"],
+            reroute=options["reroute"],
             bench=options["bench"],
         )
         if tests is not None:

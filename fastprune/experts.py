@@ -84,6 +84,6 @@ def every_expert(model: nn.Module) -> Iterator[dict[str, float]]:
 
 def _visit_all(path: str, shares: dict[str, float], experts: Experts, arguments: tuple[Tensor, ...]) -> Any:
     hidden, index, weights = arguments
-    shares[path] = index.shape[-1] / len(experts)
-    everyone = torch.arange(len(experts), device=index.device).expand(len(hidden), -1)  # [tokens, experts]
+    shares[path] = index.shape[-1] / len(experts.routed)
+    everyone = torch.arange(len(experts.routed), device=index.device).expand(len(hidden), -1)  # [tokens, experts]
     return hidden, everyone, weights.new_ones(everyone.shape)

@@ -148,6 +148,10 @@ class Group:
         return f"{self.layer}.{self.block.consumer}"
 
     @property
+    def router(self) -> str:
+        return f"{self.layer}.{self.block.router}" if self.block.router else ""
+
+    @property
     def producers(self) -> tuple[str, ...]:
         return tuple(rows.path for rows in self.rows)
 

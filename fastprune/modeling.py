@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -32,14 +32,16 @@ def narrow(base: nn.Module, plan: Mapping[str, Mapping[str, Any]]) -> None:
             None: there is none), ``attributes`` (numbers), ``configs`` (values of a configuration of its own),
             ``shared_bias`` (how it keeps its own slices of a bias that layers share), ``empty`` (the facts of an empty
             sublayer), ``bias_only`` (nothing but a bias is left of this linear; whether there is one), ``experts`` (they
-            are modules of their own).
+            are modules of their own; which of them can be chosen).
     """
     for path, changes in plan.items():
         if not there(base, path):  # some heads go without some layers, such as an encoder without its decoder
             continue
         module = base.get_submodule(path)
         if "experts" in changes:
-            put(base, path, Experts.of(module))
+            experts = Experts.of(module)
+            experts.routed = list(changes["experts"])
+            put(base, path, experts)
             continue
         if "empty" in changes:
             facts = changes["empty"]
@@ -203,7 +205,15 @@ class EmptySublayer(nn.Module):
 
 class Experts(nn.ModuleList):
     """Experts as modules of their own, so that each may have another width: they stand where transformers has one
-    parameter for all of them."""
+    parameter for all of them.
+
+    Attributes:
+        routed: Those that the router chooses from, in the order of its rows.
+    """
+
+    def __init__(self, experts: Iterable[nn.Module] = ()) -> None:
+        super().__init__(experts)
+        self.routed = list(range(len(self)))
 
     @classmethod
     def of(cls, fused: Any) -> Experts:
@@ -224,12 +234,12 @@ class Experts(nn.ModuleList):
 
         Args:
             hidden_states: [tokens, hidden].
-            top_k_index: The experts of each token [tokens, k].
+            top_k_index: The experts of each token, as places in ``routed`` [tokens, k].
             top_k_weights: How much each counts [tokens, k].
         """
         total = torch.zeros_like(hidden_states)
-        for index, expert in enumerate(self):
-            chosen = top_k_index == index  # [tokens, k]
+        for place, index in enumerate(self.routed):
+            expert, chosen = self[index], top_k_index == place  # [tokens, k]
             seen = chosen.any(-1)  # [tokens]
             rows = seen.nonzero()[:, 0]  # [routed]
             if len(rows):

@@ -35,6 +35,7 @@ from fastprune.progress import Progress, listening, step
 from fastprune.recipe import Recipe, strategy
 from fastprune.result import PruningResult
 from fastprune.reuse import Shared
+from fastprune.routing import drop_routes
 from fastprune.scores import Scores
 from fastprune.strategies import CostModel, Rearranger, Schedule, Scorer, Searcher, Strategy, Tuner
 from fastprune.tasks import Batch, Task
@@ -64,6 +65,7 @@ def prune(
     architecture: Architecture | str | None = None,
     task: Task | None = None,
     seed: int = 0,
+    reroute: bool = False,
     inplace: bool = False,
     progress: Progress | None = None,
     shared: Shared | None = None,
@@ -85,6 +87,8 @@ def prune(
         architecture: Where the model's units are, or the name of a family that says so; None: by its ``config.model_type``.
         task: What the model is for; None: by its class.
         seed: Of everything random.
+        reroute: Take experts that lose all their filters out of their routers' choice, before tuning: their tokens go to
+            others, which a budget of MACs or latency does not foresee. False: such an expert is still chosen.
         inplace: Change this very model at the end, instead of leaving it as it is.
         progress: Called as (description, steps done, steps in all).
         shared: Cost tables and first scores kept from other prunings of this model with the same data and seed.
@@ -141,7 +145,17 @@ def prune(
                 left = limits.at(step.budget).left(mask, settled)
                 known = shared if student is dense else Shared()
                 student, kept, scores = _one_pass(
-                    dense, student, architecture, left, step.settles, batches, recipe, generator, timings, known
+                    dense,
+                    student,
+                    architecture,
+                    left,
+                    step.settles,
+                    batches,
+                    recipe,
+                    generator,
+                    timings,
+                    known,
+                    reroute,
                 )
                 mask = kept.within(mask)
                 importance = importance or scores.importance
@@ -152,8 +166,16 @@ def prune(
                 latency = _latency(given, student, batches)
     spent = limits.spent(mask)
     size = weight_bytes(dense)
-    pruned = adopt(open_experts(given, inplace=True), groups, mask, student) if inplace else student
-    portable.describe(pruned, Groups.resolve(architecture, pruned))
+    pruned = student
+    if inplace:
+        pruned = adopt(open_experts(given, inplace=True), groups, mask, student)
+        if reroute:
+            drop_routes(pruned, Groups.resolve(architecture, pruned))
+    left_over = Groups.resolve(architecture, pruned)
+    if reroute:
+        with frozen(pruned):
+            spent = _measured(spent, recipe.cost, pruned, left_over, Workload.of(batches))
+    portable.describe(pruned, left_over)
     return PruningResult(
         model=pruned,
         mask=mask,
@@ -207,6 +229,25 @@ def _limits(
     return limits
 
 
+def _measured(
+    spent: list[dict[str, Any]], cost: CostModel, model: nn.Module, groups: Groups, workload: Workload
+) -> list[dict[str, Any]]:
+    """What is spent, of the pruned model itself: tables do not know of tokens that go to other experts."""
+    found = []
+    for each in spent:
+        chosen: CostModel = cost if each["name"] == cost.name else strategy("cost", each["name"])
+        after = chosen.measure(model, groups, workload).total
+        if after > 1.01 * each["budget"] * each["before"]:  # biases that a tuner added are not overspent
+            log.warning(
+                "The tokens of experts that are gone cost others more: %.3g of the %s are left, %.3g was the budget.",
+                after / each["before"],
+                each["measure"],
+                each["budget"],
+            )
+        found.append(each | {"after": after})
+    return found
+
+
 def _one_pass(
     teacher: nn.Module,
     student: nn.Module,
@@ -218,6 +259,7 @@ def _one_pass(
     generator: torch.Generator,
     timings: dict[str, float],
     shared: Shared,
+    reroute: bool,
 ) -> tuple[nn.Module, Mask, Scores]:
     """Prune the student to the budgets: the smaller model, which of its units are left, and their scores. The search sees
     the groups that the tables have; of these, those that the pass settles lose units. Of several variants of the searcher
@@ -246,6 +288,8 @@ def _one_pass(
         with _timed(timings, "tune"):
             smaller = materialize(student, groups, mask)
             left = Groups.resolve(architecture, smaller)
+            if reroute:
+                drop_routes(smaller, left)
             for tuned in [left] if settles is None else _by_layer(left.only(settles)):
                 with frozen(teacher), frozen(smaller):
                     reconstruction = recipe.tuner.tune(teacher, smaller, tuned, batches, scores)

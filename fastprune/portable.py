@@ -53,7 +53,7 @@ def difference(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, An
     prefix = next((f"{name}." for name, module in model.named_modules() if module is base and name), "")
     layers = tuple({f"{group.layer.removeprefix(prefix)}." for group in groups})
     plan: dict[str, dict[str, Any]] = {
-        path: {"experts": True} for path, each in base.named_modules() if isinstance(each, Experts)
+        path: {"experts": each.routed} for path, each in base.named_modules() if isinstance(each, Experts)
     }
     for path in plan:
         put(dense, path, Experts.of(dense.get_submodule(path)))

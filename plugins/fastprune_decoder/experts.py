@@ -1,6 +1,7 @@
 """Mixtures of experts built like Llama. Each expert's filters are a group of their own.
 
-An expert without filters stays in the router's choice and adds nothing: what the masked model computes.
+An expert without filters stays in the router's choice and adds nothing: what the masked model computes. Where the router
+ranks all experts alike, ``reroute`` takes it out.
 """
 
 from dataclasses import replace
@@ -39,16 +40,18 @@ SHARED = Block(
     optional=True,
 )
 
+RANKED = replace(EXPERT, router="mlp.gate")
+
 MIXTRAL = Architecture(
     name="mixtral",
     model_types=("mixtral",),
-    stacks=(Stack(layers="layers", blocks=(ATTENTION, EXPERT)),),
+    stacks=(Stack(layers="layers", blocks=(ATTENTION, RANKED)),),
 )
 
 QWEN_MOE = Architecture(
     name="qwen-moe",
     model_types=("qwen2_moe", "qwen3_moe"),
-    stacks=(Stack(layers="layers", blocks=(ATTENTION, SOME_FFN, GATED_SHARED, EXPERT)),),
+    stacks=(Stack(layers="layers", blocks=(ATTENTION, SOME_FFN, GATED_SHARED, RANKED)),),
 )
 
 GLM_MOE = Architecture(

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, MixtralForCausalLM
 
 import fastprune
-from fastprune import Groups, Mask, testing
+from fastprune import Groups, Mask, checkpoint, routing, testing
 from fastprune.modeling import EmptySublayer, Experts
 
 GROUPED = {"n_group": 1, "topk_group": 1}
@@ -156,6 +156,101 @@ def test_an_expert_without_filters_is_still_chosen_and_adds_nothing() -> None:
     assert torch.equal(output[chosen != 1], dense[chosen != 1])
 
 
+def without_two_experts(model_type: str, **config: Any) -> tuple[Any, Any, Groups]:
+    """A model, and one that has lost two experts of its first layer and no other unit."""
+    model, groups = opened(model_type, **config)
+    gone = ("layers.0.expert.0", "layers.0.expert.2")
+    mask = Mask.first(groups, {g.name: 0 if g.name in gone else g.units for g in groups})
+    pruned = fastprune.materialize(model, groups, mask).eval()
+    return model, pruned, Groups.resolve(fastprune.architecture_for(model), pruned)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_a_rerouted_token_goes_to_the_best_experts_that_are_left(k: int) -> None:
+    model, pruned, left = without_two_experts("mixtral", num_experts_per_tok=k)
+    routing.drop_routes(pruned, left)
+    moe, dense = pruned.model.layers[0].mlp, model.model.layers[0].mlp
+    assert moe.experts.routed == [1, 3]
+    assert (tuple(moe.gate.weight.shape), moe.gate.num_experts, moe.gate.top_k) == ((2, 32), 2, min(k, 2))
+    hidden = torch.randn(20, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        chances = (hidden @ dense.gate.weight.T)[:, [1, 3]].softmax(-1)  # [tokens, experts left]
+        weights, places = chances.topk(min(k, 2))
+        weights = weights / weights.sum(-1, keepdim=True)
+        expected = dense.experts(hidden, torch.tensor([1, 3])[places], weights)
+        assert torch.allclose(moe(hidden[None])[0], expected, atol=1e-5)
+        assert not torch.allclose(expected, dense(hidden[None])[0], atol=1e-2)
+    assert pruned.model.layers[1].mlp.gate.weight.shape == (4, 32)
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "qwen3_moe"])
+def test_a_rerouted_model_is_pruned_on_saved_loaded_and_counted(model_type: str, tmp_path: Path) -> None:
+    _, pruned, left = without_two_experts(model_type)
+    routing.drop_routes(pruned, left)
+    cost = fastprune.strategy("cost", "params")
+    workload = fastprune.Workload(example={"input_ids": torch.arange(1, 12)[None]}, seq_len=11)
+    of_one = fastprune.strategy("cost", "macs").measure(pruned, left, workload).groups
+    # two of the two that are left see every token, two of four see half
+    assert float(of_one["layers.0.expert.1"][1]) == 2 * float(of_one["layers.1.expert.1"][1])
+    assert cost.measure(pruned, left, workload).total == sum(p.numel() for p in pruned.parameters())
+    architecture = fastprune.architecture_for(pruned)
+    checkpoint.save(pruned, tmp_path / "small", architecture=architecture, details={})
+    loaded = fastprune.load(tmp_path / "small")
+    assert torch.equal(loaded(**inputs_of(pruned)).logits, pruned(**inputs_of(pruned)).logits)
+    assert loaded.model.layers[0].mlp.experts.routed == [1, 3]
+    again = Mask.first(left, {g.name: 0 if g.name == "layers.0.expert.1" else g.units for g in left})
+    once_more = fastprune.materialize(loaded, left, again)
+    routing.drop_routes(once_more, Groups.resolve(architecture, once_more))
+    assert once_more.model.layers[0].mlp.experts.routed == [3]
+    assert torch.equal(once_more.model.layers[0].mlp.gate.weight, loaded.model.layers[0].mlp.gate.weight[1:])
+
+
+class EmptiesAnExpert(fastprune.Searcher):
+    """Takes one expert of each layer whole, and half of the others' filters."""
+
+    name = "empties-an-expert"
+
+    def search(self, scores: Any, costs: Any, budget: float) -> Mask:
+        counts = {n: 0 if n.endswith("expert.2") else len(c) // 2 for n, c in costs.groups.items()}
+        return Mask.top(scores.importance, counts)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_tuners_see_the_rerouted_model(inplace: bool) -> None:
+    model = testing.tiny_model("mixtral", "ForCausalLM")
+    batches = testing.tiny_batches(model, samples=64)
+    settings: dict[str, Any] = {"budget": 0.9, "cost": "params", "searcher": EmptiesAnExpert(), "rearranger": "none"}
+    plain = fastprune.prune(model, batches, tuner="none", reroute=True, **settings).model
+    tuned = fastprune.prune(
+        copy.deepcopy(model), batches, tuner="weights", reroute=True, inplace=inplace, **settings
+    ).model
+    for pruned in (plain, tuned):
+        assert all(layer.mlp.experts.routed == [0, 1, 3] for layer in pruned.model.layers)
+    errors = [testing.comparing.hidden_error(model, pruned, batches) for pruned in (plain, tuned)]
+    assert errors[1] < errors[0]
+
+
+def test_what_rerouting_costs_is_measured_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    model = testing.tiny_model("mixtral", "ForCausalLM")
+    settings: dict[str, Any] = {"searcher": EmptiesAnExpert(), "rearranger": "none", "tuner": "none", "cost": "macs"}
+    kept, moved = (
+        fastprune.prune(model, testing.tiny_batches(model), budget=0.45, reroute=reroute, **settings)
+        for reroute in (False, True)
+    )
+    # half of the filters of three experts: 2 of 4 experts a token, of which one has none; or 2 of the other 3
+    assert moved.cost_after > kept.cost_after
+    assert "cost others more" in caplog.text
+    groups = Groups.resolve(fastprune.architecture_for(moved.model), moved.model)
+    workload = fastprune.Workload.of(testing.tiny_batches(model))
+    assert moved.cost_after == fastprune.strategy("cost", "macs").measure(moved.model, groups, workload).total
+
+
+def test_rerouting_without_a_router_is_refused() -> None:
+    model = testing.tiny_model()
+    with pytest.raises(fastprune.ModelError, match="names no router"):
+        fastprune.prune(model, testing.tiny_batches(model), budget=0.5, reroute=True)
+
+
 def test_the_router_is_trained_with_its_balancing_loss() -> None:
     model, groups = opened()
     pruned = fastprune.materialize(model, groups, testing.problems.some_mask(groups)).train()
@@ -179,7 +274,7 @@ def test_a_checkpoint_that_transformers_wrote_and_one_that_it_opens_alone(tmp_pa
     ):
         assert torch.equal(opened_again(**batch).logits, expected)
     plan = json.loads((tmp_path / "small/config.json").read_text())["fastprune"]["modules"]
-    assert plan["layers.0.mlp.experts"] == {"experts": True}
+    assert plan["layers.0.mlp.experts"] == {"experts": [0, 1, 2, 3]}
 
 
 def test_fused_experts_are_told_to_be_opened() -> None:
