@@ -591,12 +591,18 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
         import functools
 
         from fastprune import sweeps, terminal
+        from fastprune.curves import Sweep
         from fastprune.recipe import Recipe
 
         recipes = {
             name: Recipe.of(file=name) if name.endswith(".toml") else Recipe.of(name)
             for name in options["recipes"].split(",")
         }
+        state = Path(output) / "sweep.json"
+        if state.is_file():
+            where.print(
+                f"Going on with the sweep in {output}: {len(Sweep.read(state).runs)} models are measured already."
+            )
         opened = _open(model, options)
         tests = _evaluation_batches(options["eval_data"], opened, options)
         read = functools.cache(lambda seed: _batches(data, opened, options, samples=options["samples"], seed=seed))

@@ -20,7 +20,7 @@ from fastprune.recipe import Recipe
 from fastprune.result import PruningResult
 from fastprune.reuse import Shared
 from fastprune.strategies import CostModel, MeasuredCost
-from fastprune.writing import write_text
+from fastprune.writing import check_output, write_text
 
 
 def sweep(
@@ -52,7 +52,7 @@ def sweep(
         folder: Where everything is kept; None: nowhere.
 
     Raises:
-        UsageError: A budget or the metric is none, or the folder holds another sweep.
+        UsageError: A budget or the metric is none, or the folder holds another sweep, or one of other calibration data.
     """
     recipes = recipes or {"default": Recipe.of("default")}
     for budget in budgets:
@@ -64,10 +64,11 @@ def sweep(
     drawn: int | None = None
     todo = [(seed, budget, name) for seed in seeds for budget in budgets for name in recipes]
     for seed, budget, name in track(todo, "sweeping"):
-        if found.find(name, budget, seed):
-            continue
         if seed != drawn:  # what is kept of the last seed goes
             drawn, batches, shared = seed, data(seed), Shared(folder / "scores" / str(seed) if folder else None)
+            _note_calibration(found, seed, batches, folder)
+        if found.find(name, budget, seed):
+            continue
         start = time.perf_counter()
         result = prune(model, batches, budget=budget, recipe=recipes[name], seed=seed, shared=shared, bench=False)
         seconds = time.perf_counter() - start
@@ -117,6 +118,7 @@ def _started(
         "eval_samples": eval_data.n_samples,
         "cost": costs.pop(),
         "recipes": {name: recipe.to_toml() for name, recipe in recipes.items()},
+        "calibration": {},
     }
     state = folder / "sweep.json" if folder else None
     if state and state.is_file():
@@ -126,11 +128,11 @@ def _started(
                 known = {each: text for each, text in found.about["recipes"].items() if each in about["recipes"]}
                 if any(about["recipes"][each] != text for each, text in known.items()):
                     raise UsageError(f"A recipe of the sweep in {folder} has changed; name another --output.")
-            elif found.about[name] != about[name]:
+            elif name != "calibration" and found.about[name] != about[name]:
                 raise UsageError(
                     f"The sweep in {folder} has {name} {found.about[name]}, not {about[name]}; name another --output."
                 )
-        found.about = {**about, "recipes": {**found.about["recipes"], **about["recipes"]}}
+        found.about = {**found.about, "recipes": {**found.about["recipes"], **about["recipes"]}}
     else:
         if folder:
             _check_folder(folder)
@@ -143,6 +145,17 @@ def _started(
     return found
 
 
+def _note_calibration(found: Sweep, seed: int, batches: Batches, folder: Path | None) -> None:
+    """Note what a seed's calibration set is; a sweep that goes on must have the one that it began with."""
+    now = {"source": batches.source, "samples": batches.n_samples, "tokens": batches.n_tokens}
+    known = found.about.get("calibration", {})
+    before = known.get(str(seed), now)
+    if before != now:
+        said = ["{samples} samples ({tokens} tokens) of {source}".format(**each) for each in (before, now)]
+        raise UsageError(f"The sweep in {folder} is calibrated on {said[0]}, not {said[1]}; name another --output.")
+    found.about = {**found.about, "calibration": {**known, str(seed): now}}
+
+
 def _counted(cost: CostModel, result: PruningResult) -> str:
     """What the cost is called where a share of it is told: a share of the latency, and not of the ms."""
     return cost.name if isinstance(cost, MeasuredCost) else result.measure
@@ -153,4 +166,4 @@ def _check_folder(folder: Path) -> None:
         raise UsageError(
             f"{folder} is not empty and holds no sweep; name a directory that does not exist, or is empty."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    check_output(folder)

@@ -144,26 +144,20 @@ def sweep_table(found: Sweep) -> Table:
     unit = "percent" if found.falling else "points"
     dense = f"dense {found.metric} {found.dense[found.metric]:.4f}"
     table = Table(title=dense, box=SIMPLE, title_justify="left")
-    for heading in (
-        "recipe",
-        "budget",
-        f"{found.measure} left",
-        found.metric,
-        "spread",
-        f"{unit} lost",
-        "front",
-    ):
+    points = found.points()
+    several = ["spread"] if any(point.low != point.high for point in points) else []  # of several seeds
+    headings = ["recipe", "budget", f"{found.measure} left", found.metric, *several, f"{unit} lost", "front"]
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "recipe" else "right")
-    for point in found.points():
+    for point in points:
         spread = f"± {(point.high - point.low) / 2:.4f}" if point.low != point.high else ""
-        mark = "*" if (point.recipe, point.budget) in front else ""
         table.add_row(
             point.recipe,
             f"{point.budget:g}",
             f"{point.cost:.3f}",
             f"{point.value:.4f}",
-            spread,
+            *([spread] if several else []),
             f"{point.drop:.2f}",
-            mark,
+            "*" if (point.recipe, point.budget) in front else "",
         )
     return table

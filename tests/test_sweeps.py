@@ -151,11 +151,14 @@ def test_a_folder_of_something_else_is_refused(opened: Pretrained, tmp_path: Pat
         fastprune.sweep(
             opened, sets(opened), testing.tiny_batches(opened.model, samples=9), budgets=[0.5], folder=other
         )
+    with pytest.raises(UsageError, match=r"is calibrated on 16 samples .* not 17 samples .*; name another --output"):
+        fastprune.sweep(opened, lambda _: sets(opened)(1), tests, budgets=[0.4], folder=other)
     changed = {"default": Recipe.of("default", tuner="none")}
     with pytest.raises(UsageError, match="A recipe of the sweep in .* has changed"):
         fastprune.sweep(opened, sets(opened), tests, budgets=[0.4], recipes=changed, folder=other)
     with pytest.raises(UsageError, match="no metric 'bleu' for this task; there are accuracy"):
-        fastprune.sweep(opened, sets(opened), tests, budgets=[0.5], metric="bleu")
+        fastprune.sweep(opened, sets(opened), tests, budgets=[0.5], metric="bleu", folder=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_one_cost_for_all_recipes(opened: Pretrained) -> None:
@@ -186,6 +189,9 @@ def test_the_command(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, mon
     assert fastprune.load(folder / "model") is not None
     again = run("--budgets", "0.9:0.5:0.2", "--recipes", "default,paper", "--batch-size", 4, "--json")
     assert len(json.loads(again.stdout)["runs"]) == 6
+    more = run("--budgets", "0.9:0.5:0.2", "--recipes", "default", "--batch-size", 4)
+    assert "6 models are measured already" in more.stderr
+    assert [word in more.stderr for word in ("MACs left", "spread")] == [True, False]  # there is one seed
     for more, says in [
         (("--pick", "cheap"), "--pick takes drop<=POINTS"),
         (("--seeds", "a"), "Seeds are whole numbers"),
