@@ -16,7 +16,7 @@ from fastprune.architecture import Architecture, Block, Conditions, Part, Produc
 from fastprune.errors import ModelError
 from fastprune.experts import is_fused
 from fastprune.linears import as_linear, in_order, linear_at
-from fastprune.modeling import there
+from fastprune.modeling import BiasOnly, there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,7 +303,9 @@ def _resolve_block(
 ) -> Group:
     where = f"'{prefix}{layer}' of this {type(model).__name__}"
     module = _submodule(architecture, model, f"{prefix}{layer}.{block.module}")
-    consumer = as_linear(_submodule(architecture, model, f"{prefix}{layer}.{block.consumer}"))
+    consumer: Any = _submodule(architecture, model, f"{prefix}{layer}.{block.consumer}")
+    if not isinstance(consumer, BiasOnly):
+        consumer = linear_at(model, f"{prefix}{layer}.{block.consumer}")
     _submodule(architecture, model, f"{prefix}{layer}.{block.residual}" if block.residual else prefix + layer)
     try:
         features, hidden = int(consumer.in_features), int(consumer.out_features)
@@ -312,17 +314,23 @@ def _resolve_block(
             width = features // units if units else 0
         else:
             width = _product(module, block.unit_width)
-            units = features // width
+            units = features // width if width > 0 else 0
         repeats = _product(module, (block.repeats,)) if block.repeats else 1
+        if features and (width <= 0 or units * width != features or width % repeats):
+            raise ModelError(
+                f"The units of '{prefix}{layer}.{block.module}' do not divide its width: {features} consumer features, {width} a "
+                f"unit{f', {repeats} times round' if repeats > 1 else ''}. Check 'unit_width' of the architecture "
+                f"'{architecture.name}'."
+            )
         rows = [] if units == 0 else list(_rows(architecture, block, model, module, f"{prefix}{layer}", units))
     except AttributeError as error:
         raise ModelError(f"The architecture '{architecture.name}' does not fit {where}: {error}.") from error
     for each in rows:
         expected = units * each.per_unit + each.shared
         found = linear_at(model, each.path).out_features
-        if units * width != features or expected != found:
+        if expected != found:
             raise ModelError(
-                f"The units of '{prefix}{layer}.{block.module}' do not divide its width: {features} consumer features, "
+                f"The units of '{prefix}{layer}.{block.module}' do not divide its rows: {features} consumer features, "
                 f"{width} a unit, {found} rows in '{each.path}', of which {units} units would own {each.per_unit} each and "
                 f"share {each.shared}. Check 'unit_width' and 'parts' of the architecture '{architecture.name}'."
             )
@@ -383,5 +391,16 @@ def _submodule(architecture: Architecture, model: nn.Module, path: str) -> nn.Mo
                 continue
         raise ModelError(
             f"The architecture '{architecture.name}' expects a module at '{path}', but this {type(model).__name__} has "
-            f"none; '{parent or 'the model'}' holds {', '.join(found) or 'nothing'}."
+            f"none; '{parent or 'the model'}' holds {', '.join(found) or 'nothing'}.{_hidden(model, path)}"
         ) from error
+
+
+def _hidden(model: nn.Module, path: str) -> str:
+    """What to say where there is something at a path that torch knows nothing of."""
+    try:
+        value = functools.reduce(getattr, path.split("."), model)
+    except AttributeError:
+        return ""
+    return (
+        f" There is a {type(value).__name__} of that name, which torch does not look into; it has to be a ModuleList."
+    )

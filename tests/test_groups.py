@@ -94,6 +94,42 @@ def test_a_block_that_is_optional_has_no_group_where_it_is_not_there() -> None:
     ]
 
 
+def test_consumer_that_is_no_linear_is_named() -> None:
+    with pytest.raises(
+        ModelError, match="'bert.encoder.layer.0.attention.output' is a BertSelfOutput; fastprune slices"
+    ):
+        Groups.resolve(changed(consumer="attention.output"), testing.tiny_model())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"unit_width": ("config.vocab_size",)}, "32 consumer features, 64 a unit. Check 'unit_width'"),
+        ({"unit_width": ("is_decoder",)}, "32 consumer features, 0 a unit. Check 'unit_width'"),
+        ({"repeats": "config.type_vocab_size", "unit_width": ()}, "32 consumer features, 1 a unit, 2 times round"),
+    ],
+)
+def test_units_wider_than_the_layer_are_named(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        Groups.resolve(changed(**changes), testing.tiny_model())
+
+
+def test_layers_that_the_class_hides_are_named() -> None:
+    class Hiding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = [nn.Linear(2, 2)]
+            self.norm = nn.LayerNorm(2)
+
+    block = Block(kind="ffn", module="m", producers=("p",), consumer="c")
+    odd = Architecture(name="odd", model_types=("x",), stacks=(Stack(layers="layers", blocks=(block,)),))
+    with pytest.raises(
+        ModelError,
+        match=r"a module at 'layers', but this Hiding has none; 'the model' holds norm\. There is a list of that name",
+    ):
+        Groups.resolve(odd, Hiding())
+
+
 def test_architecture_without_layers_is_refused() -> None:
     class Hollow(nn.Module):
         def __init__(self) -> None:
