@@ -15,6 +15,7 @@ from .calibration import token_mask as token_mask
 from .calls import LayerCall as LayerCall
 from .calls import layer_calls as layer_calls
 from .capture import consumer_inputs as consumer_inputs
+from .capture import convolved as convolved
 from .capture import frozen as frozen
 from .capture import real_rows as real_rows
 from .checkpoint import load as load
@@ -73,6 +74,8 @@ from .plugins import architecture_for as architecture_for
 from .plugins import task_for as task_for
 from .pretrained import Pretrained as Pretrained
 from .pretrained import open_pretrained as open_pretrained
+from .processors import part_of as part_of
+from .processors import tokenizer_of as tokenizer_of
 from .progress import track as track
 from .recipe import Recipe as Recipe
 from .recipe import strategy as strategy

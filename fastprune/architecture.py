@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 Conditions = tuple[tuple[str, object], ...]
-"""Pairs of a configuration's attribute and the value that it must have, such as ``("multi_query", True)``."""
+"""Pairs of a configuration's attribute and the value that it must have, such as ``("multi_query", True)``; what it lacks, or
+has as None, is False."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +129,16 @@ class Stack:
         blocks: The sublayers of each, in the order in which they run.
         tokens: The model's input that says which tokens of these layers are real [samples, tokens]; without it, or
             where its shape is another, all are.
+        convolutions: The configuration's attributes with the kernels and the strides of the convolutions that make these
+            layers' tokens of that input's, one behind the other without padding: recordings have many readings a token.
+            Empty: there are none.
         optional: Not every head has these layers: an encoder without its decoder.
     """
 
     layers: str
     blocks: tuple[Block, ...]
     tokens: str = "attention_mask"
+    convolutions: tuple[str, ...] = ()
     optional: bool = False
 
 

@@ -82,7 +82,7 @@ def bench(
     pruned: nn.Module,
     *,
     batch_size: int = 32,
-    seq_len: int = 128,
+    seq_len: int | None = None,
     rounds: int = 15,
     attention: str | None = None,
     threads: int | None = None,
@@ -96,7 +96,7 @@ def bench(
         dense: A transformers model.
         pruned: What became of it, on the same device.
         batch_size: Samples at once.
-        seq_len: Tokens a sample.
+        seq_len: Tokens a sample; None: as ``Workload.made_up`` has it.
         rounds: Turns each.
         attention: The attention kernel, such as ``sdpa``; None: each model's own.
         threads: Of a CPU; None: torch's.
@@ -111,11 +111,12 @@ def bench(
     devices = {name: next(model.parameters()).device for name, model in (("dense", dense), ("pruned", pruned))}
     if devices["dense"] != devices["pruned"]:
         raise ModelError(f"The dense model is on {devices['dense']}, the pruned one on {devices['pruned']}.")
+    workload = Workload.made_up(dense, seq_len)
     predicted = {}
     if table is not None:
-        table.require({"batch_size": batch_size, "seq_len": seq_len})
+        table.require({"batch_size": batch_size, "seq_len": workload.seq_len})
         predicted = {name: _predicted(table, model) for name, model in (("dense", dense), ("pruned", pruned))}
-    inputs = Workload.made_up(dense, seq_len).inputs(batch_size=batch_size)
+    inputs = workload.inputs(batch_size=batch_size)
     inputs = {name: value.to(devices["dense"]) for name, value in inputs.items()}
     with listening(progress), _served({"dense": dense, "pruned": pruned}, attention, threads) as models:
         peak = {name: peak_bytes(model, inputs) for name, model in models.items()}
@@ -128,7 +129,7 @@ def bench(
             times = interleaved(models, inputs, rounds=rounds)
     return Comparison(
         batch_size=batch_size,
-        seq_len=seq_len,
+        seq_len=workload.seq_len,
         milliseconds=times,
         weights=weights,
         peak=peak,
@@ -151,7 +152,7 @@ def bench_saved(
         dense: What ``open_pretrained`` returned.
         pruned: Likewise; where it was pruned to a latency, its manifest says for what.
         batch_size: None: the table's, the manifest's or 32.
-        seq_len: None: the table's, the manifest's or 128.
+        seq_len: None: the table's, the manifest's or as ``Workload.made_up`` has it.
         table_file: What to predict from instead of the manifest.
         options: Those of ``bench``.
 
@@ -162,10 +163,10 @@ def bench_saved(
     told = _told(pruned.source)
     known: Mapping[str, Any] = table.conditions if table is not None else told.get("conditions", {})
     batch_size = batch_size or known.get("batch_size", 32)
-    seq_len = seq_len or known.get("seq_len", 128)
+    seq_len = seq_len or known.get("seq_len")
     compared = bench(dense.model, pruned.model, batch_size=batch_size, seq_len=seq_len, table=table, **options)
     parameter = next(pruned.model.parameters())
-    here = {"batch_size": batch_size, "seq_len": seq_len, "device": parameter.device.type}
+    here = {"batch_size": batch_size, "seq_len": compared.seq_len, "device": parameter.device.type}
     here |= {"dtype": str(parameter.dtype).removeprefix("torch."), "compiled": bool(options.get("compile"))}
     if table is None and told and here.items() <= known.items():
         compared = replace(compared, predicted={"dense": told["before"], "pruned": told["after"]})

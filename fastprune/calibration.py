@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.errors import DataError
+from fastprune.processors import tokenizer_of
 from fastprune.progress import step
 from fastprune.tasks import Batch, Columns, Sample, Task
 
@@ -26,6 +27,13 @@ log = logging.getLogger(__name__)
 SAMPLE = "sample"
 """The tensor of a batch that holds each row's index into ``Batches.samples`` [samples]; the model never sees it."""
 NO_LABEL = -100
+COUNTED = (
+    ("attention_mask", ("input_ids", "inputs_embeds", "input_values")),
+    ("decoder_attention_mask", ("decoder_input_ids",)),
+)
+"""Where a batch says which of its tokens are real, and whose tokens those are; a decoder's where the encoder has none."""
+POSITIONS = ("max_position_embeddings", "max_target_positions")
+"""What configurations call the number of positions: of texts, and of a decoder whose encoder takes something else."""
 DEFAULT_MAX_LENGTH = 512
 STREAMED = 10
 """Rows of a stream that are read for each sample, to draw from."""
@@ -79,8 +87,8 @@ class Batches:
 
     @property
     def n_tokens(self) -> int:
-        """The number of real tokens in all batches, without padding; a picture counts as one."""
-        return sum(len(b["pixel_values"]) if "pixel_values" in b else int(token_mask(b).sum()) for b in self.batches)
+        """The number of real tokens in all batches, without padding (``token_count``)."""
+        return sum(token_count(batch) for batch in self.batches)
 
     @property
     def mean_length(self) -> int:
@@ -105,17 +113,24 @@ def token_mask(batch: Batch) -> Tensor:
     Raises:
         DataError: The batch has no input from which the tokens could be told.
     """
-    mask = batch.get("attention_mask")
-    if mask is not None and mask.dim() == 2:
-        return mask.bool()
-    for name in ("input_ids", "inputs_embeds"):
-        if name in batch:
-            tokens = batch[name]
-            return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)  # [samples, tokens]
+    for mark, values in COUNTED:
+        mask = batch.get(mark)
+        if mask is not None and mask.dim() == 2:
+            return mask.bool()
+        for name in values:
+            if name in batch:
+                tokens = batch[name]
+                return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)  # [samples, tokens]
     raise DataError(
         f"A batch with {', '.join(batch)} does not say which tokens it has; "
         "give input_ids, inputs_embeds or an attention_mask [samples, tokens]."
     )
+
+
+def token_count(batch: Batch) -> int:
+    """How many real tokens a batch has, or readings of its recordings; of what has neither (pictures), how many samples."""
+    counted = any(name in batch for mark, values in COUNTED for name in (mark, *values))
+    return int(token_mask(batch).sum()) if counted else _first_dimension(batch)
 
 
 def model_inputs(batch: Batch, task: Task | None) -> dict[str, Tensor]:
@@ -134,7 +149,9 @@ def token_limit(model: nn.Module) -> int | None:
 
     Families whose positions begin behind the padding (RoBERTa) take fewer than they have embeddings.
     """
-    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    limit = next((size for name in POSITIONS if (size := getattr(text, name, None)) is not None), None)
     if limit is None:
         return None
     for name, module in model.named_modules():
@@ -163,7 +180,7 @@ def make_batches(
     Args:
         data: A data set, or a source for ``read_dataset``. Of a stream, rows are drawn from its first ten times ``samples``.
         task: What encodes the rows.
-        tokenizer: The model's; of a model of pictures, its image processor.
+        tokenizer: The model's; of a model of pictures or recordings, what ``Pretrained.tokenizer`` is.
         samples: How many rows to draw, without replacement; None, or more than there are: all. A row may give more
             than one sample, or none (``Task.encode``).
         batch_size: Samples a batch.
@@ -181,7 +198,9 @@ def make_batches(
     if batch_size < 1 or (samples is not None and samples < 1):
         raise DataError(f"batch_size and samples must be 1 or more; got {batch_size} and {samples}.")
     longest = min(
-        length for length in (getattr(tokenizer, "model_max_length", None), limit, 10**30) if length is not None
+        length
+        for length in (getattr(tokenizer_of(tokenizer), "model_max_length", None), limit, 10**30)
+        if length is not None
     )
     if max_length is not None and not 0 < max_length <= longest:
         raise DataError(
@@ -254,39 +273,35 @@ def _collate(
     samples: Sequence[Sample], start: int, task: Task, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Tensor]:
     """Pad consecutive samples, the first of which has the index ``start``."""
-    pad = getattr(tokenizer, "pad_token_id", None)
-    if pad is None and len({_length(sample) for sample in samples}) > 1:
+    text = tokenizer_of(tokenizer)
+    pad = getattr(text, "pad_token_id", None)
+    side = getattr(tokenizer if text is None else text, "padding_side", "right")
+    if pad is None and "input_ids" in samples[0] and len({_length(sample) for sample in samples}) > 1:
         raise DataError("The tokenizer has no padding token; set tokenizer.pad_token, or use batch_size=1.")
-    fill = {"input_ids": pad, "decoder_input_ids": pad, "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0)}
+    fill = {"input_ids": pad, "decoder_input_ids": pad, "token_type_ids": getattr(text, "pad_token_type_id", 0)}
     batch: dict[str, Tensor] = {}
-    for name in (*tokenizer.model_input_names, *task.input_names, *task.label_names):
+    for name in dict.fromkeys((*tokenizer.model_input_names, *task.input_names, *task.label_names)):
         if name not in samples[0]:
             continue
         values = [sample[name] for sample in samples]
         if name in task.token_label_names:
-            batch[name] = _pad(values, NO_LABEL, tokenizer.padding_side)
+            batch[name] = _pad(values, NO_LABEL, side)
         elif name in task.label_names:
             batch[name] = torch.tensor(values)  # [samples] or [samples, outputs]
-        elif isinstance(values[0], Tensor):
-            batch[name] = torch.stack(values)  # pictures: [samples, channels, height, width]
         else:
-            batch[name] = _pad(values, fill.get(name, 0), tokenizer.padding_side)
+            batch[name] = _pad(values, fill.get(name) or 0, side)
     batch[SAMPLE] = torch.arange(start, start + len(samples))  # [samples]
     return batch
 
 
-def _pad(rows: Sequence[Sequence[int]], value: int | None, side: str) -> Tensor:
-    """Rows of unequal length to [samples, tokens]; the value may be None where all are of one length."""
-    tokens = max(len(row) for row in rows)
-    padded = []
-    for row in rows:
-        padding = [value] * (tokens - len(row))
-        padded.append([*padding, *row] if side == "left" else [*row, *padding])
-    return torch.tensor(padded)
+def _pad(rows: Sequence[Sequence[int] | Tensor], value: int, side: str) -> Tensor:
+    """Rows of unequal length to [samples, tokens]; pictures, which are all of one size, to [samples, channels, ...]."""
+    return nn.utils.rnn.pad_sequence([torch.as_tensor(row) for row in rows], True, value, side)
 
 
 def _length(sample: Sample) -> int:
-    return len(sample.get("input_ids", ()))
+    """Tokens of a text, or readings of a recording."""
+    return next((len(sample[name]) for _, values in COUNTED for name in values if name in sample), 0)
 
 
 def _checked(batch: Any, index: int) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -119,13 +119,29 @@ def real_rows(values: Tensor, group: Group, batch: Batch, seen: Tensor | None = 
 
     Args:
         values: What flows through the group, such as its consumer's input.
-        group: It says, by its stack, which input marks the real tokens.
+        group: It says, by its stack, which input marks the real tokens, and which convolutions lie between.
         batch: The model's inputs. Where the mark is missing or of another shape (images, windows), all rows are real.
         seen: Which of the tokens ``values`` are of [samples * tokens], where those are only some.
     """
     rows = values.flatten(0, -2)
     mark = batch.get(group.stack.tokens)
+    if mark is not None and mark.dim() == 2 and group.convolutions:
+        mark = convolved(mark, len(rows) // len(mark), group.convolutions)
     if mark is None or mark.dim() != 2 or mark.numel() != (len(rows) if seen is None else len(seen)):
         return rows
     real = mark.flatten().bool().to(rows.device)
     return rows[real if seen is None else real[seen]]
+
+
+def convolved(mark: Tensor, tokens: int, convolutions: Sequence[tuple[int, int]]) -> Tensor:
+    """Which tokens are made of real readings alone: [samples, readings] -> [samples, tokens], bool.
+
+    Args:
+        mark: Which readings are real; padding is on the right.
+        tokens: How many the convolutions make.
+        convolutions: Kernel and stride of each, one behind the other, without padding.
+    """
+    lengths = mark.sum(1)
+    for kernel, stride in convolutions:
+        lengths = (lengths - kernel) // stride + 1
+    return torch.arange(tokens, device=mark.device) < lengths[:, None]

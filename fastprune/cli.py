@@ -273,11 +273,11 @@ def evaluate(model: str, data: str, **options: Any) -> None:
 
 @main.command(short_help="Show what can be pruned of a model, or what is left.")
 @click.argument("model")
-@click.option("--seq-len", type=click.IntRange(1), default=128, show_default=True, help="Tokens a sample, for MACs.")
+@click.option("--seq-len", type=click.IntRange(1), help="Tokens a sample, for MACs; 128, or 16,000 readings.")
 @click.option("--architecture", help="Where the units are: a TOML file, or a family by name.")
 @click.option("--draft", is_flag=True, help="Print an architecture for MODEL's family as TOML, found by running it.")
 @model_options
-def inspect(model: str, seq_len: int, draft: bool, **options: Any) -> None:
+def inspect(model: str, seq_len: int | None, draft: bool, **options: Any) -> None:
     """Show what can be pruned of MODEL, or what is left of a pruned one: units, MACs and parameters by group.
 
     With --draft: propose where the units of an unknown family are, and say how sure that is. The proposal goes to
@@ -376,7 +376,7 @@ def serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--show", help="Draw the curves of a table instead of measuring one.")
 @click.option("--cost", default="latency", show_default=True, help="The cost model; it must be one that measures.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--seq-len", type=click.IntRange(1), default=128, show_default=True, help="Tokens a sample.")
+@click.option("--seq-len", type=click.IntRange(1), help="Tokens a sample; 128, or 16,000 readings.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Times each width is measured.")
 @click.option("--cache/--no-cache", default=True, help="Use and keep tables in the user's cache directory.")
 @serving_options

@@ -11,6 +11,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from fastprune.errors import DataError
+from fastprune.sounds import read_sounds, sound_files
 from fastprune.sources import check_data
 
 LOADERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -31,8 +32,8 @@ def read_dataset(
 
     Args:
         source: A file (csv, tsv, json, jsonl, parquet; txt, one sample a line; SQuAD's json), a directory that
-            ``datasets`` saved or of data files, or a Hub name with or without a configuration (``squad``,
-            ``glue/mrpc``, ``owner/name/config``).
+            ``datasets`` saved, of data files, of pictures or of sound files (``fastprune.sounds``), or a Hub name with or
+            without a configuration (``squad``, ``glue/mrpc``, ``owner/name/config``).
         split: The split to take; only for sources that have splits.
         default_split: The split taken without ``split``: the first of these that exists, or else the only one.
 
@@ -106,6 +107,9 @@ def _squad_rows(articles: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _read_directory(path: Path) -> Dataset | DatasetDict:
     saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+    sounds = [] if saved else sound_files(path)
+    if sounds:
+        return read_sounds(path, sounds, _read_file)
     try:
         return load_from_disk(str(path)) if saved else load_dataset(str(path), **_reading_of(path))
     except Exception as error:  # as above
@@ -114,7 +118,8 @@ def _read_directory(path: Path) -> Dataset | DatasetDict:
 
 def _reading_of(path: Path) -> dict[str, Any]:
     """How the files of a directory are read: as one of them would be, where all are of one kind."""
-    kinds = {file.suffix.lower() for file in path.rglob("*")} & set(LOADERS)
+    tables = [file for file in path.rglob("*") if file.stem != "metadata"]  # which speaks of pictures
+    kinds = {file.suffix.lower() for file in tables} & set(LOADERS)
     options = LOADERS[kinds.pop()][1] if len(kinds) == 1 else {}
     return {name: value for name, value in options.items() if name != "sep"}  # datasets knows it by the file
 

@@ -115,6 +115,7 @@ class Group:
         block: The data that this was resolved from.
         rows: The rows of its producers; none where no unit is left.
         stack: The data of the stack that it belongs to.
+        convolutions: Kernel and stride of each convolution between the input whose tokens are marked and the layer's.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Group:
     rows: tuple[Rows, ...] = ()
     repeats: int = 1
     stack: Stack = Stack(layers="", blocks=())
+    convolutions: tuple[tuple[int, int], ...] = ()
 
     @property
     def kind(self) -> str:
@@ -289,7 +291,7 @@ def _lists(model: nn.Module, prefix: str, pattern: str) -> list[str]:
 
 
 def _holds(conditions: Conditions, config: Any) -> bool:
-    return all(_value(config, name) == value for name, value in conditions)
+    return all((_value(config, name) or False) == value for name, value in conditions)
 
 
 def _value(config: Any, path: str) -> Any:
@@ -344,7 +346,16 @@ def _resolve_block(
         rows=tuple(rows),
         repeats=repeats,
         stack=stack,
+        convolutions=_convolutions(stack, getattr(model, "config", None)),
     )
+
+
+def _convolutions(stack: Stack, config: Any) -> tuple[tuple[int, int], ...]:
+    """Kernel and stride of each convolution, as the configuration says."""
+    if not stack.convolutions:
+        return ()
+    kernels, strides = (_value(config, name) or () for name in stack.convolutions)
+    return tuple((int(kernel), int(stride)) for kernel, stride in zip(kernels, strides, strict=True))
 
 
 def _rows(

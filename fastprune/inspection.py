@@ -15,12 +15,14 @@ from fastprune.manifests import MANIFEST, read_manifest
 from fastprune.pretrained import Pretrained
 
 
-def inspect(opened: Pretrained, *, seq_len: int = 128, architecture: Architecture | None = None) -> dict[str, Any]:
+def inspect(
+    opened: Pretrained, *, seq_len: int | None = None, architecture: Architecture | None = None
+) -> dict[str, Any]:
     """Units, MACs and parameters of a model, group by group.
 
     Args:
         opened: What ``open_pretrained`` returned.
-        seq_len: Tokens a sample, for the MACs.
+        seq_len: Tokens a sample, for the MACs; None: as ``Workload.made_up`` has it.
         architecture: Where its units are; None: as it was pruned with, or by its ``config.model_type``.
 
     Returns:

@@ -21,27 +21,33 @@ from fastprune.tables import Curve, MeasuredTable
 
 
 def measure(
-    opened: Pretrained, *, cost: str = "latency", seq_len: int = 128, progress: Progress | None = None, **options: Any
+    opened: Pretrained,
+    *,
+    cost: str = "latency",
+    seq_len: int | None = None,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> MeasuredTable:
     """The cost table of a model for a workload, from measurements on this machine.
 
     Args:
         opened: What ``open_pretrained`` returned.
         cost: A cost model that measures, by name.
-        seq_len: Tokens a sample.
+        seq_len: Tokens a sample; None: as ``Workload.made_up`` has it.
         progress: Called as (description, steps done, steps in all).
         options: The cost model's own, such as ``batch_size=1``.
 
     Raises:
         UsageError: The cost model does not measure, or cannot do so for this model.
     """
-    chosen = strategy("cost", cost, seq_len=seq_len, **options)
+    workload = Workload.made_up(opened.model, seq_len)
+    chosen = strategy("cost", cost, seq_len=workload.seq_len, **options)
     if not isinstance(chosen, MeasuredCost):
         raise UsageError(f"The cost model '{cost}' counts and has nothing to measure; its tables need no file.")
     model = open_experts(opened.model)
     groups = Groups.resolve(plugins.architecture_for(model), model)
     with torch.inference_mode(False), listening(progress):
-        return chosen.table(model, groups, Workload.made_up(model, seq_len))
+        return chosen.table(model, groups, workload)
 
 
 def conditions_text(conditions: Conditions) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration import Batches
+from fastprune.calibration import Batches, token_count
 from fastprune.capture import real_rows, seen_of
 from fastprune.groups import Group, Groups, consumer_of
 from fastprune.tasks import Batch
@@ -91,7 +91,7 @@ class MomentsCollector:
         device = next(model.parameters()).device
         self.by_group = {group.name: Moments.zeros(group, device) for group in groups if group.units}
         self._model, self._groups = model, groups
-        self._share = min(1.0, tokens / max(batches.n_tokens, 1))
+        self._share = tokens / max(batches.n_tokens, 1)
         self._by_gradient, self._generator = by_gradient, generator
 
     @contextlib.contextmanager
@@ -108,20 +108,22 @@ class MomentsCollector:
         def hook(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
             features = arguments[0].detach()[..., : group.features]
             seen = seen_of(arguments)
+            x = real_rows(features, group, batch, seen)
+            # layers may have more tokens than the input, or fewer; of those, a group may see only some
+            share = self._share * (token_count(batch) / max(len(x), 1) if seen is None else 1.0)
             output.register_hook(
-                lambda gradient: self._add(
-                    group, real_rows(features, group, batch, seen), real_rows(gradient, group, batch, seen).float()
-                )
+                lambda gradient: self._add(group, x, real_rows(gradient, group, batch, seen).float(), share)
             )
 
         return hook
 
-    def _add(self, group: Group, x: Tensor, g: Tensor) -> None:
-        """Add tokens: the consumer's inputs x [tokens, features], the gradients at its output g [tokens, hidden]."""
+    def _add(self, group: Group, x: Tensor, g: Tensor, share: float) -> None:
+        """Add a share of the tokens: the consumer's inputs x [tokens, features], the gradients at its output
+        g [tokens, hidden]."""
         sums = self.by_group[group.name]
         sums.gradients += second_moment(g, g)
-        if self._share < 1.0:
-            drawn = (torch.rand(len(x), generator=self._generator) < self._share).to(x.device)
+        if share < 1.0:
+            drawn = (torch.rand(len(x), generator=self._generator) < share).to(x.device)
             x, g = x[drawn], g[drawn]
         x = x.float()
         weights = g.square().sum(-1) if self._by_gradient else x.new_ones(len(x))

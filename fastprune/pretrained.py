@@ -13,7 +13,7 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from fastprune import cards, portable
 from fastprune.checkpoint import is_pruned, load, save
@@ -21,6 +21,7 @@ from fastprune.errors import ModelError
 from fastprune.families import architecture_of
 from fastprune.manifests import MANIFEST, read_manifest
 from fastprune.plugins import task_for
+from fastprune.processors import read_processor
 from fastprune.progress import step
 from fastprune.sentence_transformers import SentenceTransformer, read_sentence_transformer
 from fastprune.sources import check_model
@@ -48,7 +49,8 @@ class Pretrained:
 
     Attributes:
         model: In evaluation mode, on its device.
-        tokenizer: Of a model of pictures, its image processor; None where the source has none.
+        tokenizer: What encodes its inputs: of a model of pictures or recordings, its image processor, feature extractor
+            or processor. None where the source has none.
         task: What the model is for.
         source: What was opened, as given.
         companions: Contents of the files to carry along when the model is saved, by relative name: the modules of a
@@ -155,7 +157,7 @@ def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.devi
         model = model.float()
     return Pretrained(
         model=model.to(target_device).eval(),
-        tokenizer=_tokenizer(encoder, sentence),
+        tokenizer=_tokenizer(encoder, model_class, sentence),
         task=task,
         source=str(source),
         companions=sentence.companions if sentence else {},
@@ -224,18 +226,12 @@ def _load(model_class: type[PreTrainedModel], directory: Path, dtype: torch.dtyp
     return model
 
 
-def _tokenizer(directory: Path, sentence: SentenceTransformer | None) -> PreTrainedTokenizerBase | None:
-    """The tokenizer, if there is one; a SentenceTransformer's may be told to stop earlier."""
-    reader: Any = AutoTokenizer
-    if not any((directory / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt")):
-        if not (directory / "preprocessor_config.json").exists():
-            return None
-        reader = AutoImageProcessor
-    try:
-        tokenizer: PreTrainedTokenizerBase = reader.from_pretrained(str(directory))
-    except Exception as error:  # tokenizers raises plain Exception for a broken file
-        raise ModelError(f"The tokenizer in {directory} cannot be read: {error}") from error
-    if sentence is not None and sentence.max_length is not None:
+def _tokenizer(
+    directory: Path, model_class: type[PreTrainedModel], sentence: SentenceTransformer | None
+) -> PreTrainedTokenizerBase | None:
+    """What encodes for the model, if there is anything; a SentenceTransformer's tokenizer may be told to stop earlier."""
+    tokenizer: PreTrainedTokenizerBase | None = read_processor(directory, model_class)
+    if tokenizer is not None and sentence is not None and sentence.max_length is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, sentence.max_length)
     return tokenizer
 

@@ -73,7 +73,7 @@ def test_a_wrong_residual_is_seen_by_what_tuners_are_shown() -> None:
     ("content", "message"),
     [
         (None, "no config.json"),
-        ({"model_type": "wav2vec2", "architectures": ["Wav2Vec2Model"]}, "No architecture is known"),
+        ({"model_type": "canine", "architectures": ["CanineModel"]}, "No architecture is known"),
     ],
 )
 def test_what_cannot_be_checked_is_said(tmp_path: Path, content: dict[str, object] | None, message: str) -> None:

@@ -84,6 +84,16 @@ def test_made_up_workloads() -> None:
     }
     with pytest.raises(ModelError, match="takes at most 64 tokens; 65 were asked for"):
         Workload.made_up(testing.tiny_model(), 65)
+    assert Workload.made_up(testing.tiny_model()).seq_len == 64
+    recording = Workload.made_up(testing.tiny_model("wav2vec2", "ForCTC"))
+    assert recording.inputs(batch_size=2)["input_values"].shape == (2, 16_000)
+    with pytest.raises(ModelError, match="at least 16 readings of a recording; 15 were asked for"):
+        Workload.made_up(testing.tiny_model("wav2vec2", "ForCTC"), 15)
+    spoken = Workload.made_up(testing.tiny_model("whisper", "ForSpeechSeq2Seq"), 8).inputs(batch_size=3, seq_len=5)
+    assert {name: tuple(value.shape) for name, value in spoken.items()} == {
+        "input_features": (3, 8, 24),
+        "decoder_input_ids": (3, 5),
+    }
     picture = torch.nn.Linear(2, 2)
     picture.main_input_name = "pixel_values"  # type: ignore[assignment]
     picture.config = type("Config", (), {"image_size": 8, "num_channels": 1})()  # type: ignore[assignment]

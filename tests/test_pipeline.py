@@ -181,8 +181,9 @@ def test_masks_of_the_result_are_those_of_the_model() -> None:
 
 def test_tuning_brings_the_model_closer_to_the_dense_one() -> None:
     model, batches = case(samples=64)
+    groups = Groups.resolve(fastprune.architecture_for(model), model)
     errors = {
-        tuner: hidden_error(model, fastprune.prune(model, batches, budget=0.6, tuner=tuner).model, batches)
+        tuner: hidden_error(model, fastprune.prune(model, batches, budget=0.6, tuner=tuner).model, groups, batches)
         for tuner in ("none", "bias", "mask", "weights")
     }
     assert errors["weights"] < errors["mask"] < errors["none"]

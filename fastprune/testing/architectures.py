@@ -177,30 +177,39 @@ def _check_attention(who: str, model: nn.Module, groups: Groups, batches: Batche
 
 def _check_generation(who: str, left: str, model: Any, groups: Groups, mask: Mask) -> None:
     """Token by token the same with and without the cache, as the masked model says it, whatever the padding is."""
+    prompts = _prompts(model)
+    length = {"min_new_tokens": 6, "max_new_tokens": 6, "do_sample": False, "pad_token_id": pad_token_of(model)}
+
+    def continued(one: Any, prompt: str, *, cached: bool) -> Tensor:
+        produced: Tensor = one.generate(**prompts[prompt], use_cache=cached, **length)
+        return produced[:, -6:]
+
+    pruned = materialize(model, groups, mask).eval()
+    with frozen(model), frozen(pruned), torch.no_grad():
+        with masked(model, groups, mask):
+            expected = continued(model, "whole", cached=False)
+        for cached, prompt in itertools.product((False, True), prompts):
+            produced = continued(pruned, prompt, cached=cached)
+            assert torch.equal(expected, produced), (
+                f"The {who}: with {left} left, the smaller model generates {produced.tolist()} (cache: {cached}, "
+                f"{prompt}); the masked one {expected.tolist()}."
+            )
+
+
+def _prompts(model: Any) -> dict[str, dict[str, Tensor]]:
+    """What the model goes on from, by what is said of it; text also with padding."""
+    if model.main_input_name != "input_ids":
+        inputs = tiny_batches(model, samples=2, labels=False).batches[0]
+        return {"whole": {model.main_input_name: inputs[model.main_input_name]}}
     ids = torch.randint(3, model.config.vocab_size, (2, 6), generator=torch.Generator().manual_seed(0))
     side = "right" if model.config.is_encoder_decoder else "left"  # an encoder may number its tokens from the left
     order = -1 if side == "right" else 1
     padded = torch.cat([torch.full((2, 3), pad_token_of(model)), ids][::order], 1)  # [samples, padding + tokens]
     real = torch.cat([torch.zeros(2, 3, dtype=torch.long), torch.ones_like(ids)][::order], 1)
-
-    def continued(one: Any, tokens: Tensor, attention: Tensor, *, cached: bool) -> Tensor:
-        length = {"min_new_tokens": 6, "max_new_tokens": 6, "do_sample": False, "use_cache": cached}
-        produced: Tensor = one.generate(
-            input_ids=tokens, attention_mask=attention, pad_token_id=pad_token_of(model), **length
-        )
-        return produced[:, 1:] if model.config.is_encoder_decoder else produced[:, tokens.shape[1] :]
-
-    pruned = materialize(model, groups, mask).eval()
-    with frozen(model), frozen(pruned), torch.no_grad():
-        with masked(model, groups, mask):
-            expected = continued(model, ids, torch.ones_like(ids), cached=False)
-        whole = torch.ones_like(ids)
-        for cached, tokens, attention in ((False, ids, whole), (True, ids, whole), (True, padded, real)):
-            produced = continued(pruned, tokens, attention, cached=cached)
-            assert torch.equal(expected, produced), (
-                f"The {who}: with {left} left, the smaller model generates {produced.tolist()} (cache: {cached}, padded on "
-                f"the {side}: {tokens is padded}); the masked one {expected.tolist()}."
-            )
+    return {
+        "whole": {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+        f"padded on the {side}": {"input_ids": padded, "attention_mask": real},
+    }
 
 
 def _check_training(who: str, dense: nn.Module, pruned: nn.Module, batches: Batches) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration import Batches, model_inputs, token_mask
+from fastprune.calibration import Batches, model_inputs
+from fastprune.capture import real_rows
+from fastprune.groups import Groups
 from fastprune.masks import Mask
-from fastprune.testing.tiny import has_tokens
 
 
 def all_outputs(model: nn.Module, batches: Batches) -> list[Tensor]:
@@ -45,13 +46,13 @@ def same_tensors(ones: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bo
 
 
 @torch.no_grad()
-def hidden_error(teacher: nn.Module, student: nn.Module, batches: Batches) -> float:
-    """Mean squared error of the last hidden states, over the real tokens."""
+def hidden_error(teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches) -> float:
+    """Mean squared error of the last hidden states, over the real tokens of the last group's layer."""
     total, count = 0.0, 0
     for batch in batches:
-        real = token_mask(batch) if has_tokens(batch) else slice(None)  # [samples, tokens]
         inputs = model_inputs(batch, batches.task)
-        states = [getattr(model, "base_model", model)(**inputs)[0][real] for model in (teacher, student)]
+        outputs = [getattr(model, "base_model", model)(**inputs)[0] for model in (teacher, student)]
+        states = [real_rows(output, groups.items[-1], batch) for output in outputs]  # [tokens, hidden]
         total += float((states[0] - states[1]).double().square().sum())
         count += states[0].numel()
     return total / count

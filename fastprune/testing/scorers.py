@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastprune import contracts, plugins
-from fastprune.calibration import Batches, token_mask
-from fastprune.groups import Groups
+from fastprune.calibration import Batches, model_inputs
+from fastprune.capture import consumer_inputs
+from fastprune.groups import Group, Groups
 from fastprune.masks import Mask
 from fastprune.materialize import materialize
 from fastprune.scores import Scores
@@ -16,7 +17,7 @@ from fastprune.testing.comparing import relative_difference
 from fastprune.testing.guards import contract_kept, untouched
 from fastprune.testing.options import OPTIONAL_SCORES, check_options
 from fastprune.testing.problems import some_mask
-from fastprune.testing.tiny import model_and_batches, pad_further
+from fastprune.testing.tiny import model_and_batches, pad_further, sample_count
 
 
 def check_scorer(scorer: Scorer, *, model: nn.Module | None = None, batches: Batches | None = None) -> None:
@@ -36,7 +37,7 @@ def check_scorer(scorer: Scorer, *, model: nn.Module | None = None, batches: Bat
     scores = _score(scorer, model, groups, batches)
     for name in OPTIONAL_SCORES - scorer.gives:
         assert getattr(scores, name) is None, f"The {who} fills '{name}', but does not say so in 'gives'."
-    _check_optional_scores(who, scores, groups, batches)
+    _check_optional_scores(who, scores, model, groups, batches)
     again = _score(scorer, model, groups, batches)
     padded = _score(scorer, model, groups, pad_further(model, batches))
     for group in groups:
@@ -60,7 +61,8 @@ def _score(scorer: Scorer, model: nn.Module, groups: Groups, batches: Batches) -
     return scores
 
 
-def _check_optional_scores(who: str, scores: Scores, groups: Groups, batches: Batches) -> None:
+def _check_optional_scores(who: str, scores: Scores, model: nn.Module, groups: Groups, batches: Batches) -> None:
+    tokens = _token_shapes(model, groups, batches) if scores.token_weights is not None else {}
     for group in groups:
         if scores.grads is not None:
             shape, wanted = tuple(scores.grads[group.name].shape), (batches.n_samples, group.units)
@@ -69,7 +71,21 @@ def _check_optional_scores(who: str, scores: Scores, groups: Groups, batches: Ba
             )
         if scores.token_weights is not None:
             shapes = [tuple(weights.shape) for weights in scores.token_weights[group.name]]
-            expected = [tuple(token_mask(batch).shape) for batch in batches]
+            expected = tokens[group.name]
             assert shapes == expected, f"The {who} gives token weights of {shapes} for '{group.name}', not {expected}."
             least = min(float(weights.min()) for weights in scores.token_weights[group.name])
             assert least >= 0, f"The {who} gives '{group.name}' a token weight of {least}; none may be negative."
+
+
+def _token_shapes(model: nn.Module, groups: Groups, batches: Batches) -> dict[str, list[tuple[int, int]]]:
+    """By the name of the group, samples and tokens of what enters its consumer, one pair a batch."""
+    found: dict[str, list[tuple[int, int]]] = {group.name: [] for group in groups}
+    for batch in batches:
+        samples = sample_count(batch)
+
+        def see(group: Group, features: Tensor, samples: int = samples) -> None:
+            found[group.name].append((samples, features[..., 0].numel() // samples))
+
+        with consumer_inputs(model, groups, see):
+            model(**model_inputs(batch, batches.task))
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,12 +13,20 @@ import transformers
 from torch import Tensor, nn
 
 from fastprune import plugins
-from fastprune.calibration import NO_LABEL, Batches, token_mask
+from fastprune.calibration import COUNTED, NO_LABEL, Batches, token_mask
 from fastprune.capture import frozen
 from fastprune.experts import open_experts
 from fastprune.tasks import Task
 
 PARTS = ("encoder", "decoder")
+SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id")
+OFF: dict[str, Any] = {
+    "apply_spec_augment": False,
+    "layerdrop": 0.0,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+}
+"""What would hide units: stretches and layers that training leaves out at random, tokens that are never generated."""
 
 
 def tiny_model(
@@ -32,23 +41,45 @@ def tiny_model(
         head: The ending of an Auto class, such as ``ForTokenClassification``; ``Model`` for none.
         config: Other values of the configuration, such as ``num_labels=1``.
     """
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"intermediate_size": 64}
     sizes |= {"num_key_value_heads": 2, "n_positions": 64, "ffn_dim": 64}
     sizes |= {"hidden_dim": 64, "vocab_size": 64, "max_position_embeddings": 64, "embedding_size": 16, "num_labels": 2}
-    sizes |= {"image_size": 16, "patch_size": 4}
+    sizes |= {"image_size": 16, "patch_size": 4, "projection_dim": 24, "projection_size": 24}
     sizes |= {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
     sizes |= {"shared_expert_intermediate_size": 64}
-    if head == "ForConditionalGeneration":
-        sizes |= {f"{part}_{of}": 2 if of == "layers" else 4 for part in PARTS for of in ("layers", "attention_heads")}
-        sizes |= {f"{part}_ffn_dim": 64 for part in PARTS} | {"num_decoder_layers": 2, "d_kv": 8, "d_ff": 64}
-    settings: dict[str, Any] = {**sizes, "initializer_range": 0.2, **config}
+    sizes |= {"conv_dim": (16, 16), "conv_kernel": (8, 3), "conv_stride": (4, 2), "num_feat_extract_layers": 2}
+    sizes |= {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 4, "classifier_proj_size": 16}
+    sizes |= {"feat_extract_norm": "layer"}  # the other norm hears padding
+    sizes |= {"d_model": 32, "num_mel_bins": 8, "max_source_positions": 12, "max_target_positions": 64}
+    sizes |= {f"{part}_{of}": 2 if of == "layers" else 4 for part in PARTS for of in ("layers", "attention_heads")}
+    sizes |= {f"{part}_ffn_dim": 64 for part in PARTS} | {"num_decoder_layers": 2, "d_kv": 8, "d_ff": 64}
+    sizes |= {"initializer_range": 0.2, "init_std": 0.2}
+    config_class = transformers.CONFIG_MAPPING[model_type]
+    towers = config_class.sub_configs.items()
+    settings = {**_known(config_class, sizes), **{name: _known(tower, sizes) for name, tower in towers}, **config}
     described = transformers.AutoConfig.for_model(model_type, **settings)
-    named = {"Model": "", "ForConditionalGeneration": "ForSeq2SeqLM"}
-    factory = getattr(transformers, "AutoModel" + named.get(head, head))
+    factory = _factory(head)
     classes = factory._model_mapping.get(type(described), ())
     if isinstance(classes, tuple) and classes:  # several heads of one kind: the plain one
         described.architectures = [classes[0].__name__]
     return random_weights(factory.from_config, described)
+
+
+def _factory(head: str) -> Any:
+    """The Auto class of a head.
+
+    Raises:
+        AttributeError: There is none.
+    """
+    named = {"Model": "", "ForConditionalGeneration": "ForSeq2SeqLM"}
+    return getattr(transformers, "AutoModel" + named.get(head, head))
+
+
+def _known(config_class: Any, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the sizes that a kind of configuration has."""
+    usual = config_class()
+    return {name: value for name, value in sizes.items() if hasattr(usual, name)}
 
 
 def random_weights(build: Callable[[Any], Any], config: Any) -> transformers.PreTrainedModel:
@@ -56,18 +87,25 @@ def random_weights(build: Callable[[Any], Any], config: Any) -> transformers.Pre
 
     Args:
         build: Makes the model of a configuration; its class will do.
-        config: Special tokens that it does not have, or has beyond its vocabulary, are set.
+        config: Special tokens that it does not have, or has beyond its vocabulary, are set, and what hides units is off.
     """
-    for place, name in enumerate(("pad_token_id", "bos_token_id", "eos_token_id")):
-        known = getattr(config, name, None)
-        if known is None or isinstance(known, list) or known >= getattr(config, "vocab_size", 0):
-            setattr(config, name, place)
+    for each in (config, config.get_text_config()):
+        for place, name in enumerate(SPECIAL):
+            known = getattr(each, name, None)
+            if known is None or isinstance(known, list) or known >= getattr(each, "vocab_size", 0):
+                setattr(each, name, place)
+        if (getattr(each, "decoder_start_token_id", None) or 0) >= getattr(each, "vocab_size", 1):
+            each.decoder_start_token_id = each.bos_token_id
+    for name, value in OFF.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build(config)
         with torch.no_grad():
-            for vector in (parameter for parameter in model.parameters() if parameter.dim() == 1):
-                vector.add_(0.1 * torch.randn_like(vector))
+            for parameter in model.parameters():
+                if parameter.dim() == 1 or not parameter.any():  # biases, and tables that training is to fill
+                    parameter.add_(0.1 * torch.randn_like(parameter))
     model.eval()
     assert isinstance(model, transformers.PreTrainedModel)
     return model
@@ -76,10 +114,10 @@ def random_weights(build: Callable[[Any], Any], config: Any) -> transformers.Pre
 def tiny_batches(
     model: nn.Module, *, samples: int = 24, batch_size: int = 8, length: int = 9, labels: bool = True, seed: int = 0
 ) -> Batches:
-    """Random batches for a tiny model, texts padded on the right or pictures, with the task that serves the model.
+    """Random batches for a tiny model, texts and recordings padded on the right, with the task that serves the model.
 
     Args:
-        model: A transformers model with ``vocab_size`` or ``image_size`` in its configuration.
+        model: A transformers model of texts, pictures, recordings, spectra, or several of them.
         samples: How many.
         batch_size: Samples a batch.
         length: Tokens of the longest sample; the shortest has 3.
@@ -87,29 +125,46 @@ def tiny_batches(
         seed: Of the tokens and the labels.
     """
     generator = torch.Generator().manual_seed(seed)
-    config: Any = model.config
-    task = plugins.task_for(config, type(model))
-    pad = pad_token_of(model)
+    task = plugins.task_for(model.config, type(model))  # type: ignore[arg-type]
     batches = []
     for start in range(0, samples, batch_size):
-        size = min(batch_size, samples - start)
-        if getattr(model, "main_input_name", "") == "pixel_values":
-            shape = (size, config.num_channels, config.image_size, config.image_size)
-            batch = {"pixel_values": torch.randn(shape, generator=generator)}
-        else:
-            lengths = torch.randint(3, length + 1, (size,), generator=generator)
-            lengths[0] = length
-            real = torch.arange(length) < lengths[:, None]  # [samples, tokens]
-            ids = torch.randint(pad + 1, config.vocab_size, real.shape, generator=generator)
-            batch = {"input_ids": torch.where(real, ids, pad), "attention_mask": real.long()}
-        if "decoder_input_ids" in inspect.signature(model.forward).parameters:
-            others = torch.randint(pad + 1, config.vocab_size, real.shape, generator=generator)
-            batch |= {"decoder_input_ids": torch.where(real, others, pad), "decoder_attention_mask": real.long()}
+        lengths = torch.randint(3, length + 1, (min(batch_size, samples - start),), generator=generator)
+        lengths[0] = length
+        batch = _inputs(model, lengths, generator)
         if labels:
             with frozen(model), torch.no_grad():
                 batch |= task.draw_labels(model(**batch), batch, generator)
         batches.append(batch)
     return Batches.wrap(batches, task)
+
+
+def _inputs(model: nn.Module, lengths: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Whatever the model takes, of so many tokens each sample: [samples, ...]."""
+    config: Any = model.config
+    takes = inspect.signature(model.forward).parameters
+    text, seen, pad = config.get_text_config(), getattr(config, "vision_config", config), pad_token_of(model)
+    real = torch.arange(int(lengths.max())) < lengths[:, None]  # [samples, tokens]
+    batch: dict[str, Tensor] = {}
+    if "input_ids" in takes:
+        ids = torch.randint(pad + 1, text.vocab_size, real.shape, generator=generator)
+        batch |= {"input_ids": torch.where(real, ids, pad), "attention_mask": real.long()}
+    if "decoder_input_ids" in takes:
+        others = torch.randint(pad + 1, text.vocab_size, real.shape, generator=generator)
+        batch |= {"decoder_input_ids": torch.where(real, others, pad), "decoder_attention_mask": real.long()}
+    if "pixel_values" in takes:
+        sides = (seen.num_channels, seen.image_size, seen.image_size)
+        batch["pixel_values"] = torch.randn(len(lengths), *sides, generator=generator)
+    if "input_features" in takes:
+        bins, times = config.num_mel_bins, 2 * config.max_source_positions
+        batch["input_features"] = torch.randn(len(lengths), bins, times, generator=generator)
+    if "input_values" in takes:
+        readings = lengths.clone()
+        for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+            readings = (readings - 1) * stride + kernel
+        heard = torch.arange(int(readings.max())) < readings[:, None]  # [samples, readings]
+        waves = torch.randn(heard.shape, generator=generator)
+        batch |= {"input_values": torch.where(heard, waves, 0.0), "attention_mask": heard.long()}
+    return batch
 
 
 def model_and_batches(
@@ -121,19 +176,18 @@ def model_and_batches(
 
 
 def model_for(task: type[Task]) -> nn.Module:
-    """A tiny model with the task's head: a BERT, or else one of the first family that has such a head."""
+    """A tiny model with a head that the task serves: a BERT, or else one of the first family that has such a head."""
     registry = plugins.installed().architecture
     known = [model_type for name in registry for model_type in registry[name].model_types]
-    for model_type in ("bert", *known):
-        with contextlib.suppress(ValueError, AttributeError):  # transformers has no such head for the type
-            return tiny_model(model_type, task.heads[0], num_labels=1 if _serves_numbers(task) else 2)
+    for head, model_type in itertools.product(task.heads, ("bert", *known)):
+        with contextlib.suppress(AttributeError, KeyError):  # transformers has no such head, or type
+            if transformers.CONFIG_MAPPING[model_type] not in _factory(head)._model_mapping:
+                continue
+            for count in (2, 1):  # one output is for numbers
+                model = tiny_model(model_type, head, num_labels=count)
+                if task.serves(model.config, type(model).__name__):
+                    return model
     raise AssertionError(f"The task '{task.name}' serves {task.heads[0]}, which no known family has; give a model.")
-
-
-def _serves_numbers(task: type[Task]) -> bool:
-    """Whether the task is for heads with one output: those that it does not serve with two."""
-    config = transformers.AutoConfig.for_model("bert", num_labels=2)
-    return not any(task.serves(config, f"Bert{head}") for head in task.heads)
 
 
 def pad_token_of(model: nn.Module) -> int:
@@ -142,27 +196,28 @@ def pad_token_of(model: nn.Module) -> int:
 
 
 def pad_further(model: nn.Module, batches: Batches, extra: int = 4) -> Batches:
-    """The same batches, with more padding on the right where they have any."""
+    """The same batches, with more padding on the right where they have any, of recordings half as much as they have."""
     if not all(has_tokens(batch) for batch in batches):
         return batches
     padded = []
     for batch in batches:
         tokens = token_mask(batch).shape[1]
+        more = tokens // 2 if "input_values" in batch else extra
         by_token = set(batch) - set(batches.task.label_names if batches.task else ())
-        names = {name for name in by_token if batch[name].dim() > 1 and batch[name].shape[1] == tokens}
-        fill = dict.fromkeys(names, 0) | {"input_ids": pad_token_of(model)}
+        names = {name for name in by_token if batch[name].dim() == 2 and batch[name].shape[1] == tokens}
+        fill = dict.fromkeys(names, 0) | {name: pad_token_of(model) for name in ("input_ids",) if name in batch}
         fill |= {name: NO_LABEL for name in (batches.task.token_label_names if batches.task else ()) if name in batch}
         longer = dict(batch)
         for name in fill:
-            added = batch[name].new_full((len(batch[name]), extra, *batch[name].shape[2:]), fill[name])
-            longer[name] = torch.cat([batch[name], added], 1)  # [samples, tokens + extra]
+            added = batch[name].new_full((len(batch[name]), more, *batch[name].shape[2:]), fill[name])
+            longer[name] = torch.cat([batch[name], added], 1)  # [samples, tokens + more]
         padded.append(longer)
     return Batches.wrap(padded, batches.task)
 
 
 def has_tokens(batch: Mapping[str, Tensor]) -> bool:
-    """Whether it is text, and no picture."""
-    return "input_ids" in batch
+    """Whether it says which of its tokens are real; pictures do not."""
+    return any(name in batch for mark, values in COUNTED for name in (mark, *values))
 
 
 def sample_count(batch: Mapping[str, Tensor]) -> int:

@@ -67,7 +67,8 @@ def _tune(
         contracts.check_reconstruction(reconstruction, student, left, tuner)
     tuned = copy.deepcopy(untuned)
     apply_reconstruction(tuned, reconstruction)
-    return hidden_error(teacher, untuned, batches), hidden_error(teacher, tuned, batches), bool(reconstruction)
+    errors = [hidden_error(teacher, each, groups, batches) for each in (untuned, tuned)]
+    return errors[0], errors[1], bool(reconstruction)
 
 
 def _fisher_scores(model: nn.Module, groups: Groups, batches: Batches) -> Scores:

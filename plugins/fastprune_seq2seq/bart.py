@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from fastprune import Architecture, Block, Stack
 
-SELF = Block(
+# an encoder keeps no keys and values
+ENCODER_SELF = Block(
     kind="attention",
     module="self_attn",
     producers=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -12,18 +13,18 @@ SELF = Block(
     residual="self_attn_layer_norm",
     unit_width=("head_dim",),
     counts=("num_heads", "embed_dim"),
-    cache="past_key_values",
     outputs=2,
 )
 
+SELF = replace(ENCODER_SELF, cache="past_key_values")
+
 CROSS = replace(
-    SELF,
+    ENCODER_SELF,
     name="cross-attention",
     module="encoder_attn",
     producers=("encoder_attn.q_proj", "encoder_attn.k_proj", "encoder_attn.v_proj"),
     consumer="encoder_attn.out_proj",
     residual="encoder_attn_layer_norm",
-    cache="",  # nobody asks it how many tokens have passed
 )
 
 FFN = Block(kind="ffn", module="fc1", producers=("fc1",), consumer="fc2", residual="final_layer_norm")
@@ -32,7 +33,7 @@ BART = Architecture(
     name="bart",
     model_types=("bart", "plbart", "marian", "blenderbot-small"),
     stacks=(
-        Stack(layers="encoder.layers", blocks=(SELF, FFN)),
+        Stack(layers="encoder.layers", blocks=(ENCODER_SELF, FFN)),
         Stack(layers="decoder.layers", blocks=(SELF, CROSS, FFN), tokens="decoder_attention_mask"),
     ),
 )

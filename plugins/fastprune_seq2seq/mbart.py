@@ -5,7 +5,7 @@ from dataclasses import replace
 from fastprune import Architecture, Stack
 from fastprune_seq2seq import bart
 
-ENCODER = (replace(bart.SELF, residual="final_layer_norm"), replace(bart.FFN, residual=""))
+ENCODER = (replace(bart.ENCODER_SELF, residual="final_layer_norm"), replace(bart.FFN, residual=""))
 DECODER = (
     replace(bart.SELF, residual="encoder_attn_layer_norm"),
     replace(bart.CROSS, residual="final_layer_norm"),
