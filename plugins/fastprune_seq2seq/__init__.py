@@ -1,4 +1,4 @@
-"""Encoder-decoder families: T5, BART, mBART and those built like them. Both stacks and the attention between them can be pruned."""
+"""Encoder-decoder families: T5, BART, mBART, those built like them, Whisper. Both stacks and what lies between can be pruned."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,10 @@ from fastprune import Architecture, hookimpl
 from fastprune_seq2seq.bart import BART
 from fastprune_seq2seq.mbart import MBART
 from fastprune_seq2seq.t5 import T5
+from fastprune_seq2seq.whisper import WHISPER
 
 
 @hookimpl
 def register_architectures(register: Callable[[Architecture], None]) -> None:
-    for architecture in (BART, MBART, T5):
+    for architecture in (BART, MBART, T5, WHISPER):
         register(architecture)

@@ -1,18 +1,21 @@
-"""The built-in tasks: classification and regression, tokens, answers, masked and next words, texts, embeddings, pictures."""
+"""The built-in tasks: classes, numbers, tokens, answers, masked and next words, texts, embeddings; of texts, pictures, speech."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from fastprune import Task, hookimpl
+from fastprune_tasks.audio_classification import AudioClassification
 from fastprune_tasks.causal_lm import CausalLM
 from fastprune_tasks.classification import SequenceClassification
 from fastprune_tasks.conditional_generation import ConditionalGeneration
+from fastprune_tasks.ctc import CTC
 from fastprune_tasks.embedding import Embedding
 from fastprune_tasks.image_classification import ImageClassification
 from fastprune_tasks.masked_lm import MaskedLM
 from fastprune_tasks.question_answering import QuestionAnswering
 from fastprune_tasks.regression import Regression
+from fastprune_tasks.speech_to_text import SpeechToText
 from fastprune_tasks.token_classification import TokenClassification
 
 
@@ -29,5 +32,8 @@ def register_tasks(register: Callable[[type[Task]], None]) -> None:
         ConditionalGeneration,
         Embedding,
         ImageClassification,
+        AudioClassification,
+        SpeechToText,
+        CTC,
     ):
         register(task)

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastprune import Batch, Columns, DataError, Sample, Task, label_column
 from fastprune_tasks.labels import LABELS, class_names, class_reader, labels_of, read_labels
 from fastprune_tasks.likelihood import categorical_loss, draw_categorical, full_precision
+from fastprune_tasks.recordings import classifies_recordings
 from fastprune_tasks.regression import is_regression
 from fastprune_tasks.texts import encode_texts
 
@@ -38,8 +39,9 @@ class SequenceClassification(Task):
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
-        """As for any task, but not where the head is used for numbers."""
-        return super().serves(config, class_name) and not is_regression(config)
+        """As for any task, but not where the head is used for numbers, or for recordings."""
+        texts = super().serves(config, class_name) and not classifies_recordings(class_name)
+        return texts and not is_regression(config)
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
@@ -50,7 +52,10 @@ class SequenceClassification(Task):
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
         """Texts, and labels as class numbers; with ``multi_label`` as 0.0 or 1.0 for each class."""
-        samples = encode_texts(data, tokenizer, columns=columns, max_length=max_length)
+        return self.labelled(encode_texts(data, tokenizer, columns=columns, max_length=max_length), data, columns)
+
+    def labelled(self, samples: list[Sample], data: Dataset, columns: Columns) -> list[Sample]:
+        """The samples, one a row, with their labels where there are any."""
         column = label_column(data, columns, LABELS)
         labels = read_labels(data, column)
         if labels is None:

@@ -70,9 +70,7 @@ class ConditionalGeneration(Task):
         names = [name for name in tokenizer.model_input_names if name in encoded]
         samples = []
         for row, labels in enumerate(encoded["labels"]):
-            sample = {name: encoded[name][row] for name in names}
-            sample |= {"decoder_input_ids": [self.start, *labels[:-1]], "decoder_attention_mask": [1] * len(labels)}
-            samples.append(sample | {"labels": labels})
+            samples.append({name: encoded[name][row] for name in names} | decoded(labels, self.start))
         return samples
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
@@ -101,6 +99,12 @@ class ConditionalGeneration(Task):
             for one, other, batch in zip(teacher, student, batches, strict=True)
         ]
         return {"agreement": float(torch.cat(same).float().mean())}
+
+
+def decoded(labels: Sequence[int], start: int) -> Sample:
+    """What the decoder sees of a text, one token later, and what it is to say."""
+    seen = {"decoder_input_ids": [start, *labels[:-1]], "decoder_attention_mask": [1] * len(labels)}
+    return {**seen, "labels": list(labels)}
 
 
 def _real(batch: Batch) -> Tensor:

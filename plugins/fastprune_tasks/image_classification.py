@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fastprune import Columns, DataError, Sample, label_column
+from fastprune import Columns, DataError, Sample
 from fastprune_tasks.classification import SequenceClassification
-from fastprune_tasks.labels import LABELS, class_reader, read_labels
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,13 +38,8 @@ class ImageClassification(SequenceClassification):
         if name not in data.column_names:
             raise DataError(f"There is no column of pictures; the data has {', '.join(data.column_names)}.")
         process: Any = tokenizer
-        column = label_column(data, columns, LABELS)
-        labels = read_labels(data, column)
-        read = class_reader(data, column, self.classes) if labels is not None and column else None
         samples: list[Sample] = []
-        for row, picture in enumerate(data[name]):
+        for picture in data[name]:
             colours = picture.convert("RGB") if hasattr(picture, "convert") else picture
             samples.append({"pixel_values": process(colours, return_tensors="pt")["pixel_values"][0]})
-            if labels is not None and read is not None:
-                samples[-1]["labels"] = self._many_hot(labels[row], read) if self.multi_label else read(labels[row])
-        return samples
+        return self.labelled(samples, data, columns)

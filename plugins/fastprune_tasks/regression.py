@@ -12,6 +12,7 @@ from torch import Tensor
 from fastprune import Batch, Columns, DataError, ModelError, Sample, Task, label_column
 from fastprune_tasks.labels import SCORES, labels_of, read_labels
 from fastprune_tasks.likelihood import draw_gaussian, full_precision, gaussian_loss
+from fastprune_tasks.recordings import classifies_recordings
 from fastprune_tasks.texts import encode_texts
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ class Regression(Task):
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
-        """As for any task, but only where the head is used for numbers."""
-        return super().serves(config, class_name) and is_regression(config)
+        """As for any task, but only where the head is used for numbers, and of texts."""
+        texts = super().serves(config, class_name) and not classifies_recordings(class_name)
+        return texts and is_regression(config)
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:

@@ -1,0 +1,11 @@
+"""Speech families: wav2vec 2.0, HuBERT and those built like them."""
+
+from collections.abc import Callable
+
+from fastprune import Architecture, hookimpl
+from fastprune_speech.wav2vec2 import WAV2VEC2
+
+
+@hookimpl
+def register_architectures(register: Callable[[Architecture], None]) -> None:
+    register(WAV2VEC2)

@@ -1,0 +1,51 @@
+"""Wav2vec 2.0, HuBERT, UniSpeech and UniSpeech-SAT: encoders of what convolutions make of a waveform.
+
+The base models have LayerNorms behind the sublayers, the large ones (``do_stable_layer_norm``) before them, and MMS an adapter
+behind its FFN. WavLM is not among them: its attention reads the weights of its linears and never calls them.
+"""
+
+from dataclasses import replace
+
+from fastprune import Architecture, Block, Stack
+
+POST = (("do_stable_layer_norm", False),)
+PRE = (("do_stable_layer_norm", True),)
+
+ATTENTION = Block(
+    kind="attention",
+    module="attention",
+    producers=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    consumer="attention.out_proj",
+    residual="layer_norm",
+    unit_width=("head_dim",),
+    counts=("num_heads", "embed_dim"),
+    outputs=2,
+    when=POST,
+)
+
+FFN = Block(
+    kind="ffn",
+    module="feed_forward",
+    producers=("feed_forward.intermediate_dense",),
+    consumer="feed_forward.output_dense",
+    residual="final_layer_norm",
+    when=POST,
+)
+
+WAV2VEC2 = Architecture(
+    name="wav2vec2",
+    model_types=("wav2vec2", "hubert", "unispeech", "unispeech-sat"),
+    stacks=(
+        Stack(
+            layers="encoder.layers",
+            blocks=(
+                ATTENTION,
+                replace(ATTENTION, residual="final_layer_norm", when=PRE),
+                FFN,
+                replace(FFN, residual="", when=(*PRE, ("adapter_attn_dim", False))),
+                replace(FFN, residual="adapter_layer", when=(*PRE, ("adapter_attn_dim", 16))),
+            ),
+            convolutions=("conv_kernel", "conv_stride"),
+        ),
+    ),
+)

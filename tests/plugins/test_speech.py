@@ -1,0 +1,308 @@
+"""Speech families: the conformance suite, padding of recordings, and recordings through a saved model's own processor."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click.testing
+import numpy as np
+import pytest
+import torch
+import transformers
+from datasets import Audio, ClassLabel, Dataset, Features, List, Value
+
+import fastprune
+from fastprune import Groups, Mask, plugins, testing
+from fastprune.cli import main
+from fastprune_tasks.ctc import CTC
+from fastprune_tasks.recordings import waveforms
+
+POST: dict[str, Any] = {"do_stable_layer_norm": False, "feat_extract_norm": "group"}
+PRE: dict[str, Any] = {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}
+FAMILIES: list[tuple[str, str, dict[str, Any]]] = [
+    ("wav2vec2", "ForCTC", POST),
+    ("wav2vec2", "ForCTC", PRE),
+    ("wav2vec2", "ForCTC", {**PRE, "adapter_attn_dim": 16}),
+    ("wav2vec2", "ForAudioClassification", PRE),
+    ("hubert", "ForCTC", {**PRE, "do_stable_layer_norm": False}),
+    ("hubert", "ForAudioClassification", PRE),
+    ("unispeech", "ForCTC", PRE),
+    ("unispeech-sat", "ForAudioClassification", PRE),
+    ("whisper", "ForSpeechSeq2Seq", {}),
+    ("whisper", "ForAudioClassification", {}),
+]
+IDS = ["-".join([name, head, *map(str, config.values())]) for name, head, config in FAMILIES]
+LETTERS = "abcdefghijklmnopqrstuvwxyz'"
+RATE = 3840
+"""Readings a second: the tiny Whisper hears one second, 24 frames of its spectrum."""
+
+
+@pytest.mark.parametrize(("model_type", "head", "config"), FAMILIES, ids=IDS)
+def test_family(model_type: str, head: str, config: dict[str, Any]) -> None:
+    model = testing.tiny_model(model_type, head, **config)
+    testing.check_architecture(fastprune.architecture_for(model), model)
+    for cost in ("macs", "params"):
+        testing.check_cost_model(fastprune.strategy("cost", cost), model=model)
+    testing.check_tuner(fastprune.strategy("tuner", "weights"), model=model)
+
+
+def test_every_claimed_model_type_is_checked() -> None:
+    registry = plugins.installed().architecture
+    found = [registry[name] for name in registry if registry.entry(name).plugin == "speech" or name == "whisper"]
+    assert {kind for architecture in found for kind in architecture.model_types} == {name for name, _, _ in FAMILIES}
+
+
+@pytest.mark.parametrize("scorer", ["fisher", "taylor", "activation", "fluctuation", "obs"])
+def test_padding_of_recordings_counts_for_nothing(scorer: str) -> None:
+    model = testing.tiny_model("wav2vec2", "ForCTC", **PRE)
+    testing.check_scorer(fastprune.strategy("scorer", scorer), model=model)
+
+
+def test_frames_that_are_not_heard_are_no_rows() -> None:
+    """As many rows as the model's own mask leaves, padding half as long as the recordings or not."""
+    model = testing.tiny_model("hubert", "ForCTC", **PRE)
+    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    batches = testing.tiny_batches(model)
+    for each in (batches, testing.tiny.pad_further(model, batches)):
+        batch = each.batches[0]
+        seen: list[torch.Tensor] = []
+        with fastprune.consumer_inputs(model, groups, lambda _, features, seen=seen: seen.append(features)):
+            frames = model(**fastprune.model_inputs(batch, each.task)).logits.shape[1]
+        expected = model._get_feature_vector_attention_mask(frames, batch["attention_mask"])
+        rows = fastprune.real_rows(seen[0], groups.items[0], batch)
+        assert torch.equal(rows, seen[0][expected])
+        assert len(rows) < seen[0][..., 0].numel()
+
+
+def test_ctc_by_task_conformance() -> None:
+    testing.check_task(CTC, model=testing.tiny_model("wav2vec2", "ForCTC", **PRE))
+
+
+def test_ctc_loss_is_that_of_the_model() -> None:
+    model = testing.tiny_model("wav2vec2", "ForCTC", **PRE, ctc_loss_reduction="sum")
+    batches = testing.tiny_batches(model)
+    batch, task = batches.batches[0], batches.task
+    with torch.no_grad():
+        ours = task.loss(model(**fastprune.model_inputs(batch, task)), batch)
+        theirs = model(**batch).loss
+    assert torch.allclose(ours.sum(), theirs, rtol=1e-5)
+
+
+def test_drawn_texts_have_the_frequencies_that_ctc_says() -> None:
+    """Over all texts of three frames and two tokens beside the blank, each drawn about as often as its loss says."""
+    task = CTC(blank=0, convolutions=())
+    logits = torch.randn(1, 3, 3, generator=torch.Generator().manual_seed(0))
+
+    @dataclasses.dataclass
+    class Outputs:
+        logits: torch.Tensor
+
+    count = 20_000
+    many = Outputs(logits.expand(count, -1, -1))
+    drawn = task.draw_labels(many, {}, torch.Generator().manual_seed(1))["labels"]
+    texts, often = drawn.unique(dim=0, return_counts=True)
+    losses = task.loss(Outputs(logits.expand(len(texts), -1, -1)), {"labels": texts})
+    assert torch.allclose(often / count, torch.exp(-losses), atol=0.015)
+    assert float(torch.exp(-losses).sum()) == pytest.approx(1.0, abs=0.01)
+
+
+def recorded(rows: int = 12) -> list[list[float]]:
+    generator = np.random.default_rng(0)
+    return [generator.normal(size=900 + 150 * row).tolist() for row in range(rows)]
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> Path:
+    """A saved data set of recordings, texts and labels."""
+    said = [" ".join("ab"[row % 2] * (1 + row % 3) for _ in range(2)) for row in range(12)]
+    kinds = ClassLabel(names=["LABEL_0", "LABEL_1"])
+    features = Features({"audio": List(Value("float32")), "text": Value("string"), "label": kinds})
+    rows = {"audio": recorded(), "text": said, "label": [row % 2 for row in range(12)]}
+    Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "spoken")
+    return tmp_path / "spoken"
+
+
+@pytest.fixture
+def ctc_model(tmp_path: Path) -> Path:
+    folder = tmp_path / "ctc"
+    folder.mkdir()
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", *LETTERS]
+    (folder / "vocab.json").write_text(json.dumps({token: at for at, token in enumerate(tokens)}))
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
+    extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True, sampling_rate=RATE)
+    transformers.Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(folder)
+    model = testing.tiny_model("wav2vec2", "ForCTC", **PRE, vocab_size=len(tokens), conv_stride=(12, 8))
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def whisper(tmp_path: Path) -> Path:
+    folder = tmp_path / "whisper"
+    special = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
+    vocabulary = {token: at for at, token in enumerate([*LETTERS, "Ġ", *special])}
+    ends = dict.fromkeys(["unk_token", "bos_token", "eos_token", "pad_token"], special[0])
+    tokenizer = transformers.WhisperTokenizer(vocab=vocabulary, merges=[], **ends)
+    extractor = transformers.WhisperFeatureExtractor(feature_size=4, sampling_rate=RATE, chunk_length=1)
+    transformers.WhisperProcessor(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(folder)
+    places = {"eos_token_id": 28, "bos_token_id": 28, "pad_token_id": 28, "decoder_start_token_id": 29}
+    sizes = {"vocab_size": len(vocabulary), "num_mel_bins": 4}
+    testing.tiny_model("whisper", "ForSpeechSeq2Seq", **sizes, **places).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> Path:
+    folder = tmp_path / "classifier"
+    testing.tiny_model("hubert", "ForAudioClassification", **PRE).save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True, sampling_rate=RATE).save_pretrained(folder)
+    return folder
+
+
+def run(*arguments: object) -> click.testing.Result:
+    result = click.testing.CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
+@pytest.mark.parametrize(
+    ("fixture", "auto", "metrics"),
+    [
+        ("ctc_model", "AutoModelForCTC", {"word_error_rate", "character_error_rate"}),
+        ("whisper", "AutoModelForSpeechSeq2Seq", {"perplexity", "token_accuracy"}),
+        ("classifier", "AutoModelForAudioClassification", {"accuracy", "f1", "matthews"}),
+    ],
+)
+def test_recordings_from_the_command_line(
+    fixture: str, auto: str, metrics: set[str], spoken: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Prune, evaluate, inspect and check, all from directories; what is saved opens with transformers alone as well."""
+    dense, small = request.getfixturevalue(fixture), tmp_path / "small"
+    pruned = run(
+        *("prune", dense, "--data", spoken, "--budget", 0.7, "--output", small, "--eval-data", spoken),
+        *("--batch-size", 4, "--json"),
+    )
+    summary = json.loads(pruned.stdout)
+    assert summary["cost"]["after"] <= 0.7 * summary["cost"]["before"]
+    assert set(summary["metrics"]["pruned"]) == metrics
+    evaluated = run("evaluate", small, "--data", spoken, "--json")
+    assert json.loads(evaluated.stdout)["metrics"] == pytest.approx(summary["metrics"]["pruned"], nan_ok=True)
+    run("inspect", small)
+    run("check-architecture", dense)
+    opened = fastprune.open_pretrained(small)
+    batches = fastprune.make_batches(str(spoken), opened.task, opened.tokenizer, batch_size=4)
+    inputs = fastprune.model_inputs(batches.batches[-1], opened.task)
+    alone = getattr(transformers, auto).from_pretrained(small, trust_remote_code=True).eval()
+    with torch.no_grad():
+        assert torch.equal(alone(**inputs).logits, opened.model(**inputs).logits)
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
+def test_a_pruned_whisper_writes_what_the_pruned_model_in_memory_writes(
+    whisper: Path, spoken: Path, tmp_path: Path
+) -> None:
+    result = fastprune.prune(whisper, spoken, budget=0.7, bench=False)
+    result.save(tmp_path / "small")
+    features = torch.randn(2, 4, 24, generator=torch.Generator().manual_seed(0))
+    said = {"max_new_tokens": 5, "do_sample": False}
+    expected = result.model.generate(input_features=features, **said)
+    assert torch.equal(fastprune.load(tmp_path / "small").generate(input_features=features, **said), expected)
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
+def test_decoder_sees_the_text_one_token_later(whisper: Path, spoken: Path) -> None:
+    opened = fastprune.open_pretrained(whisper)
+    batches = fastprune.make_batches(str(spoken), opened.task, opened.tokenizer, batch_size=5)
+    batch = batches.batches[0]
+    assert (batch["decoder_input_ids"][:, 0] == 29).all()
+    assert batch["labels"][:, 0].tolist() == [30] * 5
+    there = batch["labels"][:, :-1] != -100
+    assert torch.equal(batch["decoder_input_ids"][:, 1:][there], batch["labels"][:, :-1][there])
+    assert batches.n_tokens == sum(int(each["decoder_attention_mask"].sum()) for each in batches)
+    assert batch["input_features"].shape == (5, 4, 24)
+
+
+def test_word_errors_are_those_of_what_is_heard(ctc_model: Path, spoken: Path) -> None:
+    opened = fastprune.open_pretrained(ctc_model)
+    batches = fastprune.make_batches(str(spoken), opened.task, opened.tokenizer, batch_size=5)
+
+    @dataclasses.dataclass
+    class Outputs:
+        logits: torch.Tensor
+
+    def outputs(ids: list[int], frames: int) -> Outputs:
+        path = [token for one in ids for token in (one, 0)]  # a blank behind every token keeps doubled letters apart
+        path += [0] * (frames - len(path))
+        return Outputs(torch.nn.functional.one_hot(torch.tensor([path]), 32).float())
+
+    results = []
+    for index, sample in enumerate(batches.samples):
+        wrong = sample["labels"][:-1] if index == 0 else sample["labels"]
+        mark = torch.ones(1, 5000, dtype=torch.long)
+        one = {"labels": torch.tensor([sample["labels"]]), "attention_mask": mark, "sample": torch.tensor([index])}
+        results.append((outputs(wrong, 51), one))
+    metrics = opened.task.metrics(results, batches.samples)
+    words = sum(len(sample["said"].split()) for sample in batches.samples)
+    assert metrics["word_error_rate"] == pytest.approx(1 / words)
+
+
+def test_recordings_of_other_rates_and_channels(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile", reason="sound files need soundfile")
+    times = np.arange(8000) / 8000
+    tone = np.sin(2 * np.pi * 100 * times).astype(np.float32)
+    soundfile.write(tmp_path / "tone.wav", np.stack([tone, tone], 1), 8000, subtype="FLOAT")
+    paths = Dataset.from_dict({"audio": [str(tmp_path / "tone.wav")]})
+    arrays = Dataset.from_dict({"audio": [{"array": tone.tolist(), "sampling_rate": 8000}]})
+    expected = np.sin(2 * np.pi * 100 * np.arange(16000) / 16000)
+    for data in (paths, paths.cast_column("audio", Audio()), arrays):
+        (wave,) = waveforms(data, "audio", 16000)
+        assert wave.dtype == np.float32
+        assert np.abs(wave - expected)[200:-200].max() < 1e-2
+
+
+def test_a_directory_of_sound_files(ctc_model: Path, classifier: Path, tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile", reason="sound files need soundfile")
+    for row, wave in enumerate(recorded(8)):
+        folder = tmp_path / "sounds" / f"LABEL_{row % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / f"{row}.wav", wave, RATE)
+    opened = fastprune.open_pretrained(classifier)
+    batches = fastprune.make_batches(str(tmp_path / "sounds"), opened.task, opened.tokenizer)
+    assert batches.has_labels
+    assert sorted(label for batch in batches for label in batch["labels"].tolist()) == [0] * 4 + [1] * 4
+    lines = [f"LABEL_{row % 2}/{row}.wav,ab ba" for row in range(8)]
+    (tmp_path / "sounds" / "metadata.csv").write_text("\n".join(["file_name,transcription", *lines]) + "\n")
+    opened = fastprune.open_pretrained(ctc_model)
+    batches = fastprune.make_batches(str(tmp_path / "sounds"), opened.task, opened.tokenizer)
+    assert batches.has_labels
+    assert {sample["said"] for sample in batches.samples} == {"ab ba"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        ({"text": ["a"]}, "no column of recordings; the data has text"),
+        ({"audio": [[]], "text": ["a"]}, "must hold the readings of one channel"),
+        ({"audio": [[0.1] * 2000], "text": ["A B"]}, "does not know 2 of the 3 tokens"),
+    ],
+)
+def test_bad_recordings_are_refused(rows: dict[str, Any], complaint: str, ctc_model: Path) -> None:
+    opened = fastprune.open_pretrained(ctc_model)
+    with pytest.raises(fastprune.DataError, match=complaint):
+        fastprune.make_batches(Dataset.from_dict(rows), opened.task, opened.tokenizer)
+
+
+def test_encoder_and_decoder_are_stacks_of_their_own() -> None:
+    model = testing.tiny_model("whisper", "ForSpeechSeq2Seq")
+    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    assert [len(stack) for stack in groups.stacks()] == [4, 6]
+    kept = Mask({g.name: torch.arange(g.units) < (0 if "cross" in g.name else g.units) for g in groups})
+    deaf = fastprune.materialize(model, groups, kept)
+    batch = testing.tiny_batches(model, labels=False).batches[0]
+    other = {**batch, "input_features": batch["input_features"] + 1.0}
+    with torch.no_grad():
+        assert torch.equal(deaf(**batch).logits, deaf(**other).logits)
