@@ -59,6 +59,8 @@ def test_the_family_of_the_architecture_guide_is_the_one_that_is_tested(tmp_path
         "docs/plugins.md",
         "docs/benchmarks.md",
         "docs/latency.md",
+        "docs/guides.md",
+        "docs/comparison.md",
         "docs/architectures.md",
         "CHANGELOG.md",
     ],
