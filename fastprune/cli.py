@@ -890,6 +890,6 @@ def _compare(opened: Pretrained, result: PruningResult, tests: Batches) -> dict[
     from fastprune.evaluation import evaluate as measure
     from fastprune.evaluation import fidelity
 
-    if not tests.has_labels and tests.task is not None and tests.task.name != "embedding":
+    if not tests.has_labels and tests.task is not None and not tests.task.metrics_of_samples:
         return {"fidelity": fidelity(opened.model, result.model, tests)}
     return {"dense": measure(opened.model, tests), "pruned": measure(result.model, tests)}

@@ -53,6 +53,9 @@ class Task(ABC):
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
     """The metrics of which less is better."""
 
+    metrics_of_samples: ClassVar[bool] = False
+    """The metrics read what the samples say, and need none of ``label_names``."""
+
     running_text: ClassVar[bool] = False
     """The rows are one text after another that ``encode`` cuts anew: samples are drawn from its blocks, not its rows."""
 

@@ -45,7 +45,7 @@ def tiny_model(
     sizes |= {"intermediate_size": 64}
     sizes |= {"num_key_value_heads": 2, "n_positions": 64, "ffn_dim": 64}
     sizes |= {"hidden_dim": 64, "vocab_size": 64, "max_position_embeddings": 64, "embedding_size": 16, "num_labels": 2}
-    sizes |= {"image_size": 16, "patch_size": 4, "projection_dim": 24, "projection_size": 24}
+    sizes |= {"image_size": 16, "patch_size": 4, "projection_dim": 24, "projection_size": 32}
     sizes |= {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
     sizes |= {"shared_expert_intermediate_size": 64}
     sizes |= {"conv_dim": (16, 16), "conv_kernel": (8, 3), "conv_stride": (4, 2), "num_feat_extract_layers": 2}

@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 from fastprune import Task, hookimpl
 from fastprune_tasks.audio_classification import AudioClassification
+from fastprune_tasks.audio_embedding import AudioEmbedding
 from fastprune_tasks.causal_lm import CausalLM
 from fastprune_tasks.classification import SequenceClassification
 from fastprune_tasks.conditional_generation import ConditionalGeneration
 from fastprune_tasks.ctc import CTC
 from fastprune_tasks.embedding import Embedding
 from fastprune_tasks.image_classification import ImageClassification
+from fastprune_tasks.image_embedding import ImageEmbedding
+from fastprune_tasks.image_text_embedding import ImageTextEmbedding
 from fastprune_tasks.masked_lm import MaskedLM
 from fastprune_tasks.question_answering import QuestionAnswering
 from fastprune_tasks.regression import Regression
@@ -35,5 +38,8 @@ def register_tasks(register: Callable[[type[Task]], None]) -> None:
         AudioClassification,
         SpeechToText,
         CTC,
+        ImageEmbedding,
+        AudioEmbedding,
+        ImageTextEmbedding,
     ):
         register(task)

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+SENSES = ("vision_config", "image_size", "conv_kernel", "num_mel_bins")
+"""What configurations say of pictures, waveforms and spectra."""
+PROJECTED = ("text_embeds", "image_embeds")
+"""The vectors of models that make their own; of the others, hidden states are pooled."""
 COMPARED = 1_000
 """Of how many samples all pairs are compared; their number grows with its square."""
 
@@ -34,15 +38,17 @@ class Embedding(Task):
     """
 
     name: ClassVar[str] = "embedding"
-    heads: ClassVar[tuple[str, ...]] = ("Model",)
+    heads: ClassVar[tuple[str, ...]] = ("Model", "TextModelWithProjection")
+    metrics_of_samples: ClassVar[bool] = True
 
     pooling: Literal["mean", "cls", "max"] = "mean"
     normalize: bool = True
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
-        """Plain encoders; classes such as ``GPT2LMHeadModel`` have a head in spite of their names."""
-        return super().serves(config, class_name) and not class_name.endswith(("HeadModel", "HeadsModel"))
+        """Plain encoders of text; classes such as ``GPT2LMHeadModel`` have a head in spite of their names."""
+        texts = not any(hasattr(config, name) for name in SENSES)
+        return super().serves(config, class_name) and texts and not class_name.endswith(("HeadModel", "HeadsModel"))
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
@@ -68,18 +74,25 @@ class Embedding(Task):
 
     def embed(self, outputs: Any, batch: Batch) -> Tensor:
         """The vectors of a batch, [samples, hidden]; differentiable."""
+        own = next((value for name in PROJECTED if (value := getattr(outputs, name, None)) is not None), None)
+        pooled = full_precision(own) if own is not None else self._pooled(outputs, batch)
+        return F.normalize(pooled, dim=1) if self.normalize else pooled
+
+    def real(self, outputs: Any, batch: Batch) -> Tensor:
+        """Which of the last hidden states count: [samples, tokens], bool."""
+        return token_mask(batch)
+
+    def _pooled(self, outputs: Any, batch: Batch) -> Tensor:
+        """The last hidden states of each sample as one, [samples, hidden]."""
         states = full_precision(outputs.last_hidden_state)  # [samples, tokens, hidden]
-        pictures = "pixel_values" in batch  # every patch counts
-        mask = outputs[0].new_ones(outputs[0].shape[:2]).bool() if pictures else token_mask(batch)  # [samples, tokens]
+        mask = self.real(outputs, batch)
         if self.pooling == "mean":
             weights = mask.to(states.dtype)
-            pooled = torch.einsum("sth,st->sh", states, weights) / weights.sum(1, keepdim=True).clamp(min=1)
-        elif self.pooling == "cls":
+            return torch.einsum("sth,st->sh", states, weights) / weights.sum(1, keepdim=True).clamp(min=1)
+        if self.pooling == "cls":
             first = mask.int().argmax(1)  # [samples]; not 0 where the padding is on the left
-            pooled = states[torch.arange(len(states), device=states.device), first]
-        else:
-            pooled = states.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(1)
-        return F.normalize(pooled, dim=1) if self.normalize else pooled
+            return states[torch.arange(len(states), device=states.device), first]
+        return states.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(1)
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Half the squared distance from the vectors in ``labels``, [samples]."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from fastprune import Columns, DataError, Sample
+from fastprune import Columns, Sample
 from fastprune_tasks.classification import SequenceClassification
+from fastprune_tasks.pictures import encode_pictures
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
-
-PICTURES = ("image", "img", "picture", "pixel_values")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,12 +33,4 @@ class ImageClassification(SequenceClassification):
             max_length: Not used.
             seed: Not used.
         """
-        name = columns.text[0] if columns.text else next((n for n in PICTURES if n in data.column_names), None)
-        if name not in data.column_names:
-            raise DataError(f"There is no column of pictures; the data has {', '.join(data.column_names)}.")
-        process: Any = tokenizer
-        samples: list[Sample] = []
-        for picture in data[name]:
-            colours = picture.convert("RGB") if hasattr(picture, "convert") else picture
-            samples.append({"pixel_values": process(colours, return_tensors="pt")["pixel_values"][0]})
-        return self.labelled(samples, data, columns)
+        return self.labelled(encode_pictures(data, columns.text, tokenizer), data, columns)

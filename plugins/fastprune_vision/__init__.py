@@ -1,12 +1,13 @@
-"""Vision families: ViT, DeiT, DINOv2."""
+"""Vision families: ViT, DeiT, DINOv2, CLIP, SigLIP."""
 
 from collections.abc import Callable
 
 from fastprune import Architecture, hookimpl
+from fastprune_vision.clip import CLIP
 from fastprune_vision.vit import DINOV2, VIT
 
 
 @hookimpl
 def register_architectures(register: Callable[[Architecture], None]) -> None:
-    for architecture in (VIT, DINOV2):
+    for architecture in (VIT, DINOV2, CLIP):
         register(architecture)
