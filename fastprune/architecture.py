@@ -63,7 +63,8 @@ class UnitBias:
 @dataclass(frozen=True, kw_only=True)
 class Block:
     """One prunable sublayer of a layer, or several alike. All paths are relative to the layer; ``*`` in them stands for
-    every index, such as that of an expert: as many groups as there are.
+    every index, such as that of an expert: as many groups as there are. Paths with a slash in front are relative to the base
+    model, and ``#`` in them is the layer's index, for models whose sublayers stand in lists of their own: ``/ffns.#.lin1``.
 
     A unit (an attention head or KV group, an FFN filter) owns rows of every producer and columns of the consumer
     (METHOD 0). Linears are ``nn.Linear``, or transformers' ``Conv1D``, whose weight is transposed.

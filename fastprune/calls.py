@@ -41,10 +41,11 @@ def layer_calls(model: nn.Module, layers: list[str], batches: Batches) -> list[l
     """
     device = next(model.parameters()).device
     returned = layer_outputs(model, layers, batches)
-    if [path for path, _ in returned] != layers:
+    if not in_turn(returned, layers):
         raise ModelError(
             f"The layers {layers[0]} to {layers[-1]} of this {type(model).__name__} run {len(returned)} times in one forward "
-            f"pass, not {len(layers)} times one after another; what asks for them one by one does not work here."
+            f"pass, or other things come between them, and not {len(layers)} times one after another; what asks for them one "
+            "by one does not work here."
         )
     calls = []
     for batch in batches:
@@ -60,10 +61,17 @@ class Stop(Exception):
 
 @dataclass(frozen=True)
 class LayerOutput:
-    """What a layer returns: how many values as a tuple, 0 for a bare tensor, and whether others than the first are there."""
+    """What a layer returns: how many values as a tuple, 0 for a bare tensor, and whether others than the first are there;
+    and whether it was given the hidden states as the layer before it left them."""
 
     values: int
     carries: bool
+    follows: bool
+
+
+def in_turn(returned: list[tuple[str, LayerOutput]], layers: list[str]) -> bool:
+    """Whether the layers ran one after another, once each, with nothing between them."""
+    return [path for path, _ in returned] == layers and all(output.follows for _, output in returned)
 
 
 def layer_outputs(model: nn.Module, layers: list[str], batches: Batches) -> list[tuple[str, LayerOutput]]:
@@ -71,17 +79,22 @@ def layer_outputs(model: nn.Module, layers: list[str], batches: Batches) -> list
     device = next(model.parameters()).device
     seen: list[tuple[str, LayerOutput]] = []
 
-    def hook(path: str) -> Callable[[nn.Module, Any, Any], None]:
-        def note(_: nn.Module, __: Any, output: Any) -> None:
-            rest = output[1:] if isinstance(output, tuple) else ()
-            values = len(output) if isinstance(output, tuple) else 0
-            seen.append((path, LayerOutput(values, any(isinstance(value, Tensor) for value in rest))))
+    left: list[Any] = []  # by the layer before
+
+    def hook(path: str) -> Callable[[nn.Module, Any, Any, Any], None]:
+        def note(_: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
+            hidden = arguments[0] if arguments else next(iter(keywords.values()))
+            values = output if isinstance(output, tuple) else (output,)
+            carries = any(isinstance(value, Tensor) for value in values[1:])
+            follows = not left or left.pop() is hidden
+            seen.append((path, LayerOutput(len(values) if isinstance(output, tuple) else 0, carries, follows)))
+            left.append(values[0])
 
         return note
 
     with contextlib.ExitStack() as hooks:
         for path in layers:
-            hooks.callback(model.get_submodule(path).register_forward_hook(hook(path)).remove)
+            hooks.callback(model.get_submodule(path).register_forward_hook(hook(path), with_kwargs=True).remove)
         sample = {name: value[:1] for name, value in batches.batches[0].items()}
         model(**model_inputs(to_device(sample, device), batches.task))
     return seen

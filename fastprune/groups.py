@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -143,15 +143,15 @@ class Group:
 
     @property
     def module(self) -> str:
-        return f"{self.layer}.{self.block.module}"
+        return absolute(self.layer, self.block.module)
 
     @property
     def consumer(self) -> str:
-        return f"{self.layer}.{self.block.consumer}"
+        return absolute(self.layer, self.block.consumer)
 
     @property
     def router(self) -> str:
-        return f"{self.layer}.{self.block.router}" if self.block.router else ""
+        return absolute(self.layer, self.block.router) if self.block.router else ""
 
     @property
     def producers(self) -> tuple[str, ...]:
@@ -161,7 +161,7 @@ class Group:
     def residual(self) -> str:
         """The module whose input is the consumer's output plus the residual stream; the layer where it is its output;
         the consumer where that is compared."""
-        return f"{self.layer}.{self.block.residual}" if self.block.residual else self.layer
+        return absolute(self.layer, self.block.residual) if self.block.residual else self.layer
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,8 @@ def _resolve_stack(architecture: Architecture, stack: Stack, model: nn.Module, p
         blocks = [block for block in stack.blocks if _holds(block.when, getattr(model, "config", None))]
         for index in range(len(layers)):
             for block in blocks:
-                for name, each in _each(architecture, block, model, f"{prefix}{path}.{index}"):
+                placed = _placed(block, prefix, index)
+                for name, each in _each(architecture, placed, model, f"{prefix}{path}.{index}"):
                     yield _resolve_block(architecture, stack, each, model, prefix, f"{path}.{index}", name)
 
 
@@ -253,12 +254,12 @@ def _each(architecture: Architecture, block: Block, model: nn.Module, layer: str
     optional and not there."""
     name = block.name or block.kind
     before, star, _ = block.module.partition(".*")
-    if block.optional and not there(model, f"{layer}.{before if star else block.consumer}"):
+    if block.optional and not there(model, absolute(layer, before if star else block.consumer)):
         return
     if not star:
         yield name, block
         return
-    several = _submodule(architecture, model, f"{layer}.{before}")
+    several = _submodule(architecture, model, absolute(layer, before))
     if is_fused(several):
         raise ModelError(
             f"The architecture '{architecture.name}' expects a module for each expert in '{layer}.{before}', but this "
@@ -271,12 +272,31 @@ def _each(architecture: Architecture, block: Block, model: nn.Module, layer: str
 
 def at_index(block: Block, index: str) -> Block:
     """The block with an index in the place of ``*``."""
+    return _with_paths(block, lambda path: path.replace("*", index))
+
+
+def _placed(block: Block, prefix: str, index: int) -> Block:
+    """The block with its paths that are relative to the base model made absolute, for one layer."""
+    return _with_paths(block, lambda path: f"/{prefix}{path[1:].replace('#', str(index))}" if path[:1] == "/" else path)
+
+
+def _with_paths(block: Block, change: Callable[[str], str]) -> Block:
     producers = tuple(
-        one.replace("*", index) if isinstance(one, str) else replace(one, linear=one.linear.replace("*", index))
-        for one in block.producers
+        change(one) if isinstance(one, str) else replace(one, linear=change(one.linear)) for one in block.producers
     )
-    paths = {path: getattr(block, path).replace("*", index) for path in ("module", "consumer", "residual")}
-    return replace(block, producers=producers, **paths)
+    return replace(
+        block,
+        producers=producers,
+        module=change(block.module),
+        consumer=change(block.consumer),
+        residual=change(block.residual),
+        router=change(block.router),
+    )
+
+
+def absolute(layer: str, path: str) -> str:
+    """Where a path of a block leads from a layer; one with a slash in front is absolute."""
+    return path[1:] if path.startswith("/") else f"{layer}.{path}"
 
 
 def _lists(model: nn.Module, prefix: str, pattern: str) -> list[str]:
@@ -304,11 +324,12 @@ def _resolve_block(
     architecture: Architecture, stack: Stack, block: Block, model: nn.Module, prefix: str, layer: str, name: str
 ) -> Group:
     where = f"'{prefix}{layer}' of this {type(model).__name__}"
-    module = _submodule(architecture, model, f"{prefix}{layer}.{block.module}")
-    consumer: Any = _submodule(architecture, model, f"{prefix}{layer}.{block.consumer}")
+    path = absolute(prefix + layer, block.module)
+    module = _submodule(architecture, model, path)
+    consumer: Any = _submodule(architecture, model, absolute(prefix + layer, block.consumer))
     if not isinstance(consumer, BiasOnly):
-        consumer = linear_at(model, f"{prefix}{layer}.{block.consumer}")
-    _submodule(architecture, model, f"{prefix}{layer}.{block.residual}" if block.residual else prefix + layer)
+        consumer = linear_at(model, absolute(prefix + layer, block.consumer))
+    _submodule(architecture, model, absolute(prefix + layer, block.residual) if block.residual else prefix + layer)
     try:
         features, hidden = int(consumer.in_features), int(consumer.out_features)
         if block.units:
@@ -320,7 +341,7 @@ def _resolve_block(
         repeats = _product(module, (block.repeats,)) if block.repeats else 1
         if features and (width <= 0 or units * width != features or width % repeats):
             raise ModelError(
-                f"The units of '{prefix}{layer}.{block.module}' do not divide its width: {features} consumer features, {width} a "
+                f"The units of '{path}' do not divide its width: {features} consumer features, {width} a "
                 f"unit{f', {repeats} times round' if repeats > 1 else ''}. Check 'unit_width' of the architecture "
                 f"'{architecture.name}'."
             )
@@ -332,7 +353,7 @@ def _resolve_block(
         found = linear_at(model, each.path).out_features
         if expected != found:
             raise ModelError(
-                f"The units of '{prefix}{layer}.{block.module}' do not divide its rows: {features} consumer features, "
+                f"The units of '{path}' do not divide its rows: {features} consumer features, "
                 f"{width} a unit, {found} rows in '{each.path}', of which {units} units would own {each.per_unit} each and "
                 f"share {each.shared}. Check 'unit_width' and 'parts' of the architecture '{architecture.name}'."
             )
@@ -364,7 +385,7 @@ def _rows(
     """What each producer's rows are."""
     for producer in block.producers:
         fused = Producer(linear=producer) if isinstance(producer, str) else producer
-        path = f"{layer}.{fused.linear}"
+        path = absolute(layer, fused.linear)
         if fused.optional and not there(model, path):
             continue
         _submodule(architecture, model, path)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.calibration import Batches, model_inputs, to_device
-from fastprune.calls import LayerCall, Stop, layer_calls, layer_outputs
+from fastprune.calls import LayerCall, Stop, in_turn, layer_calls, layer_outputs
 from fastprune.capture import Entering, frozen, only_seen, real_rows, tap_consumer, tap_entering, tap_residual
 from fastprune.fitting import LayerFit
 from fastprune.groups import Group, Groups, consumer_of
@@ -117,8 +117,7 @@ def reconstruct(
     with frozen(teacher), frozen(student):
         for stack in groups.stacks():
             paths = [layer for layer, _ in stack.layers()]
-            in_turn = [path for path, _ in layer_outputs(teacher, paths, batches)] == paths
-            if in_turn:
+            if in_turn(layer_outputs(teacher, paths, batches), paths):
                 _solve_in_turn(teacher, student, stack, batches, solve, correct, refine, token_weights, reconstruction)
             else:
                 _solve_whole(teacher, student, stack, batches, solve, token_weights, reconstruction)

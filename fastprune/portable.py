@@ -51,7 +51,8 @@ def difference(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, An
     dense = _dense(model).base_model
     base = model.base_model
     prefix = next((f"{name}." for name, module in model.named_modules() if module is base and name), "")
-    layers = tuple({f"{group.layer.removeprefix(prefix)}." for group in groups})
+    touched = {path for group in groups for path in (group.layer, group.module, group.consumer, *group.producers)}
+    layers = tuple({f"{path.removeprefix(prefix)}." for path in touched})
     plan: dict[str, dict[str, Any]] = {
         path: {"experts": each.routed} for path, each in base.named_modules() if isinstance(each, Experts)
     }

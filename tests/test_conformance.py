@@ -27,11 +27,13 @@ HEADS: list[tuple[str, dict[str, Any]]] = [
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet")
 MORE_TYPES = ("layoutlm", "ernie", "data2vec-text", "rembert", "modernbert", "esm", "xlm-roberta-xl")
 NEWER_TYPES = ("deberta-v2", "gte", "nomic_bert", "albert", "eurobert", "jina_embeddings_v3", "longformer")
-LESS_USED = ("roformer", "roc_bert", "markuplm", "tapas", "megatron-bert", "roberta-prelayernorm")
+LESS_USED = ("xlm", "flaubert", "roformer", "roc_bert", "markuplm", "tapas", "megatron-bert", "roberta-prelayernorm")
 """Checked with fewer heads."""
 SIZES: dict[str, dict[str, Any]] = {
     "longformer": {"attention_window": [4, 4], "max_position_embeddings": 80},
     "jina_embeddings_v3": {"head_dim": 8},
+    "xlm": {"emb_dim": 32, "n_layers": 2, "n_heads": 4},
+    "flaubert": {"emb_dim": 32, "n_layers": 2, "n_heads": 4},
 }
 MEASURED = {"latency": 0.2}
 """Cost models that measure, and how far they may be off between the multiples of units that the machine rounds up to."""
@@ -97,6 +99,24 @@ def test_another_built_in_architecture_is_counted_and_tuned(model_type: str) -> 
     model = testing.tiny_model(model_type, **SIZES.get(model_type, {}))
     testing.check_cost_model(fastprune.strategy("cost", "macs"), model=model)
     testing.check_tuner(fastprune.strategy("tuner", "weights"), model=model)
+
+
+@pytest.mark.parametrize("head", ["ForTokenClassification", "ForQuestionAnswering", "Model"])
+def test_sublayers_in_lists_of_their_own(head: str) -> None:
+    model = testing.tiny_model("xlm", head, **SIZES["xlm"])
+    testing.check_architecture(fastprune.architecture_for(model), model)
+    groups = fastprune.Groups.resolve(fastprune.architecture_for(model), model)
+    prefix = "" if head == "Model" else "transformer."
+    assert groups["attentions.1.ffn"].consumer == f"{prefix}ffns.1.lin2"
+    # FFNs run between the attentions, so these cannot be called one by one
+    with pytest.raises(fastprune.ModelError, match="other things come between them"):
+        fastprune.layer_calls(model, [path for path, _ in groups.layers()], testing.tiny_batches(model, labels=False))
+
+
+@pytest.mark.parametrize(("causal", "task"), [(False, "masked-lm"), (True, "causal-lm")])
+def test_the_task_of_a_model_that_may_see_later_tokens(causal: bool, task: str) -> None:
+    model = testing.tiny_model("xlm", "ForMaskedLM", causal=causal, **SIZES["xlm"])
+    assert fastprune.task_for(model.config, type(model)).name == task
 
 
 def test_every_claimed_model_type_is_checked() -> None:

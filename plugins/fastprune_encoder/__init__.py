@@ -11,11 +11,12 @@ from fastprune_encoder.esm import ESM, MEGATRON, PRE_LAYER_NORM
 from fastprune_encoder.gte import EUROBERT, GTE, JINA
 from fastprune_encoder.modernbert import MODERNBERT
 from fastprune_encoder.mpnet import MPNET
+from fastprune_encoder.xlm import FLAUBERT, XLM
 
 LIKE_BERT = (BERT, DISTILBERT, MPNET, ALBERT, LONGFORMER)
 PRE_NORM = (ESM, MEGATRON, PRE_LAYER_NORM)
 ROTARY = (GTE, JINA, EUROBERT, MODERNBERT)
-OTHERS = (DEBERTA,)
+OTHERS = (DEBERTA, XLM, FLAUBERT)
 
 
 @hookimpl

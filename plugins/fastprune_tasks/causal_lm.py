@@ -31,6 +31,11 @@ class CausalLM(Task):
     running_text: ClassVar[bool] = True
 
     @classmethod
+    def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
+        """Models that see no later tokens: ``XLMWithLMHeadModel`` says so in its configuration."""
+        return super().serves(config, class_name) and bool(getattr(config, "causal", True))
+
+    @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
         """There is nothing to read."""
         return cls()

@@ -30,9 +30,14 @@ class MaskedLM(Task):
     """
 
     name: ClassVar[str] = "masked-lm"
-    heads: ClassVar[tuple[str, ...]] = ("ForMaskedLM",)
+    heads: ClassVar[tuple[str, ...]] = ("ForMaskedLM", "WithLMHeadModel")
     token_label_names: ClassVar[tuple[str, ...]] = ("labels",)
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"perplexity"})
+
+    @classmethod
+    def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
+        """Models that see all tokens: ``XLMWithLMHeadModel`` says so in its configuration."""
+        return super().serves(config, class_name) and not getattr(config, "causal", class_name.endswith("HeadModel"))
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:

@@ -32,7 +32,7 @@ class QuestionAnswering(Task):
     """A question and the span of the context that answers it; long contexts are read in windows."""
 
     name: ClassVar[str] = "question-answering"
-    heads: ClassVar[tuple[str, ...]] = ("ForQuestionAnswering",)
+    heads: ClassVar[tuple[str, ...]] = ("ForQuestionAnswering", "ForQuestionAnsweringSimple")
     label_names: ClassVar[tuple[str, ...]] = ("start_positions", "end_positions")
 
     @classmethod

@@ -1,0 +1,38 @@
+"""XLM and FlauBERT: attentions, FFNs and norms each stand in a list of their own; norms come after the sums."""
+
+from dataclasses import replace
+
+from fastprune import Architecture, Block, Stack
+
+ATTENTION = Block(
+    kind="attention",
+    module="/attentions.#",
+    producers=("/attentions.#.q_lin", "/attentions.#.k_lin", "/attentions.#.v_lin"),
+    consumer="/attentions.#.out_lin",
+    residual="/layer_norm1.#",
+    unit_width=("head_dim",),
+    counts=("n_heads",),
+    cache="cache",
+)
+
+FFN = Block(
+    kind="ffn",
+    module="/ffns.#.lin1",
+    producers=("/ffns.#.lin1",),
+    consumer="/ffns.#.lin2",
+    residual="/layer_norm2.#",
+)
+
+XLM = Architecture(
+    name="xlm",
+    model_types=("xlm",),
+    stacks=(Stack(layers="attentions", blocks=(ATTENTION, FFN)),),
+)
+
+AFTER = (("pre_norm", False),)
+
+FLAUBERT = Architecture(
+    name="flaubert",
+    model_types=("flaubert",),
+    stacks=(Stack(layers="attentions", blocks=(replace(ATTENTION, when=AFTER), replace(FFN, when=AFTER))),),
+)
