@@ -76,7 +76,7 @@ def test_layers_are_nearer_to_the_dense_model_than_weights_alone(model_type: str
         student = materialize(model, groups, mask).eval()
         left = Groups.resolve(architecture, student)
         strategy("tuner", name, **options).tune(model, student, left, batches, fastprune.Scores(importance={}))
-        errors[name] = hidden_error(model, student, batches)
+        errors[name] = hidden_error(model, student, groups, batches)
     assert errors["descent"] < errors["weights"]
 
 

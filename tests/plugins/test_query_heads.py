@@ -60,7 +60,7 @@ def test_the_consumer_is_shown_in_the_order_of_the_units() -> None:
 @pytest.mark.parametrize("tuner", ["mask", "weights"])
 @pytest.mark.parametrize("scorer", ["fisher", "magnitude", "obs", "activation"])
 def test_pruning_repairs(scorer: str, tuner: str) -> None:
-    model, _ = shared_model()
+    model, groups = shared_model()
     batches = testing.tiny_batches(model, samples=64)
     results = {
         name: fastprune.prune(
@@ -75,7 +75,9 @@ def test_pruning_repairs(scorer: str, tuner: str) -> None:
         )
         for name in ("none", tuner)
     }
-    errors = {name: testing.comparing.hidden_error(model, result.model, batches) for name, result in results.items()}
+    errors = {
+        name: testing.comparing.hidden_error(model, result.model, groups, batches) for name, result in results.items()
+    }
     assert errors[tuner] < errors["none"]
     assert results[tuner].mask["layers.0.attention"].numel() == 4
 
