@@ -89,6 +89,8 @@ class Block:
             all heads' features, the sizes of a split. ``config.num_attention_heads``: what the module reads off its
             configuration.
         bias: A tensor with one slice a unit that layers share.
+        tables: Parameters [..., units] of the layer's own, of which each unit owns a column, such as a bias for every
+            distance in a window.
         cache: The argument of ``module`` that carries the keys and values of earlier tokens. Empty: there is none.
         outputs: How many values ``module`` returns: 1 a tensor, n > 1 a tuple with the tensor first.
         seen: The argument of ``module`` that says which of the layer's tokens it sees [samples * tokens], where those are
@@ -109,6 +111,7 @@ class Block:
     units: str = ""
     counts: tuple[str, ...] = ()
     bias: UnitBias | None = None
+    tables: tuple[str, ...] = ()
     cache: str = ""
     outputs: int = 1
     seen: str = ""

@@ -154,6 +154,10 @@ class Group:
         return absolute(self.layer, self.block.router) if self.block.router else ""
 
     @property
+    def tables(self) -> tuple[str, ...]:
+        return tuple(absolute(self.layer, table) for table in self.block.tables)
+
+    @property
     def producers(self) -> tuple[str, ...]:
         return tuple(rows.path for rows in self.rows)
 
@@ -291,6 +295,7 @@ def _with_paths(block: Block, change: Callable[[str], str]) -> Block:
         consumer=change(block.consumer),
         residual=change(block.residual),
         router=change(block.router),
+        tables=tuple(change(table) for table in block.tables),
     )
 
 
@@ -346,6 +351,7 @@ def _resolve_block(
                 f"'{architecture.name}'."
             )
         rows = [] if units == 0 else list(_rows(architecture, block, model, module, f"{prefix}{layer}", units))
+        columns = {} if units == 0 else {path: _columns(model, absolute(prefix + layer, path)) for path in block.tables}
     except AttributeError as error:
         raise ModelError(f"The architecture '{architecture.name}' does not fit {where}: {error}.") from error
     for each in rows:
@@ -356,6 +362,12 @@ def _resolve_block(
                 f"The units of '{path}' do not divide its rows: {features} consumer features, "
                 f"{width} a unit, {found} rows in '{each.path}', of which {units} units would own {each.per_unit} each and "
                 f"share {each.shared}. Check 'unit_width' and 'parts' of the architecture '{architecture.name}'."
+            )
+    for path, found in columns.items():
+        if found != units:
+            raise ModelError(
+                f"The table '{prefix}{layer}.{path}' has {found} columns for {units} units of '{block.module}'. Check 'tables' of "
+                f"the architecture '{architecture.name}'."
             )
     return Group(
         name=f"{layer}.{name}",
@@ -369,6 +381,10 @@ def _resolve_block(
         stack=stack,
         convolutions=_convolutions(stack, getattr(model, "config", None)),
     )
+
+
+def _columns(model: nn.Module, path: str) -> int:
+    return model.get_parameter(path).shape[-1]
 
 
 def _convolutions(stack: Stack, config: Any) -> tuple[tuple[int, int], ...]:

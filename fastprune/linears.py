@@ -130,6 +130,13 @@ def keep_columns(linear: nn.Linear, columns: Tensor) -> None:
     _set_sizes(module)
 
 
+@torch.no_grad()
+def keep_table(model: nn.Module, path: str, units: Tensor) -> None:
+    """Leave only some columns of a parameter [..., units], in place."""
+    owner, _, name = path.rpartition(".")
+    setattr(model.get_submodule(owner), name, _chosen(model.get_parameter(path), -1, units))
+
+
 def _owner(linear: nn.Linear, dimension: int) -> tuple[Any, int]:
     """The module that holds the weight, and which of its dimensions is meant by one of [out, in]."""
     return (linear.module, 1 - dimension) if isinstance(linear, TransposedLinear) else (linear, dimension)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fastprune.architecture import UnitBias
 from fastprune.groups import Group, Groups, consumer_of, number_of
-from fastprune.linears import as_linear, keep_columns, keep_rows, linear_at
+from fastprune.linears import as_linear, keep_columns, keep_rows, keep_table, linear_at
 from fastprune.masks import Mask
 from fastprune.modeling import BiasOnly, EmptySublayer, KeptBias, OwnConfig, put
 from fastprune.strategies import Reconstruction
@@ -104,6 +104,8 @@ def _slice(model: nn.Module, group: Group, kept: Tensor) -> None:
     for rows in group.rows:
         keep_rows(linear_at(model, rows.path), rows.of(kept, group.units))
     keep_columns(linear_at(model, group.consumer), group.columns(kept))
+    for table in group.tables:
+        keep_table(model, table, kept)
     module = model.get_submodule(group.module)
     for attribute in group.block.counts:
         _scale(module, attribute, len(kept), group.units)

@@ -26,11 +26,12 @@ class ParamsCost(CostModel):
 
 
 def unit_params(model: nn.Module, group: Group) -> float:
-    """What one unit of a group owns: rows of the producers with their biases, columns of the consumer."""
+    """What one unit of a group owns: rows of the producers with their biases, columns of the consumer and of tables."""
     if group.units == 0:
         return 0.0
     owned = sum(
         rows.per_unit * (linear.in_features + (linear.bias is not None))
         for linear, rows in zip(producers_of(model, group), group.rows, strict=True)
     )
-    return float(owned + group.width * group.hidden)
+    columns = sum(model.get_parameter(table)[..., 0].numel() for table in group.tables)
+    return float(owned + columns + group.width * group.hidden)

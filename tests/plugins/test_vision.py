@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import click.testing
 import pytest
 import torch
+import transformers
 
 import fastprune
-from fastprune import plugins, testing
+from fastprune import Groups, Mask, plugins, testing
 from fastprune.cli import main
 
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
@@ -38,6 +40,56 @@ def test_tuner(model_type: str) -> None:
     testing.check_tuner(fastprune.strategy("tuner", "weights"), model=model)
 
 
+def swin(class_name: str = "SwinForImageClassification", **config: Any) -> torch.nn.Module:
+    """Two stages of two layers, the second of each with shifted windows in the first stage."""
+    sizes = {"image_size": 16, "patch_size": 2, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4)}
+    sizes |= {"window_size": 4, "mlp_ratio": 2, "initializer_range": 0.2, "num_labels": 2}
+    return testing.random_weights(getattr(transformers, class_name), transformers.SwinConfig(**{**sizes, **config}))
+
+
+@pytest.mark.parametrize(
+    ("class_name", "config"),
+    [
+        ("SwinForImageClassification", {}),
+        ("SwinModel", {}),
+        ("SwinForImageClassification", {"image_size": 20}),  # windows that padding fills up
+    ],
+)
+def test_windows(class_name: str, config: dict[str, Any]) -> None:
+    model = swin(class_name, **config)
+    testing.check_architecture(fastprune.architecture_for(model), model)
+    for cost in ("macs", "params"):
+        testing.check_cost_model(fastprune.strategy("cost", cost), model=model)
+    testing.check_tuner(fastprune.strategy("tuner", "weights"), model=model)
+
+
+def test_heads_keep_their_own_columns_of_the_bias_table(tmp_path: Path) -> None:
+    model = swin()
+    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    assert [len(stack) for stack in groups.stacks()] == [4, 4]
+    kept = Mask({group.name: torch.arange(group.units) % 2 == 1 for group in groups})
+    pruned = fastprune.materialize(model, groups, kept)
+    name = "swin.encoder.layers.1.blocks.0.attention.relative_position_bias.relative_position_bias_table"
+    assert torch.equal(pruned.get_parameter(name), model.get_parameter(name)[:, 1::2])
+    result = fastprune.prune(model, testing.tiny_batches(model), budget=0.7, bench=False)
+    result.save(tmp_path / "small")
+    alone = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "small", trust_remote_code=True)
+    pictures = testing.tiny_batches(model, labels=False).batches[0]
+    with torch.no_grad():
+        assert torch.equal(alone.eval()(**pictures).logits, result.model.eval()(**pictures).logits)
+
+
+def test_a_table_that_does_not_fit_is_said() -> None:
+    model = swin()
+    architecture = fastprune.architecture_for(model)
+    stack = architecture.stacks[0]
+    for table, complaint in (("layernorm_before.weight", "has 16 columns for 2 units"), ("bias", "does not fit")):
+        blocks = (dataclasses.replace(stack.blocks[0], tables=(table,)), *stack.blocks[1:])
+        wrong = dataclasses.replace(architecture, stacks=(dataclasses.replace(stack, blocks=blocks),))
+        with pytest.raises(fastprune.ModelError, match=complaint):
+            Groups.resolve(wrong, model)
+
+
 def test_plain_encoder_embeds_pictures() -> None:
     model = testing.tiny_model("vit", "Model")
     testing.check_architecture(fastprune.architecture_for(model), model)
@@ -46,7 +98,8 @@ def test_plain_encoder_embeds_pictures() -> None:
 def test_every_claimed_model_type_is_checked() -> None:
     registry = plugins.installed().architecture
     found = [registry[name] for name in registry if registry.entry(name).plugin == "vision" and name != "clip"]
-    assert {kind for architecture in found for kind in architecture.model_types} == {name for name, _ in FAMILIES}
+    claimed = {kind for architecture in found for kind in architecture.model_types}
+    assert claimed == {name for name, _ in FAMILIES} | {swin().config.model_type}
 
 
 @pytest.fixture
