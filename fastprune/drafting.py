@@ -17,6 +17,7 @@ from fastprune import conformance, testing
 from fastprune.architecture import Architecture, Block, Part, Producer, Stack
 from fastprune.capture import frozen
 from fastprune.errors import FastpruneError, ModelError
+from fastprune.experts import open_experts
 from fastprune.families import to_toml
 from fastprune.groups import Groups, base_prefix
 from fastprune.linears import LINEARS
@@ -92,7 +93,7 @@ def draft_architecture(model: nn.Module | str | Path) -> Draft:
     """
     if isinstance(model, (str, Path)):
         model = conformance.random_model(model)
-    exact = copy.deepcopy(model).double().eval()
+    exact = open_experts(copy.deepcopy(model), inplace=True).double().eval()
     inputs = _small_inputs(exact)
     prefix = base_prefix(exact)
     stacks, findings, unclaimed = [], list[Finding](), list[str]()

@@ -153,3 +153,10 @@ def test_rows_that_gave_nothing_may_be_anyones() -> None:
 def test_public_names() -> None:
     assert fastprune.Draft.__module__ == fastprune.Finding.__module__ == "fastprune.drafting"
     assert conformance.random_model.__doc__
+
+
+def test_of_a_mixture_of_experts_all_but_the_experts_are_drafted() -> None:
+    found = fastprune.draft_architecture(testing.tiny_model("qwen2_moe", "ForCausalLM"))
+    drafted = {one.path.removeprefix("model.layers.0."): one.units for one in found.findings}
+    assert drafted == {"self_attn.o_proj": 2, "mlp.shared_expert.down_proj": 64}
+    assert "model.layers.0.mlp.experts.3.consumer" in found.unclaimed
