@@ -181,12 +181,12 @@ def model_for(task: type[Task]) -> nn.Module:
     known = [model_type for name in registry for model_type in registry[name].model_types]
     for head, model_type in itertools.product(task.heads, ("bert", *known)):
         with contextlib.suppress(AttributeError, KeyError):  # transformers has no such head, or type
-            if transformers.CONFIG_MAPPING[model_type] not in _factory(head)._model_mapping:
-                continue
+            config_class: Any = transformers.CONFIG_MAPPING[model_type]
+            listed = _factory(head)._model_mapping[config_class]
+            name = (listed[0] if isinstance(listed, tuple) else listed).__name__
             for count in (2, 1):  # one output is for numbers
-                model = tiny_model(model_type, head, num_labels=count)
-                if task.serves(model.config, type(model).__name__):
-                    return model
+                if task.serves(config_class(num_labels=count), name):
+                    return tiny_model(model_type, head, num_labels=count)
     raise AssertionError(f"The task '{task.name}' serves {task.heads[0]}, which no known family has; give a model.")
 
 
