@@ -304,10 +304,9 @@ def inspect(model: str, seq_len: int | None, draft: bool, **options: Any) -> Non
         click.echo(json.dumps(found))
         return
     where.print(terminal.groups_table(found["groups"], found["measures"]))
-    for name in ("macs", "parameters"):
-        where.print(
-            f"{found['measures'][name]}: {count(found[name])}, of which {count(found['fixed'][name])} cannot be pruned"
-        )
+    for name, of in (("macs", f" of a sample of length {found['seq_len']}"), ("parameters", "")):
+        fixed = count(found["fixed"][name])
+        where.print(f"{found['measures'][name]}{of}: {count(found[name])}, of which {fixed} cannot be pruned")
 
 
 def _print_draft(model: str, *, as_json: bool) -> None:

@@ -27,7 +27,7 @@ def inspect(
 
     Returns:
         ``groups``: name, kind, units before any pruning, units kept, MACs, parameters; totals; what is ``fixed``; ``measures``,
-        what each is called.
+        what each is called; ``seq_len``, the tokens that MACs are counted for.
 
     Raises:
         ModelError: No architecture serves the model, or the length is more than it takes.
@@ -45,7 +45,8 @@ def inspect(
         rows.append(row | {name: float(table.groups[group.name][-1]) for name, table in tables.items()})
     totals = {name: table.total for name, table in tables.items()}
     fixed = {name: table.fixed for name, table in tables.items()}
-    return {"groups": rows, **totals, "fixed": fixed, "measures": {n: table.measure for n, table in tables.items()}}
+    measures = {name: table.measure for name, table in tables.items()}
+    return {"groups": rows, **totals, "fixed": fixed, "measures": measures, "seq_len": workload.seq_len}
 
 
 _COSTS = {"macs": "macs", "parameters": "params"}
