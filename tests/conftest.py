@@ -40,6 +40,11 @@ TINY_WORDS = [
 ]
 
 
+def pytest_configure() -> None:
+    """A core for each worker: threads of tiny tensors would only wait for each other. Child processes take it from here."""
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+
+
 @pytest.fixture
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured in a test is kept in a cache directory of its own, not the user's."""
