@@ -29,8 +29,9 @@ def test_first_keeps_so_many_in_front() -> None:
 
 
 def test_first_is_on_the_cpu_under_another_default_device() -> None:
+    found = groups()
     with torch.device("meta"):
-        mask = Mask.first(groups(), {group.name: 1 for group in groups()})
+        mask = Mask.first(found, {group.name: 1 for group in found})
     assert all(mask[name].device.type == "cpu" for name in mask)
 
 

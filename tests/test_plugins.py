@@ -175,7 +175,7 @@ def test_missing_need_is_named() -> None:
         match="rearranger 'fisher' needs per-sample gradients, which scorer 'magnitude' does not give. Choose another",
     ):
         fastprune.Recipe.of(scorer="magnitude", rearranger="fisher")
-    with pytest.raises(UsageError, match="tuner 'weights' needs token weights, which scorer 'random' does not give"):
+    with pytest.raises(UsageError, match="tuner 'descent' needs token weights, which scorer 'random' does not give"):
         fastprune.Recipe.of(scorer="random", rearranger="none", settings={"tuner": {"tokens": "gradient"}})
 
 
