@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 
@@ -51,8 +52,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture
+def tiny_tokenizer(first_tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """One of its own for each test: a processor that is made of one leaves its name in it."""
+    return copy.deepcopy(first_tokenizer)
+
+
 @pytest.fixture(scope="session")
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
+def first_tokenizer() -> PreTrainedTokenizerFast:
     """A WordPiece tokenizer of about thirty words, with BERT's special tokens."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary = {word: index for index, word in enumerate([*special, *TINY_WORDS])}

@@ -110,13 +110,13 @@ def _sentence_transformer() -> dict[str, bytes]:
 
 @pytest.fixture(scope="session")
 def found(
-    tmp_path_factory: pytest.TempPathFactory, python_without_fastprune: Path, tiny_tokenizer: PreTrainedTokenizerFast
+    tmp_path_factory: pytest.TempPathFactory, python_without_fastprune: Path, first_tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, str]:
     """What the other Python says of each model: all that it did, or how it failed."""
     folder = tmp_path_factory.mktemp("elsewhere")
     for name in CASES:
         (folder / name).mkdir()
-        _save(name, folder / name, copy.deepcopy(tiny_tokenizer))
+        _save(name, folder / name, copy.deepcopy(first_tokenizer))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path_factory.mktemp("cache"))}
     script = Path(__file__).with_name("elsewhere.py")
