@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
-from fastprune import Columns, Sample, part_of
+from fastprune import Columns, Sample
 from fastprune_tasks.classification import SequenceClassification
-from fastprune_tasks.recordings import classifies_recordings, encode_recordings, recording_column
+from fastprune_tasks.recordings import classifies_recordings, encode_recordings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,6 +38,5 @@ class AudioClassification(SequenceClassification):
             max_length: Not used.
             seed: Not used.
         """
-        column = recording_column(data, columns.text)
-        samples = encode_recordings(data, column, part_of(tokenizer, "feature_extractor"))
+        samples = encode_recordings(data, tokenizer, columns)
         return self.labelled(samples, data, columns)

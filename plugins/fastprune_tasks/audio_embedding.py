@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor
 
-from fastprune import Batch, Columns, Sample, label_column, part_of
+from fastprune import Batch, Columns, Sample, label_column
 from fastprune_tasks.frames import Convolutions, convolutions_of, frame_mask
 from fastprune_tasks.image_embedding import ImageEmbedding
 from fastprune_tasks.labels import LABELS, read_labels
-from fastprune_tasks.recordings import encode_recordings, recording_column
+from fastprune_tasks.recordings import encode_recordings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -53,8 +53,7 @@ class AudioEmbedding(ImageEmbedding):
             max_length: Not used.
             seed: Not used.
         """
-        column = recording_column(data, columns.text)
-        samples = encode_recordings(data, column, part_of(tokenizer, "feature_extractor"))
+        samples = encode_recordings(data, tokenizer, columns)
         labels = read_labels(data, label_column(data, columns, LABELS))
         return [sample | {"class": label} for sample, label in zip(samples, labels, strict=True)] if labels else samples
 

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastprune import Batch, Columns, DataError, ModelError, Sample, Task, part_of, tokenizer_of
+from fastprune import Batch, Columns, DataError, ModelError, Sample, Task, tokenizer_of
 from fastprune_tasks.frames import Convolutions, convolutions_of, frame_mask
 from fastprune_tasks.labels import labels_of
 from fastprune_tasks.likelihood import NO_LABEL, draw_categorical, full_precision
-from fastprune_tasks.recordings import encode_recordings, recording_column
+from fastprune_tasks.recordings import encode_recordings
 from fastprune_tasks.transcripts import transcripts
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class CTC(Task):
         text: Any = tokenizer_of(tokenizer)
         if text is None:
             raise ModelError("CTC needs the model's processor: a feature extractor and a tokenizer.")
-        samples = encode_recordings(data, recording_column(data, columns.text), part_of(tokenizer, "feature_extractor"))
+        samples = encode_recordings(data, tokenizer, columns)
         said = transcripts(data, columns)
         if said is None:
             return samples

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastprune import DataError, ModelError, Sample
+from fastprune import Columns, DataError, ModelError, Sample, part_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,28 +27,26 @@ def classifies_recordings(class_name: str) -> bool:
     return class_name.endswith(tuple(NAMES.values()))
 
 
-def recording_column(data: Dataset, asked: tuple[str, ...]) -> str:
-    """The column of recordings: the first that was asked for, or else the first usual one.
-
-    Raises:
-        DataError: There is none.
-    """
-    found = asked[0] if asked else next((name for name in RECORDINGS if name in data.column_names), "")
-    if found not in data.column_names:
-        raise DataError(
-            f"There is no column of recordings{f' {found}' if found else ''}; the data has {', '.join(data.column_names)}. "
-            "Name it as the first of the text columns (--text-columns)."
-        )
-    return found
-
-
-def encode_recordings(data: Dataset, column: str, extractor: Any) -> list[Sample]:
+def encode_recordings(data: Dataset, processor: Any, columns: Columns) -> list[Sample]:
     """Each row's recording as the feature extractor makes tensors of it: a waveform [readings] or a spectrum [bins, times].
 
+    Args:
+        data: With a column of recordings: the first of the text columns that were named, or else the first usual one.
+        processor: The feature extractor, or what holds it.
+        columns: What was named.
+
     Raises:
-        DataError: A row holds no recording, or one that cannot be read.
+        DataError: There is no such column, or a row holds no recording, or one that cannot be read.
         ModelError: The extractor does not say at which rate the model hears.
     """
+    asked = columns.text
+    column = asked[0] if asked else next((name for name in RECORDINGS if name in data.column_names), "")
+    if column not in data.column_names:
+        raise DataError(
+            f"There is no column of recordings{f' {column}' if column else ''}; the data has {', '.join(data.column_names)}. "
+            "Name it as the first of the text columns (--text-columns)."
+        )
+    extractor = part_of(processor, "feature_extractor")
     rate = getattr(extractor, "sampling_rate", None)
     if rate is None:
         raise ModelError(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from fastprune import Columns, DataError, ModelError, Sample, part_of, tokenizer_of
+from fastprune import Columns, DataError, ModelError, Sample, tokenizer_of
 from fastprune_tasks.conditional_generation import ConditionalGeneration, decoded
-from fastprune_tasks.recordings import encode_recordings, recording_column
+from fastprune_tasks.recordings import encode_recordings
 from fastprune_tasks.transcripts import transcripts
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ class SpeechToText(ConditionalGeneration):
         text = tokenizer_of(tokenizer)
         if text is None:
             raise ModelError("Speech to text needs the model's processor: a feature extractor and a tokenizer.")
-        column = recording_column(data, columns.text)
-        samples = encode_recordings(data, column, part_of(tokenizer, "feature_extractor"))
+        samples = encode_recordings(data, tokenizer, columns)
         said = transcripts(data, columns)
         if said is None:
             raise DataError(
