@@ -61,7 +61,10 @@ def run_seed(opened: Pretrained, test: Batches, seed: int, options: dict[str, An
         max_length=options["max_length"],
         seed=seed,
     )
-    shared, scoring = Shared(memory=0), dict[str, float]()  # each tuning runs the dense model's layers itself: its own cost
+    shared, scoring = (
+        Shared(memory=0),
+        dict[str, float](),
+    )  # each tuning runs the dense model's layers itself: its own cost
     for budget in map(float, options["budgets"].split(",")):
         for name in options["recipes"].split(","):
             recipe = recipe_of(STAGES.get(name, name), options["labels"])
