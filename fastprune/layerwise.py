@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from fastprune.calibration import Batches, model_inputs, to_device
 from fastprune.calls import LayerCall, Stop, in_turn, layer_calls, layer_outputs
 from fastprune.capture import Entering, frozen, only_seen, real_rows, tap_consumer, tap_entering, tap_residual
-from fastprune.fitting import LayerFit
+from fastprune.fitting import LayerFit, StudentLayer
 from fastprune.groups import Group, Groups, consumer_of
 from fastprune.linears import as_linear, as_lying, linear_at
 from fastprune.materialize import set_linear
@@ -74,7 +75,7 @@ Correct = Callable[[Statistics, bool], tuple[Tensor, Tensor]]
 [hidden, hidden] and the shift [hidden] with which x + x change + shift is nearest to what they should see."""
 
 Refine = Callable[[LayerFit], Mapping[str, Tensor]]
-"""From a layer whose consumers are solved to new values of its linears' parameters, by their names in the layer."""
+"""From layers whose consumers are solved to new values of their linears' parameters, by their names in the student."""
 
 
 @torch.no_grad()
@@ -87,6 +88,7 @@ def reconstruct(
     *,
     correct: Correct | None = None,
     refine: Refine | None = None,
+    together: int = 1,
     token_weights: TokenWeights | None = None,
 ) -> Reconstruction:
     """Solve the student's consumers one after another, each on the inputs that the solved ones below it give.
@@ -108,6 +110,7 @@ def reconstruct(
             layer, or that see another stream than their consumer writes to (keys and values of a cross-attention).
         refine: The fit of all of a layer's linears once its consumers are solved. None: they stay as solved. So do those of
             layers that run several times in a pass.
+        together: How many layers are refined at once: each with so many less one of those below it, once more.
         token_weights: By the name of the group, one [samples, tokens] for each batch; None: all tokens count alike.
 
     Returns:
@@ -118,7 +121,9 @@ def reconstruct(
         for stack in groups.stacks():
             paths = [layer for layer, _ in stack.layers()]
             if in_turn(layer_outputs(teacher, paths, batches), paths):
-                _solve_in_turn(teacher, student, stack, batches, solve, correct, refine, token_weights, reconstruction)
+                _solve_in_turn(
+                    teacher, student, stack, batches, solve, correct, refine, together, token_weights, reconstruction
+                )
             else:
                 _solve_whole(teacher, student, stack, batches, solve, token_weights, reconstruction)
     return reconstruction
@@ -132,6 +137,7 @@ def _solve_in_turn(
     solve: Solve,
     correct: Correct | None,
     refine: Refine | None,
+    together: int,
     token_weights: TokenWeights | None,
     reconstruction: Reconstruction,
 ) -> None:
@@ -141,6 +147,7 @@ def _solve_in_turn(
     calls, own = layer_calls(teacher, paths, batches), layer_calls(student, paths, batches)
     dense, pruned = ([batch_calls[0].hidden for batch_calls in recorded] for recorded in (calls, own))
     states, last = states_of(teacher, batches), layers[-1][1][-1]
+    recent: list[StudentLayer] = []
     for depth, (path, members) in enumerate(track(layers, "tuning")):
         here = [batch_calls[depth] for batch_calls in calls]
         streams = _streams_into(teacher, members, here[0], dense[0]) if correct else {}
@@ -162,12 +169,14 @@ def _solve_in_turn(
                 pruned = [layer.run(index) for index in range(len(batches))]
         if refine:
             weights = token_weights[members[-1].name] if token_weights else None
-            share = _size(student, path) / _size(teacher, path)
-            module = student.get_submodule(path)
-            fit = LayerFit(module, members, called, pruned, dense, batches, share, weights)
-            reconstruction |= _refined(student, fit, refine)
+            recent = [*recent, StudentLayer(path, student.get_submodule(path), members, called, pruned)][-together:]
+            reconstruction |= _refined(
+                student, LayerFit(tuple(recent), dense, batches, _share(teacher, recent), weights), refine
+            )
+            for below, above in itertools.pairwise(recent):
+                above.hidden = below.outputs()
             if depth + 1 < len(layers):
-                pruned = [call.run(module, hidden) for call, hidden in zip(called, pruned, strict=True)]
+                pruned = recent[-1].outputs()
 
 
 class _Layer:
@@ -231,16 +240,22 @@ def _solved(student: nn.Module, group: Group, statistics: Statistics, solve: Sol
     return solved
 
 
-def _size(model: nn.Module, layer: str) -> int:
-    return sum(parameter.numel() for parameter in model.get_submodule(layer).parameters())
+def _share(teacher: nn.Module, layers: Sequence[StudentLayer]) -> float:
+    """The parameters of some layers, 1 being as many as one of them has in the teacher, in the mean."""
+    left = sum(_size(layer.module) for layer in layers)
+    return len(layers) * left / sum(_size(teacher.get_submodule(layer.path)) for layer in layers)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _refined(student: nn.Module, fit: LayerFit, refine: Refine) -> Reconstruction:
-    """The weights and biases of a layer's linears that were refined, which they now have."""
+    """The weights and biases of the linears that were refined, which they now have."""
     refined = refine(fit)
     for name, value in refined.items():
-        fit.layer.get_parameter(name).copy_(value)
-    paths = {f"{fit.members[0].layer}.{name.rpartition('.')[0]}" for name in refined}
+        student.get_parameter(name).copy_(value)
+    paths = {name.rpartition(".")[0] for name in refined}
     linears = {path: as_linear(student.get_submodule(path)) for path in sorted(paths)}
     biases = {path: None if linear.bias is None else linear.bias.detach().clone() for path, linear in linears.items()}
     return {path: (linear.weight.detach().clone(), biases[path]) for path, linear in linears.items()}

@@ -1,15 +1,15 @@
-"""Layer reconstruction: whole layers by gradient descent, from where least squares left them."""
+"""Layer reconstruction: whole layers, two in a row, by gradient descent from where least squares left them."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastprune import LayerFit, UsageError, option
+from fastprune import Batches, Groups, LayerFit, Reconstruction, Scores, UsageError, option
 from fastprune_lstsq.weights import WeightsTuner
 
 HELD_BACK = 10  # one of so many batches
@@ -23,21 +23,26 @@ Parameters = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class DescentTuner(WeightsTuner):
-    """The tuner ``weights``, and then producers and consumers of each layer together, toward the dense layer's output.
+    """The tuner ``weights``, and then producers and consumers of each layer together, with those of the layer below, toward
+    the dense layer's output.
 
     Least squares see what is linear: the consumer, given what the filters compute. What the filters compute and where heads
-    look can be fitted as well, a layer at a time and without labels: a few epochs of Adam on the error of the layer's output
-    relative to each token's size, from the solved weights on. A tenth of the calibration set is held back: of the way from
-    the solved to the fitted weights, as much is gone as serves it best, none where nothing does. Same inference cost.
+    look can be fitted as well, and so can what a layer does for the one above it: without labels, a few epochs of Adam on the
+    error of a layer's output relative to each token's size, from the solved weights on. A tenth of the calibration set is
+    held back: of the way from the solved to the fitted weights, as much is gone as serves it best, none where nothing does.
+    Same inference cost.
     """
 
     name: ClassVar[str] = "descent"
     formula: ClassVar[str] = (
-        "the tuner weights, then min over a layer's linears of mean_t |h_t - h_t^dense|^2 / |h_t^dense|^2 by Adam"
+        "the tuner weights, then min over the linears of layers l-1 and l of mean_t |h_t - h_t^dense|^2 / |h_t^dense|^2 by Adam"
     )
     paper: ClassVar[str] = "Li et al. (BRECQ), ICLR 2021, https://arxiv.org/abs/2102.05426 (reconstruction by blocks)"
     epochs: float = option(
         1.0, help="How often a whole layer would see the calibration set; one with a third left sees it three times."
+    )
+    together: int = option(
+        2, help="How many layers in a row are fitted at once; each takes its turn so often, for as much less time."
     )
     rate: float = option(
         0.05, help="The largest step, relative to a tensor's root mean square and the root of the layer's error."
@@ -45,23 +50,26 @@ class DescentTuner(WeightsTuner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.epochs < 0 or self.rate <= 0:
+        if self.epochs < 0 or self.rate <= 0 or self.together < 1:
             raise UsageError(
-                "The tuner 'descent' needs 0 epochs or more and a rate above 0; got "
-                f"epochs={self.epochs:g}, rate={self.rate:g}."
+                "The tuner 'descent' needs 0 epochs or more, a rate above 0 and 1 or more layers together; got "
+                f"epochs={self.epochs:g}, rate={self.rate:g}, together={self.together}."
             )
 
-    def _refine(self) -> Callable[[LayerFit], Mapping[str, Tensor]]:
-        return partial(descend, epochs=self.epochs, rate=self.rate)
+    def tune(
+        self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores
+    ) -> Reconstruction:
+        refine = partial(descend, epochs=self.epochs, rate=self.rate)
+        return self._reconstruct(teacher, student, groups, batches, scores, refine=refine, together=self.together)
 
 
 def descend(fit: LayerFit, *, epochs: float, rate: float) -> Mapping[str, Tensor]:
-    """Fit a layer's linears by Adam, a batch a step, with a short warm-up and a cosine to zero.
+    """Fit the linears of layers by Adam, a batch a step, with a short warm-up and a cosine to zero.
 
     Args:
-        fit: The layer.
-        epochs: How often a whole layer would see each batch: one with a third of its parameters sees it three times as
-            often, at the same cost.
+        fit: The layers.
+        epochs: How often one whole layer would see each batch: layers that have a third of its parameters all together see
+            it three times as often, at the same cost.
         rate: The largest step, relative to a tensor's root mean square, where the whole output is wrong; where a share e of
             its energy is, sqrt(e) of it.
 

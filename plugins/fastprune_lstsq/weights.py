@@ -39,22 +39,31 @@ class WeightsTuner(Tuner):
     def tune(
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores
     ) -> Reconstruction:
-        weights = scores.token_weights if self.tokens == "gradient" else None
-        correct = self._correct if self.producers else None
+        return self._reconstruct(teacher, student, groups, batches, scores)
+
+    def _reconstruct(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        groups: Groups,
+        batches: Batches,
+        scores: Scores,
+        *,
+        refine: Callable[[LayerFit], Mapping[str, Tensor]] | None = None,
+        together: int = 1,
+    ) -> Reconstruction:
+        """Consumers, and what producers take up; then what ``refine`` makes of so many layers together."""
         return reconstruct(
             teacher,
             student,
             groups,
             batches,
             self._solve,
-            correct=correct,
-            refine=self._refine(),
-            token_weights=weights,
+            correct=self._correct if self.producers else None,
+            refine=refine,
+            together=together,
+            token_weights=scores.token_weights if self.tokens == "gradient" else None,
         )
-
-    def _refine(self) -> Callable[[LayerFit], Mapping[str, Tensor]] | None:
-        """What fits a layer as a whole once its consumers are solved; nothing here."""
-        return None
 
     def _solve(
         self, group: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None

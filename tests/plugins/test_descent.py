@@ -51,10 +51,10 @@ def test_the_relative_error_is_one_where_the_output_is_nothing_and_weights_count
         def outputs(self, index, parameters):
             return torch.zeros_like(target)
 
-    nothing = Nothing(fit.layer, fit.members, fit.calls, fit.entering, fit.dense, fit.batches)
+    nothing = Nothing(fit.layers, fit.dense, fit.batches)
     assert float(relative_error(nothing, 0, {})) == pytest.approx(1.0, rel=1e-4)
     twice = tuple(torch.full(batch["input_ids"].shape, 2.0) for batch in fit.batches)
-    doubled = Nothing(fit.layer, fit.members, fit.calls, fit.entering, fit.dense, fit.batches, token_weights=twice)
+    doubled = Nothing(fit.layers, fit.dense, fit.batches, token_weights=twice)
     assert float(relative_error(doubled, 0, {})) == pytest.approx(2.0, rel=1e-4)
 
 
@@ -80,7 +80,7 @@ def test_layers_are_nearer_to_the_dense_model_than_weights_alone(model_type: str
     assert errors["descent"] < errors["weights"]
 
 
-@pytest.mark.parametrize("options", [{"epochs": -1.0}, {"rate": 0.0}])
+@pytest.mark.parametrize("options", [{"epochs": -1.0}, {"rate": 0.0}, {"together": 0}])
 def test_options_out_of_range_are_said(options: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="0 epochs or more and a rate above 0"):
+    with pytest.raises(UsageError, match="0 epochs or more, a rate above 0 and 1 or more layers together"):
         strategy("tuner", "descent", **options)
