@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 64  # filters that go between two updates of the whole inverse
+CROWDED = 0.8  # of the filters in the inverse are still there, or it is made anew without the others
 
 
 def sweep(gram: Tensor, weight: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -22,35 +23,42 @@ def sweep(gram: Tensor, weight: Tensor, width: int) -> tuple[Tensor, Tensor]:
         The units in the order in which they go: [units] int64. What each costs as it goes: [units] float64, >= 0.
     """
     units = len(gram) // width
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-    left = torch.arange(units, device=gram.device)
+    inverse, weight = torch.cholesky_inverse(torch.linalg.cholesky(gram)), weight.clone()
+    places = torch.arange(units, device=gram.device)  # of what is left in the inverse
+    there = torch.ones(units, dtype=torch.bool, device=gram.device)
     order, costs = [], []
-    while len(left):
-        gone, spent = (_cheapest_filters if width == 1 else _cheapest_unit)(inverse, weight, width)
-        order.append(left[gone])
+    for_one = _cheapest_filters if width == 1 else _cheapest_unit
+    while left := int(there.sum()):
+        if left < CROWDED * len(there):  # what is gone is only taken out of the tensors now and then
+            kept = _features(there.nonzero().flatten(), width)
+            inverse, weight = inverse[kept][:, kept], weight[kept]
+            places, there = places[there], there[there]
+        gone, spent = for_one(inverse, weight, width, there)
+        order.append(places[gone])
         costs.append(spent)
-        kept = torch.ones(len(left), dtype=torch.bool, device=gram.device)
-        kept[gone] = False
-        inverse, weight = _without(inverse, weight, _features(gone, width), _features(kept.nonzero().flatten(), width))
-        left = left[kept]
+        there[gone] = False
+        _remove(inverse, weight, _features(gone, width))
     return torch.cat(order), torch.cat(costs).clamp(min=0)
 
 
-def _cheapest_unit(inverse: Tensor, weight: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """The one unit that costs the least: its place [1], and its cost [1]."""
+def _cheapest_unit(inverse: Tensor, weight: Tensor, width: int, there: Tensor) -> tuple[Tensor, Tensor]:
+    """The one unit of those there that costs the least: its place [1], and its cost [1]."""
     units = len(inverse) // width
     blocks = inverse.reshape(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (H^-1)_SS of each
     own = weight.reshape(units, width, -1)
-    cost = (own * torch.linalg.solve(blocks, own)).sum((1, 2))  # [units]
+    found = there.nonzero().flatten()
+    cost = (own[found] * torch.linalg.solve(blocks[found], own[found])).sum((1, 2))  # [units there]
     best = cost.argmin()
-    return best[None], cost[best][None]
+    return found[best][None], cost[best][None]
 
 
-def _cheapest_filters(inverse: Tensor, weight: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Up to ``BLOCK`` filters, one after another, out of four times as many that cost the least now: places, costs."""
-    cost = weight.square().sum(1) / inverse.diagonal()  # [filters]
-    many = min(BLOCK, max(1, len(cost) // 16))
-    near = cost.argsort()[: 4 * many]
+def _cheapest_filters(inverse: Tensor, weight: Tensor, _: int, there: Tensor) -> tuple[Tensor, Tensor]:
+    """Up to ``BLOCK`` filters of those there, one after another, out of four times as many that cost the least now: places,
+    costs."""
+    cost = torch.where(there, weight.square().sum(1) / inverse.diagonal(), torch.inf)  # [filters]
+    left = int(there.sum())
+    many = min(BLOCK, max(1, left // 16))
+    near = cost.argsort()[: min(4 * many, left)]
     inverse, weight = inverse[near][:, near].cpu(), weight[near].cpu()  # small steps are faster there
     scale = inverse.diagonal().clone()
     gone = torch.zeros(len(near), dtype=torch.bool)
@@ -67,12 +75,24 @@ def _cheapest_filters(inverse: Tensor, weight: Tensor, width: int) -> tuple[Tens
     return near[torch.tensor(places, device=near.device)], torch.stack(costs).to(near.device)
 
 
-def _without(inverse: Tensor, weight: Tensor, gone: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """The inverse and the weight of what is kept, which has taken up what is gone."""
-    across = inverse[gone][:, kept]  # [gone, kept]
-    taken = torch.linalg.solve(inverse[gone][:, gone], torch.cat([across, weight[gone]], 1))
-    smaller = inverse[kept][:, kept] - across.T @ taken[:, : len(kept)]
-    return (smaller + smaller.T) / 2, weight[kept] - across.T @ taken[:, len(kept) :]
+def _remove(inverse: Tensor, weight: Tensor, gone: Tensor) -> None:
+    """Take features out of the inverse, whose rows of them become 0, and let the others' weights take them up; in place."""
+    factor = _cholesky(inverse[gone][:, gone])
+    taken = torch.linalg.solve_triangular(factor, torch.cat([inverse[gone], weight[gone]], 1), upper=False)
+    across, own = taken[:, : len(inverse)], taken[:, len(inverse) :]
+    inverse.addmm_(across.T, across, alpha=-1)
+    weight.addmm_(across.T, own, alpha=-1)
+
+
+def _cholesky(block: Tensor) -> Tensor:
+    """The lower factor, with as much on the diagonal as it takes where rounding has left the block not quite positive."""
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(block)
+    jitter = 1e-12 * block.diagonal().abs().mean()
+    while int(failed):
+        factor, failed = torch.linalg.cholesky_ex(block + jitter * torch.eye(len(block)).to(block))
+        jitter = 10 * jitter
+    return factor
 
 
 def _features(units: Tensor, width: int) -> Tensor:
