@@ -20,6 +20,7 @@ import click
 import torch
 
 from fastprune import Batches, Pretrained, Recipe, Shared, evaluate, make_batches, model_inputs, open_pretrained, prune
+from fastprune.teacher import DenseStates
 
 STAGES = {"search": "paper+rearranger=none+tuner=none", "rearrange": "paper+tuner=none"}
 
@@ -61,13 +62,11 @@ def run_seed(opened: Pretrained, test: Batches, seed: int, options: dict[str, An
         max_length=options["max_length"],
         seed=seed,
     )
-    shared, scoring = (
-        Shared(memory=0),
-        dict[str, float](),
-    )  # each tuning runs the dense model's layers itself: its own cost
+    shared, scoring = Shared(), dict[str, float]()
     for budget in map(float, options["budgets"].split(",")):
         for name in options["recipes"].split(","):
             recipe = recipe_of(STAGES.get(name, name), options["labels"])
+            shared.states = DenseStates()  # no pruning is spared the dense model's layers by the one before it
             unit = forward(opened, train)
             result = prune(opened, train, budget=budget, recipe=recipe, seed=seed, shared=shared, bench=False)
             timings = dict(result.timings)
