@@ -19,22 +19,24 @@ import click
 def main(file: Path, metric: str, scale: float) -> None:
     """One row a recipe, one column a budget; a cell is the mean and, in brackets, the lowest and highest seed.
 
-    The last column is the median of what pruning cost, in forward passes of the dense model over the calibration set.
+    The last columns are the medians of what pruning cost: in F, forward passes of the dense model over the calibration set,
+    and in seconds.
     """
     found: dict[tuple[str, float], dict[int, float]] = {}
-    bills: dict[str, list[float]] = {}
+    bills: dict[str, list[tuple[float, float]]] = {}
     for line in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
         values = found.setdefault((line["recipe"], line["budget"]), {})
         values[line.get("seed", 0)] = scale * line["metrics"][metric]
-        bills.setdefault(line["recipe"], []).extend([line["F"]] if "F" in line else [])
+        bills.setdefault(line["recipe"], []).extend([(line["F"], line["seconds"])] if "F" in line else [])
     recipes = list(dict.fromkeys(recipe for recipe, _ in found))
     budgets = sorted({budget for recipe, budget in found if recipe != "dense"}, reverse=True)
-    click.echo(f"| {metric} | " + " | ".join(f"{budget:g}" for budget in budgets) + " | F |")
-    click.echo("|---|" + "---|" * (len(budgets) + 1))
+    click.echo(f"| {metric} | " + " | ".join(f"{budget:g}" for budget in budgets) + " | F | seconds |")
+    click.echo("|---|" + "---|" * (len(budgets) + 2))
     for recipe in recipes:
         cells = [_cell(found.get((recipe, 1.0 if recipe == "dense" else budget), {})) for budget in budgets]
-        bill = f"{statistics.median(bills[recipe]):.1f}" if bills[recipe] else ""
-        click.echo(f"| {recipe} | " + " | ".join(cells) + f" | {bill} |")
+        medians = [statistics.median(each) for each in zip(*bills[recipe], strict=True)]
+        cells += [f"{value:.0f}" for value in medians] or ["", ""]
+        click.echo(f"| {recipe} | " + " | ".join(cells) + " |")
 
 
 def _cell(values: dict[int, float]) -> str:
