@@ -60,15 +60,22 @@ def _cheapest_filters(inverse: Tensor, weight: Tensor, _: int, there: Tensor) ->
     many = min(BLOCK, max(1, left // 16))
     near = cost.argsort()[: min(4 * many, left)]
     inverse, weight = inverse[near][:, near].cpu(), weight[near].cpu()  # small steps are faster there
-    scale = inverse.diagonal().clone()
+    pivots, energy = inverse.diagonal().clone(), weight.square().sum(1)
+    least = 1e-12 * pivots
+    # by now the inverse is what it was less L L', and the weight what it was less L T: neither is written out
+    lower, taken = inverse.new_zeros(len(near), many), weight.new_zeros(many, weight.shape[1])  # L, T
     gone = torch.zeros(len(near), dtype=torch.bool)
     places, costs = [], []
-    for _ in range(min(many, len(near))):
-        now = torch.where(gone, torch.inf, weight.square().sum(1) / inverse.diagonal().clamp(min=1e-12 * scale))
+    for step in range(many):
+        now = torch.where(gone, torch.inf, energy.clamp(min=0) / pivots.clamp(min=least))
         best = int(now.argmin())
-        column = inverse[:, best] / inverse[best, best]
-        weight = weight - torch.outer(column, weight[best])
-        inverse = inverse - torch.outer(column, inverse[best])
+        root, before = pivots[best].clamp(min=least[best]).sqrt(), lower[:, :step]
+        column = (inverse[:, best] - before @ before[best]) / root
+        row = (weight[best] - before[best] @ taken[:step]) / root
+        products = weight @ row - before @ (taken[:step] @ row)
+        energy = energy - 2 * column * products + column.square() * row.square().sum()
+        pivots = pivots - column.square()
+        lower[:, step], taken[step] = column, row
         gone[best] = True
         places.append(best)
         costs.append(now[best])
