@@ -233,7 +233,8 @@ def test_ctrl_c_in_the_middle_of_a_sweep(tiny_checkpoint: Path, tiny_data: Path,
     folder = tmp_path / "out" / "curve"
     asked = ["sweep", tiny_checkpoint, "--data", tiny_data, "--eval-data", tiny_data, "--output", folder]
     more = ["--seeds", ",".join(map(str, range(300))), "--recipes", "default,paper"]
-    start = "from fastprune.cli import main; main()"
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also where tests run in the background
+    start = f"{heard}; from fastprune.cli import main; main()"
     command = [sys.executable, "-c", start, *map(str, asked), *more]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
