@@ -263,7 +263,7 @@ def _one_pass(
 ) -> tuple[nn.Module, Mask, Scores]:
     """Prune the student to the budgets: the smaller model, which of its units are left, and their scores. The search sees
     the groups that the tables have; of these, those that the pass settles lose units. Of several variants of the searcher
-    the one wins whose model is nearest to the teacher.
+    the one wins whose model, tuned in draft, is nearest to the teacher.
     """
     groups = Groups.resolve(architecture, student)
     searchable = limits.first.table.groups
@@ -273,9 +273,9 @@ def _one_pass(
             recipe.scorer, generator, lambda: recipe.scorer.score(student, groups, batches, generator)
         )
         contracts.check_scores(scores, groups, recipe.scorer)
-    variants = recipe.searcher.variants()
-    best: tuple[float, nn.Module, Mask] | None = None
-    for searcher in variants:
+    pruned = frozenset(searchable) if settles is None else settles
+    masks = []
+    for searcher in recipe.searcher.variants():
         with _timed(timings, "search"):
             searched = limits.search(searcher, scores.only(searchable))
             for limit in limits.items:
@@ -283,24 +283,26 @@ def _one_pass(
         with _timed(timings, "rearrange"):
             rearranged = recipe.rearranger.rearrange(searched, scores.only(searchable))
             contracts.check_rearrangement(rearranged, searched, open_groups, recipe.rearranger)
-        pruned = frozenset(searchable) if settles is None else settles
-        mask = Mask({**Mask.full(groups).values, **{name: rearranged[name] for name in pruned}})
-        with _timed(timings, "tune"):
-            smaller = materialize(student, groups, mask)
-            left = Groups.resolve(architecture, smaller)
-            if reroute:
-                drop_routes(smaller, left)
-            for tuned in [left] if settles is None else _by_layer(left.only(settles)):
-                with frozen(teacher), frozen(smaller):
-                    reconstruction = recipe.tuner.tune(teacher, smaller, tuned, batches, scores)
-                    contracts.check_reconstruction(reconstruction, smaller, tuned, recipe.tuner)
-                apply_reconstruction(smaller, reconstruction)
-        with _timed(timings, "choose") if len(variants) > 1 else contextlib.nullcontext():
-            near = _nearness(teacher, smaller, batches) if len(variants) > 1 else 0.0
-        if best is None or near > best[0]:
-            best = near, smaller.eval(), mask
-    assert best is not None
-    return best[1], best[2], scores
+        masks.append(Mask({**Mask.full(groups).values, **{name: rearranged[name] for name in pruned}}))
+
+    def smaller(mask: Mask, tuner: Tuner) -> nn.Module:
+        small = materialize(student, groups, mask)
+        left = Groups.resolve(architecture, small)
+        if reroute:
+            drop_routes(small, left)
+        for tuned in [left] if settles is None else _by_layer(left.only(settles)):
+            with frozen(teacher), frozen(small):
+                reconstruction = tuner.tune(teacher, small, tuned, batches, scores)
+                contracts.check_reconstruction(reconstruction, small, tuned, tuner)
+            apply_reconstruction(small, reconstruction)
+        return small.eval()
+
+    mask = masks[0]
+    if len(masks) > 1:
+        with _timed(timings, "choose"):
+            mask = max(masks, key=lambda each: _nearness(teacher, smaller(each, recipe.tuner.draft()), batches))
+    with _timed(timings, "tune"):
+        return smaller(mask, recipe.tuner), mask, scores
 
 
 JUDGED = 512  # samples, about, on which variants are compared with the dense model

@@ -71,8 +71,8 @@ class Searcher(Strategy, ABC):
     """Stage 1: which units to keep within the budget."""
 
     def variants(self) -> Sequence[Searcher]:
-        """The searchers to try one after another; of several the one is taken whose tuned model is nearest to the dense
-        model on the calibration set. This one alone, unless it says otherwise."""
+        """The searchers to try one after another; of several the one is taken whose model, tuned in draft (``Tuner.draft``), is
+        nearest to the dense model on the calibration set. This one alone, unless it says otherwise."""
         return (self,)
 
     @abstractmethod
@@ -104,6 +104,11 @@ Reconstruction = dict[str, tuple[Tensor, Tensor | None]]
 @dataclass(frozen=True, kw_only=True)
 class Tuner(Strategy, ABC):
     """Stage 3: how what is left makes up for what is gone."""
+
+    def draft(self) -> Tuner:
+        """The tuner with which variants of a search are compared before the one that is taken is tuned: one that takes less
+        time and tells them apart as well. This one itself, unless it says otherwise."""
+        return self
 
     @abstractmethod
     def tune(

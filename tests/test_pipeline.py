@@ -395,16 +395,21 @@ def test_a_model_that_cannot_be_timed_is_pruned_all_the_same(
     assert "The models cannot be timed: RuntimeError: no such kernel" in caplog.text
 
 
-def test_of_several_variants_the_nearest_to_the_dense_model_wins() -> None:
+@pytest.mark.parametrize("tuner", ["weights", "descent"])
+def test_of_several_variants_the_nearest_to_the_dense_model_wins(tuner: str) -> None:
     model, batches = case()
     tried = strategy("searcher", "knapsack", tries=3, spread=4.0)
-    alone = [fastprune.prune(model, batches, budget=0.4, searcher=each) for each in tried.variants()]
-    assert len({tuple(result.mask.counts().values()) for result in alone}) > 1
-    near = [sum(fastprune.fidelity(model, result.model, batches).values()) for result in alone]
-    result = fastprune.prune(model, batches, budget=0.4, searcher=tried)
-    assert equal(weights(result.model), weights(alone[near.index(max(near))].model))
+
+    def alone(name: str) -> list[fastprune.PruningResult]:
+        return [fastprune.prune(model, batches, budget=0.4, searcher=each, tuner=name) for each in tried.variants()]
+
+    drafts, finished = alone("weights"), alone(tuner)
+    assert len({tuple(result.mask.counts().values()) for result in drafts}) > 1
+    near = [sum(fastprune.fidelity(model, result.model, batches).values()) for result in drafts]
+    result = fastprune.prune(model, batches, budget=0.4, searcher=tried, tuner=tuner)
+    assert equal(weights(result.model), weights(finished[near.index(max(near))].model))
     assert result.timings["choose"] > 0
-    assert "choose" not in alone[0].timings
+    assert "choose" not in drafts[0].timings
 
 
 @pytest.mark.parametrize("preset", ["best", "fast"])

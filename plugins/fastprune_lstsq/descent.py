@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import ClassVar
 
@@ -55,6 +55,10 @@ class DescentTuner(WeightsTuner):
                 "The tuner 'descent' needs 0 epochs or more, a rate above 0 and 1 or more layers together; got "
                 f"epochs={self.epochs:g}, rate={self.rate:g}, together={self.together}."
             )
+
+    def draft(self) -> WeightsTuner:
+        """The least squares alone."""
+        return WeightsTuner(**{field.name: getattr(self, field.name) for field in fields(WeightsTuner)})
 
     def tune(
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores
