@@ -173,9 +173,9 @@ def _solve_in_turn(
             reconstruction |= _refined(
                 student, LayerFit(tuple(recent), dense, batches, _share(teacher, recent), weights), refine
             )
-            for below, above in itertools.pairwise(recent):
-                above.hidden = below.outputs()
             if depth + 1 < len(layers):
+                for below, above in itertools.pairwise(recent):
+                    above.hidden = below.outputs()
                 pruned = recent[-1].outputs()
 
 

@@ -27,13 +27,13 @@ def sweep(gram: Tensor, weight: Tensor, width: int) -> tuple[Tensor, Tensor]:
     places = torch.arange(units, device=gram.device)  # of what is left in the inverse
     there = torch.ones(units, dtype=torch.bool, device=gram.device)
     order, costs = [], []
-    for_one = _cheapest_filters if width == 1 else _cheapest_unit
+    cheapest = _cheapest_filters if width == 1 else _cheapest_unit
     while left := int(there.sum()):
         if left < CROWDED * len(there):  # what is gone is only taken out of the tensors now and then
             kept = _features(there.nonzero().flatten(), width)
             inverse, weight = inverse[kept][:, kept], weight[kept]
             places, there = places[there], there[there]
-        gone, spent = for_one(inverse, weight, width, there)
+        gone, spent = cheapest(inverse, weight, width, there)
         order.append(places[gone])
         costs.append(spent)
         there[gone] = False

@@ -29,7 +29,7 @@ class KnapsackSearcher(Searcher):
     paper: ClassVar[str] = "Frantar and Alistarh (SPDY), ICML 2022, https://arxiv.org/abs/2201.13096"
     resolution: int = option(8192, help="Into how many buckets the budget is cut.")
     power: float = option(1.0, help="The damage of each group is raised to it before it is added up.")
-    tries: int = option(1, help="How many powers to try, each tuned and compared with the dense model.")
+    tries: int = option(1, help="How many powers to try; each is tuned in draft and compared with the dense model.")
     spread: float = option(1.5, help="Of several powers the least is power / spread, the largest power x spread.")
 
     def __post_init__(self) -> None:
