@@ -121,7 +121,9 @@ def _fitted(fit: LayerFit, seen: Sequence[int], steps: int, rate: float) -> Para
     sizes = {name: float(value.square().mean().sqrt()) for name, value in old.items()}
     typical = max(sizes.values())
     rates = [rate * max(size, 0.01 * typical) for size in sizes.values()]  # a bias of zeros is to move as well
-    adam = torch.optim.Adam([{"params": [value], "lr": 0.0} for value in masters.values()], betas=(0.9, 0.98))
+    adam = torch.optim.Adam(
+        [{"params": [value], "lr": 0.0} for value in masters.values()], betas=(0.9, 0.98), fused=True
+    )
     generator = torch.Generator().manual_seed(0)
     order: list[int] = []
     for step in range(steps):
