@@ -81,9 +81,14 @@ class Batches:
         return len(self.batches)
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of samples in each batch."""
+        return tuple(_first_dimension(batch) for batch in self.batches)
+
+    @property
     def n_samples(self) -> int:
         """The number of samples in all batches."""
-        return sum(_first_dimension(batch) for batch in self.batches)
+        return sum(self.sizes)
 
     @property
     def n_tokens(self) -> int:

@@ -48,6 +48,11 @@ class Mask:
         """The indices of the kept units, in order: [kept]."""
         return self.values[name].nonzero().flatten()
 
+    def equals(self, other: Mask) -> bool:
+        """Whether the two keep the same units of the same groups."""
+        ours, theirs = self.values, other.values
+        return ours.keys() == theirs.keys() and all(torch.equal(values, theirs[name]) for name, values in ours.items())
+
     def within(self, outer: Mask) -> Mask:
         """This mask, made for what ``outer`` had kept, said in the units that ``outer`` speaks of."""
         values = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import statistics
 import time
@@ -20,9 +19,9 @@ from fastprune.architecture import Architecture
 from fastprune.budgets import Asked, Budget, read_budget
 from fastprune.calibration import Batches, is_dataset, make_batches, to_device, token_limit
 from fastprune.capture import frozen
+from fastprune.choosing import choose, drafts_take_all
 from fastprune.costs import Workload
 from fastprune.errors import DataError
-from fastprune.evaluation import fidelity
 from fastprune.experts import open_experts
 from fastprune.groups import Groups
 from fastprune.limits import Limit, Limits, main_cost
@@ -129,7 +128,7 @@ def prune(
     if batches.task is None:
         batches = Batches.wrap(batches, task_for(dense.config, type(dense)))  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(seed)
-    again = shared is not None or len(recipe.searcher.variants()) > 1
+    again = shared is not None or (len(recipe.searcher.variants()) > 1 and drafts_take_all(batches))
     shared = shared or Shared()
 
     timings: dict[str, float] = {}
@@ -285,7 +284,7 @@ def _one_pass(
             contracts.check_rearrangement(rearranged, searched, open_groups, recipe.rearranger)
         masks.append(Mask({**Mask.full(groups).values, **{name: rearranged[name] for name in pruned}}))
 
-    def smaller(mask: Mask, tuner: Tuner) -> nn.Module:
+    def smaller(mask: Mask, tuner: Tuner, batches: Batches, scores: Scores) -> nn.Module:
         small = materialize(student, groups, mask)
         left = Groups.resolve(architecture, small)
         if reroute:
@@ -300,20 +299,9 @@ def _one_pass(
     mask = masks[0]
     if len(masks) > 1:
         with _timed(timings, "choose"):
-            mask = max(masks, key=lambda each: _nearness(teacher, smaller(each, recipe.tuner.draft()), batches))
+            mask = choose(masks, partial(smaller, tuner=recipe.tuner.draft()), teacher, batches, scores)
     with _timed(timings, "tune"):
-        return smaller(mask, recipe.tuner), mask, scores
-
-
-JUDGED = 512  # samples, about, on which variants are compared with the dense model
-
-
-def _nearness(teacher: nn.Module, student: nn.Module, batches: Batches) -> float:
-    """How far the two agree on an even part of the calibration set, by the mean of the task's figures: 1 is the same."""
-    step = max(1, batches.n_samples // JUDGED)
-    figures = fidelity(teacher, student, dataclasses.replace(batches, batches=batches.batches[::step]))
-    log.info("nearness to the dense model: %s", ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
-    return statistics.fmean(figures.values())
+        return smaller(mask, recipe.tuner, batches, scores), mask, scores
 
 
 def _latency(dense: nn.Module, pruned: nn.Module, batches: Batches) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,19 @@ class Scores:
             for name, values in fields.items()
         }
         return Scores(**some)
+
+    def of_batches(self, chosen: slice, sizes: Sequence[int]) -> Scores:
+        """The scores with what they say of samples for some of the batches alone.
+
+        Args:
+            chosen: Which of the batches.
+            sizes: The samples of each batch.
+        """
+        kept = torch.tensor([size in range(*chosen.indices(len(sizes))) for size in range(len(sizes))])
+        rows = kept.repeat_interleave(torch.tensor(sizes))  # [samples]
+        grads = self.grads and {name: values[rows] for name, values in self.grads.items()}
+        weights = self.token_weights and {name: values[chosen] for name, values in self.token_weights.items()}
+        return dataclasses.replace(self, grads=grads, token_weights=weights)
 
     def damage_of(self, name: str) -> Tensor:
         """What is lost with only the k most important units of a group kept, k = 0..units: [units + 1] float64.

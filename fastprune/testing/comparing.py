@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from fastprune.calibration import Batches, model_inputs
 from fastprune.capture import real_rows
 from fastprune.groups import Groups
-from fastprune.masks import Mask
 
 
 def all_outputs(model: nn.Module, batches: Batches) -> list[Tensor]:
@@ -33,11 +32,6 @@ def relative_difference(one: Tensor, other: Tensor) -> float:
     if one.numel() == 0:
         return 0.0
     return float((one - other).abs().max()) / max(float(one.abs().max()), 1e-12)
-
-
-def same_masks(one: Mask, other: Mask) -> bool:
-    """Bit by bit."""
-    return same_tensors(one.values, other.values)
 
 
 def same_tensors(ones: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:

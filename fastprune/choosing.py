@@ -1,0 +1,72 @@
+"""Choosing among variants of a search: each is tuned in draft, and the one nearest to the dense model is taken."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import statistics
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import nn
+
+from fastprune.calibration import Batches
+from fastprune.evaluation import fidelity
+from fastprune.masks import Mask
+from fastprune.scores import Scores
+from fastprune.teacher import DenseStates, keeping
+
+log = logging.getLogger(__name__)
+
+DRAFTED = 512  # samples, about, that drafts are tuned on
+JUDGED = 256  # samples, about, on which they are compared
+
+
+class Build(Protocol):
+    """Makes the model that a mask leaves, tuned on these samples."""
+
+    def __call__(self, mask: Mask, *, batches: Batches, scores: Scores) -> nn.Module: ...
+
+
+def choose(masks: Sequence[Mask], build: Build, teacher: nn.Module, batches: Batches, scores: Scores) -> Mask:
+    """The mask whose model is nearest to the dense model; of several alike the first.
+
+    Of a large calibration set an even part is enough: drafts are tuned on some batches and compared on others. Of a small one
+    they are tuned on all.
+
+    Args:
+        masks: Of the variants.
+        build: What makes a draft.
+        teacher: The dense model.
+        batches: The calibration set.
+        scores: What the scorer said, on all of it.
+    """
+    masks = [mask for place, mask in enumerate(masks) if not any(mask.equals(other) for other in masks[:place])]
+    if len(masks) == 1:
+        return masks[0]
+    step = _step(batches)
+    every = step * max(1, batches.n_samples // (step * JUDGED))
+    tuned, judged = slice(None, None, step), slice(step // 2, None, every)
+    drafted, scores = _part(batches, tuned), scores.of_batches(tuned, batches.sizes)
+    figures = []
+    with contextlib.nullcontext() if drafts_take_all(batches) else keeping(DenseStates()):
+        for mask in masks:
+            found = fidelity(teacher, build(mask, batches=drafted, scores=scores), _part(batches, judged))
+            log.info("nearness to the dense model: %s", ", ".join(f"{name} {each:.4f}" for name, each in found.items()))
+            figures.append(statistics.fmean(found.values()))  # 1 is the same
+    return masks[figures.index(max(figures))]
+
+
+def drafts_take_all(batches: Batches) -> bool:
+    """Whether drafts are tuned on the whole calibration set."""
+    return _step(batches) == 1
+
+
+def _step(batches: Batches) -> int:
+    """Drafts are tuned on one of so many batches."""
+    return max(1, min(batches.n_samples // DRAFTED, len(batches)))
+
+
+def _part(batches: Batches, chosen: slice) -> Batches:
+    return dataclasses.replace(batches, batches=batches.batches[chosen])

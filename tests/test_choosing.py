@@ -1,0 +1,127 @@
+"""Choosing: which samples drafts of a search's variants see, and which of them is taken."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from fastprune import Batches, Mask, Scores, choosing, testing
+from fastprune.choosing import choose
+from fastprune.teacher import DenseStates, keeping, states_of
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return testing.tiny_model("bert", "ForSequenceClassification")
+
+
+def mask(kept: int) -> Mask:
+    return Mask({"ffn": torch.arange(8) < kept})
+
+
+class Drafts:
+    """Models of which each is the farther from the dense one, the further its mask is from keeping 5."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.seen: list[tuple[Batches, Scores]] = []
+
+    def __call__(self, mask: Mask, *, batches: Batches, scores: Scores) -> nn.Module:
+        self.seen.append((batches, scores))
+        off = copy.deepcopy(self.model)
+        with torch.no_grad():
+            for number, parameter in enumerate(off.parameters()):
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+                parameter.add_(abs(mask.counts()["ffn"] - 5) * 0.1 * noise)
+        return off
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> list[Batches]:
+    """What drafts were compared on."""
+    seen: list[Batches] = []
+    compare = choosing.fidelity
+    monkeypatch.setattr(choosing, "fidelity", lambda *models, **_: (seen.append(models[2]), compare(*models))[1])
+    return seen
+
+
+def places(part: Batches, whole: Batches) -> list[int]:
+    return [next(place for place, batch in enumerate(whole.batches) if batch is each) for each in part.batches]
+
+
+def told(batches: Batches) -> Scores:
+    """Scores in which every sample has its own number."""
+    numbers = torch.arange(batches.n_samples)
+    rows = tuple(each[:, None] for each in numbers.split(batches.sizes))
+    return Scores(importance={"ffn": torch.rand(8)}, grads={"ffn": numbers[:, None]}, token_weights={"ffn": rows})
+
+
+@pytest.mark.parametrize("kept", [(4, 5, 7), (5, 3), (7, 4)])
+def test_the_nearest_is_taken(model: nn.Module, kept: tuple[int, ...]) -> None:
+    batches = testing.tiny_batches(model, samples=16)
+    masks = [mask(each) for each in kept]
+    nearest = min(masks, key=lambda each: abs(each.counts()["ffn"] - 5))
+    assert choose(masks, Drafts(model), model, batches, told(batches)) is nearest
+
+
+def test_of_a_large_set_drafts_see_a_part_and_are_compared_on_another(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch, judged: list[Batches]
+) -> None:
+    monkeypatch.setattr(choosing, "DRAFTED", 8)
+    monkeypatch.setattr(choosing, "JUDGED", 4)
+    batches, drafts = testing.tiny_batches(model, samples=33, batch_size=2), Drafts(model)
+    choose([mask(3), mask(5)], drafts, model, batches, told(batches))
+    for drafted, scores in drafts.seen:
+        assert places(drafted, batches) == [0, 4, 8, 12, 16]
+        samples = [0, 1, 8, 9, 16, 17, 24, 25, 32]
+        assert scores.grads is not None
+        assert scores.grads["ffn"][:, 0].tolist() == samples
+        assert scores.token_weights is not None
+        assert torch.cat(scores.token_weights["ffn"])[:, 0].tolist() == samples
+        assert [len(rows) for rows in scores.token_weights["ffn"]] == list(drafted.sizes)
+    assert [places(each, batches) for each in judged] == [[2, 10]] * 2
+
+
+@pytest.mark.parametrize(("samples", "size", "compared"), [(8, 2, [0, 2]), (6, 2, [0, 1, 2]), (64, 64, [0])])
+def test_of_a_small_set_drafts_see_all(
+    model: nn.Module,
+    monkeypatch: pytest.MonkeyPatch,
+    judged: list[Batches],
+    samples: int,
+    size: int,
+    compared: list[int],
+) -> None:
+    monkeypatch.setattr(choosing, "DRAFTED", 8)
+    monkeypatch.setattr(choosing, "JUDGED", 4)
+    batches, drafts = testing.tiny_batches(model, samples=samples, batch_size=size), Drafts(model)
+    choose([mask(3), mask(5)], drafts, model, batches, told(batches))
+    assert [places(drafted, batches) for drafted, _ in drafts.seen] == [list(range(len(batches)))] * 2
+    assert [places(each, batches) for each in judged] == [compared] * 2
+
+
+def test_masks_that_are_the_same_are_tried_once(model: nn.Module) -> None:
+    batches, drafts = testing.tiny_batches(model, samples=16), Drafts(model)
+    assert choose([mask(3), mask(3)], drafts, model, batches, told(batches)).counts() == {"ffn": 3}
+    assert not drafts.seen
+    choose([mask(3), mask(4), mask(3)], drafts, model, batches, told(batches))
+    assert len(drafts.seen) == 2
+
+
+def test_what_is_kept_of_the_whole_set_survives_drafts_on_a_part(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choosing, "DRAFTED", 4)
+    batches, drafts = testing.tiny_batches(model, samples=16, batch_size=2), Drafts(model)
+    kept = DenseStates()
+    with keeping(kept):
+        assert states_of(model, batches) is kept
+
+        def build(mask: Mask, *, batches: Batches, scores: Scores) -> nn.Module:
+            assert states_of(model, batches) is not kept
+            return drafts(mask, batches=batches, scores=scores)
+
+        choose([mask(3), mask(5)], build, model, batches, told(batches))
+        assert states_of(model, batches) is kept
