@@ -19,8 +19,9 @@ from fastprune.teacher import DenseStates, keeping
 
 log = logging.getLogger(__name__)
 
-DRAFTED = 512  # samples, about, that drafts are tuned on
-JUDGED = 256  # samples, about, on which they are compared
+FEW = 256  # samples: with fewer, none are kept apart
+DRAFTED = 512  # samples, about, that drafts are tuned on at most
+JUDGED = 128  # samples, about, on which they are compared
 
 
 class Build(Protocol):
@@ -32,8 +33,8 @@ class Build(Protocol):
 def choose(masks: Sequence[Mask], build: Build, teacher: nn.Module, batches: Batches, scores: Scores) -> Mask:
     """The mask whose model is nearest to the dense model; of several alike the first.
 
-    Of a large calibration set an even part is enough: drafts are tuned on some batches and compared on others. Of a small one
-    they are tuned on all.
+    An even part of the calibration set is enough: drafts are tuned on every other batch, or fewer, and compared on some of the
+    others. Where there are few samples they are tuned on all.
 
     Args:
         masks: Of the variants.
@@ -65,7 +66,8 @@ def drafts_take_all(batches: Batches) -> bool:
 
 def _step(batches: Batches) -> int:
     """Drafts are tuned on one of so many batches."""
-    return max(1, min(batches.n_samples // DRAFTED, len(batches)))
+    samples = batches.n_samples
+    return 1 if samples < FEW else min(max(2, samples // DRAFTED), len(batches))
 
 
 def _part(batches: Batches, chosen: slice) -> Batches:

@@ -59,6 +59,11 @@ def told(batches: Batches) -> Scores:
     return Scores(importance={"ffn": torch.rand(8)}, grads={"ffn": numbers[:, None]}, token_weights={"ffn": rows})
 
 
+def small_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FEW", "DRAFTED", "JUDGED"):
+        monkeypatch.setattr(choosing, name, {"JUDGED": 4}.get(name, 8))
+
+
 @pytest.mark.parametrize("kept", [(4, 5, 7), (5, 3), (7, 4)])
 def test_the_nearest_is_taken(model: nn.Module, kept: tuple[int, ...]) -> None:
     batches = testing.tiny_batches(model, samples=16)
@@ -70,8 +75,7 @@ def test_the_nearest_is_taken(model: nn.Module, kept: tuple[int, ...]) -> None:
 def test_of_a_large_set_drafts_see_a_part_and_are_compared_on_another(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch, judged: list[Batches]
 ) -> None:
-    monkeypatch.setattr(choosing, "DRAFTED", 8)
-    monkeypatch.setattr(choosing, "JUDGED", 4)
+    small_numbers(monkeypatch)
     batches, drafts = testing.tiny_batches(model, samples=33, batch_size=2), Drafts(model)
     choose([mask(3), mask(5)], drafts, model, batches, told(batches))
     for drafted, scores in drafts.seen:
@@ -85,7 +89,17 @@ def test_of_a_large_set_drafts_see_a_part_and_are_compared_on_another(
     assert [places(each, batches) for each in judged] == [[2, 10]] * 2
 
 
-@pytest.mark.parametrize(("samples", "size", "compared"), [(8, 2, [0, 2]), (6, 2, [0, 1, 2]), (64, 64, [0])])
+def test_of_a_set_that_is_not_small_drafts_see_every_other_batch(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch, judged: list[Batches]
+) -> None:
+    small_numbers(monkeypatch)
+    batches, drafts = testing.tiny_batches(model, samples=14, batch_size=2), Drafts(model)
+    choose([mask(3), mask(5)], drafts, model, batches, told(batches))
+    assert [places(drafted, batches) for drafted, _ in drafts.seen] == [[0, 2, 4, 6]] * 2
+    assert [places(each, batches) for each in judged] == [[1, 3, 5]] * 2
+
+
+@pytest.mark.parametrize(("samples", "size", "compared"), [(7, 2, [0, 1, 2, 3]), (3, 1, [0, 1, 2]), (64, 64, [0])])
 def test_of_a_small_set_drafts_see_all(
     model: nn.Module,
     monkeypatch: pytest.MonkeyPatch,
@@ -94,8 +108,7 @@ def test_of_a_small_set_drafts_see_all(
     size: int,
     compared: list[int],
 ) -> None:
-    monkeypatch.setattr(choosing, "DRAFTED", 8)
-    monkeypatch.setattr(choosing, "JUDGED", 4)
+    small_numbers(monkeypatch)
     batches, drafts = testing.tiny_batches(model, samples=samples, batch_size=size), Drafts(model)
     choose([mask(3), mask(5)], drafts, model, batches, told(batches))
     assert [places(drafted, batches) for drafted, _ in drafts.seen] == [list(range(len(batches)))] * 2
@@ -113,7 +126,7 @@ def test_masks_that_are_the_same_are_tried_once(model: nn.Module) -> None:
 def test_what_is_kept_of_the_whole_set_survives_drafts_on_a_part(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choosing, "DRAFTED", 4)
+    small_numbers(monkeypatch)
     batches, drafts = testing.tiny_batches(model, samples=16, batch_size=2), Drafts(model)
     kept = DenseStates()
     with keeping(kept):

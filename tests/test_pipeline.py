@@ -254,11 +254,13 @@ def test_progress_and_timings() -> None:
         "damage curves",
         "searching",
         "rearranging",
+        "choosing",
+        "evaluating",
         "tuning",
         "timing",
     }
     assert ("tuning", 2, 2) in seen
-    assert {"measure", "score", "search", "rearrange", "tune", "bench"} == set(result.timings)
+    assert {"measure", "score", "search", "rearrange", "choose", "tune", "bench"} == set(result.timings)
     assert all(seconds >= 0 for seconds in result.timings.values())
 
 
@@ -333,7 +335,8 @@ def test_bottom_up_prunes_one_sublayer_after_another() -> None:
             seen.append([names.index(group.name) for group in groups])
             return super().tune(teacher, student, groups, batches, scores)
 
-    result = fastprune.prune(model, batches, budget=0.5, schedule="bottom-up", tuner=Watching())
+    alone = strategy("searcher", "knapsack")
+    result = fastprune.prune(model, batches, budget=0.5, schedule="bottom-up", searcher=alone, tuner=Watching())
     assert seen == [[index] for index in range(len(result.groups))]
     assert 0.3 < result.cost_after / result.cost_before <= 0.5
     assert all(count <= group.units for count, group in zip(result.mask.counts().values(), result.groups, strict=True))
