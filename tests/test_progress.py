@@ -44,10 +44,6 @@ def test_the_library_logs_its_stages(caplog: pytest.LogCaptureFixture) -> None:
     model = testing.tiny_model()
     with caplog.at_level(logging.INFO, logger="fastprune"):
         fastprune.prune(model, testing.tiny_batches(model), budget=0.5)
-    assert [record.message.partition(":")[0] for record in caplog.records][:5] == [
-        "measure",
-        "score",
-        "search",
-        "rearrange",
-        "tune",
-    ]
+    said = [record.message.partition(":")[0] for record in caplog.records]
+    stages = [name for name in dict.fromkeys(said) if name != "nearness to the dense model"]
+    assert stages[:6] == ["measure", "score", "search", "rearrange", "choose", "tune"]
