@@ -12,9 +12,10 @@ from typing import Protocol
 from torch import nn
 
 from fastprune.calibration import Batches
-from fastprune.evaluation import fidelity
+from fastprune.evaluation import Likeness
 from fastprune.masks import Mask
 from fastprune.scores import Scores
+from fastprune.tasks import Task
 from fastprune.teacher import DenseStates, keeping
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,9 @@ class Build(Protocol):
     def __call__(self, mask: Mask, *, batches: Batches, scores: Scores) -> nn.Module: ...
 
 
-def choose(masks: Sequence[Mask], build: Build, teacher: nn.Module, batches: Batches, scores: Scores) -> Mask:
+def choose(
+    masks: Sequence[Mask], build: Build, teacher: nn.Module, task: Task, batches: Batches, scores: Scores
+) -> Mask:
     """The mask whose model is nearest to the dense model; of several alike the first.
 
     An even part of the calibration set is enough: drafts are tuned on every other batch, or fewer, and compared on some of the
@@ -40,6 +43,7 @@ def choose(masks: Sequence[Mask], build: Build, teacher: nn.Module, batches: Bat
         masks: Of the variants.
         build: What makes a draft.
         teacher: The dense model.
+        task: Says how near two models are.
         batches: The calibration set.
         scores: What the scorer said, on all of it.
     """
@@ -50,10 +54,11 @@ def choose(masks: Sequence[Mask], build: Build, teacher: nn.Module, batches: Bat
     every = step * max(1, batches.n_samples // (step * JUDGED))
     tuned, judged = slice(None, None, step), slice(step // 2, None, every)
     drafted, scores = _part(batches, tuned), scores.of_batches(tuned, batches.sizes)
+    likeness = Likeness(teacher, task, _part(batches, judged))
     figures = []
     with contextlib.nullcontext() if drafts_take_all(batches) else keeping(DenseStates()):
         for mask in masks:
-            found = fidelity(teacher, build(mask, batches=drafted, scores=scores), _part(batches, judged))
+            found = likeness.of(build(mask, batches=drafted, scores=scores))
             log.info("nearness to the dense model: %s", ", ".join(f"{name} {each:.4f}" for name, each in found.items()))
             figures.append(statistics.fmean(found.values()))  # 1 is the same
     return masks[figures.index(max(figures))]

@@ -125,8 +125,8 @@ def prune(
     dense = open_experts(given)
     groups = Groups.resolve(architecture, dense)
     batches = Batches.wrap(data, task)
-    if batches.task is None:
-        batches = Batches.wrap(batches, task_for(dense.config, type(dense)))  # type: ignore[arg-type]
+    task = batches.task or task_for(dense.config, type(dense))  # type: ignore[arg-type]
+    batches = Batches.wrap(batches, task)
     generator = torch.Generator().manual_seed(seed)
     again = shared is not None or (len(recipe.searcher.variants()) > 1 and drafts_take_all(batches))
     shared = shared or Shared()
@@ -150,6 +150,7 @@ def prune(
                     left,
                     step.settles,
                     batches,
+                    task,
                     recipe,
                     generator,
                     timings,
@@ -254,6 +255,7 @@ def _one_pass(
     limits: Limits,
     settles: frozenset[str] | None,
     batches: Batches,
+    task: Task,
     recipe: Recipe,
     generator: torch.Generator,
     timings: dict[str, float],
@@ -299,7 +301,7 @@ def _one_pass(
     mask = masks[0]
     if len(masks) > 1:
         with _timed(timings, "choose"):
-            mask = choose(masks, partial(smaller, tuner=recipe.tuner.draft()), teacher, batches, scores)
+            mask = choose(masks, partial(smaller, tuner=recipe.tuner.draft()), teacher, task, batches, scores)
     with _timed(timings, "tune"):
         return smaller(mask, recipe.tuner, batches, scores), mask, scores
 

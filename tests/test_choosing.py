@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastprune import Batches, Mask, Scores, choosing, testing
+from fastprune import Batches, Mask, Scores, Task, choosing, testing
 from fastprune.choosing import choose
 from fastprune.teacher import DenseStates, keeping, states_of
 
@@ -43,9 +43,19 @@ class Drafts:
 def judged(monkeypatch: pytest.MonkeyPatch) -> list[Batches]:
     """What drafts were compared on."""
     seen: list[Batches] = []
-    compare = choosing.fidelity
-    monkeypatch.setattr(choosing, "fidelity", lambda *models, **_: (seen.append(models[2]), compare(*models))[1])
+
+    class Watched(choosing.Likeness):
+        def __init__(self, teacher: nn.Module, task: Task, batches: Batches) -> None:
+            super().__init__(teacher, task, batches)
+            seen.append(batches)
+
+    monkeypatch.setattr(choosing, "Likeness", Watched)
     return seen
+
+
+def task_of(batches: Batches) -> Task:
+    assert batches.task is not None
+    return batches.task
 
 
 def places(part: Batches, whole: Batches) -> list[int]:
@@ -69,7 +79,7 @@ def test_the_nearest_is_taken(model: nn.Module, kept: tuple[int, ...]) -> None:
     batches = testing.tiny_batches(model, samples=16)
     masks = [mask(each) for each in kept]
     nearest = min(masks, key=lambda each: abs(each.counts()["ffn"] - 5))
-    assert choose(masks, Drafts(model), model, batches, told(batches)) is nearest
+    assert choose(masks, Drafts(model), model, task_of(batches), batches, told(batches)) is nearest
 
 
 def test_of_a_large_set_drafts_see_a_part_and_are_compared_on_another(
@@ -77,7 +87,7 @@ def test_of_a_large_set_drafts_see_a_part_and_are_compared_on_another(
 ) -> None:
     small_numbers(monkeypatch)
     batches, drafts = testing.tiny_batches(model, samples=33, batch_size=2), Drafts(model)
-    choose([mask(3), mask(5)], drafts, model, batches, told(batches))
+    choose([mask(3), mask(5)], drafts, model, task_of(batches), batches, told(batches))
     for drafted, scores in drafts.seen:
         assert places(drafted, batches) == [0, 4, 8, 12, 16]
         samples = [0, 1, 8, 9, 16, 17, 24, 25, 32]
@@ -86,7 +96,7 @@ def test_of_a_large_set_drafts_see_a_part_and_are_compared_on_another(
         assert scores.token_weights is not None
         assert torch.cat(scores.token_weights["ffn"])[:, 0].tolist() == samples
         assert [len(rows) for rows in scores.token_weights["ffn"]] == list(drafted.sizes)
-    assert [places(each, batches) for each in judged] == [[2, 10]] * 2
+    assert [places(each, batches) for each in judged] == [[2, 10]]
 
 
 def test_of_a_set_that_is_not_small_drafts_see_every_other_batch(
@@ -94,9 +104,9 @@ def test_of_a_set_that_is_not_small_drafts_see_every_other_batch(
 ) -> None:
     small_numbers(monkeypatch)
     batches, drafts = testing.tiny_batches(model, samples=14, batch_size=2), Drafts(model)
-    choose([mask(3), mask(5)], drafts, model, batches, told(batches))
+    choose([mask(3), mask(5)], drafts, model, task_of(batches), batches, told(batches))
     assert [places(drafted, batches) for drafted, _ in drafts.seen] == [[0, 2, 4, 6]] * 2
-    assert [places(each, batches) for each in judged] == [[1, 3, 5]] * 2
+    assert [places(each, batches) for each in judged] == [[1, 3, 5]]
 
 
 @pytest.mark.parametrize(("samples", "size", "compared"), [(7, 2, [0, 1, 2, 3]), (3, 1, [0, 1, 2]), (64, 64, [0])])
@@ -110,16 +120,16 @@ def test_of_a_small_set_drafts_see_all(
 ) -> None:
     small_numbers(monkeypatch)
     batches, drafts = testing.tiny_batches(model, samples=samples, batch_size=size), Drafts(model)
-    choose([mask(3), mask(5)], drafts, model, batches, told(batches))
+    choose([mask(3), mask(5)], drafts, model, task_of(batches), batches, told(batches))
     assert [places(drafted, batches) for drafted, _ in drafts.seen] == [list(range(len(batches)))] * 2
-    assert [places(each, batches) for each in judged] == [compared] * 2
+    assert [places(each, batches) for each in judged] == [compared]
 
 
 def test_masks_that_are_the_same_are_tried_once(model: nn.Module) -> None:
     batches, drafts = testing.tiny_batches(model, samples=16), Drafts(model)
-    assert choose([mask(3), mask(3)], drafts, model, batches, told(batches)).counts() == {"ffn": 3}
+    assert choose([mask(3), mask(3)], drafts, model, task_of(batches), batches, told(batches)).counts() == {"ffn": 3}
     assert not drafts.seen
-    choose([mask(3), mask(4), mask(3)], drafts, model, batches, told(batches))
+    choose([mask(3), mask(4), mask(3)], drafts, model, task_of(batches), batches, told(batches))
     assert len(drafts.seen) == 2
 
 
@@ -136,5 +146,5 @@ def test_what_is_kept_of_the_whole_set_survives_drafts_on_a_part(
             assert states_of(model, batches) is not kept
             return drafts(mask, batches=batches, scores=scores)
 
-        choose([mask(3), mask(5)], build, model, batches, told(batches))
+        choose([mask(3), mask(5)], build, model, task_of(batches), batches, told(batches))
         assert states_of(model, batches) is kept

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from fastprune.calibration import Batches, make_batches
 from fastprune.errors import DataError, ModelError
-from fastprune.evaluation import evaluate, fidelity
+from fastprune.evaluation import Likeness, evaluate, fidelity
 from fastprune.tasks import Columns
 from fastprune_tasks.classification import SequenceClassification
 
@@ -66,6 +66,21 @@ def test_paths_and_default_splits(
     splits.save_to_disk(tmp_path / "data")
     assert evaluate(tmp_path / "model", tmp_path / "data")["accuracy"] == 1
     assert evaluate(tmp_path / "model", tmp_path / "data", split="test")["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(("room", "runs"), [(1 << 20, 3), (2 * 4 * 3, 9), (0, 9)])
+def test_a_teacher_runs_once_for_all_students_where_there_is_room(
+    says_yes: BertForSequenceClassification, tiny_tokenizer: PreTrainedTokenizerFast, room: int, runs: int
+) -> None:
+    batches = make_batches(Dataset.from_dict({"text": [*TEXTS, *TEXTS[:2]]}), TASK, tiny_tokenizer, batch_size=2)
+    seen: list[object] = []
+    students = [BertForSequenceClassification(says_yes.config) for _ in range(3)]
+    expected = [fidelity(says_yes, student, batches) for student in students]
+    assert len({tuple(each.items()) for each in expected}) > 1
+    says_yes.register_forward_hook(lambda *_: seen.append(1))
+    likeness = Likeness(says_yes, TASK, batches, room=room)
+    assert [likeness.of(student) for student in students] == expected
+    assert len(seen) == runs
 
 
 def test_fidelity(

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastprune import CostTable, Mask, Scores, Searcher, UsageError, option, track
@@ -68,20 +70,21 @@ def least_damage(damage: dict[str, Tensor], costs: CostTable, budget: float, res
         resolution: Into how many buckets what the budget leaves above the floor is cut.
     """
     bucket = (budget - costs.floor) / resolution
-    best = torch.zeros(resolution + 1, dtype=torch.float64)  # [buckets + 1], the least damage with so many to spend
-    choices: list[tuple[str, Tensor, Tensor]] = []
+    best = np.zeros(resolution + 1)  # [buckets + 1], the least damage with so many to spend
+    total, better = np.empty_like(best), np.empty(resolution + 1, dtype=bool)
+    choices: list[tuple[str, Tensor, NDArray[np.int64]]] = []
     for name, table in track(list(costs.groups.items()), "searching"):
         above = table - table.min()
         buckets = torch.where(above > 0, (above / bucket).ceil() if bucket > 0 else torch.inf, 0.0)
-        counts = _worth_choosing(buckets, damage[name], resolution)
-        least = torch.full_like(best, torch.inf)
-        chosen = torch.zeros(resolution + 1, dtype=torch.long)
-        for count in counts:
+        least = np.full_like(best, np.inf)
+        chosen = np.zeros(resolution + 1, dtype=np.int64)
+        for count in _worth_choosing(buckets, damage[name], resolution):
             spent = int(buckets[count])
-            total = best[: resolution + 1 - spent] + damage[name][count]
-            better = total < least[spent:]
-            least[spent:][better] = total[better]
-            chosen[spent:][better] = count
+            here = slice(0, resolution + 1 - spent)
+            np.add(best[here], float(damage[name][count]), out=total[here])
+            np.less(total[here], least[spent:], out=better[here])
+            np.copyto(least[spent:], total[here], where=better[here])
+            np.copyto(chosen[spent:], count, where=better[here])
         best = least
         choices.append((name, buckets, chosen))
     left, found = resolution, {}
