@@ -69,9 +69,10 @@ def told(batches: Batches) -> Scores:
     return Scores(importance={"ffn": torch.rand(8)}, grads={"ffn": numbers[:, None]}, token_weights={"ffn": rows})
 
 
+@pytest.fixture
 def small_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FEW", "DRAFTED", "JUDGED"):
-        monkeypatch.setattr(choosing, name, {"JUDGED": 4}.get(name, 8))
+    for name, samples in {"FEW": 8, "DRAFTED": 8, "JUDGED": 4}.items():
+        monkeypatch.setattr(choosing, name, samples)
 
 
 @pytest.mark.parametrize("kept", [(4, 5, 7), (5, 3), (7, 4)])
@@ -82,47 +83,32 @@ def test_the_nearest_is_taken(model: nn.Module, kept: tuple[int, ...]) -> None:
     assert choose(masks, Drafts(model), model, task_of(batches), batches, told(batches)) is nearest
 
 
-def test_of_a_large_set_drafts_see_a_part_and_are_compared_on_another(
-    model: nn.Module, monkeypatch: pytest.MonkeyPatch, judged: list[Batches]
+@pytest.mark.usefixtures("small_numbers")
+@pytest.mark.parametrize(
+    ("samples", "size", "drafted", "compared"),
+    [
+        pytest.param(33, 2, [0, 4, 8, 12, 16], [2, 10], id="large"),
+        pytest.param(14, 2, [0, 2, 4, 6], [1, 3, 5], id="every other batch"),
+        pytest.param(7, 2, [0, 1, 2, 3], [0, 1, 2, 3], id="small"),
+        pytest.param(3, 1, [0, 1, 2], [0, 1, 2], id="single samples"),
+        pytest.param(64, 64, [0], [0], id="one batch"),
+    ],
+)
+def test_what_drafts_see_and_are_compared_on(
+    model: nn.Module, judged: list[Batches], samples: int, size: int, drafted: list[int], compared: list[int]
 ) -> None:
-    small_numbers(monkeypatch)
-    batches, drafts = testing.tiny_batches(model, samples=33, batch_size=2), Drafts(model)
-    choose([mask(3), mask(5)], drafts, model, task_of(batches), batches, told(batches))
-    for drafted, scores in drafts.seen:
-        assert places(drafted, batches) == [0, 4, 8, 12, 16]
-        samples = [0, 1, 8, 9, 16, 17, 24, 25, 32]
-        assert scores.grads is not None
-        assert scores.grads["ffn"][:, 0].tolist() == samples
-        assert scores.token_weights is not None
-        assert torch.cat(scores.token_weights["ffn"])[:, 0].tolist() == samples
-        assert [len(rows) for rows in scores.token_weights["ffn"]] == list(drafted.sizes)
-    assert [places(each, batches) for each in judged] == [[2, 10]]
-
-
-def test_of_a_set_that_is_not_small_drafts_see_every_other_batch(
-    model: nn.Module, monkeypatch: pytest.MonkeyPatch, judged: list[Batches]
-) -> None:
-    small_numbers(monkeypatch)
-    batches, drafts = testing.tiny_batches(model, samples=14, batch_size=2), Drafts(model)
-    choose([mask(3), mask(5)], drafts, model, task_of(batches), batches, told(batches))
-    assert [places(drafted, batches) for drafted, _ in drafts.seen] == [[0, 2, 4, 6]] * 2
-    assert [places(each, batches) for each in judged] == [[1, 3, 5]]
-
-
-@pytest.mark.parametrize(("samples", "size", "compared"), [(7, 2, [0, 1, 2, 3]), (3, 1, [0, 1, 2]), (64, 64, [0])])
-def test_of_a_small_set_drafts_see_all(
-    model: nn.Module,
-    monkeypatch: pytest.MonkeyPatch,
-    judged: list[Batches],
-    samples: int,
-    size: int,
-    compared: list[int],
-) -> None:
-    small_numbers(monkeypatch)
     batches, drafts = testing.tiny_batches(model, samples=samples, batch_size=size), Drafts(model)
     choose([mask(3), mask(5)], drafts, model, task_of(batches), batches, told(batches))
-    assert [places(drafted, batches) for drafted, _ in drafts.seen] == [list(range(len(batches)))] * 2
+    assert [places(each, batches) for each, _ in drafts.seen] == [drafted] * 2
     assert [places(each, batches) for each in judged] == [compared]
+    numbers = torch.arange(samples).split(size)
+    seen = torch.cat([numbers[place] for place in drafted]).tolist()
+    for each, scores in drafts.seen:
+        assert scores.grads is not None
+        assert scores.grads["ffn"][:, 0].tolist() == seen
+        assert scores.token_weights is not None
+        assert torch.cat(scores.token_weights["ffn"])[:, 0].tolist() == seen
+        assert [len(rows) for rows in scores.token_weights["ffn"]] == list(each.sizes)
 
 
 def test_masks_that_are_the_same_are_tried_once(model: nn.Module) -> None:
@@ -133,10 +119,8 @@ def test_masks_that_are_the_same_are_tried_once(model: nn.Module) -> None:
     assert len(drafts.seen) == 2
 
 
-def test_what_is_kept_of_the_whole_set_survives_drafts_on_a_part(
-    model: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small_numbers(monkeypatch)
+@pytest.mark.usefixtures("small_numbers")
+def test_what_is_kept_of_the_whole_set_survives_drafts_on_a_part(model: nn.Module) -> None:
     batches, drafts = testing.tiny_batches(model, samples=16, batch_size=2), Drafts(model)
     kept = DenseStates()
     with keeping(kept):
