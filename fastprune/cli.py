@@ -140,7 +140,9 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="auto: the checkpoint's, but float32 on a CPU.",
         ),
-        click.option("--pooling", type=click.Choice(["mean", "cls", "max"]), help="Of a plain encoder's embedding."),
+        click.option(
+            "--pooling", type=click.Choice(["mean", "cls", "max", "lasttoken"]), help="Of a plain encoder's embedding."
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else."),
     ]
     command = verbosity_options(command)

@@ -138,7 +138,7 @@ def read_class(source: str | Path) -> tuple[PretrainedConfig, type[PreTrainedMod
     sentence = read_sentence_transformer(directory)
     encoder = directory / sentence.folder if sentence else directory
     config = _config(encoder)
-    return config, _model_class(config, encoder)
+    return config, _model_class(config, encoder, pooled=bool(sentence and sentence.pooling))
 
 
 def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.device) -> Pretrained:
@@ -148,7 +148,8 @@ def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.devi
     encoder = directory / sentence.folder if sentence else directory
     config = _config(encoder)
     _require_weights(encoder)
-    model_class = _model_class(config, encoder)
+    pooled = sentence is not None and bool(sentence.pooling)
+    model_class = _model_class(config, encoder, pooled=pooled)
     task = task_for(config, model_class)
     if sentence and sentence.pooling:
         task = _with_pooling(task, sentence, encoder)
@@ -202,12 +203,15 @@ def _require_weights(directory: Path) -> None:
         raise ModelError(f"{directory} has a config.json but no weights ({' or '.join(WEIGHTS)}).")
 
 
-def _model_class(config: PretrainedConfig, directory: Path) -> type[PreTrainedModel]:
-    """The class that the checkpoint was saved from; the plain encoder where it does not say."""
-    plain: Any = transformers.MODEL_MAPPING.get(type(config), None)
-    name = (
-        config.architectures[0] if config.architectures else getattr(plain, "__name__", f"{config.model_type} encoder")
-    )
+def _model_class(config: PretrainedConfig, directory: Path, *, pooled: bool) -> type[PreTrainedModel]:
+    """The class that the checkpoint was saved from; the plain encoder where it does not say.
+
+    Pooled encoders are opened without the head that they may have been trained with, as sentence-transformers does.
+    """
+    plain = getattr(transformers.MODEL_MAPPING.get(type(config), None), "__name__", "")
+    name = config.architectures[0] if config.architectures else plain or f"{config.model_type} encoder"
+    if pooled and plain and not name.endswith("EncoderModel"):
+        name = plain
     model_class = getattr(transformers, name, None)
     if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
         raise ModelError(f"{directory} holds a {name}, which transformers {transformers.__version__} does not have.")

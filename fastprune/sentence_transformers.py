@@ -16,6 +16,7 @@ OLD_POOLINGS = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "lasttoken",
 }
 POOLINGS = tuple(OLD_POOLINGS.values())
 
@@ -26,7 +27,7 @@ class SentenceTransformer:
 
     Attributes:
         folder: Where the encoder lies, relative to the directory; empty for the directory itself.
-        pooling: How token vectors become one: mean, cls or max; empty for a CrossEncoder, whose head scores pairs.
+        pooling: How token vectors become one: mean, cls, max or lasttoken; empty for a CrossEncoder, whose head scores pairs.
         normalize: Whether vectors get length 1.
         max_length: Tokens a text, at most; None where nothing is said.
         companions: Contents of the other files by relative name, arranged around an encoder in the directory itself.

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from transformers import (
     BertConfig,
+    BertForMaskedLM,
+    BertForPreTraining,
     BertForSequenceClassification,
     BertModel,
     PretrainedConfig,
@@ -117,6 +119,22 @@ def test_sentence_transformers(
     assert [module["path"] for module in modules][:2] == ["", "1_Pooling"]
 
 
+@pytest.mark.parametrize("saved_as", [BertForMaskedLM, BertForPreTraining])
+def test_sentence_transformers_come_without_their_head(
+    tiny_config: BertConfig, tmp_path: Path, saved_as: type[BertForMaskedLM]
+) -> None:
+    """Many were saved by the model that they were pre-trained as."""
+    folder = _sentence_transformer(tiny_config, tmp_path / "st", "", {"pooling_mode_lasttoken": True})
+    whole = saved_as(tiny_config)
+    whole.save_pretrained(folder)
+    opened = _open(folder, device="cpu")
+    assert type(opened.model) is BertModel
+    assert opened.task == Embedding(pooling="lasttoken", normalize=False)
+    assert torch.equal(
+        opened.model.encoder.layer[0].output.dense.weight, whole.bert.encoder.layer[0].output.dense.weight
+    )
+
+
 def test_companions_make_the_same_model_again(tiny_config: BertConfig, tmp_path: Path) -> None:
     first = _open(_sentence_transformer(tiny_config, tmp_path / "a", "0_Transformer", {"pooling_mode": "max"}))
     first.model.save_pretrained(tmp_path / "b")  # type: ignore[operator]
@@ -132,7 +150,7 @@ def test_what_cannot_be_pooled_is_refused(tiny_config: BertConfig, tmp_path: Pat
     with pytest.raises(ModelError, match="SentenceTransformer of Transformer, Pooling, Dense"):
         _open(dense)
     both = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
-    with pytest.raises(ModelError, match="pools by cls, mean; fastprune knows one of mean, cls, max"):
+    with pytest.raises(ModelError, match="pools by cls, mean; fastprune knows one of mean, cls, max, lasttoken"):
         _open(_sentence_transformer(tiny_config, tmp_path / "both", "", both))
 
 

@@ -33,7 +33,7 @@ class Embedding(Task):
     """A vector for each text, pooled from the last hidden states of a plain encoder.
 
     Attributes:
-        pooling: The mean of the real tokens, the first of them, or their maximum.
+        pooling: The mean of the real tokens, the first of them, their maximum, or the last of them.
         normalize: Whether vectors have length 1.
     """
 
@@ -41,7 +41,7 @@ class Embedding(Task):
     heads: ClassVar[tuple[str, ...]] = ("Model", "TextModelWithProjection")
     metrics_of_samples: ClassVar[bool] = True
 
-    pooling: Literal["mean", "cls", "max"] = "mean"
+    pooling: Literal["mean", "cls", "max", "lasttoken"] = "mean"
     normalize: bool = True
 
     @classmethod
@@ -92,6 +92,9 @@ class Embedding(Task):
         if self.pooling == "cls":
             first = mask.int().argmax(1)  # [samples]; not 0 where the padding is on the left
             return states[torch.arange(len(states), device=states.device), first]
+        if self.pooling == "lasttoken":
+            last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)  # [samples]
+            return states[torch.arange(len(states), device=states.device), last]
         return states.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(1)
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:

@@ -349,13 +349,13 @@ def test_no_answer_is_no_choice_where_all_questions_have_one(tiny_tokenizer: Pre
     assert QuestionAnswering().metrics([(outputs, batch)], batches.samples)["exact_match"] == 1
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "lasttoken"])
 @pytest.mark.parametrize("left", [False, True])
 def test_pooling_sees_real_tokens_only(pooling: Any, left: bool) -> None:
     states = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[0, 0, 1, 1, 1]]) if left else torch.tensor([[1, 1, 1, 0, 0]])
     real = states[mask.bool()]  # [tokens, hidden]
-    expected = {"mean": real.mean(0), "cls": real[0], "max": real.amax(0)}[pooling]
+    expected = {"mean": real.mean(0), "cls": real[0], "max": real.amax(0), "lasttoken": real[-1]}[pooling]
     outputs = SimpleNamespace(last_hidden_state=states)
     batch = {"attention_mask": mask}
     torch.testing.assert_close(Embedding(pooling=pooling, normalize=False).embed(outputs, batch)[0], expected)
