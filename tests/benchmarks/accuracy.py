@@ -4,7 +4,8 @@
 
 A recipe is a stage of the paper (search, rearrange, paper), another preset, or a preset with changes such as
 ``default+tuner=mask+scorer.labels=model``. It calibrates on the training data and reports the task's metrics on the test
-data, which calibration never sees. First scores are computed once a seed and shared by all recipes and budgets; their
+data, which calibration never sees, and how near the model is to the dense one there (``fidelity``: less noisy, as it
+compares what each sample gives). First scores are computed once a seed and shared by all recipes and budgets; their
 time is billed to each. Results are appended to a JSONL file, one line a model, with the seconds of each stage and F, the
 seconds of one forward pass of the dense model over the calibration set just before.
 """
@@ -20,6 +21,7 @@ import click
 import torch
 
 from fastprune import Batches, Pretrained, Recipe, Shared, evaluate, make_batches, model_inputs, open_pretrained, prune
+from fastprune.evaluation import Likeness
 from fastprune.teacher import DenseStates
 
 STAGES = {"search": "paper+rearranger=none+tuner=none", "rearrange": "paper+tuner=none"}
@@ -49,10 +51,10 @@ def main(**options: Any) -> None:
     )
     record(options, {"recipe": "dense", "budget": 1.0, "metrics": evaluate(opened.model, test)})
     for seed in map(int, options["seeds"].split(",")):
-        run_seed(opened, test, seed, options)
+        run_seed(opened, test, Likeness(opened.model, opened.task, test), seed, options)
 
 
-def run_seed(opened: Pretrained, test: Batches, seed: int, options: dict[str, Any]) -> None:
+def run_seed(opened: Pretrained, test: Batches, likeness: Likeness, seed: int, options: dict[str, Any]) -> None:
     """All recipes at all budgets for one draw of the calibration set."""
     train = make_batches(
         options["train"],
@@ -84,6 +86,7 @@ def run_seed(opened: Pretrained, test: Batches, seed: int, options: dict[str, An
                     "cost": result.cost_after / result.cost_before,
                     "kept": list(result.mask.counts().values()),
                     "metrics": evaluate(result.model, test),
+                    "fidelity": likeness.of(result.model),
                 },
             )
 

@@ -15,8 +15,9 @@ import click
 @click.command()
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.option("--metric", default="accuracy", show_default=True)
+@click.option("--of", default="metrics", type=click.Choice(["metrics", "fidelity"]), show_default=True)
 @click.option("--scale", default=100.0, show_default=True, help="What the metric is multiplied by.")
-def main(file: Path, metric: str, scale: float) -> None:
+def main(file: Path, metric: str, of: str, scale: float) -> None:
     """One row a recipe, one column a budget; a cell is the mean and, in brackets, the lowest and highest seed.
 
     The last columns are the medians of what pruning cost: in F, forward passes of the dense model over the calibration set,
@@ -25,8 +26,10 @@ def main(file: Path, metric: str, scale: float) -> None:
     found: dict[tuple[str, float], dict[int, float]] = {}
     bills: dict[str, list[tuple[float, float]]] = {}
     for line in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+        if of not in line:  # of the dense model: it is as near as can be to itself
+            continue
         values = found.setdefault((line["recipe"], line["budget"]), {})
-        values[line.get("seed", 0)] = scale * line["metrics"][metric]
+        values[line.get("seed", 0)] = scale * line[of][metric]
         bills.setdefault(line["recipe"], []).extend([(line["F"], line["seconds"])] if "F" in line else [])
     recipes = list(dict.fromkeys(recipe for recipe, _ in found))
     budgets = sorted({budget for recipe, budget in found if recipe != "dense"}, reverse=True)
