@@ -12,6 +12,9 @@ from torch import Tensor
 
 from fastprune import CostTable, Mask, Scores, Searcher, UsageError, option, track
 
+VARIANTS = ((1.0, 0.0), (2 / 3, 0.0), (2 / 3, 1.0), (3 / 2, 0.0), (1.0, 1.0), (2 / 3, 2.0), (0.5, 0.0))
+"""Of several tries: what the power is multiplied by, and what is added to the tilt; the most useful ones first."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class KnapsackSearcher(Searcher):
@@ -22,8 +25,9 @@ class KnapsackSearcher(Searcher):
     ones, so that the budget is never exceeded; dynamic programming then finds the best choice of counts, whole
     sublayers dropped included, and what rounding left of the budget buys what it can.
 
-    How the damage of different groups adds up is open (METHOD 2): raised to a power below 1, even groups share the loss; above
-    1, it goes where curves are flattest. With ``tries`` there are as many knapsacks, at powers around ``power``.
+    How the damage of different groups adds up is open (METHOD 2). Raised to a power below 1 it is shared evenly; above 1, it
+    goes where curves are flattest. With a tilt above 0 late groups are spared: what early ones lose, the layers above them
+    can still make up for. With ``tries`` there are as many knapsacks, at powers and tilts around these.
     """
 
     name: ClassVar[str] = "knapsack"
@@ -31,27 +35,34 @@ class KnapsackSearcher(Searcher):
     paper: ClassVar[str] = "Frantar and Alistarh (SPDY), ICML 2022, https://arxiv.org/abs/2201.13096"
     resolution: int = option(8192, help="Into how many buckets the budget is cut.")
     power: float = option(1.0, help="The damage of each group is raised to it before it is added up.")
-    tries: int = option(1, help="How many powers to try; each is tuned in draft and compared with the dense model.")
-    spread: float = option(1.5, help="Of several powers the least is power / spread, the largest power x spread.")
+    tilt: float = option(0.0, help="The last group's damage counts 2^tilt times as much as the first's.")
+    tries: int = option(
+        1, help="How many powers and tilts to try; each is tuned in draft and compared with the dense model."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tries < 1 or self.spread <= 1 or self.power <= 0:
+        if not 1 <= self.tries <= len(VARIANTS) or self.power <= 0:
             raise UsageError(
-                "The searcher 'knapsack' needs at least 1 try, a spread above 1 and a power above 0; got "
-                f"tries={self.tries}, spread={self.spread:g}, power={self.power:g}."
+                f"The searcher 'knapsack' needs 1 to {len(VARIANTS)} tries and a power above 0; got "
+                f"tries={self.tries}, power={self.power:g}."
             )
         if self.resolution < 1:
             raise UsageError(f"The searcher 'knapsack' needs a resolution of at least 1 bucket; got {self.resolution}.")
 
     def variants(self) -> Sequence[Searcher]:
-        """At powers in even ratios, this one's own first, so that it wins a tie."""
-        places = [2 * index / (self.tries - 1) - 1 for index in range(self.tries)] if self.tries > 1 else [0.0]
-        powers = [self.power * self.spread**place for place in sorted(places, key=abs)]
-        return [dataclasses.replace(self, power=power, tries=1) for power in powers]
+        """This one's own power and tilt first, so that they win a tie."""
+        return [
+            dataclasses.replace(self, power=self.power * ratio, tilt=self.tilt + added, tries=1)
+            for ratio, added in VARIANTS[: self.tries]
+        ]
 
     def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
-        damage = {name: scores.damage_of(name).double().pow(self.power) for name in scores.importance}
+        last = max(1, len(scores.importance) - 1)
+        damage = {
+            name: scores.damage_of(name).double().pow(self.power) * 2 ** (self.tilt * place / last)
+            for place, name in enumerate(scores.importance)
+        }
         budget = budget * (1 + 1e-12)  # for sums of costs that are no whole numbers
         counts = {name: table.numel() - 1 for name, table in costs.groups.items()}
         if costs.of(counts) > budget:

@@ -114,14 +114,29 @@ def test_a_resolution_of_no_buckets_is_refused() -> None:
         strategy("searcher", "knapsack", resolution=0)
 
 
-def test_variants_are_powers_around_its_own() -> None:
-    powers = [
-        searcher.power for searcher in strategy("searcher", "knapsack", power=0.8, tries=3, spread=2.0).variants()
-    ]
-    assert powers == pytest.approx([0.8, 0.4, 1.6])
+def test_variants_are_powers_and_tilts_around_its_own() -> None:
+    found = strategy("searcher", "knapsack", power=0.9, tilt=0.5, tries=3).variants()
+    assert [(one.power, one.tilt, one.tries) for one in found] == [(0.9, 0.5, 1), (0.6, 0.5, 1), (0.6, 1.5, 1)]
     alone = strategy("searcher", "knapsack")
     assert list(alone.variants()) == [alone]
-    assert all(searcher.tries == 1 for searcher in strategy("searcher", "knapsack", tries=4).variants())
+    most = strategy("searcher", "knapsack", tries=7).variants()
+    assert len({(one.power, one.tilt) for one in most}) == 7
+
+
+def test_a_tilt_spares_late_groups() -> None:
+    """Two groups that lose the square of what goes: the last counts 2^tilt times, so it loses as much less."""
+    units = torch.arange(101, dtype=torch.float64)
+    lost = (100 - units).square()
+    costs = CostTable(measure="MACs", groups={"a": units.clone(), "b": units.clone()}, fixed=0.0)
+    scores = Scores(importance={name: torch.arange(1, 101) for name in "ab"}, damage={"a": lost, "b": lost.clone()})
+
+    def kept(tilt: float) -> dict[str, int]:
+        searcher = strategy("searcher", "knapsack", tilt=tilt, resolution=10_000)
+        return searcher.search(scores, costs, 100.0).counts()
+
+    assert kept(0.0) == {"a": 50, "b": 50}
+    assert kept(2.0) == {"a": 20, "b": 80}  # minimise x^2 + 4 y^2 over what goes, x + y = 100
+    assert kept(-2.0) == {"a": 80, "b": 20}
 
 
 def test_a_power_below_one_shares_the_damage_more_evenly() -> None:
@@ -141,7 +156,7 @@ def test_a_power_below_one_shares_the_damage_more_evenly() -> None:
     assert kept[0.75]["a"] == pytest.approx(100 - 100 / (1 + 4**1.5), abs=1)
 
 
-@pytest.mark.parametrize("options", [{"tries": 0}, {"spread": 1.0}, {"power": 0.0}])
-def test_powers_that_make_no_sense(options: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="at least 1 try, a spread above 1 and a power above 0; got tries="):
+@pytest.mark.parametrize("options", [{"tries": 0}, {"tries": 8}, {"power": 0.0}])
+def test_options_that_make_no_sense(options: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="needs 1 to 7 tries and a power above 0; got tries="):
         strategy("searcher", "knapsack", **options)
