@@ -80,6 +80,7 @@ from .processors import tokenizer_of as tokenizer_of
 from .progress import track as track
 from .recipe import Recipe as Recipe
 from .recipe import strategy as strategy
+from .recombining import recombined as recombined
 from .result import PruningResult as PruningResult
 from .reuse import Shared as Shared
 from .scores import Scores as Scores

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastprune import Batches, Groups, LayerFit, Reconstruction, Scores, UsageError, option
+from fastprune import Batches, Groups, LayerFit, Reconstruction, Scores, UsageError, option, recombined
 from fastprune_lstsq.weights import WeightsTuner
 
 HELD_BACK = 10  # one of so many batches
@@ -39,10 +39,13 @@ class DescentTuner(WeightsTuner):
     )
     paper: ClassVar[str] = "Li et al. (BRECQ), ICLR 2021, https://arxiv.org/abs/2102.05426 (reconstruction by blocks)"
     epochs: float = option(
-        1.0, help="How often a whole layer would see the calibration set; one with a third left sees it three times."
+        1.0, help="How often a whole layer would see the samples; one with a third left sees them three times."
     )
     together: int = option(
         2, help="How many layers in a row are fitted at once; each takes its turn so often, for as much less time."
+    )
+    recombine: int = option(
+        0, help="How many copies of each text to learn from as well, half of each taken from others; for small sets."
     )
     rate: float = option(
         0.05, help="The largest step, relative to a tensor's root mean square and the root of the layer's error."
@@ -50,10 +53,10 @@ class DescentTuner(WeightsTuner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.epochs < 0 or self.rate <= 0 or self.together < 1:
+        if self.epochs < 0 or self.rate <= 0 or self.together < 1 or self.recombine < 0:
             raise UsageError(
-                "The tuner 'descent' needs 0 epochs or more, a rate above 0 and 1 or more layers together; got "
-                f"epochs={self.epochs:g}, rate={self.rate:g}, together={self.together}."
+                "The tuner 'descent' needs 0 epochs or more, a rate above 0, 1 or more layers together and 0 copies or more; "
+                f"got epochs={self.epochs:g}, rate={self.rate:g}, together={self.together}, recombine={self.recombine}."
             )
 
     def draft(self) -> WeightsTuner:
@@ -63,11 +66,12 @@ class DescentTuner(WeightsTuner):
     def tune(
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores
     ) -> Reconstruction:
-        refine = partial(descend, epochs=self.epochs, rate=self.rate)
-        return self._reconstruct(teacher, student, groups, batches, scores, refine=refine, together=self.together)
+        refine = partial(descend, epochs=self.epochs, rate=self.rate, originals=len(batches))
+        shown = recombined(batches, self.recombine)
+        return self._reconstruct(teacher, student, groups, shown, scores, refine=refine, together=self.together)
 
 
-def descend(fit: LayerFit, *, epochs: float, rate: float) -> Mapping[str, Tensor]:
+def descend(fit: LayerFit, *, epochs: float, rate: float, originals: int) -> Mapping[str, Tensor]:
     """Fit the linears of layers by Adam, a batch a step, with a short warm-up and a cosine to zero.
 
     Args:
@@ -76,13 +80,15 @@ def descend(fit: LayerFit, *, epochs: float, rate: float) -> Mapping[str, Tensor
             it three times as often, at the same cost.
         rate: The largest step, relative to a tensor's root mean square, where the whole output is wrong; where a share e of
             its energy is, sqrt(e) of it.
+        originals: How many batches are of the calibration set; those that follow are copies of them, in the same order.
 
     Returns:
         The fitted parameters by name, or none: where the error on the batches held back does not fall.
     """
     old = fit.parameters
-    held = range(HELD_BACK // 2, len(fit), HELD_BACK) if len(fit) > HELD_BACK // 2 else range(len(fit) - 1, len(fit))
-    seen = [index for index in range(len(fit)) if index not in held] or list(held)
+    first = min(HELD_BACK // 2, originals - 1)
+    held = range(first, originals, HELD_BACK)
+    seen = [index for index in range(len(fit)) if index % originals not in held] or list(range(len(fit)))
     error = mean_error(fit, held, old)
     steps = round(min(epochs / max(fit.share, 1e-6), MOST) * len(seen))
     if error <= SMALL or steps < 1 or not old:

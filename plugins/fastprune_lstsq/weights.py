@@ -62,7 +62,7 @@ class WeightsTuner(Tuner):
             correct=self._correct if self.producers else None,
             refine=refine,
             together=together,
-            token_weights=scores.token_weights if self.tokens == "gradient" else None,
+            token_weights=_repeated(scores, len(batches)) if self.tokens == "gradient" else None,
         )
 
     def _solve(
@@ -72,6 +72,11 @@ class WeightsTuner(Tuner):
 
     def _correct(self, statistics: Statistics, with_shift: bool) -> tuple[Tensor, Tensor]:
         return regression(statistics, self.producer_damping, centred=with_shift)
+
+
+def _repeated(scores: Scores, batches: int) -> dict[str, tuple[Tensor, ...]]:
+    """The token weights of the calibration set by group, as often as they take for so many batches."""
+    return {name: values * (batches // len(values)) for name, values in (scores.token_weights or {}).items()}
 
 
 def ridge(statistics: Statistics, weight: Tensor, bias: Tensor | None, damping: float) -> tuple[Tensor, Tensor | None]:

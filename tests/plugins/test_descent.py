@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
+from torch import nn
 
 import fastprune
-from fastprune import Groups, LayerFit, Mask, UsageError, materialize, reconstruct, strategy, testing
+from fastprune import (
+    Batches,
+    Groups,
+    LayerFit,
+    Mask,
+    UsageError,
+    materialize,
+    recombined,
+    reconstruct,
+    strategy,
+    testing,
+)
 from fastprune.testing.comparing import hidden_error
 from fastprune_lstsq.descent import descend, mean_error, relative_error
 
 HEADS = {"bart": ("ForConditionalGeneration",)}
+
+
+def halved() -> tuple[nn.Module, nn.Module, Groups, Batches]:
+    """A tiny BERT, the same with every other unit, its groups, and samples."""
+    model = testing.tiny_model("bert")
+    architecture = fastprune.architecture_for(model)
+    groups = Groups.resolve(architecture, model)
+    student = materialize(model, groups, Mask({g.name: torch.arange(g.units) % 2 == 0 for g in groups})).eval()
+    return model, student, Groups.resolve(architecture, student), testing.tiny_batches(model, samples=64)
 
 
 def fits(keep_every: int = 2, samples: int = 96) -> list[tuple[LayerFit, dict]]:
@@ -25,7 +48,7 @@ def fits(keep_every: int = 2, samples: int = 96) -> list[tuple[LayerFit, dict]]:
     found = []
 
     def look(fit: LayerFit):
-        new = dict(descend(fit, epochs=4, rate=0.05))
+        new = dict(descend(fit, epochs=4, rate=0.05, originals=len(fit)))
         found.append((fit, new))
         return {}
 
@@ -80,7 +103,40 @@ def test_layers_are_nearer_to_the_dense_model_than_weights_alone(model_type: str
     assert errors["descent"] < errors["weights"]
 
 
-@pytest.mark.parametrize("options", [{"epochs": -1.0}, {"rate": 0.0}, {"together": 0}])
+def test_copies_of_what_is_held_back_are_not_fitted() -> None:
+    model, student, groups, batches = halved()
+    batches = testing.tiny_batches(model, samples=96)
+    shown, seen = recombined(batches, 2), set[int]()
+
+    class Watched(LayerFit):
+        def outputs(self, index, parameters):
+            seen.update([index] if torch.is_grad_enabled() else [])
+            return super().outputs(index, parameters)
+
+    def look(fit: LayerFit):
+        descend(Watched(**vars(fit)), epochs=1, rate=0.05, originals=len(batches))
+        return {}
+
+    reconstruct(model, student, groups, shown, lambda g, s, w, b: (w, b), refine=look)
+    held = set(range(5, len(batches), 10)) or {len(batches) - 1}
+    assert seen == {index for index in range(3 * len(batches)) if index % len(batches) not in held}
+
+
+def test_recombined_texts_bring_few_samples_nearer_on_others() -> None:
+    model, _, _, batches = halved()
+    few, others = (
+        dataclasses.replace(batches, batches=batches.batches[part]) for part in (slice(0, 1), slice(1, None))
+    )
+    errors = []
+    for copies in (0, 7):
+        _, student, groups, _ = halved()
+        tuner = strategy("tuner", "descent", recombine=copies)
+        tuner.tune(model, student, groups, few, fastprune.Scores(importance={}))
+        errors.append(hidden_error(model, student, groups, others))
+    assert errors[1] < 0.9 * errors[0]
+
+
+@pytest.mark.parametrize("options", [{"epochs": -1.0}, {"rate": 0.0}, {"together": 0}, {"recombine": -1}])
 def test_options_out_of_range_are_said(options: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="0 epochs or more, a rate above 0 and 1 or more layers together"):
+    with pytest.raises(UsageError, match="0 epochs or more, a rate above 0, 1 or more layers together and 0 copies"):
         strategy("tuner", "descent", **options)

@@ -1,0 +1,72 @@
+"""Recombined texts: copies whose halves come from other texts, and nothing else changed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastprune import Batches, recombined
+
+FIRST, LAST, PADDING = 1, 2, 0
+
+
+def texts(*lengths: int, left: bool = False, **more: Tensor) -> Batches:
+    """One batch; the inner tokens of the text r are 100 (r + 1), 100 (r + 1) + 1 and so on, with a separator in the middle."""
+    width = max(lengths) + 3
+    ids, mask = torch.full((len(lengths), width), PADDING), torch.zeros(len(lengths), width, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        inner = [100 * (row + 1) + place for place in range(length)]
+        half = length // 2
+        tokens = torch.tensor([FIRST, *inner[:half], LAST, *inner[half:], LAST])
+        where = slice(width - len(tokens), None) if left else slice(0, len(tokens))
+        ids[row, where], mask[row, where] = tokens, 1
+    return Batches.wrap([{"input_ids": ids, "attention_mask": mask, **more}], None)
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_copies_take_one_span_of_half_a_text_from_another(left: bool) -> None:
+    given = texts(8, 6, 12, 8, left=left)
+    found = recombined(given, 3)
+    assert len(found) == 4
+    assert found.batches[0] is given.batches[0]
+    (batch,) = given
+    for copy in found.batches[1:]:
+        assert torch.equal(copy["attention_mask"], batch["attention_mask"])
+        changed = copy["input_ids"] != batch["input_ids"]
+        assert not changed[(batch["input_ids"] <= LAST)].any()  # padding, first, last and separating tokens stay
+        for row, length in enumerate((8, 6, 12, 8)):
+            (places,) = changed[row].nonzero(as_tuple=True)
+            taken = copy["input_ids"][row, places]
+            assert len(taken) == length // 2
+            assert len((taken // 100).unique()) == 1  # one donor
+            assert int(taken[0]) // 100 != row + 1
+            assert torch.equal(taken, torch.arange(int(taken[0]), int(taken[0]) + len(taken)))  # in a row
+            inner = batch["input_ids"][row][batch["input_ids"][row] >= 100]
+            kept = copy["input_ids"][row][copy["input_ids"][row] >= 100]
+            (moved,) = (inner != kept).nonzero(as_tuple=True)
+            assert int(moved[-1] - moved[0]) == len(moved) - 1  # one span
+    assert any(not torch.equal(found.batches[1]["input_ids"], copy["input_ids"]) for copy in found.batches[2:])
+
+
+def test_draws_are_the_seed_s() -> None:
+    given = texts(8, 9, 10)
+    one, again, other = (recombined(given, 1, seed).batches[1]["input_ids"] for seed in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_texts_without_inner_tokens_or_others_are_no_trouble() -> None:
+    for given in (texts(0, 5), texts(0), texts(7)):
+        copy = recombined(given, 1).batches[1]["input_ids"]
+        inner = given.batches[0]["input_ids"] >= 100
+        assert bool((copy[inner] >= 100).all())
+        assert torch.equal(copy[~inner], given.batches[0]["input_ids"][~inner])
+
+
+@pytest.mark.parametrize("name", ["pixel_values", "decoder_input_ids", "bbox"])
+def test_what_has_to_fit_the_text_keeps_it_as_it_is(name: str) -> None:
+    given = texts(8, 8, **{name: torch.zeros(2, 3)})
+    assert recombined(given, 2) is given
+    pictures = Batches.wrap([{"pixel_values": torch.zeros(2, 3, 4, 4)}], None)
+    assert recombined(pictures, 2) is pictures
