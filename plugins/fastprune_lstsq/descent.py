@@ -30,7 +30,8 @@ class DescentTuner(WeightsTuner):
     look can be fitted as well, and so can what a layer does for the one above it: without labels, a few epochs of Adam on the
     error of a layer's output relative to each token's size, from the solved weights on. A tenth of the calibration set is
     held back: of the way from the solved to the fitted weights, as much is gone as serves it best, none where nothing does.
-    Same inference cost.
+    Where there are few texts, copies of them whose halves come from one another show layers more contexts. Same inference
+    cost.
     """
 
     name: ClassVar[str] = "descent"
@@ -45,18 +46,20 @@ class DescentTuner(WeightsTuner):
         2, help="How many layers in a row are fitted at once; each takes its turn so often, for as much less time."
     )
     recombine: int = option(
-        0, help="How many copies of each text to learn from as well, half of each taken from others; for small sets."
+        0, help="How many copies of each text to learn from as well, half of each from another text."
     )
+    fill: int = option(4096, help="Tokens to learn from at least: as many copies as that takes.")
     rate: float = option(
         0.05, help="The largest step, relative to a tensor's root mean square and the root of the layer's error."
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.epochs < 0 or self.rate <= 0 or self.together < 1 or self.recombine < 0:
+        if self.epochs < 0 or self.rate <= 0 or self.together < 1 or min(self.recombine, self.fill) < 0:
             raise UsageError(
-                "The tuner 'descent' needs 0 epochs or more, a rate above 0, 1 or more layers together and 0 copies or more; "
-                f"got epochs={self.epochs:g}, rate={self.rate:g}, together={self.together}, recombine={self.recombine}."
+                "The tuner 'descent' needs 0 epochs or more, a rate above 0, 1 or more layers together, and 0 or more copies "
+                f"and tokens; got epochs={self.epochs:g}, rate={self.rate:g}, together={self.together}, "
+                f"recombine={self.recombine}, fill={self.fill}."
             )
 
     def draft(self) -> WeightsTuner:
@@ -67,7 +70,7 @@ class DescentTuner(WeightsTuner):
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores
     ) -> Reconstruction:
         refine = partial(descend, epochs=self.epochs, rate=self.rate, originals=len(batches))
-        shown = recombined(batches, self.recombine)
+        shown = recombined(batches, max(self.recombine, math.ceil(self.fill / batches.n_tokens) - 1))
         return self._reconstruct(teacher, student, groups, shown, scores, refine=refine, together=self.together)
 
 

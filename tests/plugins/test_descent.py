@@ -128,15 +128,18 @@ def test_recombined_texts_bring_few_samples_nearer_on_others() -> None:
         dataclasses.replace(batches, batches=batches.batches[part]) for part in (slice(0, 1), slice(1, None))
     )
     errors = []
-    for copies in (0, 7):
+    for options in ({"fill": 0}, {"fill": 8 * few.n_tokens}, {"fill": 0, "recombine": 7}):
         _, student, groups, _ = halved()
-        tuner = strategy("tuner", "descent", recombine=copies)
+        tuner = strategy("tuner", "descent", **options)
         tuner.tune(model, student, groups, few, fastprune.Scores(importance={}))
         errors.append(hidden_error(model, student, groups, others))
     assert errors[1] < 0.9 * errors[0]
+    assert errors[2] == errors[1]
 
 
-@pytest.mark.parametrize("options", [{"epochs": -1.0}, {"rate": 0.0}, {"together": 0}, {"recombine": -1}])
+@pytest.mark.parametrize("options", [{"epochs": -1.0}, {"rate": 0.0}, {"together": 0}, {"recombine": -1}, {"fill": -1}])
 def test_options_out_of_range_are_said(options: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="0 epochs or more, a rate above 0, 1 or more layers together and 0 copies"):
+    with pytest.raises(
+        UsageError, match="0 epochs or more, a rate above 0, 1 or more layers together, and 0 or more copies"
+    ):
         strategy("tuner", "descent", **options)
