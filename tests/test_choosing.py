@@ -83,6 +83,19 @@ def test_the_nearest_is_taken(model: nn.Module, kept: tuple[int, ...]) -> None:
     assert choose(masks, Drafts(model), model, task_of(batches), batches, told(batches)) is nearest
 
 
+@pytest.mark.parametrize(
+    ("nearness", "taken"), [((0.80, 0.803, 0.801), 0), ((0.80, 0.803, 0.807), 2), ((0.9, 1.0, 1.0), 1)]
+)
+def test_what_is_hardly_nearer_is_not_taken(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch, nearness: tuple[float, ...], taken: int
+) -> None:
+    """A fiftieth of what is lacking is no difference on so few samples."""
+    figures = iter(nearness)
+    monkeypatch.setattr(choosing.Likeness, "of", lambda self, student: {"cosine": next(figures)})
+    batches, masks = testing.tiny_batches(model, samples=16), [mask(each) for each in (4, 5, 6)]
+    assert choose(masks, Drafts(model), model, task_of(batches), batches, told(batches)) is masks[taken]
+
+
 @pytest.mark.usefixtures("small_numbers")
 @pytest.mark.parametrize(
     ("samples", "size", "drafted", "compared"),
