@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import statistics
@@ -16,7 +15,6 @@ from fastprune.evaluation import Likeness
 from fastprune.masks import Mask
 from fastprune.scores import Scores
 from fastprune.tasks import Task
-from fastprune.teacher import DenseStates, keeping
 
 log = logging.getLogger(__name__)
 
@@ -58,19 +56,13 @@ def choose(
     drafted, scores = _part(batches, tuned), scores.of_batches(tuned, batches.sizes)
     likeness = Likeness(teacher, task, _part(batches, judged))
     best, least = masks[0], float("inf")
-    with contextlib.nullcontext() if drafts_take_all(batches) else keeping(DenseStates()):
-        for mask in masks:
-            found = likeness.of(build(mask, batches=drafted, scores=scores))
-            log.info("nearness to the dense model: %s", ", ".join(f"{name} {each:.4f}" for name, each in found.items()))
-            lacking = 1 - statistics.fmean(found.values())  # of 1, which is the same
-            if lacking < (1 - MARGIN) * least:
-                best, least = mask, lacking
+    for mask in masks:
+        found = likeness.of(build(mask, batches=drafted, scores=scores))
+        log.info("nearness to the dense model: %s", ", ".join(f"{name} {each:.4f}" for name, each in found.items()))
+        lacking = 1 - statistics.fmean(found.values())  # of 1, which is the same
+        if lacking < (1 - MARGIN) * least:
+            best, least = mask, lacking
     return best
-
-
-def drafts_take_all(batches: Batches) -> bool:
-    """Whether drafts are tuned on the whole calibration set."""
-    return _step(batches) == 1
 
 
 def _step(batches: Batches) -> int:

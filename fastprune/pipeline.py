@@ -19,7 +19,7 @@ from fastprune.architecture import Architecture
 from fastprune.budgets import Asked, Budget, read_budget
 from fastprune.calibration import Batches, is_dataset, make_batches, to_device, token_limit
 from fastprune.capture import frozen
-from fastprune.choosing import choose, drafts_take_all
+from fastprune.choosing import choose
 from fastprune.costs import Workload
 from fastprune.errors import DataError
 from fastprune.experts import open_experts
@@ -128,7 +128,7 @@ def prune(
     task = batches.task or task_for(dense.config, type(dense))  # type: ignore[arg-type]
     batches = Batches.wrap(batches, task)
     generator = torch.Generator().manual_seed(seed)
-    again = shared is not None or (len(recipe.searcher.variants()) > 1 and drafts_take_all(batches))
+    again = shared is not None or len(recipe.searcher.variants()) > 1
     shared = shared or Shared()
 
     timings: dict[str, float] = {}

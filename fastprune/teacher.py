@@ -14,16 +14,18 @@ from fastprune.calibration import Batches
 from fastprune.calls import LayerCall
 from fastprune.capture import tap_entering, tap_residual
 from fastprune.groups import Group
+from fastprune.tasks import Batch
 
 States = dict[str, list[Tensor]]
 """Hidden states by name, one tensor a batch."""
 
 
 class DenseStates:
-    """What the layers of one dense model give over one calibration set, kept up to a limit.
+    """What the layers of one dense model give for the batches of one calibration set, kept up to a limit.
 
-    Layers are kept from the first on, whole; once one finds no room, it and those above it are run anew each time. So are
-    all, once another model or calibration set comes.
+    A part of the set, or more than it, runs for those batches alone that are new. Layers are kept from the first on; once
+    one finds no room, it and those above it are run anew each time. So are all, once another model comes, or batches of
+    which none was there before.
 
     Attributes:
         held: Bytes that are kept.
@@ -32,8 +34,10 @@ class DenseStates:
     def __init__(self, limit: int | None = None) -> None:
         """Keep up to ``limit`` bytes; None: half of the memory that is free when the first layer comes."""
         self._limit, self._full, self.held = limit, False, 0
-        self._kept: dict[str, States] = {}
-        self._of: tuple[nn.Module, object] | None = None
+        self._kept: dict[str, dict[str, dict[int, Tensor]]] = {}  # by the layer, the name, and the batch's id
+        self._teacher: nn.Module | None = None
+        self._seen: dict[int, Batch] = {}  # by their ids, which are theirs as long as they are here
+        self._asked: list[int] = []
 
     def layer(
         self,
@@ -44,7 +48,7 @@ class DenseStates:
         calls: Sequence[LayerCall],
         hidden: Sequence[Tensor],
     ) -> tuple[States, States, list[Tensor]]:
-        """What a layer gives; it runs where that is not kept.
+        """What a layer gives for the batches that were last said to ``belong``; it runs for those of which that is not kept.
 
         Args:
             teacher: The dense model.
@@ -63,21 +67,31 @@ class DenseStates:
             {f"stream {group.name}": group for group in members},
             {f"into {one}": one for one in producers},
         )
-        if not {*streams, *inputs, "output"} <= set(kept):
-            found = _run(teacher, path, streams, inputs, calls, hidden)
-            kept = {**found, **kept}
+        wanted = [kept.get(name, {}) for name in (*streams, *inputs, "output")]
+        new = [place for place, batch in enumerate(self._asked) if not all(batch in each for each in wanted)]
+        if new:
+            found = _run(
+                teacher, path, streams, inputs, [calls[place] for place in new], [hidden[place] for place in new]
+            )
+            batches = [self._asked[place] for place in new]
+            kept = kept | {
+                name: dict(zip(batches, tensors, strict=True)) | kept.get(name, {}) for name, tensors in found.items()
+            }
             self._keep(path, kept)
-        by_group = {group.name: kept[name] for name, group in streams.items()}
-        return by_group, {one: kept[name] for name, one in inputs.items()}, kept["output"]
+        here = {name: [kept[name][batch] for batch in self._asked] for name in (*streams, *inputs, "output")}
+        by_group = {group.name: here[name] for name, group in streams.items()}
+        return by_group, {one: here[name] for name, one in inputs.items()}, here["output"]
 
     def belong(self, teacher: nn.Module, batches: Batches) -> None:
-        """Forget what is kept of another model or calibration set."""
-        if self._of is None or self._of[0] is not teacher or self._of[1] is not batches.batches:
-            self._kept, self.held, self._full, self._of = {}, 0, False, (teacher, batches.batches)
+        """Say whose layers come and for which batches; forget what is kept of another model or calibration set."""
+        self._asked = [id(batch) for batch in batches]
+        if self._teacher is not teacher or self._seen.keys().isdisjoint(self._asked):
+            self._kept, self._seen, self.held, self._full, self._teacher = {}, {}, 0, False, teacher
+        self._seen |= zip(self._asked, batches, strict=True)
 
-    def _keep(self, path: str, states: States) -> None:
+    def _keep(self, path: str, states: dict[str, dict[int, Tensor]]) -> None:
         if self._limit is None:
-            self._limit = _free_bytes(states["output"][0].device) // 2
+            self._limit = _free_bytes(next(iter(states["output"].values())).device) // 2
         with_these = {**self._kept, path: states}
         held = _bytes(with_these.values())
         self._full = self._full or held > self._limit
@@ -126,13 +140,13 @@ def _run(
     return found
 
 
-def _bytes(layers: Iterable[States]) -> int:
+def _bytes(layers: Iterable[dict[str, dict[int, Tensor]]]) -> int:
     """What tensors take, each memory counted once: one layer's output is what enters the next."""
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for states in layers
         for tensors in states.values()
-        for tensor in tensors
+        for tensor in tensors.values()
     }
     return sum(storages.values())
 

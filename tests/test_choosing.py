@@ -10,7 +10,6 @@ from torch import nn
 
 from fastprune import Batches, Mask, Scores, Task, choosing, testing
 from fastprune.choosing import choose
-from fastprune.teacher import DenseStates, keeping, states_of
 
 
 @pytest.fixture
@@ -130,18 +129,3 @@ def test_masks_that_are_the_same_are_tried_once(model: nn.Module) -> None:
     assert not drafts.seen
     choose([mask(3), mask(4), mask(3)], drafts, model, task_of(batches), batches, told(batches))
     assert len(drafts.seen) == 2
-
-
-@pytest.mark.usefixtures("small_numbers")
-def test_what_is_kept_of_the_whole_set_survives_drafts_on_a_part(model: nn.Module) -> None:
-    batches, drafts = testing.tiny_batches(model, samples=16, batch_size=2), Drafts(model)
-    kept = DenseStates()
-    with keeping(kept):
-        assert states_of(model, batches) is kept
-
-        def build(mask: Mask, *, batches: Batches, scores: Scores) -> nn.Module:
-            assert states_of(model, batches) is not kept
-            return drafts(mask, batches=batches, scores=scores)
-
-        choose([mask(3), mask(5)], build, model, task_of(batches), batches, told(batches))
-        assert states_of(model, batches) is kept

@@ -64,6 +64,21 @@ def test_more_to_look_at_is_looked_at_once(model: nn.Module, batches: Batches, r
     assert ran == ["0", "1", "2"] * 2
 
 
+def test_of_a_larger_set_only_what_is_new_runs(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drafts see a part of the calibration set, the tuner all of it, recombined texts beside it."""
+    numbers: list[int] = []
+    run = teacher._run
+    monkeypatch.setattr(teacher, "_run", lambda *a: (numbers.append(len(a[4])), run(*a))[1])
+    shared, batches = Shared(), testing.tiny_batches(model, samples=16, batch_size=4)
+    for part in (slice(None, None, 2), slice(None), slice(1, None)):
+        some = Batches(batches=batches.batches[part], task=batches.task)
+        found = prune(model, some, _with(shared))
+        after = len(numbers)
+        assert same(found, prune(model, some, None))
+        del numbers[after:]
+    assert numbers == [2, 2, 2] * 2
+
+
 def test_lower_layers_are_kept_up_to_the_limit(model: nn.Module, batches: Batches, ran: list[str]) -> None:
     whole = Shared()
     prune(model, batches, whole)
