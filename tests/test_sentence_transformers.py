@@ -7,7 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 import fastprune
 
@@ -36,6 +43,40 @@ def embedder(tiny_config: BertConfig, tiny_tokenizer: PreTrainedTokenizerFast, t
     parts = [models.Transformer(str(tmp_path / "encoder")), models.Pooling(16), models.Normalize()]
     SentenceTransformer(modules=parts, prompts={"query": "where is "}, device="cpu").save(str(tmp_path / "embedder"))
     return tmp_path / "embedder"
+
+
+@pytest.mark.usefixtures("own_modules")
+def test_a_decoder_that_pools_the_last_token_in_and_out(
+    tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """Saved with its language model's head, as such encoders are, which neither library opens."""
+    from sentence_transformers import SentenceTransformer, models
+
+    config = Qwen3Config(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(tmp_path / "encoder")
+    tiny_tokenizer.save_pretrained(tmp_path / "encoder")
+    parts = [models.Transformer(str(tmp_path / "encoder")), models.Pooling(16, pooling_mode="lasttoken")]
+    SentenceTransformer(modules=parts, device="cpu").save(str(tmp_path / "embedder"))
+    (tmp_path / "embedder" / "config.json").write_text((tmp_path / "encoder" / "config.json").read_text())
+    lines = tmp_path / "sentences.txt"
+    lines.write_text("\n".join(TEXTS))
+    fastprune.prune(str(tmp_path / "embedder"), str(lines), budget=0.5).save(tmp_path / "small")
+    for folder in ("embedder", "small"):
+        there = SentenceTransformer(str(tmp_path / folder), trust_remote_code=True, device="cpu")
+        opened = fastprune.open_pretrained(tmp_path / folder, device="cpu")
+        assert opened.tokenizer is not None
+        batch = opened.tokenizer(TEXTS, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            vectors = opened.task.embed(opened.model(**batch), batch)
+        np.testing.assert_allclose(there.encode(TEXTS), vectors.numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("own_modules")
