@@ -32,7 +32,7 @@ class Shared:
 
     Attributes:
         folder: Where tables and scores are kept for another process; None: in memory alone.
-        memory: Bytes that what the dense model's layers give may take; None: half of what is free when it is first kept.
+        memory: Bytes that what the dense model's layers give may take; None: a quarter of what is free when it is first kept.
         states: What they give.
     """
 

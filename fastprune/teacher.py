@@ -32,7 +32,7 @@ class DenseStates:
     """
 
     def __init__(self, limit: int | None = None) -> None:
-        """Keep up to ``limit`` bytes; None: half of the memory that is free when the first layer comes."""
+        """Keep up to ``limit`` bytes; None: a quarter of the memory that is free when the first layer comes."""
         self._limit, self._full, self.held = limit, False, 0
         self._kept: dict[str, dict[str, dict[int, Tensor]]] = {}  # by the layer, the name, and the batch's id
         self._teacher: nn.Module | None = None
@@ -91,7 +91,7 @@ class DenseStates:
 
     def _keep(self, path: str, states: dict[str, dict[int, Tensor]]) -> None:
         if self._limit is None:
-            self._limit = _free_bytes(next(iter(states["output"].values())).device) // 2
+            self._limit = _free_bytes(next(iter(states["output"].values())).device) // 4
         with_these = {**self._kept, path: states}
         held = _bytes(with_these.values())
         self._full = self._full or held > self._limit
