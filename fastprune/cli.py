@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastprune.errors import FastpruneError, OptionError, UsageError
+from fastprune.sentence_transformers import POOLINGS
 from fastprune.writing import check_file, check_output
 
 if TYPE_CHECKING:
@@ -140,9 +141,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="auto: the checkpoint's, but float32 on a CPU.",
         ),
-        click.option(
-            "--pooling", type=click.Choice(["mean", "cls", "max", "lasttoken"]), help="Of a plain encoder's embedding."
-        ),
+        click.option("--pooling", type=click.Choice(POOLINGS), help="Of a plain encoder's embedding."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else."),
     ]
     command = verbosity_options(command)

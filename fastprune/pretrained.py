@@ -134,22 +134,17 @@ def read_class(source: str | Path) -> tuple[PretrainedConfig, type[PreTrainedMod
     Raises:
         ModelError: There is no such model, or transformers does not have its class.
     """
-    directory = _directory(source, weights=False)
-    sentence = read_sentence_transformer(directory)
-    encoder = directory / sentence.folder if sentence else directory
+    sentence, encoder = _encoder(_directory(source, weights=False))
     config = _config(encoder)
-    return config, _model_class(config, encoder, pooled=bool(sentence and sentence.pooling))
+    return config, _model_class(config, encoder, sentence)
 
 
 def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.device) -> Pretrained:
     target_device, target_dtype = _device(device), _dtype(dtype)
-    directory = _directory(source)
-    sentence = read_sentence_transformer(directory)
-    encoder = directory / sentence.folder if sentence else directory
+    sentence, encoder = _encoder(_directory(source))
     config = _config(encoder)
     _require_weights(encoder)
-    pooled = sentence is not None and bool(sentence.pooling)
-    model_class = _model_class(config, encoder, pooled=pooled)
+    model_class = _model_class(config, encoder, sentence)
     task = task_for(config, model_class)
     if sentence and sentence.pooling:
         task = _with_pooling(task, sentence, encoder)
@@ -188,6 +183,12 @@ def _directory(source: str | Path, *, weights: bool = True) -> Path:
     return found
 
 
+def _encoder(directory: Path) -> tuple[SentenceTransformer | None, Path]:
+    """What the files say of a SentenceTransformer, if it is one, and where the model itself lies."""
+    sentence = read_sentence_transformer(directory)
+    return sentence, directory / sentence.folder if sentence else directory
+
+
 def _config(directory: Path) -> PretrainedConfig:
     if not (directory / "config.json").exists():
         raise ModelError(f"{directory} is no model directory: it has no config.json.")
@@ -203,14 +204,16 @@ def _require_weights(directory: Path) -> None:
         raise ModelError(f"{directory} has a config.json but no weights ({' or '.join(WEIGHTS)}).")
 
 
-def _model_class(config: PretrainedConfig, directory: Path, *, pooled: bool) -> type[PreTrainedModel]:
+def _model_class(
+    config: PretrainedConfig, directory: Path, sentence: SentenceTransformer | None
+) -> type[PreTrainedModel]:
     """The class that the checkpoint was saved from; the plain encoder where it does not say.
 
     Pooled encoders are opened without the head that they may have been trained with, as sentence-transformers does.
     """
     plain = getattr(transformers.MODEL_MAPPING.get(type(config), None), "__name__", "")
     name = config.architectures[0] if config.architectures else plain or f"{config.model_type} encoder"
-    if pooled and plain and not name.endswith("EncoderModel"):
+    if sentence and sentence.pooling and plain and not name.endswith("EncoderModel"):
         name = plain
     model_class = getattr(transformers, name, None)
     if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):

@@ -67,8 +67,8 @@ class DenseStates:
             {f"stream {group.name}": group for group in members},
             {f"into {one}": one for one in producers},
         )
-        wanted = [kept.get(name, {}) for name in (*streams, *inputs, "output")]
-        new = [place for place, batch in enumerate(self._asked) if not all(batch in each for each in wanted)]
+        names = (*streams, *inputs, "output")
+        new = [place for place, one in enumerate(self._asked) if not all(one in kept.get(name, {}) for name in names)]
         if new:
             found = _run(
                 teacher, path, streams, inputs, [calls[place] for place in new], [hidden[place] for place in new]
@@ -78,7 +78,7 @@ class DenseStates:
                 name: dict(zip(batches, tensors, strict=True)) | kept.get(name, {}) for name, tensors in found.items()
             }
             self._keep(path, kept)
-        here = {name: [kept[name][batch] for batch in self._asked] for name in (*streams, *inputs, "output")}
+        here = {name: [kept[name][batch] for batch in self._asked] for name in names}
         by_group = {group.name: here[name] for name, group in streams.items()}
         return by_group, {one: here[name] for name, one in inputs.items()}, here["output"]
 

@@ -11,12 +11,12 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
 import fastprune
+from fastprune import testing
 
 pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
 pytestmark = [
@@ -36,13 +36,24 @@ def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def embedder(tiny_config: BertConfig, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+    return save_embedder(BertModel(tiny_config), tiny_tokenizer, tmp_path, "mean", normalize=True)
+
+
+def save_embedder(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, pooling: str, *, normalize: bool
+) -> Path:
+    """What sentence-transformers makes of a model, with a prompt."""
     from sentence_transformers import SentenceTransformer, models
 
-    BertModel(tiny_config).save_pretrained(tmp_path / "encoder")
-    tiny_tokenizer.save_pretrained(tmp_path / "encoder")
-    parts = [models.Transformer(str(tmp_path / "encoder")), models.Pooling(16), models.Normalize()]
-    SentenceTransformer(modules=parts, prompts={"query": "where is "}, device="cpu").save(str(tmp_path / "embedder"))
-    return tmp_path / "embedder"
+    model.save_pretrained(folder / "encoder")
+    tokenizer.save_pretrained(folder / "encoder")
+    parts = [
+        models.Transformer(str(folder / "encoder")),
+        models.Pooling(model.config.hidden_size, pooling_mode=pooling),
+        *([models.Normalize()] if normalize else []),
+    ]
+    SentenceTransformer(modules=parts, prompts={"query": "where is "}, device="cpu").save(str(folder / "embedder"))
+    return folder / "embedder"
 
 
 @pytest.mark.usefixtures("own_modules")
@@ -50,21 +61,10 @@ def test_a_decoder_that_pools_the_last_token_in_and_out(
     tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     """Saved with its language model's head, as such encoders are, which neither library opens."""
-    from sentence_transformers import SentenceTransformer, models
+    from sentence_transformers import SentenceTransformer
 
-    config = Qwen3Config(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-    )
-    Qwen3ForCausalLM(config).save_pretrained(tmp_path / "encoder")
-    tiny_tokenizer.save_pretrained(tmp_path / "encoder")
-    parts = [models.Transformer(str(tmp_path / "encoder")), models.Pooling(16, pooling_mode="lasttoken")]
-    SentenceTransformer(modules=parts, device="cpu").save(str(tmp_path / "embedder"))
+    decoder = testing.tiny_model("qwen3", "ForCausalLM")
+    save_embedder(decoder, tiny_tokenizer, tmp_path, "lasttoken", normalize=False)
     (tmp_path / "embedder" / "config.json").write_text((tmp_path / "encoder" / "config.json").read_text())
     lines = tmp_path / "sentences.txt"
     lines.write_text("\n".join(TEXTS))

@@ -89,13 +89,12 @@ class Embedding(Task):
         if self.pooling == "mean":
             weights = mask.to(states.dtype)
             return torch.einsum("sth,st->sh", states, weights) / weights.sum(1, keepdim=True).clamp(min=1)
-        if self.pooling == "cls":
-            first = mask.int().argmax(1)  # [samples]; not 0 where the padding is on the left
-            return states[torch.arange(len(states), device=states.device), first]
+        if self.pooling == "max":
+            return states.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(1)
         if self.pooling == "lasttoken":
-            last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)  # [samples]
-            return states[torch.arange(len(states), device=states.device), last]
-        return states.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(1)
+            states, mask = states.flip(1), mask.flip(1)
+        first = mask.int().argmax(1)  # [samples]; not 0 where the padding comes first
+        return states[torch.arange(len(states), device=states.device), first]
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Half the squared distance from the vectors in ``labels``, [samples]."""
