@@ -17,7 +17,7 @@ from fastprune.fitting import LayerFit, StudentLayer
 from fastprune.groups import Group, Groups, consumer_of
 from fastprune.linears import as_linear, as_lying, linear_at
 from fastprune.materialize import set_linear
-from fastprune.moments import second_moment
+from fastprune.moments import add_second_moment, mirrored
 from fastprune.progress import track
 from fastprune.replaying import Replay, replayable, replaying
 from fastprune.strategies import Reconstruction
@@ -36,7 +36,7 @@ class Statistics:
         weight: Sum of the token weights.
         inputs: Sum of x: [features].
         errors: Sum of e: [hidden].
-        gram: Sum of x x': [features, features].
+        upper: Sum of x x', of which nothing left of the diagonal counts: [features, features].
         cross: Sum of x e': [features, hidden].
         energy: Sum of e'e.
     """
@@ -44,9 +44,14 @@ class Statistics:
     weight: Tensor
     inputs: Tensor
     errors: Tensor
-    gram: Tensor
+    upper: Tensor
     cross: Tensor
     energy: Tensor
+
+    @property
+    def gram(self) -> Tensor:
+        """Sum of x x': [features, features]."""
+        return mirrored(self.upper)
 
     @staticmethod
     def zeros(features: int, hidden: int, device: torch.device) -> Statistics:
@@ -60,7 +65,7 @@ class Statistics:
         self.weight += len(x) if weights is None else weights.double().sum()
         self.inputs += weighted_x.sum(0)
         self.errors += weighted_e.sum(0)
-        self.gram += second_moment(x, weighted_x)
+        add_second_moment(self.upper, x, weighted_x)
         self.cross += x.T @ weighted_e
         self.energy += (e * weighted_e).sum()
 

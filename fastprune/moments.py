@@ -18,21 +18,34 @@ from fastprune.tasks import Batch
 STRIPS = 6  # more save little, and small products are slow
 
 
-def second_moment(x: Tensor, weighted: Tensor) -> Tensor:
-    """The sum of w x x', which is symmetric, so that little more than half of it is computed: [features, features].
+def add_second_moment(upper: Tensor, x: Tensor, weighted: Tensor) -> None:
+    """Add the sum of w x x', which is symmetric, to the blocks on the diagonal and right of it: little more than half of it.
 
     Args:
+        upper: Added to, [features, features]; float64 sums are of float32 products.
         x: [tokens, features].
         weighted: Each token times its weight w: [tokens, features].
     """
-    features = x.shape[1]
-    product = x.new_empty(features, features)
+    for rows, _ in _strips(len(upper)):
+        block, left, right = upper[rows, rows.start :], x[:, rows].T, weighted[:, rows.start :]
+        if upper.dtype == x.dtype:
+            block.addmm_(left, right)
+        else:
+            block += left @ right
+
+
+def mirrored(upper: Tensor) -> Tensor:
+    """The same tensor, with what ``add_second_moment`` left out."""
+    for rows, right in _strips(len(upper)):
+        upper[right, rows] = upper[rows, right].T
+    return upper
+
+
+def _strips(features: int) -> Iterator[tuple[slice, slice]]:
+    """Strips of rows, and the columns right of where they cross the diagonal."""
     width = max(64, -(-features // STRIPS))
     for start in range(0, features, width):
-        rows, right = slice(start, start + width), slice(start + width, None)
-        product[rows, start:] = x[:, rows].T @ weighted[:, start:]
-        product[right, rows] = product[rows, right].T
-    return product
+        yield slice(start, start + width), slice(start + width, None)
 
 
 @dataclass
@@ -42,15 +55,15 @@ class Moments:
     Attributes:
         weight: Sum of the weights of the tokens that ``inputs`` and ``gram`` are over.
         inputs: Weighted sum of the consumer's input x: [features].
-        gram: Weighted sum of x x': [features, features].
-        gradients: Sum of g g', g being the gradient of a sample's loss at the consumer's output: [hidden, hidden], over
-            all tokens, weighted by nothing.
+        upper: Weighted sum of x x', as ``add_second_moment`` leaves it: [features, features].
+        upper_gradients: The same of g g', g being the gradient of a sample's loss at the consumer's output:
+            [hidden, hidden], over all tokens, weighted by nothing.
     """
 
     weight: Tensor
     inputs: Tensor
-    gram: Tensor
-    gradients: Tensor
+    upper: Tensor
+    upper_gradients: Tensor
 
     @staticmethod
     def zeros(group: Group, device: torch.device) -> Moments:
@@ -60,9 +73,14 @@ class Moments:
     def covariance(self) -> Tensor:
         """The centred second moment of the inputs: [features, features] float64; zeros where no token counts."""
         if float(self.weight) <= 0.0:
-            return torch.zeros_like(self.gram, dtype=torch.float64)
+            return torch.zeros_like(self.upper, dtype=torch.float64)
         mean = self.inputs.double() / self.weight.double()
-        return self.gram.double() / self.weight.double() - torch.outer(mean, mean)
+        return mirrored(self.upper).double() / self.weight.double() - torch.outer(mean, mean)
+
+    @property
+    def gradients(self) -> Tensor:
+        """The second moment of the gradients, summed: [hidden, hidden]."""
+        return mirrored(self.upper_gradients)
 
 
 class MomentsCollector:
@@ -121,7 +139,7 @@ class MomentsCollector:
         """Add a share of the tokens: the consumer's inputs x [tokens, features], the gradients at its output
         g [tokens, hidden]."""
         sums = self.by_group[group.name]
-        sums.gradients += second_moment(g, g)
+        add_second_moment(sums.upper_gradients, g, g)
         if share < 1.0:
             drawn = (torch.rand(len(x), generator=self._generator) < share).to(x.device)
             x, g = x[drawn], g[drawn]
@@ -130,4 +148,4 @@ class MomentsCollector:
         weighted = x * weights[:, None]
         sums.weight += weights.sum()
         sums.inputs += weighted.sum(0)
-        sums.gram += second_moment(x, weighted)
+        add_second_moment(sums.upper, x, weighted)

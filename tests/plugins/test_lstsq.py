@@ -149,8 +149,8 @@ def test_ill_conditioned_matrices_never_raise(kind: str, damping: float) -> None
         x = x * torch.logspace(-12, 12, x.shape[1], dtype=torch.float64)
     statistics = statistics_of(x, e)
     if kind == "slightly indefinite":
-        statistics.gram -= 1e-9 * statistics.gram.diagonal().mean() * torch.eye(12, dtype=torch.float64)
-        statistics.gram[:6, :6] = statistics.gram[:1, :1]
+        statistics.upper -= 1e-9 * statistics.gram.diagonal().mean() * torch.eye(12, dtype=torch.float64)
+        statistics.upper[:6, :6] = statistics.gram[:1, :1]
     new = ridge(statistics, weight, bias, damping)
     assert bool(torch.isfinite(new[0]).all())
     assert bool(torch.isfinite(new[1]).all())
