@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Protocol
@@ -18,9 +19,14 @@ from fastprune.tasks import Task
 
 log = logging.getLogger(__name__)
 
-FEW = 256  # samples: with fewer, none are kept apart
-DRAFTED = 512  # samples, about, that drafts are tuned on at most
+STEP = 4  # one of so many batches drafts are tuned on,
+FEWEST, MOST = (
+    128,
+    512,
+)  # of so many samples, about, at least and at most; where less than twice the least are there, of all
 JUDGED = 128  # samples, about, on which they are compared
+PARTS = 8  # into which these are divided at most, to see how much chance there is in a comparison
+SMALLEST = 8  # samples of a part
 MARGIN = 0.02  # of what an earlier draft lacks: as much nearer a later one has to come
 
 
@@ -36,8 +42,9 @@ def choose(
     """The mask whose model is nearest to the dense model; of several about as near the first: so few samples do not tell
     them apart, and variants come with the least peculiar first.
 
-    An even part of the calibration set is enough: drafts are tuned on every other batch, or fewer, and compared on some of the
-    others. Where there are few samples they are tuned on all.
+    A quarter of the calibration set is enough: drafts are tuned on every fourth batch, and compared on some of the others;
+    where there are few samples, on all. A later draft has to be nearer by ``MARGIN`` of what is lacking,
+    and by more than the standard error of the difference over parts of the samples.
 
     Args:
         masks: Of the variants.
@@ -54,21 +61,37 @@ def choose(
     every = step * max(1, batches.n_samples // (step * JUDGED))
     tuned, judged = slice(None, None, step), slice(step // 2, None, every)
     drafted, scores = _part(batches, tuned), scores.of_batches(tuned, batches.sizes)
-    likeness = Likeness(teacher, task, _part(batches, judged))
-    best, least = masks[0], float("inf")
+    parts = [Likeness(teacher, task, part) for part in _parts(_part(batches, judged))]
+    best, least = masks[0], None
     for mask in masks:
-        found = likeness.of(build(mask, batches=drafted, scores=scores))
-        log.info("nearness to the dense model: %s", ", ".join(f"{name} {each:.4f}" for name, each in found.items()))
-        lacking = 1 - statistics.fmean(found.values())  # of 1, which is the same
-        if lacking < (1 - MARGIN) * least:
+        draft = build(mask, batches=drafted, scores=scores)
+        lacking = [1 - statistics.fmean(part.of(draft).values()) for part in parts]  # of 1, which is the same
+        log.info("a draft lacks %.4f of the dense model's likeness", statistics.fmean(lacking))
+        if least is None or _nearer(lacking, least):
             best, least = mask, lacking
     return best
+
+
+def _nearer(lacking: Sequence[float], least: Sequence[float]) -> bool:
+    """Whether what one draft lacks, by the part of the samples, is less than what another does, and not by chance."""
+    gained = [before - now for before, now in zip(least, lacking, strict=True)]
+    noise = statistics.stdev(gained) / math.sqrt(len(gained)) if len(gained) > 1 else 0.0
+    return statistics.fmean(gained) > max(MARGIN * statistics.fmean(least), noise)
 
 
 def _step(batches: Batches) -> int:
     """Drafts are tuned on one of so many batches."""
     samples = batches.n_samples
-    return 1 if samples < FEW else min(max(2, samples // DRAFTED), len(batches))
+    return 1 if samples < 2 * FEWEST else min(max(samples // MOST, min(STEP, samples // FEWEST)), len(batches))
+
+
+def _parts(batches: Batches) -> list[Batches]:
+    """As many parts as there can be with batches of all lengths in each, and enough samples."""
+    for count in range(min(PARTS, len(batches)), 1, -1):
+        parts = [_part(batches, slice(first, None, count)) for first in range(count)]
+        if min(part.n_samples for part in parts) >= SMALLEST:
+            return parts
+    return [batches]
 
 
 def _part(batches: Batches, chosen: slice) -> Batches:

@@ -70,7 +70,7 @@ def told(batches: Batches) -> Scores:
 
 @pytest.fixture
 def small_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, samples in {"FEW": 8, "DRAFTED": 8, "JUDGED": 4}.items():
+    for name, samples in {"FEWEST": 4, "MOST": 8, "JUDGED": 4, "SMALLEST": 2}.items():
         monkeypatch.setattr(choosing, name, samples)
 
 
@@ -83,15 +83,24 @@ def test_the_nearest_is_taken(model: nn.Module, kept: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("nearness", "taken"), [((0.80, 0.803, 0.801), 0), ((0.80, 0.803, 0.807), 2), ((0.9, 1.0, 1.0), 1)]
+    ("nearness", "taken"),
+    [
+        pytest.param([[0.80] * 4, [0.803] * 4, [0.801] * 4], 0, id="less than a fiftieth of what is lacking"),
+        pytest.param([[0.80] * 4, [0.803] * 4, [0.807] * 4], 2, id="more than that"),
+        pytest.param([[0.9] * 4, [1.0] * 4, [1.0] * 4], 1, id="nothing is lacking any more"),
+        pytest.param([[0.8] * 4, [0.9, 0.8, 0.8, 0.8]], 0, id="by one part alone"),
+        pytest.param([[0.8] * 4, [0.9, 0.85, 0.85, 0.8]], 1, id="by most parts"),
+        pytest.param([[0.7, 0.8, 0.9, 0.8], [0.71, 0.81, 0.91, 0.81]], 1, id="parts differ, but alike"),
+        pytest.param([[0.8], [0.81]], 1, id="one part"),
+    ],
 )
-def test_what_is_hardly_nearer_is_not_taken(
-    model: nn.Module, monkeypatch: pytest.MonkeyPatch, nearness: tuple[float, ...], taken: int
+def test_what_may_be_nearer_by_chance_is_not_taken(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch, nearness: list[list[float]], taken: int
 ) -> None:
-    """A fiftieth of what is lacking is no difference on so few samples."""
-    figures = iter(nearness)
+    figures = iter([each for draft in nearness for each in draft])
     monkeypatch.setattr(choosing.Likeness, "of", lambda self, student: {"cosine": next(figures)})
-    batches, masks = testing.tiny_batches(model, samples=16), [mask(each) for each in (4, 5, 6)]
+    batches = testing.tiny_batches(model, samples=8 * len(nearness[0]), batch_size=8)
+    masks = [mask(kept) for kept in range(4, 4 + len(nearness))]
     assert choose(masks, Drafts(model), model, task_of(batches), batches, told(batches)) is masks[taken]
 
 
@@ -99,20 +108,22 @@ def test_what_is_hardly_nearer_is_not_taken(
 @pytest.mark.parametrize(
     ("samples", "size", "drafted", "compared"),
     [
-        pytest.param(33, 2, [0, 4, 8, 12, 16], [2, 10], id="large"),
-        pytest.param(14, 2, [0, 2, 4, 6], [1, 3, 5], id="every other batch"),
-        pytest.param(7, 2, [0, 1, 2, 3], [0, 1, 2, 3], id="small"),
-        pytest.param(3, 1, [0, 1, 2], [0, 1, 2], id="single samples"),
-        pytest.param(64, 64, [0], [0], id="one batch"),
+        pytest.param(66, 2, [0, 8, 16, 24, 32], [[4], [20]], id="large"),
+        pytest.param(32, 2, [0, 4, 8, 12], [[2], [10]], id="every fourth batch"),
+        pytest.param(14, 2, [0, 3, 6], [[1], [4]], id="every third batch"),
+        pytest.param(9, 2, [0, 2, 4], [[1], [3]], id="every other batch"),
+        pytest.param(7, 2, [0, 1, 2, 3], [[0, 3], [1], [2]], id="small, and a batch too small for a part"),
+        pytest.param(5, 1, [0, 1, 2, 3, 4], [[0, 2, 4], [1, 3]], id="single samples"),
+        pytest.param(64, 64, [0], [[0]], id="one batch"),
     ],
 )
 def test_what_drafts_see_and_are_compared_on(
-    model: nn.Module, judged: list[Batches], samples: int, size: int, drafted: list[int], compared: list[int]
+    model: nn.Module, judged: list[Batches], samples: int, size: int, drafted: list[int], compared: list[list[int]]
 ) -> None:
     batches, drafts = testing.tiny_batches(model, samples=samples, batch_size=size), Drafts(model)
     choose([mask(3), mask(5)], drafts, model, task_of(batches), batches, told(batches))
     assert [places(each, batches) for each, _ in drafts.seen] == [drafted] * 2
-    assert [places(each, batches) for each in judged] == [compared]
+    assert [places(each, batches) for each in judged] == compared
     numbers = torch.arange(samples).split(size)
     seen = torch.cat([numbers[place] for place in drafted]).tolist()
     for each, scores in drafts.seen:
