@@ -27,7 +27,8 @@ FEWEST, MOST = (
 JUDGED = 128  # samples, about, on which they are compared
 PARTS = 8  # into which these are divided at most, to see how much chance there is in a comparison
 SMALLEST = 8  # samples of a part
-MARGIN = 0.02  # of what an earlier draft lacks: as much nearer a later one has to come
+MARGIN = 0.02  # of what an earlier draft lacks: as much nearer a later one has to come,
+CHANCE = 2.0  # and as many standard errors of the difference
 
 
 class Build(Protocol):
@@ -37,14 +38,21 @@ class Build(Protocol):
 
 
 def choose(
-    masks: Sequence[Mask], build: Build, teacher: nn.Module, task: Task, batches: Batches, scores: Scores
+    masks: Sequence[Mask],
+    build: Build,
+    teacher: nn.Module,
+    task: Task,
+    batches: Batches,
+    scores: Scores,
+    *,
+    share: float,
 ) -> Mask:
     """The mask whose model is nearest to the dense model; of several about as near the first: so few samples do not tell
     them apart, and variants come with the least peculiar first.
 
-    A quarter of the calibration set is enough: drafts are tuned on every fourth batch, and compared on some of the others;
-    where there are few samples, on all. A later draft has to be nearer by ``MARGIN`` of what is lacking,
-    and by more than the standard error of the difference over parts of the samples.
+    Drafts are tuned on an even part of the calibration set and compared on some of the rest; where there are few samples, on
+    all. A later draft has to be nearer by ``MARGIN`` of what is lacking, and by ``CHANCE`` standard errors of the difference
+    over parts of the samples.
 
     Args:
         masks: Of the variants.
@@ -53,11 +61,12 @@ def choose(
         task: Says how near two models are.
         batches: The calibration set.
         scores: What the scorer said, on all of it.
+        share: The part of the calibration set to tune drafts on, at most 0.5.
     """
     masks = [mask for place, mask in enumerate(masks) if not any(mask.equals(other) for other in masks[:place])]
     if len(masks) == 1:
         return masks[0]
-    step = _step(batches)
+    step = _step(batches, share)
     every = step * max(1, batches.n_samples // (step * JUDGED))
     tuned, judged = slice(None, None, step), slice(step // 2, None, every)
     drafted, scores = _part(batches, tuned), scores.of_batches(tuned, batches.sizes)
@@ -76,13 +85,14 @@ def _nearer(lacking: Sequence[float], least: Sequence[float]) -> bool:
     """Whether what one draft lacks, by the part of the samples, is less than what another does, and not by chance."""
     gained = [before - now for before, now in zip(least, lacking, strict=True)]
     noise = statistics.stdev(gained) / math.sqrt(len(gained)) if len(gained) > 1 else 0.0
-    return statistics.fmean(gained) > max(MARGIN * statistics.fmean(least), noise)
+    return statistics.fmean(gained) > max(MARGIN * statistics.fmean(least), CHANCE * noise)
 
 
-def _step(batches: Batches) -> int:
+def _step(batches: Batches, share: float) -> int:
     """Drafts are tuned on one of so many batches."""
     samples = batches.n_samples
-    return 1 if samples < 2 * FEWEST else min(max(samples // MOST, min(STEP, samples // FEWEST)), len(batches))
+    step = max(samples // MOST, min(round(1 / share), samples // FEWEST))
+    return 1 if samples < 2 * FEWEST else min(step, len(batches))
 
 
 def _parts(batches: Batches) -> list[Batches]:

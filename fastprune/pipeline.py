@@ -301,7 +301,8 @@ def _one_pass(
     mask = masks[0]
     if len(masks) > 1:
         with _timed(timings, "choose"):
-            mask = choose(masks, partial(smaller, tuner=recipe.tuner.draft()), teacher, task, batches, scores)
+            build, share = partial(smaller, tuner=recipe.tuner.draft()), recipe.searcher.draft_share
+            mask = choose(masks, build, teacher, task, batches, scores, share=share)
     with _timed(timings, "tune"):
         return smaller(mask, recipe.tuner, batches, scores), mask, scores
 

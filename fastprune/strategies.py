@@ -75,6 +75,11 @@ class Searcher(Strategy, ABC):
         nearest to the dense model on the calibration set. This one alone, unless it says otherwise."""
         return (self,)
 
+    @property
+    def draft_share(self) -> float:
+        """The part of the calibration set that these drafts are tuned on, above 0 and at most 0.5."""
+        return 0.25
+
     @abstractmethod
     def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
         """Keep the most importance that the budget allows.

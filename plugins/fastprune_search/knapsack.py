@@ -39,6 +39,7 @@ class KnapsackSearcher(Searcher):
     tries: int = option(
         1, help="How many powers and tilts to try; each is tuned in draft and compared with the dense model."
     )
+    draft_share: float = option(0.25, help="The part of the calibration set that drafts are tuned on, at most 0.5.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,6 +47,10 @@ class KnapsackSearcher(Searcher):
             raise UsageError(
                 f"The searcher 'knapsack' needs 1 to {len(VARIANTS)} tries and a power above 0; got "
                 f"tries={self.tries}, power={self.power:g}."
+            )
+        if not 0 < self.draft_share <= 0.5:
+            raise UsageError(
+                f"The searcher 'knapsack' needs a draft_share above 0 and at most 0.5; got {self.draft_share:g}."
             )
         if self.resolution < 1:
             raise UsageError(f"The searcher 'knapsack' needs a resolution of at least 1 bucket; got {self.resolution}.")

@@ -160,3 +160,9 @@ def test_a_power_below_one_shares_the_damage_more_evenly() -> None:
 def test_options_that_make_no_sense(options: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="needs 1 to 6 tries and a power above 0; got tries="):
         strategy("searcher", "knapsack", **options)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6])
+def test_drafts_are_tuned_on_half_of_the_calibration_set_at_most(share: float) -> None:
+    with pytest.raises(UsageError, match=f"needs a draft_share above 0 and at most 0.5; got {share:g}"):
+        strategy("searcher", "knapsack", draft_share=share)
