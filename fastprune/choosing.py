@@ -75,7 +75,7 @@ def choose(
     for mask in masks:
         draft = build(mask, batches=drafted, scores=scores)
         lacking = [1 - statistics.fmean(part.of(draft).values()) for part in parts]  # of 1, which is the same
-        log.info("a draft lacks %.4f of the dense model's likeness", statistics.fmean(lacking))
+        log.info("nearness to the dense model: %.4f", 1 - statistics.fmean(lacking))
         if least is None or _nearer(lacking, least):
             best, least = mask, lacking
     return best
