@@ -19,11 +19,7 @@ from fastprune.tasks import Task
 
 log = logging.getLogger(__name__)
 
-STEP = 4  # one of so many batches drafts are tuned on,
-FEWEST, MOST = (
-    128,
-    512,
-)  # of so many samples, about, at least and at most; where less than twice the least are there, of all
+FEWEST, MOST = 128, 512  # samples, about, that drafts are tuned on; with less than twice the fewest, all
 JUDGED = 128  # samples, about, on which they are compared
 PARTS = 8  # into which these are divided at most, to see how much chance there is in a comparison
 SMALLEST = 8  # samples of a part

@@ -53,7 +53,7 @@ class Moments:
     """Sums over a group's real tokens, on the model's device.
 
     Attributes:
-        weight: Sum of the weights of the tokens that ``inputs`` and ``gram`` are over.
+        weight: Sum of the weights of the tokens that ``inputs`` and ``upper`` are over.
         inputs: Weighted sum of the consumer's input x: [features].
         upper: Weighted sum of x x', as ``add_second_moment`` leaves it: [features, features].
         upper_gradients: The same of g g', g being the gradient of a sample's loss at the consumer's output:
