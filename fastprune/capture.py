@@ -64,6 +64,16 @@ def tap_entering(model: nn.Module, path: str, see: Callable[[Tensor], None]) -> 
 
 
 @contextlib.contextmanager
+def tap_output(model: nn.Module, path: str, see: Callable[[Tensor], None]) -> Iterator[None]:
+    """While open, what the module at a path returns is shown to ``see``: of several values the first."""
+    handle = model.get_submodule(path).register_forward_hook(lambda _, __, out: see(_first(out)))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
 def tap_residual(model: nn.Module, group: Group, see: Callable[[Tensor], None]) -> Iterator[None]:
     """While open, what the group's consumer is to repair is shown to ``see``: the residual stream after the sublayer."""
     module = model.get_submodule(group.residual)
@@ -74,11 +84,15 @@ def tap_residual(model: nn.Module, group: Group, see: Callable[[Tensor], None]) 
 
         handle = module.register_forward_pre_hook(before, with_kwargs=True)
     else:
-        handle = module.register_forward_hook(lambda _, __, out: see(out[0] if isinstance(out, tuple) else out))
+        handle = module.register_forward_hook(lambda _, __, out: see(_first(out)))
     try:
         yield
     finally:
         handle.remove()
+
+
+def _first(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple) else output
 
 
 Entering = tuple[Tensor, Tensor | None]

@@ -16,6 +16,7 @@ from fastprune.groups import Group, Groups, consumer_of
 from fastprune.objectives import Labels, choose_labels, sample_losses
 from fastprune.progress import track
 from fastprune.tasks import Batch
+from fastprune.teacher import watched
 
 
 def collect_gradients(
@@ -48,9 +49,13 @@ def collect_gradients(
     device = next(model.parameters()).device
     by_unit: dict[str, list[Tensor]] = {group.name: [] for group in groups}
     by_token: dict[str, list[Tensor]] = {group.name: [] for group in groups}
-    for batch in track(batches.batches, "scoring"):
-        batch = to_device(batch, device)
-        with unit_gradients(model, groups) as seen, watch(batch) if watch else contextlib.nullcontext():
+    for given in track(batches.batches, "scoring"):
+        batch = to_device(given, device)
+        with (
+            watched(model, groups, given),
+            unit_gradients(model, groups) as seen,
+            watch(batch) if watch else contextlib.nullcontext(),
+        ):
             sample_losses(model, batches, batch, chosen, generator).sum().backward()
         samples = len(next(iter(batch.values())))
         for group in groups:

@@ -128,7 +128,6 @@ def prune(
     task = batches.task or task_for(dense.config, type(dense))  # type: ignore[arg-type]
     batches = Batches.wrap(batches, task)
     generator = torch.Generator().manual_seed(seed)
-    again = shared is not None or len(recipe.searcher.variants()) > 1
     shared = shared or Shared()
 
     timings: dict[str, float] = {}
@@ -139,7 +138,7 @@ def prune(
         importance: Mapping[str, Tensor] = {}
         settled: frozenset[str] = frozenset()
         passes = contracts.checked_passes(recipe.schedule, limits.first.share, groups)
-        with keeping(shared.states) if again or len(passes) > 1 else contextlib.nullcontext():
+        with keeping(shared.states, dense, batches):
             for step in passes:
                 left = limits.at(step.budget).left(mask, settled)
                 known = shared if student is dense else Shared()

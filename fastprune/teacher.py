@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 
 import psutil
@@ -12,20 +12,23 @@ from torch import Tensor, nn
 
 from fastprune.calibration import Batches
 from fastprune.calls import LayerCall
-from fastprune.capture import tap_entering, tap_residual
-from fastprune.groups import Group
+from fastprune.capture import tap_entering, tap_output, tap_residual
+from fastprune.groups import Group, Groups
 from fastprune.tasks import Batch
 
 States = dict[str, list[Tensor]]
 """Hidden states by name, one tensor a batch."""
 
+Kept = dict[str, dict[int, Tensor]]
+"""Hidden states by name and the batch's id."""
+
 
 class DenseStates:
     """What the layers of one dense model give for the batches of one calibration set, kept up to a limit.
 
-    A part of the set, or more than it, runs for those batches alone that are new. Layers are kept from the first on; once
-    one finds no room, it and those above it are run anew each time. So are all, once another model comes, or batches of
-    which none was there before.
+    A scorer's forward passes fill it; what they did not show is run for when a tuner asks, for those batches alone that lack
+    it. Once something finds no room, nothing more is kept, and is run anew each time. All is forgotten once another model
+    comes, or batches of which none was there before.
 
     Attributes:
         held: Bytes that are kept.
@@ -34,7 +37,8 @@ class DenseStates:
     def __init__(self, limit: int | None = None) -> None:
         """Keep up to ``limit`` bytes; None: a quarter of the memory that is free when the first layer comes."""
         self._limit, self._full, self.held = limit, False, 0
-        self._kept: dict[str, dict[str, dict[int, Tensor]]] = {}  # by the layer, the name, and the batch's id
+        self._kept: dict[str, Kept] = {}  # by the layer
+        self._memory: set[int] = set()  # addresses of what is kept: one layer's output is what enters the next
         self._teacher: nn.Module | None = None
         self._seen: dict[int, Batch] = {}  # by their ids, which are theirs as long as they are here
         self._asked: list[int] = []
@@ -62,49 +66,79 @@ class DenseStates:
             The residual stream after each sublayer, by the group; what enters each producer, by its path; the layer's
             output.
         """
-        kept = self._kept.get(path, {})
-        streams, inputs = (
-            {f"stream {group.name}": group for group in members},
-            {f"into {one}": one for one in producers},
-        )
+        streams, inputs = _streams(members), _inputs(producers)
         names = (*streams, *inputs, "output")
+        kept = self._kept.get(path, {})
         new = [place for place, one in enumerate(self._asked) if not all(one in kept.get(name, {}) for name in names)]
         if new:
-            found = _run(
-                teacher, path, streams, inputs, [calls[place] for place in new], [hidden[place] for place in new]
-            )
+            layer = teacher.get_submodule(path)
+            with _tapping(teacher, path, streams, inputs) as found:
+                for place in new:
+                    calls[place].run(layer, hidden[place])
             batches = [self._asked[place] for place in new]
-            kept = kept | {
-                name: dict(zip(batches, tensors, strict=True)) | kept.get(name, {}) for name, tensors in found.items()
-            }
-            self._keep(path, kept)
+            ran = {name: dict(zip(batches, tensors, strict=True)) for name, tensors in found.items()}
+            self._keep(path, ran)
+            kept = {name: tensors | kept.get(name, {}) for name, tensors in ran.items()}
         here = {name: [kept[name][batch] for batch in self._asked] for name in names}
         by_group = {group.name: here[name] for name, group in streams.items()}
         return by_group, {one: here[name] for name, one in inputs.items()}, here["output"]
+
+    @contextlib.contextmanager
+    def watch(self, model: nn.Module, groups: Groups, batch: Batch) -> Iterator[None]:
+        """While open, one forward pass over a batch is kept, if it is the dense model's.
+
+        Args:
+            model: What runs.
+            groups: Its groups.
+            batch: Of the calibration set, the very one.
+        """
+        if model is not self._teacher or self._full:
+            yield
+            return
+        with contextlib.ExitStack() as hooks:
+            found = {
+                path: hooks.enter_context(_tapping(model, path, _streams(members), _inputs(_producers(members))))
+                for path, members in groups.layers()
+            }
+            yield
+        for path, states in found.items():
+            if len(states["output"]) == 1:  # the layer ran once
+                self._keep(path, {name: {id(batch): seen[0]} for name, seen in states.items() if len(seen) == 1})
 
     def belong(self, teacher: nn.Module, batches: Batches) -> None:
         """Say whose layers come and for which batches; forget what is kept of another model or calibration set."""
         self._asked = [id(batch) for batch in batches]
         if self._teacher is not teacher or self._seen.keys().isdisjoint(self._asked):
-            self._kept, self._seen, self.held, self._full, self._teacher = {}, {}, 0, False, teacher
+            self._kept, self._memory, self._seen = {}, set(), {}
+            self.held, self._full, self._teacher = 0, False, teacher
         self._seen |= zip(self._asked, batches, strict=True)
 
-    def _keep(self, path: str, states: dict[str, dict[int, Tensor]]) -> None:
+    def _keep(self, path: str, states: Kept) -> None:
+        """Keep of a layer what is not there yet, or nothing where that finds no room."""
         if self._limit is None:
             self._limit = _free_bytes(next(iter(states["output"].values())).device) // 4
-        with_these = {**self._kept, path: states}
-        held = _bytes(with_these.values())
-        self._full = self._full or held > self._limit
+        kept = self._kept.setdefault(path, {})
+        new = {
+            name: {batch: tensor for batch, tensor in tensors.items() if batch not in kept.get(name, {})}
+            for name, tensors in states.items()
+        }
+        memory = {one.untyped_storage().data_ptr(): one for tensors in new.values() for one in tensors.values()}
+        added = sum(one.untyped_storage().nbytes() for address, one in memory.items() if address not in self._memory)
+        self._full = self._full or self.held + added > self._limit
         if not self._full:
-            self._kept, self.held = with_these, held
+            for name, tensors in new.items():
+                kept.setdefault(name, {}).update(tensors)
+            self._memory |= memory.keys()
+            self.held += added
 
 
 _current: ContextVar[DenseStates | None] = ContextVar("states", default=None)
 
 
 @contextlib.contextmanager
-def keeping(states: DenseStates) -> Iterator[None]:
-    """While open, whatever is tuned in this context keeps the teacher's side there."""
+def keeping(states: DenseStates, teacher: nn.Module, batches: Batches) -> Iterator[None]:
+    """While open, what this model's layers give for these batches is kept there, whatever scores or tunes in this context."""
+    states.belong(teacher, batches)
     token = _current.set(states)
     try:
         yield
@@ -119,36 +153,42 @@ def states_of(teacher: nn.Module, batches: Batches) -> DenseStates:
     return states
 
 
-def _run(
-    teacher: nn.Module,
-    path: str,
-    streams: Mapping[str, Group],
-    inputs: Mapping[str, str],
-    calls: Sequence[LayerCall],
-    hidden: Sequence[Tensor],
-) -> States:
-    """Run a layer over the whole calibration set: what ``streams`` and ``inputs`` name, and its output."""
-    layer = teacher.get_submodule(path)
+def watched(model: nn.Module, groups: Groups, batch: Batch) -> contextlib.AbstractContextManager[None]:
+    """``DenseStates.watch`` of those that are kept, if any are."""
+    states = _current.get()
+    return states.watch(model, groups, batch) if states else contextlib.nullcontext()
+
+
+def _streams(members: Iterable[Group]) -> dict[str, Group]:
+    return {f"stream {group.name}": group for group in members}
+
+
+def _inputs(producers: Iterable[str]) -> dict[str, str]:
+    return {f"into {path}": path for path in producers}
+
+
+def _producers(members: Iterable[Group]) -> list[str]:
+    """The paths of producers whose inputs a tuner may ask for: those that see all tokens."""
+    return [path for group in members if not group.block.seen for path in group.producers]
+
+
+@contextlib.contextmanager
+def _tapping(
+    teacher: nn.Module, path: str, streams: Mapping[str, Group], inputs: Mapping[str, str]
+) -> Iterator[States]:
+    """While open, what ``streams`` and ``inputs`` name of a layer is noted as it runs, and its output."""
     found: States = {name: [] for name in (*streams, *inputs, "output")}
+
+    def note(name: str) -> Callable[[Tensor], None]:
+        return lambda value: found[name].append(value.detach())
+
     with contextlib.ExitStack() as hooks:
         for name, group in streams.items():
-            hooks.enter_context(tap_residual(teacher, group, found[name].append))
+            hooks.enter_context(tap_residual(teacher, group, note(name)))
         for name, producer in inputs.items():
-            hooks.enter_context(tap_entering(teacher, producer, found[name].append))
-        for call, entering in zip(calls, hidden, strict=True):
-            found["output"].append(call.run(layer, entering))
-    return found
-
-
-def _bytes(layers: Iterable[dict[str, dict[int, Tensor]]]) -> int:
-    """What tensors take, each memory counted once: one layer's output is what enters the next."""
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for states in layers
-        for tensors in states.values()
-        for tensor in tensors.values()
-    }
-    return sum(storages.values())
+            hooks.enter_context(tap_entering(teacher, producer, note(name)))
+        hooks.enter_context(tap_output(teacher, path, note("output")))
+        yield found
 
 
 def _free_bytes(device: torch.device) -> int:

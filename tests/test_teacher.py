@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
 
 import fastprune
-from fastprune import Batches, Shared, teacher, testing
+from fastprune import Batches, Shared, gradients, teacher, testing
 from fastprune.teacher import DenseStates
 
 
@@ -23,10 +25,10 @@ def batches(model: nn.Module) -> Batches:
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The dense model's layers, by their index, as they run over the whole calibration set."""
+    """The dense model's layers, by their index, as they run for tuners."""
     seen: list[str] = []
-    run = teacher._run
-    monkeypatch.setattr(teacher, "_run", lambda *a: (seen.append(a[1].rpartition(".")[2]), run(*a))[1])
+    tapping = teacher._tapping
+    monkeypatch.setattr(teacher, "_tapping", lambda *a: (seen.append(a[1].rpartition(".")[2]), tapping(*a))[1])
     return seen
 
 
@@ -67,8 +69,8 @@ def test_more_to_look_at_is_looked_at_once(model: nn.Module, batches: Batches, r
 def test_of_a_larger_set_only_what_is_new_runs(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drafts see a part of the calibration set, the tuner all of it, recombined texts beside it."""
     numbers: list[int] = []
-    run = teacher._run
-    monkeypatch.setattr(teacher, "_run", lambda *a: (numbers.append(len(a[4])), run(*a))[1])
+    keep = DenseStates._keep
+    monkeypatch.setattr(DenseStates, "_keep", lambda *a: (numbers.append(len(a[2]["output"])), keep(*a))[1])
     shared, batches = Shared(), testing.tiny_batches(model, samples=16, batch_size=4)
     for part in (slice(None, None, 2), slice(None), slice(1, None)):
         some = Batches(batches=batches.batches[part], task=batches.task)
@@ -77,6 +79,38 @@ def test_of_a_larger_set_only_what_is_new_runs(model: nn.Module, monkeypatch: py
         assert same(found, prune(model, some, None))
         del numbers[after:]
     assert numbers == [2, 2, 2] * 2
+
+
+@pytest.mark.parametrize("preset", ["paper", "default"])
+def test_what_scoring_showed_does_not_run_again(
+    model: nn.Module, batches: Batches, ran: list[str], monkeypatch: pytest.MonkeyPatch, preset: str
+) -> None:
+    settings = {"tuner": {"fill": 0}} if preset == "default" else {}
+    arguments = {"budget": 0.5, "preset": preset, "settings": settings, "bench": False}
+    found = fastprune.prune(model, batches, **arguments)
+    assert ran == ["0", "1", "2"] * len(batches)  # as it was scored
+    monkeypatch.setattr(gradients, "watched", lambda *_: contextlib.nullcontext())
+    ran.clear()
+    assert same(found, fastprune.prune(model, batches, **arguments))
+    assert ran == ["0", "1", "2"]
+
+
+def test_scoring_keeps_no_more_than_there_is_room_for(model: nn.Module, batches: Batches) -> None:
+    whole = Shared()
+    found = fastprune.prune(model, batches, budget=0.5, preset="paper", shared=whole, bench=False)
+    half = Shared(memory=whole.states.held // 2)
+    assert same(found, fastprune.prune(model, batches, budget=0.5, preset="paper", shared=half, bench=False))
+    assert 0.25 * whole.states.held < half.states.held <= whole.states.held // 2
+
+
+def test_a_student_is_not_taken_for_the_dense_model(model: nn.Module, batches: Batches) -> None:
+    """In later rounds it is the student that is scored."""
+    found = fastprune.prune(model, batches, budget=0.5, preset="fast", schedule="rounds", bench=False)
+    limited = Shared(memory=0)
+    assert same(
+        found,
+        fastprune.prune(model, batches, budget=0.5, preset="fast", schedule="rounds", shared=limited, bench=False),
+    )
 
 
 def test_lower_layers_are_kept_up_to_the_limit(model: nn.Module, batches: Batches, ran: list[str]) -> None:
@@ -108,16 +142,3 @@ def _with(shared: Shared) -> Shared:
     fresh = Shared()
     fresh.states = shared.states
     return fresh
-
-
-def test_one_pruning_keeps_nothing(model: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[str] = []
-    keep = DenseStates._keep
-    monkeypatch.setattr(
-        DenseStates, "_keep", lambda self, path, states: (keep(self, path, states), kept.append(self.held))[0]
-    )
-    prune(model, batches, None)
-    assert set(kept) == {0}
-    kept.clear()
-    fastprune.prune(model, batches, budget=0.5, preset="fast", schedule="rounds", bench=False)
-    assert max(kept) > 0

@@ -22,12 +22,13 @@ from fastprune.calibration import Batches, model_inputs
 from fastprune.capture import frozen
 from fastprune.errors import FastpruneError
 from fastprune.experts import open_experts
-from fastprune.gradients import unit_gradients
+from fastprune.gradients import collect_gradients, unit_gradients
 from fastprune.groups import Group, Groups, consumer_of
 from fastprune.layerwise import Statistics, reconstruct, whole_statistics
 from fastprune.masks import Mask
 from fastprune.materialize import masked, materialize
 from fastprune.tasks import Task
+from fastprune.teacher import DenseStates, keeping
 from fastprune.testing.comparing import all_outputs, furthest_apart, same_tensors
 from fastprune.testing.problems import some_mask, telling_masks
 from fastprune.testing.tiny import pad_token_of, sample_count, tiny_batches
@@ -285,22 +286,50 @@ def _mask_gradients(model: nn.Module, groups: Groups, batch: Mapping[str, Tensor
 def _check_layers(
     who: str, architecture: Architecture, model: nn.Module, groups: Groups, mask: Mask, batches: Batches
 ) -> None:
-    """What a tuner is shown, one layer at a time, is what two whole forward passes show."""
+    """What a tuner is shown, one layer at a time, is what two whole forward passes show; and it is the same where the dense
+    model's side was kept while it was scored."""
     student = materialize(model, groups, mask).eval()
     left = Groups.resolve(architecture, student)
-    shown: dict[str, Statistics] = {}
+    consumers, producers = _shown(model, student, left, batches)
+    assert set(consumers) == set(mask), f"The {who}: of {len(list(mask))} groups, tuners are shown {len(consumers)}."
+    for group, whole in whole_statistics(model, materialize(model, groups, mask).eval(), left, batches).items():
+        _assert_alike(f"The {who}: of '{group}' a tuner is shown", consumers[group], whole)
+    with keeping(DenseStates(), model, batches):
+        with torch.enable_grad():
+            collect_gradients(model, groups, batches, "auto", torch.Generator().manual_seed(0))
+        consumers_too, producers_too = _shown(model, student, left, batches)
+    for group, one in consumers.items():
+        _assert_alike(f"The {who}: once it was scored, of '{group}' a tuner is shown", consumers_too[group], one)
+    for one, other in zip(producers_too, producers, strict=True):
+        _assert_alike(f"The {who}: once it was scored, of producers a tuner is shown", one, other)
+
+
+def _shown(
+    model: nn.Module, student: nn.Module, groups: Groups, batches: Batches
+) -> tuple[dict[str, Statistics], list[Statistics]]:
+    """What a tuner is shown of each consumer, by the group, and of producers, in the order in which they come."""
+    consumers: dict[str, Statistics] = {}
+    producers: list[Statistics] = []
 
     def see(group: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None) -> Any:
-        shown[group.name] = statistics
+        consumers[group.name] = statistics
         return weight, bias
 
-    reconstruct(model, student, left, batches, see)
-    assert set(shown) == set(mask), f"The {who}: of {len(list(mask))} groups, tuners are shown {len(shown)}."
-    for group, whole in whole_statistics(model, materialize(model, groups, mask).eval(), left, batches).items():
-        found = shown[group]
-        for what, one, other in (("inputs", found.inputs, whole.inputs), ("errors", found.errors, whole.errors)):
-            apart = float((one - other).abs().max()) / max(1.0, float(other.abs().max()))
-            assert apart < 1e-3, f"The {who}: the {what} of '{group}' that a tuner is shown are {apart:.3g} off."
+    def see_producers(statistics: Statistics, with_shift: bool) -> tuple[Tensor, Tensor]:
+        producers.append(statistics)
+        return torch.zeros_like(statistics.upper), torch.zeros_like(statistics.inputs)
+
+    reconstruct(model, student, groups, batches, see, correct=see_producers)
+    return consumers, producers
+
+
+def _assert_alike(says: str, found: Statistics, expected: Statistics) -> None:
+    for what, one, other in (
+        ("inputs", found.inputs, expected.inputs),
+        ("errors", found.errors, expected.errors),
+    ):
+        apart = float((one - other).abs().max()) / max(1.0, float(other.abs().max()))
+        assert apart < 1e-3, f"{says} {what} that are {apart:.3g} off."
 
 
 def _check_saved(

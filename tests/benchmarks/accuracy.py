@@ -5,9 +5,8 @@
 A recipe is a stage of the paper (search, rearrange, paper), another preset, or a preset with changes such as
 ``default+tuner=mask+scorer.labels=model``. It calibrates on the training data and reports the task's metrics on the test
 data, which calibration never sees, and how near the model is to the dense one there (``fidelity``: less noisy, as it
-compares what each sample gives). First scores are computed once a seed and shared by all recipes and budgets; their
-time is billed to each. Results are appended to a JSONL file, one line a model, with the seconds of each stage and F, the
-seconds of one forward pass of the dense model over the calibration set just before.
+compares what each sample gives). Every pruning begins anew. Results are appended to a JSONL file, one line a model, with the
+seconds of each stage and F, the seconds of one forward pass of the dense model over the calibration set just before.
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ from typing import Any
 import click
 import torch
 
-from fastprune import Batches, Pretrained, Recipe, Shared, evaluate, make_batches, model_inputs, open_pretrained, prune
+from fastprune import Batches, Pretrained, Recipe, evaluate, make_batches, model_inputs, open_pretrained, prune
 from fastprune.evaluation import Likeness
-from fastprune.teacher import DenseStates
 
 STAGES = {"search": "paper+rearranger=none+tuner=none", "rearrange": "paper+tuner=none"}
 
@@ -64,25 +62,20 @@ def run_seed(opened: Pretrained, test: Batches, likeness: Likeness, seed: int, o
         max_length=options["max_length"],
         seed=seed,
     )
-    shared, scoring = Shared(), dict[str, float]()
     for budget in map(float, options["budgets"].split(",")):
         for name in options["recipes"].split(","):
             recipe = recipe_of(STAGES.get(name, name), options["labels"])
-            shared.states = DenseStates()  # no pruning is spared the dense model's layers by the one before it
             unit = forward(opened, train)
-            result = prune(opened, train, budget=budget, recipe=recipe, seed=seed, shared=shared, bench=False)
-            timings = dict(result.timings)
-            if recipe.schedule.name == "once":
-                timings["score"] = scoring.setdefault(repr(recipe.scorer), timings["score"])
+            result = prune(opened, train, budget=budget, recipe=recipe, seed=seed, bench=False)
             record(
                 options,
                 {
                     "recipe": name,
                     "budget": budget,
                     "seed": seed,
-                    "seconds": sum(timings.values()),
-                    "F": sum(timings.values()) / unit,
-                    "timings": timings,
+                    "seconds": sum(result.timings.values()),
+                    "F": sum(result.timings.values()) / unit,
+                    "timings": result.timings,
                     "cost": result.cost_after / result.cost_before,
                     "kept": list(result.mask.counts().values()),
                     "metrics": evaluate(result.model, test),
