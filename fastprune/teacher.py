@@ -6,14 +6,13 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 
-import psutil
-import torch
 from torch import Tensor, nn
 
 from fastprune.calibration import Batches
 from fastprune.calls import LayerCall
 from fastprune.capture import tap_entering, tap_output, tap_residual
 from fastprune.groups import Group, Groups
+from fastprune.memory import free_bytes
 from fastprune.tasks import Batch
 
 States = dict[str, list[Tensor]]
@@ -116,7 +115,7 @@ class DenseStates:
     def _keep(self, path: str, states: Kept) -> None:
         """Keep of a layer what is not there yet, or nothing where that finds no room."""
         if self._limit is None:
-            self._limit = _free_bytes(next(iter(states["output"].values())).device) // 4
+            self._limit = free_bytes(next(iter(states["output"].values())).device) // 4
         kept = self._kept.setdefault(path, {})
         new = {
             name: {batch: tensor for batch, tensor in tensors.items() if batch not in kept.get(name, {})}
@@ -189,9 +188,3 @@ def _tapping(
             hooks.enter_context(tap_entering(teacher, producer, note(name)))
         hooks.enter_context(tap_output(teacher, path, note("output")))
         yield found
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
