@@ -20,8 +20,7 @@ from fastprune.tasks import Task
 log = logging.getLogger(__name__)
 
 FEWEST, MOST = 128, 512  # samples, about, that drafts are tuned on; with less than twice the fewest, all
-JUDGED = 128  # samples, about, on which they are compared
-PARTS = 8  # into which these are divided at most, to see how much chance there is in a comparison
+PARTS = 8  # at most, of those that they are compared on, to see how much chance there is in a comparison
 SMALLEST = 8  # samples of a part
 MARGIN = 0.02  # of what an earlier draft lacks: as much nearer a later one has to come,
 CHANCE = 2.0  # and as many standard errors of the difference
@@ -46,8 +45,8 @@ def choose(
     """The mask whose model is nearest to the dense model; of several about as near the first: so few samples do not tell
     them apart, and variants come with the least peculiar first.
 
-    Drafts are tuned on an even part of the calibration set and compared on some of the rest; where there are few samples, on
-    all. A later draft has to be nearer by ``MARGIN`` of what is lacking, and by ``CHANCE`` standard errors of the difference
+    Drafts are tuned on an even part of the calibration set and compared on as many of the rest; where there are few samples,
+    on all. A later draft has to be nearer by ``MARGIN`` of what is lacking, and by ``CHANCE`` standard errors of the difference
     over parts of the samples.
 
     Args:
@@ -63,8 +62,7 @@ def choose(
     if len(masks) == 1:
         return masks[0]
     step = _step(batches, share)
-    every = step * max(1, batches.n_samples // (step * JUDGED))
-    tuned, judged = slice(None, None, step), slice(step // 2, None, every)
+    tuned, judged = slice(None, None, step), slice(step // 2, None, step)
     drafted, scores = _part(batches, tuned), scores.of_batches(tuned, batches.sizes)
     parts = [Likeness(teacher, task, part) for part in _parts(_part(batches, judged))]
     best, least = masks[0], None

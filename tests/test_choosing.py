@@ -70,7 +70,7 @@ def told(batches: Batches) -> Scores:
 
 @pytest.fixture
 def small_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, samples in {"FEWEST": 4, "MOST": 8, "JUDGED": 4, "SMALLEST": 2}.items():
+    for name, samples in {"FEWEST": 4, "MOST": 8, "SMALLEST": 2}.items():
         monkeypatch.setattr(choosing, name, samples)
 
 
@@ -108,9 +108,9 @@ def test_what_may_be_nearer_by_chance_is_not_taken(
 @pytest.mark.parametrize(
     ("samples", "size", "share", "drafted", "compared"),
     [
-        pytest.param(66, 2, 0.25, [0, 8, 16, 24, 32], [[4], [20]], id="large"),
-        pytest.param(32, 2, 0.25, [0, 4, 8, 12], [[2], [10]], id="every fourth batch"),
-        pytest.param(16, 2, 0.5, [0, 2, 4, 6], [[1], [5]], id="a larger share"),
+        pytest.param(66, 2, 0.25, [0, 8, 16, 24, 32], [[4], [12], [20], [28]], id="large"),
+        pytest.param(32, 2, 0.25, [0, 4, 8, 12], [[2], [6], [10], [14]], id="every fourth batch"),
+        pytest.param(16, 2, 0.5, [0, 2, 4, 6], [[1], [3], [5], [7]], id="a larger share"),
         pytest.param(14, 2, 0.25, [0, 3, 6], [[1], [4]], id="every third batch"),
         pytest.param(9, 2, 0.25, [0, 2, 4], [[1], [3]], id="every other batch"),
         pytest.param(7, 2, 0.25, [0, 1, 2, 3], [[0, 3], [1], [2]], id="small, and a batch too small for a part"),
