@@ -66,7 +66,9 @@ def tap_entering(model: nn.Module, path: str, see: Callable[[Tensor], None]) -> 
 @contextlib.contextmanager
 def tap_output(model: nn.Module, path: str, see: Callable[[Tensor], None]) -> Iterator[None]:
     """While open, what the module at a path returns is shown to ``see``: of several values the first."""
-    handle = model.get_submodule(path).register_forward_hook(lambda _, __, out: see(_first(out)))
+    handle = model.get_submodule(path).register_forward_hook(
+        lambda _, __, out: see(out[0] if isinstance(out, tuple) else out)
+    )
     try:
         yield
     finally:
@@ -76,23 +78,19 @@ def tap_output(model: nn.Module, path: str, see: Callable[[Tensor], None]) -> It
 @contextlib.contextmanager
 def tap_residual(model: nn.Module, group: Group, see: Callable[[Tensor], None]) -> Iterator[None]:
     """While open, what the group's consumer is to repair is shown to ``see``: the residual stream after the sublayer."""
-    module = model.get_submodule(group.residual)
-    if group.block.residual and group.block.residual != group.block.consumer:
+    if not group.block.residual or group.block.residual == group.block.consumer:
+        with tap_output(model, group.residual, see):
+            yield
+        return
 
-        def before(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            see(arguments[0] if arguments else next(iter(keywords.values())))
+    def before(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        see(arguments[0] if arguments else next(iter(keywords.values())))
 
-        handle = module.register_forward_pre_hook(before, with_kwargs=True)
-    else:
-        handle = module.register_forward_hook(lambda _, __, out: see(_first(out)))
+    handle = model.get_submodule(group.residual).register_forward_pre_hook(before, with_kwargs=True)
     try:
         yield
     finally:
         handle.remove()
-
-
-def _first(output: Any) -> Any:
-    return output[0] if isinstance(output, tuple) else output
 
 
 Entering = tuple[Tensor, Tensor | None]
