@@ -80,6 +80,10 @@ class Batches:
         """The number of batches."""
         return len(self.batches)
 
+    def only(self, chosen: Iterable[int]) -> Batches:
+        """Some of the batches alone, by their places."""
+        return dataclasses.replace(self, batches=tuple(self.batches[place] for place in chosen))
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """The number of samples in each batch."""

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration import Batches, token_count
-from fastprune.capture import real_rows, seen_of
+from fastprune.calibration import Batches, model_inputs, to_device, token_count
+from fastprune.capture import frozen, real_rows, seen_of
 from fastprune.groups import Group, Groups, consumer_of
+from fastprune.progress import track
 from fastprune.tasks import Batch
+from fastprune.teacher import watched
 
 STRIPS = 6  # more save little, and small products are slow
 
@@ -84,7 +86,7 @@ class Moments:
 
 
 class MomentsCollector:
-    """Adds up moments while sample losses run backward through the model.
+    """Adds up moments while sample losses run backward through the model, and while batches run forward alone.
 
     Args:
         model: On the device where the sums are to be.
@@ -92,7 +94,8 @@ class MomentsCollector:
         batches: The calibration set.
         tokens: About how many tokens, drawn evenly from all, the sums over inputs are made of: their cost grows with
             the square of the features.
-        by_gradient: Weigh a token by the squared norm of its gradient instead of equally (METHOD 4).
+        by_gradient: Weigh a token by the squared norm of its gradient instead of equally (METHOD 4); batches that run forward
+            alone show nothing then.
         generator: Draws the tokens, on the CPU.
     """
 
@@ -114,13 +117,23 @@ class MomentsCollector:
 
     @contextlib.contextmanager
     def watch(self, batch: Batch) -> Iterator[None]:
-        """While open, one forward pass and one backward pass of this batch are added."""
+        """While open, one forward pass and, where there is one, one backward pass of this batch are added."""
         with contextlib.ExitStack() as hooks:
             for group in self._groups:
                 if group.units:
                     consumer = consumer_of(self._model, group)
                     hooks.callback(consumer.register_forward_hook(self._hook(group, batch)).remove)
             yield
+
+    @torch.no_grad()
+    def run(self, batches: Batches) -> None:
+        """Add what batches show that run forward alone: of inputs, not of gradients."""
+        device = next(self._model.parameters()).device
+        with frozen(self._model):
+            for given in track(batches.batches, "scoring"):
+                batch = to_device(given, device)
+                with watched(self._model, self._groups, given), self.watch(batch):
+                    self._model(**model_inputs(batch, batches.task))
 
     def _hook(self, group: Group, batch: Batch) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
         def hook(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
@@ -129,23 +142,28 @@ class MomentsCollector:
             x = real_rows(features, group, batch, seen)
             # layers may have more tokens than the input, or fewer; of those, a group may see only some
             share = self._share * (token_count(batch) / max(len(x), 1) if seen is None else 1.0)
-            output.register_hook(
-                lambda gradient: self._add(group, x, real_rows(gradient, group, batch, seen).float(), share)
-            )
+            if not self._by_gradient:
+                self._add_inputs(group, x, None, share)
+
+            def keep(gradient: Tensor) -> None:
+                g = real_rows(gradient, group, batch, seen).float()
+                add_second_moment(self.by_group[group.name].upper_gradients, g, g)
+                if self._by_gradient:
+                    self._add_inputs(group, x, g.square().sum(-1), share)
+
+            if output.requires_grad:
+                output.register_hook(keep)
 
         return hook
 
-    def _add(self, group: Group, x: Tensor, g: Tensor, share: float) -> None:
-        """Add a share of the tokens: the consumer's inputs x [tokens, features], the gradients at its output
-        g [tokens, hidden]."""
+    def _add_inputs(self, group: Group, x: Tensor, weights: Tensor | None, share: float) -> None:
+        """Add a share of the tokens: the consumer's inputs x [tokens, features], weights [tokens]; None: all alike."""
         sums = self.by_group[group.name]
-        add_second_moment(sums.upper_gradients, g, g)
         if share < 1.0:
             drawn = (torch.rand(len(x), generator=self._generator) < share).to(x.device)
-            x, g = x[drawn], g[drawn]
+            x, weights = x[drawn], weights if weights is None else weights[drawn]
         x = x.float()
-        weights = g.square().sum(-1) if self._by_gradient else x.new_ones(len(x))
-        weighted = x * weights[:, None]
-        sums.weight += weights.sum()
+        weighted = x if weights is None else x * weights[:, None]
+        sums.weight += len(x) if weights is None else weights.sum()
         sums.inputs += weighted.sum(0)
         add_second_moment(sums.upper, x, weighted)

@@ -18,7 +18,7 @@ from fastprune.strategies import CostModel, Rearranger, Schedule, Scorer, Search
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What each stage is done with. Two recipes that are equal prune alike."""
+    """What each stage is done with. Two recipes that are equal prune alike. The scorer is set to give what the others need."""
 
     scorer: Scorer
     searcher: Searcher
@@ -28,7 +28,9 @@ class Recipe:
     schedule: Schedule
 
     def __post_init__(self) -> None:
-        for stage in (self.searcher, self.rearranger, self.tuner):
+        stages = (self.searcher, self.rearranger, self.tuner)
+        object.__setattr__(self, "scorer", self.scorer.giving(frozenset().union(*(stage.needs for stage in stages))))
+        for stage in stages:
             for need in sorted(stage.needs - self.scorer.gives):
                 raise UsageError(
                     f"{_kind_of(stage)} '{stage.name}' needs {_NEEDS.get(need, need)}, which scorer '{self.scorer.name}' "

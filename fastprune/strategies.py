@@ -54,6 +54,11 @@ class Scorer(Strategy, ABC):
         """The optional fields of Scores that this fills."""
         return frozenset()
 
+    def giving(self, needs: frozenset[str]) -> Scorer:
+        """The scorer for a recipe whose other strategies need these fields: where one takes time that the scores could do
+        without, this scorer set to fill it. This one itself, unless it says otherwise."""
+        return self
+
     @abstractmethod
     def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
         """Score every unit of every group.

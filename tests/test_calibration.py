@@ -90,6 +90,13 @@ def test_wrapped_batches() -> None:
     assert not Batches.wrap([{"input_ids": batch["input_ids"]}], TASK).has_labels
 
 
+def test_some_of_the_batches() -> None:
+    batches = Batches.wrap([{"input_ids": torch.full((2, 3), number)} for number in range(4)], None)
+    some = batches.only([3, 1])
+    assert [batch is batches.batches[place] for batch, place in zip(some, (3, 1), strict=True)] == [True, True]
+    assert (some.sizes, some.n_samples, len(batches.only([]))) == ((2, 2), 4, 0)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

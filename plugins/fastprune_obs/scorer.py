@@ -1,5 +1,8 @@
 """Damage curves: what a group loses with its k best units left, for every k."""
 
+from __future__ import annotations
+
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,12 +18,15 @@ from fastprune import (
     MomentsCollector,
     Scorer,
     Scores,
+    UsageError,
     collect_gradients,
     consumer_of,
     option,
     track,
 )
 from fastprune_obs.surgeon import sweep
+
+FEWEST = 128  # samples, about, that G is made of; all where the calibration set has fewer than twice as many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +61,26 @@ class OBSScorer(Scorer):
         help="The curves are raised to it: below 1, a group's first losses weigh more, its last less than squares say.",
     )
     max_tokens: int = option(32768, help="About how many tokens C is made of; all where the calibration set has fewer.")
+    gradient_share: float = option(
+        0.25,
+        help="The part of the calibration set that G is made of; all where gradients are needed of every sample.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.gradient_share <= 1.0:
+            raise UsageError(
+                f"The scorer 'obs' needs a gradient_share above 0 and at most 1; got {self.gradient_share:g}."
+            )
+        if self.tokens == "gradient" and self.gradient_share < 1.0:
+            object.__setattr__(self, "gradient_share", 1.0)  # tokens count by their gradients
 
     @property
     def gives(self) -> frozenset[str]:
-        return frozenset({"grads", "token_weights", "damage"})
+        return frozenset({"damage"} if self.gradient_share < 1.0 else {"damage", "grads", "token_weights"})
+
+    def giving(self, needs: frozenset[str]) -> Scorer:
+        return dataclasses.replace(self, gradient_share=1.0) if needs & {"grads", "token_weights"} else self
 
     def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
         moments = MomentsCollector(
@@ -69,17 +91,22 @@ class OBSScorer(Scorer):
             by_gradient=self.tokens == "gradient",
             generator=generator,
         )
-        grads, token_weights = collect_gradients(model, groups, batches, self.labels, generator, watch=moments.watch)
+        step = max(1, min(round(1 / self.gradient_share), batches.n_samples // FEWEST))
+        part = batches.only(range(0, len(batches), step))
+        grads, token_weights = collect_gradients(model, groups, part, self.labels, generator, watch=moments.watch)
+        moments.run(batches.only(place for place in range(len(batches)) if place % step))
         importance, damage = {}, {}
         for group in track(list(groups), "damage curves"):
             importance[group.name], damage[group.name] = torch.zeros(0), torch.zeros(1, dtype=torch.float64)
             if group.units:
                 weight = consumer_of(model, group).weight.detach()
                 seen = moments.by_group.pop(group.name)
-                order, costs = self._sweep(group, seen, weight, batches.n_samples)
+                order, costs = self._sweep(group, seen, weight, part.n_samples)
                 importance[group.name] = as_importance(order, costs)
                 lost = torch.cat([torch.zeros(1, dtype=torch.float64), costs.cumsum(0)])
                 damage[group.name] = lost.flip(0).pow(self.power)
+        if self.gradient_share < 1.0:
+            return Scores(importance=importance, damage=damage)
         return Scores(importance=importance, grads=grads, token_weights=token_weights, damage=damage)
 
     def _sweep(self, group: Group, moments: Moments, weight: Tensor, samples: int) -> tuple[Tensor, Tensor]:

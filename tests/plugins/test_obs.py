@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastprune import Groups, Mask, architecture_for, collect_gradients, consumer_of, strategy, testing
+from fastprune import (
+    Groups,
+    Mask,
+    Recipe,
+    UsageError,
+    architecture_for,
+    collect_gradients,
+    consumer_of,
+    strategy,
+    testing,
+)
 from fastprune.calibration import model_inputs
 from fastprune.moments import MomentsCollector
 from fastprune_obs.scorer import as_importance
@@ -70,7 +80,9 @@ def scored():
     return model, groups, batches
 
 
-@pytest.mark.parametrize("options", [{}, {"tokens": "gradient"}, {"metric": "identity"}, {"max_tokens": 40}])
+@pytest.mark.parametrize(
+    "options", [{}, {"tokens": "gradient"}, {"metric": "identity"}, {"max_tokens": 40}, {"gradient_share": 1.0}]
+)
 def test_scorer(options, scored) -> None:
     model, groups, batches = scored
     scorer = strategy("scorer", "obs", **options)
@@ -129,3 +141,56 @@ def test_tokens_are_drawn_evenly(scored) -> None:
         assert float(every.weight) == batches.n_tokens
         assert 0.3 * batches.n_tokens < float(sums[1][name].weight) < 0.7 * batches.n_tokens
         assert torch.allclose(every.gradients, sums[1][name].gradients)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_a_share_of_the_losses_runs_backward(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the whole calibration set four times over, a quarter of it says what all of it does."""
+    monkeypatch.setattr("fastprune_obs.scorer.FEWEST", 4)
+    model = testing.tiny_model("bert", "ForSequenceClassification")
+    groups = Groups.resolve(architecture_for(model), model)
+    batches = testing.tiny_batches(model, samples=8, batch_size=4)
+    fourfold = batches.only(place for place in range(len(batches)) for _ in range(4))
+    sizes = []
+    loss = type(batches.task).loss
+    monkeypatch.setattr(
+        type(batches.task), "loss", lambda self, outputs, batch: (sizes.append(1), loss(self, outputs, batch))[1]
+    )
+    whole = strategy("scorer", "obs", labels="dataset", gradient_share=1.0)
+    expected = whole.score(model, groups, fourfold, torch.Generator().manual_seed(0))
+    assert len(sizes) == len(fourfold)
+    scorer = strategy("scorer", "obs", labels="dataset", gradient_share=share)
+    sizes.clear()
+    scores = scorer.score(model, groups, fourfold, torch.Generator().manual_seed(0))
+    assert len(sizes) == share * len(fourfold)
+    for group in groups:
+        torch.testing.assert_close(scores.damage[group.name], expected.damage[group.name], rtol=1e-4, atol=1e-12)
+    assert (scores.grads is None) == (scores.token_weights is None) == (share < 1.0)
+
+
+def test_few_samples_all_run_backward() -> None:
+    scorer = strategy("scorer", "obs")
+    model = testing.tiny_model("bert", "ForSequenceClassification")
+    groups, batches = Groups.resolve(architecture_for(model), model), testing.tiny_batches(model, samples=24)
+    scores = scorer.score(model, groups, batches, torch.Generator().manual_seed(0))
+    whole = strategy("scorer", "obs", gradient_share=1.0)
+    expected = whole.score(model, groups, batches, torch.Generator().manual_seed(0))
+    for group in groups:
+        assert torch.equal(scores.damage[group.name], expected.damage[group.name])
+
+
+def test_all_losses_run_backward_where_a_recipe_needs_it() -> None:
+    assert strategy("scorer", "obs").gives == {"damage"}
+    assert strategy("scorer", "obs", tokens="gradient").gradient_share == 1.0
+    assert Recipe.of().scorer.gradient_share == 0.25
+    for stages in ({"rearranger": "fisher"}, {"settings": {"tuner": {"tokens": "gradient"}}}):
+        scorer = Recipe.of(**stages).scorer
+        assert scorer.gradient_share == 1.0
+        assert scorer.gives == {"damage", "grads", "token_weights"}
+    assert Recipe.of(rearranger="fisher").change(rearranger="none").scorer.gradient_share == 1.0  # said by then
+
+
+@pytest.mark.parametrize("share", [0.0, -1.0, 1.5])
+def test_a_share_that_is_none(share: float) -> None:
+    with pytest.raises(UsageError, match=f"needs a gradient_share above 0 and at most 1; got {share:g}"):
+        strategy("scorer", "obs", gradient_share=share)
