@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import nn
 
 from fastprune.calibration import Batches
-from fastprune.evaluation import Likeness
+from fastprune.evaluation import fidelity
 from fastprune.masks import Mask
 from fastprune.scores import Scores
 from fastprune.tasks import Task
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 FEWEST, MOST = 128, 512  # samples, about, that drafts are tuned on; with less than twice the fewest, all
 PARTS = 8  # at most, of those that they are compared on, to see how much chance there is in a comparison
 SMALLEST = 8  # samples of a part
+LOOKS = 3  # at most, at as many more samples each time, where two drafts cannot be told apart
 MARGIN = 0.02  # of what an earlier draft lacks: as much nearer a later one has to come,
 CHANCE = 2.0  # and as many standard errors of the difference
 
@@ -45,9 +46,9 @@ def choose(
     """The mask whose model is nearest to the dense model; of several about as near the first: so few samples do not tell
     them apart, and variants come with the least peculiar first.
 
-    Drafts are tuned on an even part of the calibration set and compared on as many of the rest; where there are few samples,
-    on all. A later draft has to be nearer by ``MARGIN`` of what is lacking, and by ``CHANCE`` standard errors of the difference
-    over parts of the samples.
+    Drafts are tuned on an even part of the calibration set and compared on as many of the rest, and where that leaves open
+    which is nearer, on more of it; where there are few samples, all on all. A later draft has to be nearer by ``MARGIN`` of
+    what is lacking, and by ``CHANCE`` standard errors of the difference over parts of the samples.
 
     Args:
         masks: Of the variants.
@@ -61,25 +62,54 @@ def choose(
     masks = [mask for place, mask in enumerate(masks) if not any(mask.equals(other) for other in masks[:place])]
     if len(masks) == 1:
         return masks[0]
-    step = _step(batches, share)
-    tuned, judged = slice(None, None, step), slice(step // 2, None, step)
-    drafted, scores = _part(batches, tuned), scores.of_batches(tuned, batches.sizes)
-    parts = [Likeness(teacher, task, part) for part in _parts(_part(batches, judged))]
-    best, least = masks[0], None
+    step, places = _step(batches, share), range(len(batches))
+    drafted, scores = batches.only(places[::step]), scores.of_batches(slice(None, None, step), batches.sizes)
+    looks = [_parts(batches.only(places[first::step])) for first in _looks(step)]
+    best: _Draft | None = None
     for mask in masks:
-        draft = build(mask, batches=drafted, scores=scores)
-        lacking = [1 - statistics.fmean(part.of(draft).values()) for part in parts]  # of 1, which is the same
-        log.info("nearness to the dense model: %.4f", 1 - statistics.fmean(lacking))
-        if least is None or _nearer(lacking, least):
-            best, least = mask, lacking
-    return best
+        draft = _Draft(mask, build(mask, batches=drafted, scores=scores), teacher, task)
+        if best is None or draft.nearer_than(best, looks):
+            best = draft
+    assert best is not None
+    return best.mask
 
 
-def _nearer(lacking: Sequence[float], least: Sequence[float]) -> bool:
-    """Whether what one draft lacks, by the part of the samples, is less than what another does, and not by chance."""
-    gained = [before - now for before, now in zip(least, lacking, strict=True)]
-    noise = statistics.stdev(gained) / math.sqrt(len(gained)) if len(gained) > 1 else 0.0
-    return statistics.fmean(gained) > max(MARGIN * statistics.fmean(least), CHANCE * noise)
+@dataclass
+class _Draft:
+    """A mask, the model that it leaves, and what that lacks, of 1, which is the dense model: by the part of the samples."""
+
+    mask: Mask
+    model: nn.Module
+    teacher: nn.Module
+    task: Task
+    lacking: list[float] = field(default_factory=list)
+
+    def lacks(self, parts: Sequence[Batches]) -> list[float]:
+        """On the first parts; these are the same at every call, or more."""
+        for part in parts[len(self.lacking) :]:
+            agreement = fidelity(self.teacher, self.model, part, task=self.task)
+            self.lacking.append(1 - statistics.fmean(agreement.values()))
+        return self.lacking[: len(parts)]
+
+    def nearer_than(self, other: _Draft, looks: Sequence[Sequence[Batches]]) -> bool:
+        """Whether it lacks less than the other, and not by chance; one look after another, until that is told or all are
+        taken."""
+        parts: list[Batches] = []
+        for more in looks:
+            parts += more
+            before, now = other.lacks(parts), self.lacks(parts)
+            gained = [most - least for most, least in zip(before, now, strict=True)]
+            noise = CHANCE * statistics.stdev(gained) / math.sqrt(len(gained)) if len(gained) > 1 else 0.0
+            gain = statistics.fmean(gained)
+            log.info(
+                "nearer to the dense model by %.4f, give or take %.4f, than at %.4f",
+                gain,
+                noise,
+                1 - statistics.fmean(before),
+            )
+            if abs(gain) > noise:
+                break
+        return gain > max(MARGIN * statistics.fmean(before), noise)
 
 
 def _step(batches: Batches, share: float) -> int:
@@ -89,14 +119,16 @@ def _step(batches: Batches, share: float) -> int:
     return 1 if samples < 2 * FEWEST else min(step, len(batches))
 
 
+def _looks(step: int) -> list[int]:
+    """With which of the first batches each look begins, of those that drafts are not tuned on: the farthest from them first."""
+    others = range(1, step) or range(1)
+    return sorted(others, key=lambda place: abs(2 * place - step))[:LOOKS]
+
+
 def _parts(batches: Batches) -> list[Batches]:
     """As many parts as there can be with batches of all lengths in each, and enough samples."""
     for count in range(min(PARTS, len(batches)), 1, -1):
-        parts = [_part(batches, slice(first, None, count)) for first in range(count)]
+        parts = [batches.only(range(first, len(batches), count)) for first in range(count)]
         if min(part.n_samples for part in parts) >= SMALLEST:
             return parts
     return [batches]
-
-
-def _part(batches: Batches, chosen: slice) -> Batches:
-    return dataclasses.replace(batches, batches=batches.batches[chosen])

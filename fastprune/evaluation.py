@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -14,6 +14,7 @@ from fastprune.calibration import Batches, make_batches, model_inputs, to_device
 from fastprune.errors import DataError, ModelError
 from fastprune.progress import track
 from fastprune.tasks import Batch, Columns, Task
+from fastprune.teacher import dense_output
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -94,58 +95,19 @@ def fidelity(
 
     Raises:
         DataError: The data cannot be read or does not fit the task.
-        ModelError: A model cannot be opened, or no task serves it.
+        ModelError: A model cannot be opened, no task serves it, or the two are on different devices.
     """
     teacher, task, tokenizer = _opened(teacher, data, task, tokenizer)
     student, _, _ = _opened(student, data, task, tokenizer)
-    return Likeness(teacher, task, _encoded(data, teacher, task, tokenizer, reading), room=0).of(student)
-
-
-class Likeness:
-    """How far models agree with one teacher on the same data. It runs once for all, where there is room for what it gives."""
-
-    def __init__(self, teacher: nn.Module, task: Task, batches: Batches, *, room: int = 1 << 30) -> None:
-        """Keep the teacher's outputs if they take no more than ``room`` bytes."""
-        self._teacher, self._task, self._batches, self._room = teacher, task, batches, room
-        self._kept: list[Any] | None = None
-
-    def of(self, student: nn.Module) -> dict[str, float]:
-        """What ``fidelity`` says of a student.
-
-        Raises:
-            DataError: The data does not fit the task.
-            ModelError: The two models are on different devices.
-        """
-        teacher, task = self._teacher, self._task
-        if _device(teacher) != _device(student):
-            raise ModelError(f"The two models are on {_device(teacher)} and {_device(student)}; move one of them.")
-        with torch.inference_mode(), _evaluating(teacher), _evaluating(student):
-            return task.compare(
-                self._teachers() if self._kept is None else iter(self._kept),
-                (outputs for outputs, _ in _results(student, task, self._batches)),
-                (to_device(batch, _device(teacher)) for batch in self._batches),
-            )
-
-    def _teachers(self) -> Iterator[Any]:
-        """The teacher's outputs, kept once all are there and found room."""
-        kept: list[Any] = []
-        room = self._room
-        for outputs, _ in _results(self._teacher, self._task, self._batches):
-            room -= _bytes(outputs)
-            if room >= 0:
-                kept.append(outputs)
-            else:
-                kept.clear()
-            yield outputs
-        self._kept = kept if room >= 0 else None
-
-
-def _bytes(outputs: Any) -> int:
-    """What the tensors in a model's outputs take."""
-    if isinstance(outputs, torch.Tensor):
-        return outputs.nbytes
-    values = outputs.values() if isinstance(outputs, Mapping) else outputs if isinstance(outputs, (list, tuple)) else ()
-    return sum(_bytes(value) for value in values)
+    if _device(teacher) != _device(student):
+        raise ModelError(f"The two models are on {_device(teacher)} and {_device(student)}; move one of them.")
+    batches = _encoded(data, teacher, task, tokenizer, reading)
+    with torch.inference_mode(), _evaluating(teacher), _evaluating(student):
+        return task.compare(
+            (dense_output(teacher, batch, task) for batch in batches),
+            (outputs for outputs, _ in _results(student, task, batches)),
+            (to_device(batch, _device(teacher)) for batch in batches),
+        )
 
 
 def _opened(

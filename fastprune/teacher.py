@@ -1,19 +1,21 @@
-"""The teacher's side of tuning: what the dense model's layers give, kept where another tuning toward it is to come."""
+"""The teacher's side: what the dense model and its layers give, kept where tunings toward it and comparisons are to come."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
-from fastprune.calibration import Batches
+from fastprune.calibration import Batches, model_inputs, to_device
 from fastprune.calls import LayerCall
 from fastprune.capture import tap_entering, tap_output, tap_residual
 from fastprune.groups import Group, Groups
 from fastprune.memory import free_bytes
-from fastprune.tasks import Batch
+from fastprune.tasks import Batch, Task
 
 States = dict[str, list[Tensor]]
 """Hidden states by name, one tensor a batch."""
@@ -23,11 +25,11 @@ Kept = dict[str, dict[int, Tensor]]
 
 
 class DenseStates:
-    """What the layers of one dense model give for the batches of one calibration set, kept up to a limit.
+    """What one dense model and its layers give for the batches of one calibration set, kept up to a limit.
 
-    A scorer's forward passes fill it; what they did not show is run for when a tuner asks, for those batches alone that lack
-    it. Once something finds no room, nothing more is kept, and is run anew each time. All is forgotten once another model
-    comes, or batches of which none was there before.
+    A scorer's forward passes fill it; what they did not show is run for when somebody asks, for those batches alone that
+    lack it. Once a layer finds no room, no more of layers is kept, and is run anew each time; a model's outputs that find
+    none stand in nobody's way. All is forgotten once another model comes, or batches of which none was there before.
 
     Attributes:
         held: Bytes that are kept.
@@ -37,6 +39,7 @@ class DenseStates:
         """Keep up to ``limit`` bytes; None: a quarter of the memory that is free when the first layer comes."""
         self._limit, self._full, self.held = limit, False, 0
         self._kept: dict[str, Kept] = {}  # by the layer
+        self._outputs: dict[int, Any] = {}  # by the batch's id
         self._memory: set[int] = set()  # addresses of what is kept: one layer's output is what enters the next
         self._teacher: nn.Module | None = None
         self._seen: dict[int, Batch] = {}  # by their ids, which are theirs as long as they are here
@@ -99,36 +102,61 @@ class DenseStates:
                 path: hooks.enter_context(_tapping(model, path, _streams(members), _inputs(_producers(members))))
                 for path, members in groups.layers()
             }
+            outputs: list[Any] = []
+            hooks.callback(model.register_forward_hook(lambda _, __, output: outputs.append(output)).remove)
             yield
         for path, states in found.items():
             if len(states["output"]) == 1:  # the layer ran once
                 self._keep(path, {name: {id(batch): seen[0]} for name, seen in states.items() if len(seen) == 1})
+        if len(outputs) == 1:
+            self._keep_output(batch, outputs[0])
+
+    def output(self, teacher: nn.Module, batch: Batch, task: Task) -> Any:
+        """What the model gives for a batch, as its class returns it; it runs if that is not kept."""
+        if teacher is self._teacher and id(batch) in self._outputs:
+            return self._outputs[id(batch)]
+        found = _run(teacher, batch, task)
+        if teacher is self._teacher and id(batch) in self._seen:
+            self._keep_output(batch, found)
+        return found
 
     def belong(self, teacher: nn.Module, batches: Batches) -> None:
         """Say whose layers come and for which batches; forget what is kept of another model or calibration set."""
         self._asked = [id(batch) for batch in batches]
         if self._teacher is not teacher or self._seen.keys().isdisjoint(self._asked):
-            self._kept, self._memory, self._seen = {}, set(), {}
+            self._kept, self._outputs, self._memory, self._seen = {}, {}, set(), {}
             self.held, self._full, self._teacher = 0, False, teacher
         self._seen |= zip(self._asked, batches, strict=True)
 
     def _keep(self, path: str, states: Kept) -> None:
         """Keep of a layer what is not there yet, or nothing where that finds no room."""
-        if self._limit is None:
-            self._limit = free_bytes(next(iter(states["output"].values())).device) // 4
         kept = self._kept.setdefault(path, {})
         new = {
             name: {batch: tensor for batch, tensor in tensors.items() if batch not in kept.get(name, {})}
             for name, tensors in states.items()
         }
-        memory = {one.untyped_storage().data_ptr(): one for tensors in new.values() for one in tensors.values()}
-        added = sum(one.untyped_storage().nbytes() for address, one in memory.items() if address not in self._memory)
-        self._full = self._full or self.held + added > self._limit
+        self._full = self._full or not self._room([one for tensors in new.values() for one in tensors.values()])
         if not self._full:
             for name, tensors in new.items():
                 kept.setdefault(name, {}).update(tensors)
-            self._memory |= memory.keys()
-            self.held += added
+
+    def _keep_output(self, batch: Batch, output: Any) -> None:
+        """Keep what the model gave for a batch, if that finds room."""
+        detached = tree_map(lambda value: value.detach() if isinstance(value, Tensor) else value, output)
+        if self._room([leaf for leaf in tree_leaves(detached) if isinstance(leaf, Tensor)]):
+            self._outputs[id(batch)] = detached
+
+    def _room(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether there is room for these beside what is kept; if so, they count as kept."""
+        if self._limit is None and tensors:
+            self._limit = free_bytes(tensors[0].device) // 4
+        memory = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
+        added = sum(size for address, size in memory.items() if address not in self._memory)
+        if self._limit is not None and self.held + added > self._limit:
+            return False
+        self._memory |= memory.keys()
+        self.held += added
+        return True
 
 
 _current: ContextVar[DenseStates | None] = ContextVar("states", default=None)
@@ -156,6 +184,16 @@ def watched(model: nn.Module, groups: Groups, batch: Batch) -> contextlib.Abstra
     """``DenseStates.watch`` of those that are kept, if any are."""
     states = _current.get()
     return states.watch(model, groups, batch) if states else contextlib.nullcontext()
+
+
+def dense_output(teacher: nn.Module, batch: Batch, task: Task) -> Any:
+    """What the dense model gives for a batch, on its device: ``DenseStates.output`` of those that are kept, if any are."""
+    states = _current.get()
+    return states.output(teacher, batch, task) if states else _run(teacher, batch, task)
+
+
+def _run(model: nn.Module, batch: Batch, task: Task) -> Any:
+    return model(**model_inputs(to_device(batch, next(model.parameters()).device), task))
 
 
 def _streams(members: Iterable[Group]) -> dict[str, Group]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
 from torch import nn
 
-from fastprune import Batches, Mask, Scores, Task, choosing, testing
+from fastprune import Batches, Mask, Scores, Task, choosing, fidelity, testing
 from fastprune.choosing import choose
 
 
@@ -40,15 +41,14 @@ class Drafts:
 
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> list[Batches]:
-    """What drafts were compared on."""
+    """What drafts were compared on, one after another."""
     seen: list[Batches] = []
 
-    class Watched(choosing.Likeness):
-        def __init__(self, teacher: nn.Module, task: Task, batches: Batches) -> None:
-            super().__init__(teacher, task, batches)
-            seen.append(batches)
+    def watched(teacher: nn.Module, student: nn.Module, data: Batches, *, task: Task) -> dict[str, float]:
+        seen.append(data)
+        return fidelity(teacher, student, data, task=task)
 
-    monkeypatch.setattr(choosing, "Likeness", Watched)
+    monkeypatch.setattr(choosing, "fidelity", watched)
     return seen
 
 
@@ -98,7 +98,7 @@ def test_what_may_be_nearer_by_chance_is_not_taken(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch, nearness: list[list[float]], taken: int
 ) -> None:
     figures = iter([each for draft in nearness for each in draft])
-    monkeypatch.setattr(choosing.Likeness, "of", lambda self, student: {"cosine": next(figures)})
+    monkeypatch.setattr(choosing, "fidelity", lambda *_, **__: {"cosine": next(figures)})
     batches = testing.tiny_batches(model, samples=8 * len(nearness[0]), batch_size=8)
     masks = [mask(kept) for kept in range(4, 4 + len(nearness))]
     assert choose(masks, Drafts(model), model, task_of(batches), batches, told(batches), share=0.25) is masks[taken]
@@ -130,7 +130,7 @@ def test_what_drafts_see_and_are_compared_on(
     batches, drafts = testing.tiny_batches(model, samples=samples, batch_size=size), Drafts(model)
     choose([mask(3), mask(5)], drafts, model, task_of(batches), batches, told(batches), share=share)
     assert [places(each, batches) for each, _ in drafts.seen] == [drafted] * 2
-    assert [places(each, batches) for each in judged] == compared
+    assert [places(each, batches) for each in judged] == compared * 2
     numbers = torch.arange(samples).split(size)
     seen = torch.cat([numbers[place] for place in drafted]).tolist()
     for each, scores in drafts.seen:
@@ -139,6 +139,36 @@ def test_what_drafts_see_and_are_compared_on(
         assert scores.token_weights is not None
         assert torch.cat(scores.token_weights["ffn"])[:, 0].tolist() == seen
         assert [len(rows) for rows in scores.token_weights["ffn"]] == list(each.sizes)
+
+
+@pytest.mark.usefixtures("small_numbers")
+@pytest.mark.parametrize(
+    ("gains", "compared", "taken"),
+    [
+        pytest.param([[0.1, 0.11], [0, 0], [0, 0]], [2, 6], True, id="told at once"),
+        pytest.param([[-0.1, -0.11], [0.5, 0.5], [0.5, 0.5]], [2, 6], False, id="told at once to be farther"),
+        pytest.param([[0.0, 0.2], [0.1, 0.2], [0, 0]], [2, 6, 1, 5], True, id="told by a second look"),
+        pytest.param([[0.0, 0.2], [0.2, 0.0], [0.1, 0.2]], [2, 6, 1, 5, 3, 7], True, id="told by a third look"),
+        pytest.param([[0.0, 0.2], [0.2, -0.2], [0.2, -0.1]], [2, 6, 1, 5, 3, 7], False, id="never told"),
+    ],
+)
+def test_what_cannot_be_told_is_looked_at_again(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch, gains: list[list[float]], compared: list[int], taken: bool
+) -> None:
+    batches = testing.tiny_batches(model, samples=16, batch_size=2)
+    gain = dict(zip([2, 6, 1, 5, 3, 7], itertools.chain(*gains), strict=True))
+    seen: list[int] = []
+
+    def found(teacher: nn.Module, student: nn.Module, data: Batches, *, task: Task) -> dict[str, float]:
+        (place,) = places(data, batches)
+        seen.append(place)
+        return {"cosine": 0.5 + gain[place] * (seen.count(place) == 2)}  # the first draft is the first to be looked at
+
+    monkeypatch.setattr(choosing, "fidelity", found)
+    masks = [mask(4), mask(6)]
+    chosen = choose(masks, Drafts(model), model, task_of(batches), batches, told(batches), share=0.25)
+    assert list(dict.fromkeys(seen)) == compared
+    assert chosen is masks[taken]
 
 
 def test_masks_that_are_the_same_are_tried_once(model: nn.Module) -> None:

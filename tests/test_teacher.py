@@ -7,9 +7,10 @@ import contextlib
 import pytest
 import torch
 from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 import fastprune
-from fastprune import Batches, Shared, gradients, teacher, testing
+from fastprune import Batches, Shared, choosing, gradients, teacher, testing
 from fastprune.teacher import DenseStates
 
 
@@ -93,6 +94,29 @@ def test_what_scoring_showed_does_not_run_again(
     ran.clear()
     assert same(found, fastprune.prune(model, batches, **arguments))
     assert ran == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+def test_drafts_are_compared_with_what_scoring_showed(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch, memory: int | None
+) -> None:
+    for name, samples in {"FEWEST": 8, "SMALLEST": 2}.items():
+        monkeypatch.setattr(choosing, name, samples)
+    batches = testing.tiny_batches(model, samples=32, batch_size=4)
+    whole: list[int] = []  # the samples of each forward pass of the dense model that went to the end
+    arguments = {"budget": 0.3, "bench": False, "settings": {"tuner": {"fill": 0, "epochs": 0}}}
+    found = fastprune.prune(model, batches, **arguments)
+
+    def note(ran: nn.Module, _: object, output: SequenceClassifierOutput) -> None:
+        if ran is model:  # students are copies, hook and all
+            whole.append(len(output.logits))
+
+    handle = model.register_forward_hook(note)
+    assert same(found, fastprune.prune(model, batches, shared=Shared(memory=memory), **arguments))
+    handle.remove()
+    passes = [samples for samples in whole if samples > 1]  # one sample says how layers run
+    again = 0 if memory is None else 3 * 2  # two batches for each of three drafts
+    assert passes == [4] * (len(batches) + again)
 
 
 def test_scoring_keeps_no_more_than_there_is_room_for(model: nn.Module, batches: Batches) -> None:

@@ -103,6 +103,8 @@ def descend(fit: LayerFit, *, epochs: float, rate: float, originals: int) -> Map
         now = mean_error(fit, held, between)
         if now < error:
             best, error = between, now
+        elif best:
+            break  # it only gets worse from here
     return best
 
 

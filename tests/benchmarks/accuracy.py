@@ -19,8 +19,17 @@ from typing import Any
 import click
 import torch
 
-from fastprune import Batches, Pretrained, Recipe, evaluate, make_batches, model_inputs, open_pretrained, prune
-from fastprune.evaluation import Likeness
+from fastprune import (
+    Batches,
+    Pretrained,
+    Recipe,
+    evaluate,
+    fidelity,
+    make_batches,
+    model_inputs,
+    open_pretrained,
+    prune,
+)
 
 STAGES = {"search": "paper+rearranger=none+tuner=none", "rearrange": "paper+tuner=none"}
 
@@ -49,10 +58,10 @@ def main(**options: Any) -> None:
     )
     record(options, {"recipe": "dense", "budget": 1.0, "metrics": evaluate(opened.model, test)})
     for seed in map(int, options["seeds"].split(",")):
-        run_seed(opened, test, Likeness(opened.model, opened.task, test), seed, options)
+        run_seed(opened, test, seed, options)
 
 
-def run_seed(opened: Pretrained, test: Batches, likeness: Likeness, seed: int, options: dict[str, Any]) -> None:
+def run_seed(opened: Pretrained, test: Batches, seed: int, options: dict[str, Any]) -> None:
     """All recipes at all budgets for one draw of the calibration set."""
     train = make_batches(
         options["train"],
@@ -79,7 +88,7 @@ def run_seed(opened: Pretrained, test: Batches, likeness: Likeness, seed: int, o
                     "cost": result.cost_after / result.cost_before,
                     "kept": list(result.mask.counts().values()),
                     "metrics": evaluate(result.model, test),
-                    "fidelity": likeness.of(result.model),
+                    "fidelity": fidelity(opened.model, result.model, test),
                 },
             )
 
