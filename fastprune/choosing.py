@@ -22,9 +22,10 @@ log = logging.getLogger(__name__)
 FEWEST, MOST = 128, 512  # samples, about, that drafts are tuned on; with less than twice the fewest, all
 PARTS = 8  # at most, of those that they are compared on, to see how much chance there is in a comparison
 SMALLEST = 8  # samples of a part
-LOOKS = 3  # at most, at as many more samples each time, where two drafts cannot be told apart
+LOOKS = 3  # at most, at as many more samples each time, while a draft that seems nearer may be so by chance
 MARGIN = 0.02  # of what an earlier draft lacks: as much nearer a later one has to come,
 CHANCE = 2.0  # and as many standard errors of the difference
+FAR = 0.25  # of what an earlier draft lacks: one that lacks so much more is the last, those after it are more peculiar still
 
 
 class Build(Protocol):
@@ -46,9 +47,10 @@ def choose(
     """The mask whose model is nearest to the dense model; of several about as near the first: so few samples do not tell
     them apart, and variants come with the least peculiar first.
 
-    Drafts are tuned on an even part of the calibration set and compared on as many of the rest, and where that leaves open
-    which is nearer, on more of it; where there are few samples, all on all. A later draft has to be nearer by ``MARGIN`` of
-    what is lacking, and by ``CHANCE`` standard errors of the difference over parts of the samples.
+    Drafts are tuned on an even part of the calibration set and compared on as many of the rest; where there are few samples,
+    on all. A later draft has to be nearer by ``MARGIN`` of what is lacking, and by ``CHANCE`` standard errors of the difference
+    over parts of the samples; by at least half as many, and it is given another look, on as many more of the rest. One that is
+    far behind, by ``FAR``, is the last that is tried.
 
     Args:
         masks: Of the variants.
@@ -70,6 +72,8 @@ def choose(
         draft = _Draft(mask, build(mask, batches=drafted, scores=scores), teacher, task)
         if best is None or draft.nearer_than(best, looks):
             best = draft
+        elif draft.far_behind(best, looks[0]):
+            break
     assert best is not None
     return best.mask
 
@@ -91,25 +95,28 @@ class _Draft:
             self.lacking.append(1 - statistics.fmean(agreement.values()))
         return self.lacking[: len(parts)]
 
+    def gain(self, other: _Draft, parts: Sequence[Batches]) -> tuple[float, float, float]:
+        """How much less it lacks than the other on these parts, how much of that may be chance, and what the other lacks."""
+        before, now = other.lacks(parts), self.lacks(parts)
+        gained = [most - least for most, least in zip(before, now, strict=True)]
+        noise = CHANCE * statistics.stdev(gained) / math.sqrt(len(gained)) if len(gained) > 1 else 0.0
+        return statistics.fmean(gained), noise, statistics.fmean(before)
+
     def nearer_than(self, other: _Draft, looks: Sequence[Sequence[Batches]]) -> bool:
-        """Whether it lacks less than the other, and not by chance; one look after another, until that is told or all are
-        taken."""
+        """Whether it lacks less than the other, and not by chance; one look after another, as long as it may well be nearer."""
         parts: list[Batches] = []
         for more in looks:
             parts += more
-            before, now = other.lacks(parts), self.lacks(parts)
-            gained = [most - least for most, least in zip(before, now, strict=True)]
-            noise = CHANCE * statistics.stdev(gained) / math.sqrt(len(gained)) if len(gained) > 1 else 0.0
-            gain = statistics.fmean(gained)
-            log.info(
-                "nearer to the dense model by %.4f, give or take %.4f, than at %.4f",
-                gain,
-                noise,
-                1 - statistics.fmean(before),
-            )
-            if abs(gain) > noise:
+            gain, noise, lacked = self.gain(other, parts)
+            log.info("nearer to the dense model by %.4f, give or take %.4f, than by %.4f", gain, noise, 1 - lacked)
+            if not noise / 2 < gain <= noise:
                 break
-        return gain > max(MARGIN * statistics.fmean(before), noise)
+        return gain > max(MARGIN * lacked, noise)
+
+    def far_behind(self, other: _Draft, parts: Sequence[Batches]) -> bool:
+        """Whether it lacks much more than the other, and not by chance."""
+        gain, noise, lacked = self.gain(other, parts)
+        return -gain > max(FAR * lacked, noise)
 
 
 def _step(batches: Batches, share: float) -> int:

@@ -76,8 +76,10 @@ class Searcher(Strategy, ABC):
     """Stage 1: which units to keep within the budget."""
 
     def variants(self) -> Sequence[Searcher]:
-        """The searchers to try one after another; of several the one is taken whose model, tuned in draft (``Tuner.draft``), is
-        nearest to the dense model on the calibration set. This one alone, unless it says otherwise."""
+        """The searchers to try one after another, each farther than the one before from what is right where nothing else is
+        known: where one's model is far behind, those after it are not tried. Of several the one is taken whose model, tuned in
+        draft (``Tuner.draft``), is nearest to the dense model on the calibration set. This one alone, unless it says
+        otherwise."""
         return (self,)
 
     @property

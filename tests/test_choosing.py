@@ -147,9 +147,11 @@ def test_what_drafts_see_and_are_compared_on(
     [
         pytest.param([[0.1, 0.11], [0, 0], [0, 0]], [2, 6], True, id="told at once"),
         pytest.param([[-0.1, -0.11], [0.5, 0.5], [0.5, 0.5]], [2, 6], False, id="told at once to be farther"),
-        pytest.param([[0.0, 0.2], [0.1, 0.2], [0, 0]], [2, 6, 1, 5], True, id="told by a second look"),
-        pytest.param([[0.0, 0.2], [0.2, 0.0], [0.1, 0.2]], [2, 6, 1, 5, 3, 7], True, id="told by a third look"),
-        pytest.param([[0.0, 0.2], [0.2, -0.2], [0.2, -0.1]], [2, 6, 1, 5, 3, 7], False, id="never told"),
+        pytest.param([[0.0, 0.1], [0.5, 0.5], [0.5, 0.5]], [2, 6], False, id="no nearer than by one standard error"),
+        pytest.param([[0.05, 0.25], [0.1, 0.2], [0, 0]], [2, 6, 1, 5], True, id="told by a second look"),
+        pytest.param([[0.02, 0.2], [0.2, 0.0], [0.1, 0.2]], [2, 6, 1, 5, 3, 7], True, id="told by a third look"),
+        pytest.param([[0.02, 0.2], [0.2, -0.1], [0.2, -0.1]], [2, 6, 1, 5, 3, 7], False, id="never told"),
+        pytest.param([[0.02, 0.2], [-0.2, -0.1], [0.5, 0.5]], [2, 6, 1, 5], False, id="no nearer after a second look"),
     ],
 )
 def test_what_cannot_be_told_is_looked_at_again(
@@ -169,6 +171,26 @@ def test_what_cannot_be_told_is_looked_at_again(
     chosen = choose(masks, Drafts(model), model, task_of(batches), batches, told(batches), share=0.25)
     assert list(dict.fromkeys(seen)) == compared
     assert chosen is masks[taken]
+
+
+@pytest.mark.parametrize(
+    ("nearness", "tried"),
+    [
+        pytest.param([0.8, 0.74, 0.9], 2, id="a quarter behind, and more"),
+        pytest.param([0.8, 0.76, 0.9], 3, id="less than a quarter behind"),
+        pytest.param([0.8, 0.9, 0.87, 0.95], 3, id="behind the best so far"),
+    ],
+)
+def test_one_that_is_far_behind_is_the_last(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch, nearness: list[float], tried: int
+) -> None:
+    batches, drafts = testing.tiny_batches(model, samples=8), Drafts(model)
+    figures = iter(nearness)
+    monkeypatch.setattr(choosing, "fidelity", lambda *_, **__: {"cosine": next(figures)})
+    masks = [mask(kept) for kept in range(2, 2 + len(nearness))]
+    chosen = choose(masks, drafts, model, task_of(batches), batches, told(batches), share=0.25)
+    assert len(drafts.seen) == tried
+    assert chosen is masks[nearness.index(max(nearness[:tried]))]
 
 
 def test_masks_that_are_the_same_are_tried_once(model: nn.Module) -> None:

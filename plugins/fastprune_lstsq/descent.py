@@ -43,7 +43,7 @@ class DescentTuner(WeightsTuner):
         1.0, help="How often a whole layer would see the samples; one with a third left sees them three times."
     )
     together: int = option(
-        2, help="How many layers in a row are fitted at once; each takes its turn so often, for as much less time."
+        1, help="How many layers in a row are fitted at once; each takes its turn so often, for as much less time."
     )
     recombine: int = option(
         0, help="How many copies of each text to learn from as well, half of each from another text."
