@@ -51,7 +51,6 @@ from .exporting import Export as Export
 from .exporting import export as export
 from .families import read_architecture as read_architecture
 from .fitting import LayerFit as LayerFit
-from .fitting import StudentLayer as StudentLayer
 from .gradients import collect_gradients as collect_gradients
 from .gradients import unit_gradients as unit_gradients
 from .groups import Group as Group

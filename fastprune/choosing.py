@@ -108,7 +108,10 @@ class _Draft:
         for more in looks:
             parts += more
             gain, noise, lacked = self.gain(other, parts)
-            log.info("nearer to the dense model by %.4f, give or take %.4f, than by %.4f", gain, noise, 1 - lacked)
+            nearness = 1 - lacked + gain
+            log.info(
+                "nearness to the dense model: %.4f, %+.4f (give or take %.4f) to the best before", nearness, gain, noise
+            )
             if not noise / 2 < gain <= noise:
                 break
         return gain > max(MARGIN * lacked, noise)

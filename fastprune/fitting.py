@@ -1,8 +1,8 @@
-"""Pruned layers beside the dense ones: what a tuner is shown that fits the linears of layers in a row together."""
+"""Pruned layers beside the dense ones: what a tuner is shown that fits the linears of a layer together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -14,60 +14,27 @@ from fastprune.capture import real_rows
 from fastprune.groups import Group
 
 
-@dataclass
-class StudentLayer:
-    """A layer of the student over the whole calibration set.
+@dataclass(frozen=True)
+class LayerFit:
+    """What a layer of the student gives for any parameters of its groups' linears, and what it should give.
 
     Attributes:
-        path: Where it is.
-        module: What it is.
+        path: Where the layer is.
+        layer: What it is.
         members: Its groups that are tuned.
         calls: How the student calls it, one a batch.
         hidden: The hidden states that enter it, one a batch: [samples, tokens, hidden].
-    """
-
-    path: str
-    module: nn.Module
-    members: tuple[Group, ...]
-    calls: Sequence[LayerCall]
-    hidden: Sequence[Tensor]
-
-    @property
-    def parameters(self) -> dict[str, Tensor]:
-        """The weights and biases of the groups' producers and consumers, as they are, by their names in the student."""
-        linears = {path for group in self.members for path in (*group.producers, group.consumer)}
-        named = ((f"{self.path}.{name}", value.detach()) for name, value in self.module.named_parameters())
-        return {name: value for name, value in named if name.rpartition(".")[0] in linears}
-
-    def outputs(self) -> list[Tensor]:
-        """What it gives, one a batch: [samples, tokens, hidden]."""
-        return [call.run(self.module, hidden) for call, hidden in zip(self.calls, self.hidden, strict=True)]
-
-    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Callable[..., object]:
-        """The layer with those of the parameters that are its own in the place of what it has."""
-        prefix = f"{self.path}."
-        own = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
-
-        def layer(*arguments: object, **keywords: object) -> object:
-            return functional_call(self.module, own, arguments, keywords)
-
-        return layer
-
-
-@dataclass(frozen=True)
-class LayerFit:
-    """What layers of the student that follow on each other give for any parameters of their groups' linears, and what the
-    last of them should give.
-
-    Attributes:
-        layers: The student's; what enters the first is as it will stay.
-        dense: What the dense model's last layer of these gives, one a batch: [samples, tokens, hidden].
+        dense: What the dense model's layer gives, one a batch: [samples, tokens, hidden].
         batches: The calibration set.
-        share: What is left of the layers' parameters all together, 1 being as many as one dense layer has.
+        share: What is left of the layer's parameters, 1 being as many as the dense layer has.
         token_weights: How much each token counts, one [samples, tokens] for each batch; None: all alike.
     """
 
-    layers: tuple[StudentLayer, ...]
+    path: str
+    layer: nn.Module
+    members: tuple[Group, ...]
+    calls: Sequence[LayerCall]
+    hidden: Sequence[Tensor]
     dense: Sequence[Tensor]
     batches: Batches
     share: float = 1.0
@@ -80,17 +47,21 @@ class LayerFit:
     @property
     def parameters(self) -> dict[str, Tensor]:
         """The weights and biases of the groups' producers and consumers, as they are, by their names in the student."""
-        return {name: value for layer in self.layers for name, value in layer.parameters.items()}
+        linears = {path for group in self.members for path in (*group.producers, group.consumer)}
+        named = ((f"{self.path}.{name}", value.detach()) for name, value in self.layer.named_parameters())
+        return {name: value for name, value in named if name.rpartition(".")[0] in linears}
 
     def outputs(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
-        """What the last layer gives with other parameters for a batch's real tokens, differentiable: [tokens, hidden]."""
-        hidden = self.layers[0].hidden[index]
-        for layer in self.layers:
-            hidden = layer.calls[index].run(layer.with_parameters(parameters), hidden)
-        return self._real(hidden, index)
+        """What the layer gives with other parameters for a batch's real tokens, differentiable: [tokens, hidden]."""
+        own = {name.removeprefix(f"{self.path}."): value for name, value in parameters.items()}
+
+        def layer(*arguments: object, **keywords: object) -> object:
+            return functional_call(self.layer, own, arguments, keywords)
+
+        return self._real(self.calls[index].run(layer, self.hidden[index]), index)
 
     def targets(self, index: int) -> Tensor:
-        """What the dense model's last layer gives for a batch's real tokens: [tokens, hidden]."""
+        """What the dense model's layer gives for a batch's real tokens: [tokens, hidden]."""
         return self._real(self.dense[index], index)
 
     def weights(self, index: int) -> Tensor | None:
@@ -101,4 +72,4 @@ class LayerFit:
         return self._real(values, index)[:, 0]
 
     def _real(self, values: Tensor, index: int) -> Tensor:
-        return real_rows(values, self.layers[-1].members[0], self.batches.batches[index])
+        return real_rows(values, self.members[0], self.batches.batches[index])

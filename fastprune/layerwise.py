@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from fastprune.calibration import Batches, model_inputs, to_device
 from fastprune.calls import LayerCall, Stop, in_turn, layer_calls, layer_outputs
 from fastprune.capture import Entering, frozen, only_seen, real_rows, tap_consumer, tap_entering, tap_residual
-from fastprune.fitting import LayerFit, StudentLayer
+from fastprune.fitting import LayerFit
 from fastprune.groups import Group, Groups, consumer_of
 from fastprune.linears import as_linear, as_lying, linear_at
 from fastprune.materialize import set_linear
@@ -80,7 +79,7 @@ Correct = Callable[[Statistics, bool], tuple[Tensor, Tensor]]
 [hidden, hidden] and the shift [hidden] with which x + x change + shift is nearest to what they should see."""
 
 Refine = Callable[[LayerFit], Mapping[str, Tensor]]
-"""From layers whose consumers are solved to new values of their linears' parameters, by their names in the student."""
+"""From a layer whose consumers are solved to new values of its linears' parameters, by their names in the student."""
 
 
 @torch.no_grad()
@@ -93,7 +92,6 @@ def reconstruct(
     *,
     correct: Correct | None = None,
     refine: Refine | None = None,
-    together: int = 1,
     token_weights: TokenWeights | None = None,
 ) -> Reconstruction:
     """Solve the student's consumers one after another, each on the inputs that the solved ones below it give.
@@ -115,7 +113,6 @@ def reconstruct(
             layer, or that see another stream than their consumer writes to (keys and values of a cross-attention).
         refine: The fit of all of a layer's linears once its consumers are solved. None: they stay as solved. So do those of
             layers that run several times in a pass.
-        together: How many layers are refined at once: each with so many less one of those below it, once more.
         token_weights: By the name of the group, one [samples, tokens] for each batch; None: all tokens count alike.
 
     Returns:
@@ -126,9 +123,7 @@ def reconstruct(
         for stack in groups.stacks():
             paths = [layer for layer, _ in stack.layers()]
             if in_turn(layer_outputs(teacher, paths, batches), paths):
-                _solve_in_turn(
-                    teacher, student, stack, batches, solve, correct, refine, together, token_weights, reconstruction
-                )
+                _solve_in_turn(teacher, student, stack, batches, solve, correct, refine, token_weights, reconstruction)
             else:
                 _solve_whole(teacher, student, stack, batches, solve, token_weights, reconstruction)
     return reconstruction
@@ -142,7 +137,6 @@ def _solve_in_turn(
     solve: Solve,
     correct: Correct | None,
     refine: Refine | None,
-    together: int,
     token_weights: TokenWeights | None,
     reconstruction: Reconstruction,
 ) -> None:
@@ -152,7 +146,6 @@ def _solve_in_turn(
     calls, own = layer_calls(teacher, paths, batches), layer_calls(student, paths, batches)
     dense, pruned = ([batch_calls[0].hidden for batch_calls in recorded] for recorded in (calls, own))
     states, last = states_of(teacher, batches), layers[-1][1][-1]
-    recent: list[StudentLayer] = []
     for depth, (path, members) in enumerate(track(layers, "tuning")):
         here = [batch_calls[depth] for batch_calls in calls]
         streams = _streams_into(teacher, members, here[0], dense[0]) if correct else {}
@@ -173,15 +166,13 @@ def _solve_in_turn(
             if depth + 1 < len(layers) and not refine:
                 pruned = [layer.run(index) for index in range(len(batches))]
         if refine:
+            module = student.get_submodule(path)
+            share = _size(module) / _size(teacher.get_submodule(path))
             weights = token_weights[members[-1].name] if token_weights else None
-            recent = [*recent, StudentLayer(path, student.get_submodule(path), members, called, pruned)][-together:]
-            reconstruction |= _refined(
-                student, LayerFit(tuple(recent), dense, batches, _share(teacher, recent), weights), refine
-            )
+            fit = LayerFit(path, module, members, called, pruned, dense, batches, share, weights)
+            reconstruction |= _refined(student, fit, refine)
             if depth + 1 < len(layers):
-                for below, above in itertools.pairwise(recent):
-                    above.hidden = below.outputs()
-                pruned = recent[-1].outputs()
+                pruned = [call.run(module, hidden) for call, hidden in zip(called, pruned, strict=True)]
 
 
 class _Layer:
@@ -243,12 +234,6 @@ def _solved(student: nn.Module, group: Group, statistics: Statistics, solve: Sol
     solved = as_lying(consumer, weight), bias
     set_linear(as_linear(student.get_submodule(group.consumer)), *solved)
     return solved
-
-
-def _share(teacher: nn.Module, layers: Sequence[StudentLayer]) -> float:
-    """The parameters of some layers, 1 being as many as one of them has in the teacher, in the mean."""
-    left = sum(_size(layer.module) for layer in layers)
-    return len(layers) * left / sum(_size(teacher.get_submodule(layer.path)) for layer in layers)
 
 
 def _size(module: nn.Module) -> int:

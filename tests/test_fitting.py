@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from torch import Tensor
@@ -36,11 +34,12 @@ def test_a_fit_gives_the_outputs_of_the_layer_and_knows_its_linears(model_type: 
     seen: list[str] = []
 
     def look(fit: LayerFit) -> dict[str, Tensor]:
-        (layer,) = fit.layers
-        seen.append(layer.path)
-        linears = {path for group in layer.members for path in (*group.producers, group.consumer)}
+        seen.append(fit.path)
+        linears = {path for group in fit.members for path in (*group.producers, group.consumer)}
         assert {name.rpartition(".")[0] for name in fit.parameters} == linears
-        for index, called in enumerate(layer.outputs()):  # [samples, tokens, hidden]
+        assert fit.share == pytest.approx(0.5, rel=0.2)
+        for index in range(len(fit)):
+            called = fit.calls[index].run(fit.layer, fit.hidden[index])  # [samples, tokens, hidden]
             output = fit.outputs(index, fit.parameters)
             assert output.shape == fit.targets(index).shape
             assert float(output.sum()) == pytest.approx(float(fit._real(called, index).sum()), rel=1e-5)
@@ -100,27 +99,3 @@ def test_token_weights_are_those_of_the_last_group_without_padding() -> None:
 
     reconstruct(model, student, groups, batches, keep, refine=look, token_weights=weights)
     assert seen == [1.0, 3.0]
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_layers_that_are_refined_together_follow_on_each_other_as_they_are_by_then(model_type: str) -> None:
-    model, student, groups, batches = halved(model_type)
-    _, untouched, _, _ = halved(model_type)
-    seen: list[tuple[str, ...]] = []
-
-    def larger(fit: LayerFit) -> dict[str, Tensor]:
-        seen.append(tuple(layer.path for layer in fit.layers))
-        for index in range(len(fit)):
-            hidden = [fit._real(layer.outputs()[index], index) for layer in fit.layers]
-            torch.testing.assert_close(fit.outputs(index, fit.parameters), hidden[-1])
-            torch.testing.assert_close(fit.outputs(index, {}), hidden[-1])
-        assert fit.share == pytest.approx(0.5 * len(fit.layers), rel=0.2)
-        return {name: value * 1.1 for name, value in fit.parameters.items() if name.endswith("weight")}
-
-    reconstruction = reconstruct(model, student, groups, batches, keep, refine=larger, together=2)
-    for stack in groups.stacks():
-        paths = [layer for layer, _ in stack.layers()]
-        assert [each for each in seen if each[-1] in paths] == [(paths[0],), *itertools.pairwise(paths)]
-    apply_reconstruction(untouched, reconstruction)
-    assert furthest_apart(all_outputs(untouched, batches), all_outputs(student, batches)) < 1e-6

@@ -23,27 +23,23 @@ Parameters = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class DescentTuner(WeightsTuner):
-    """The tuner ``weights``, and then producers and consumers of each layer together, with those of the layer below, toward
-    the dense layer's output.
+    """The tuner ``weights``, and then producers and consumers of each layer together, toward the dense layer's output.
 
     Least squares see what is linear: the consumer, given what the filters compute. What the filters compute and where heads
-    look can be fitted as well, and so can what a layer does for the one above it: without labels, a few epochs of Adam on the
-    error of a layer's output relative to each token's size, from the solved weights on. A tenth of the calibration set is
-    held back: of the way from the solved to the fitted weights, as much is gone as serves it best, none where nothing does.
+    look can be fitted as well: without labels, a few epochs of Adam on the error of a layer's output relative to each token's
+    size, from the solved weights on. A tenth of the calibration set is held back: of the way from the solved to the fitted
+    weights, as much is gone as serves it best, none where nothing does.
     Where there are few texts, copies of them whose halves come from one another show layers more contexts. Same inference
     cost.
     """
 
     name: ClassVar[str] = "descent"
     formula: ClassVar[str] = (
-        "the tuner weights, then min over the linears of layers l-1 and l of mean_t |h_t - h_t^dense|^2 / |h_t^dense|^2 by Adam"
+        "the tuner weights, then min over the linears of layer l of mean_t |h_t - h_t^dense|^2 / |h_t^dense|^2 by Adam"
     )
     paper: ClassVar[str] = "Li et al. (BRECQ), ICLR 2021, https://arxiv.org/abs/2102.05426 (reconstruction by blocks)"
     epochs: float = option(
         1.0, help="How often a whole layer would see the samples; one with a third left sees them three times."
-    )
-    together: int = option(
-        1, help="How many layers in a row are fitted at once; each takes its turn so often, for as much less time."
     )
     recombine: int = option(
         0, help="How many copies of each text to learn from as well, half of each from another text."
@@ -55,11 +51,10 @@ class DescentTuner(WeightsTuner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.epochs < 0 or self.rate <= 0 or self.together < 1 or min(self.recombine, self.fill) < 0:
+        if self.epochs < 0 or self.rate <= 0 or min(self.recombine, self.fill) < 0:
             raise UsageError(
-                "The tuner 'descent' needs 0 epochs or more, a rate above 0, 1 or more layers together, and 0 or more copies "
-                f"and tokens; got epochs={self.epochs:g}, rate={self.rate:g}, together={self.together}, "
-                f"recombine={self.recombine}, fill={self.fill}."
+                "The tuner 'descent' needs 0 epochs or more, a rate above 0, and 0 or more copies and tokens; got "
+                f"epochs={self.epochs:g}, rate={self.rate:g}, recombine={self.recombine}, fill={self.fill}."
             )
 
     def draft(self) -> WeightsTuner:
@@ -71,16 +66,16 @@ class DescentTuner(WeightsTuner):
     ) -> Reconstruction:
         refine = partial(descend, epochs=self.epochs, rate=self.rate, originals=len(batches))
         shown = recombined(batches, max(self.recombine, math.ceil(self.fill / batches.n_tokens) - 1))
-        return self._reconstruct(teacher, student, groups, shown, scores, refine=refine, together=self.together)
+        return self._reconstruct(teacher, student, groups, shown, scores, refine=refine)
 
 
 def descend(fit: LayerFit, *, epochs: float, rate: float, originals: int) -> Mapping[str, Tensor]:
-    """Fit the linears of layers by Adam, a batch a step, with a short warm-up and a cosine to zero.
+    """Fit the linears of a layer by Adam, a batch a step, with a short warm-up and a cosine to zero.
 
     Args:
-        fit: The layers.
-        epochs: How often one whole layer would see each batch: layers that have a third of its parameters all together see
-            it three times as often, at the same cost.
+        fit: The layer.
+        epochs: How often a whole layer would see each batch: one that has a third of its parameters left sees it three times
+            as often, at the same cost.
         rate: The largest step, relative to a tensor's root mean square, where the whole output is wrong; where a share e of
             its energy is, sqrt(e) of it.
         originals: How many batches are of the calibration set; those that follow are copies of them, in the same order.

@@ -50,9 +50,8 @@ class WeightsTuner(Tuner):
         scores: Scores,
         *,
         refine: Callable[[LayerFit], Mapping[str, Tensor]] | None = None,
-        together: int = 1,
     ) -> Reconstruction:
-        """Consumers, and what producers take up; then what ``refine`` makes of so many layers together."""
+        """Consumers, and what producers take up; then what ``refine`` makes of each layer."""
         return reconstruct(
             teacher,
             student,
@@ -61,7 +60,6 @@ class WeightsTuner(Tuner):
             self._solve,
             correct=self._correct if self.producers else None,
             refine=refine,
-            together=together,
             token_weights=_repeated(scores, len(batches)) if self.tokens == "gradient" else None,
         )
 

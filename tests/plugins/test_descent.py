@@ -74,10 +74,10 @@ def test_the_relative_error_is_one_where_the_output_is_nothing_and_weights_count
         def outputs(self, index, parameters):
             return torch.zeros_like(target)
 
-    nothing = Nothing(fit.layers, fit.dense, fit.batches)
+    nothing = Nothing(**vars(fit))
     assert float(relative_error(nothing, 0, {})) == pytest.approx(1.0, rel=1e-4)
     twice = tuple(torch.full(batch["input_ids"].shape, 2.0) for batch in fit.batches)
-    doubled = Nothing(fit.layers, fit.dense, fit.batches, token_weights=twice)
+    doubled = Nothing(**vars(fit) | {"token_weights": twice})
     assert float(relative_error(doubled, 0, {})) == pytest.approx(2.0, rel=1e-4)
 
 
@@ -137,9 +137,7 @@ def test_recombined_texts_bring_few_samples_nearer_on_others() -> None:
     assert errors[2] == errors[1]
 
 
-@pytest.mark.parametrize("options", [{"epochs": -1.0}, {"rate": 0.0}, {"together": 0}, {"recombine": -1}, {"fill": -1}])
+@pytest.mark.parametrize("options", [{"epochs": -1.0}, {"rate": 0.0}, {"recombine": -1}, {"fill": -1}])
 def test_options_out_of_range_are_said(options: dict[str, float]) -> None:
-    with pytest.raises(
-        UsageError, match="0 epochs or more, a rate above 0, 1 or more layers together, and 0 or more copies"
-    ):
+    with pytest.raises(UsageError, match="0 epochs or more, a rate above 0, and 0 or more copies"):
         strategy("tuner", "descent", **options)
