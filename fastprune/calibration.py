@@ -84,6 +84,10 @@ class Batches:
         """Some of the batches alone, by their places."""
         return dataclasses.replace(self, batches=tuple(self.batches[place] for place in chosen))
 
+    def step(self, share: float, fewest: int) -> int:
+        """One of how many batches makes this share of the samples, and about as many as ``fewest`` at least: 1 or more."""
+        return max(1, min(round(1 / share), self.n_samples // fewest))
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """The number of samples in each batch."""

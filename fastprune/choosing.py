@@ -124,9 +124,7 @@ class _Draft:
 
 def _step(batches: Batches, share: float) -> int:
     """Drafts are tuned on one of so many batches."""
-    samples = batches.n_samples
-    step = max(samples // MOST, min(round(1 / share), samples // FEWEST))
-    return 1 if samples < 2 * FEWEST else min(step, len(batches))
+    return min(max(batches.n_samples // MOST, batches.step(share, FEWEST)), len(batches))
 
 
 def _looks(step: int) -> list[int]:

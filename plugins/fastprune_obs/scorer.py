@@ -91,7 +91,7 @@ class OBSScorer(Scorer):
             by_gradient=self.tokens == "gradient",
             generator=generator,
         )
-        step = max(1, min(round(1 / self.gradient_share), batches.n_samples // FEWEST))
+        step = batches.step(self.gradient_share, FEWEST)
         part = batches.only(range(0, len(batches), step))
         grads, token_weights = collect_gradients(model, groups, part, self.labels, generator, watch=moments.watch)
         moments.run(batches.only(place for place in range(len(batches)) if place % step))
