@@ -157,6 +157,11 @@ def to_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
+def outputs_of(model: nn.Module, batch: Batch, task: Task | None) -> Any:
+    """What the model gives for a batch, which may be on another device."""
+    return model(**model_inputs(to_device(batch, next(model.parameters()).device), task))
+
+
 def token_limit(model: nn.Module) -> int | None:
     """How many tokens a sample may have for this model; None where its positions have no end.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastprune.calibration import Batches, model_inputs, to_device
+from fastprune.calibration import Batches, outputs_of
 from fastprune.errors import ModelError
 
 
@@ -39,7 +39,6 @@ def layer_calls(model: nn.Module, layers: list[str], batches: Batches) -> list[l
     Raises:
         ModelError: The layers do not run one after another, once each.
     """
-    device = next(model.parameters()).device
     returned = layer_outputs(model, layers, batches)
     if not in_turn(returned, layers):
         raise ModelError(
@@ -50,7 +49,7 @@ def layer_calls(model: nn.Module, layers: list[str], batches: Batches) -> list[l
     calls = []
     for batch in batches:
         with _recording(model, layers, [output for _, output in returned]) as recorded, contextlib.suppress(Stop):
-            model(**model_inputs(to_device(batch, device), batches.task))
+            outputs_of(model, batch, batches.task)
         calls.append(recorded)
     return calls
 
@@ -76,7 +75,6 @@ def in_turn(returned: list[tuple[str, LayerOutput]], layers: list[str]) -> bool:
 
 def layer_outputs(model: nn.Module, layers: list[str], batches: Batches) -> list[tuple[str, LayerOutput]]:
     """The layers in the order in which they run, and what each returns: seen on one sample."""
-    device = next(model.parameters()).device
     seen: list[tuple[str, LayerOutput]] = []
 
     left: list[Any] = []  # by the layer before
@@ -96,7 +94,7 @@ def layer_outputs(model: nn.Module, layers: list[str], batches: Batches) -> list
         for path in layers:
             hooks.callback(model.get_submodule(path).register_forward_hook(hook(path), with_kwargs=True).remove)
         sample = {name: value[:1] for name, value in batches.batches[0].items()}
-        model(**model_inputs(to_device(sample, device), batches.task))
+        outputs_of(model, sample, batches.task)
     return seen
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import torch
 from torch import nn
 
-from fastprune.calibration import Batches, make_batches, model_inputs, to_device, token_limit
+from fastprune.calibration import Batches, make_batches, outputs_of, to_device, token_limit
 from fastprune.errors import DataError, ModelError
 from fastprune.progress import track
 from fastprune.tasks import Batch, Columns, Task
@@ -159,7 +159,7 @@ def _results(model: nn.Module, task: Task, batches: Batches) -> Iterator[tuple[A
     """Pairs of outputs and batch, both on the model's device, one at a time: outputs can be large."""
     for batch in track(batches.batches, "evaluating"):
         there = to_device(batch, _device(model))
-        yield model(**model_inputs(there, task)), there
+        yield outputs_of(model, there, task), there
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration import Batches, model_inputs, to_device
+from fastprune.calibration import Batches, outputs_of
 from fastprune.calls import LayerCall, Stop, in_turn, layer_calls, layer_outputs
 from fastprune.capture import Entering, frozen, only_seen, real_rows, tap_consumer, tap_entering, tap_residual
 from fastprune.fitting import LayerFit
@@ -336,7 +336,7 @@ def whole_statistics(
                 for group in groups:
                     hooks.enter_context(tap_residual(model, group, stream[group.name].append))
                     hooks.enter_context(tap_consumer(model, group, inputs[group.name].append))
-                model(**model_inputs(to_device(batch, device), batches.task))
+                outputs_of(model, batch, batches.task)
             streams.append(stream)
         for group in groups:
             weights = token_weights[group.name][index] if token_weights else None

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration import Batches, model_inputs, to_device, token_count
+from fastprune.calibration import Batches, outputs_of, to_device, token_count
 from fastprune.capture import frozen, real_rows, seen_of
 from fastprune.groups import Group, Groups, consumer_of
 from fastprune.progress import track
@@ -133,7 +133,7 @@ class MomentsCollector:
             for given in track(batches.batches, "scoring"):
                 batch = to_device(given, device)
                 with watched(self._model, self._groups, given), self.watch(batch):
-                    self._model(**model_inputs(batch, batches.task))
+                    outputs_of(self._model, batch, batches.task)
 
     def _hook(self, group: Group, batch: Batch) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
         def hook(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:

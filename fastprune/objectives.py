@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration import Batches, model_inputs
+from fastprune.calibration import Batches, outputs_of
 from fastprune.errors import DataError
 from fastprune.tasks import Batch, Task
 
@@ -45,7 +45,7 @@ def sample_losses(
         DataError: A loss is not finite.
     """
     task = _task(batches)
-    outputs = model(**model_inputs(batch, task))
+    outputs = outputs_of(model, batch, task)
     if labels == "model":
         batch = {**batch, **task.draw_labels(outputs, batch, generator)}
     losses = task.loss(outputs, batch)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fastprune.calibration import Batches, model_inputs, to_device
+from fastprune.calibration import Batches, outputs_of
 from fastprune.calls import LayerCall
 from fastprune.capture import tap_entering, tap_output, tap_residual
 from fastprune.groups import Group, Groups
@@ -115,7 +115,7 @@ class DenseStates:
         """What the model gives for a batch, as its class returns it; it runs if that is not kept."""
         if teacher is self._teacher and id(batch) in self._outputs:
             return self._outputs[id(batch)]
-        found = _run(teacher, batch, task)
+        found = outputs_of(teacher, batch, task)
         if teacher is self._teacher and id(batch) in self._seen:
             self._keep_output(batch, found)
         return found
@@ -189,11 +189,7 @@ def watched(model: nn.Module, groups: Groups, batch: Batch) -> contextlib.Abstra
 def dense_output(teacher: nn.Module, batch: Batch, task: Task) -> Any:
     """What the dense model gives for a batch, on its device: ``DenseStates.output`` of those that are kept, if any are."""
     states = _current.get()
-    return states.output(teacher, batch, task) if states else _run(teacher, batch, task)
-
-
-def _run(model: nn.Module, batch: Batch, task: Task) -> Any:
-    return model(**model_inputs(to_device(batch, next(model.parameters()).device), task))
+    return states.output(teacher, batch, task) if states else outputs_of(teacher, batch, task)
 
 
 def _streams(members: Iterable[Group]) -> dict[str, Group]:
