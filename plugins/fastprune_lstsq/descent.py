@@ -1,4 +1,4 @@
-"""Layer reconstruction: whole layers, two in a row, by gradient descent from where least squares left them."""
+"""Layer reconstruction: whole layers, one after another, by gradient descent from where least squares left them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ HELD_BACK = 10  # one of so many batches
 SMALL = 1e-4  # of the output's energy: a layer that misses no more is left as it is
 MOST = 10  # epochs, however little is left of a layer
 WARM_UP = 0.05  # of all steps
+AVERAGED = 0.5  # of all steps: the last ones, whose parameters are averaged
 WAYS = (1.0, 0.5, 0.25)  # how far to go from the old parameters to the fitted ones
 
 Parameters = dict[str, Tensor]
@@ -26,9 +27,9 @@ class DescentTuner(WeightsTuner):
     """The tuner ``weights``, and then producers and consumers of each layer together, toward the dense layer's output.
 
     Least squares see what is linear: the consumer, given what the filters compute. What the filters compute and where heads
-    look can be fitted as well: without labels, a few epochs of Adam on the error of a layer's output relative to each token's
-    size, from the solved weights on. A tenth of the calibration set is held back: of the way from the solved to the fitted
-    weights, as much is gone as serves it best, none where nothing does.
+    look can be fitted as well: without labels, by Adam on the error of a layer's output relative to each token's size, from
+    the solved weights on, as the mean of the weights after each of the last steps. A tenth of the calibration set is held
+    back: of the way from the solved to the fitted weights, as much is gone as serves it best, none where nothing does.
     Where there are few texts, copies of them whose halves come from one another show layers more contexts. Same inference
     cost.
     """
@@ -39,14 +40,14 @@ class DescentTuner(WeightsTuner):
     )
     paper: ClassVar[str] = "Li et al. (BRECQ), ICLR 2021, https://arxiv.org/abs/2102.05426 (reconstruction by blocks)"
     epochs: float = option(
-        1.0, help="How often a whole layer would see the samples; one with a third left sees them three times."
+        0.75, help="How often a whole layer would see the samples; one with a third left sees them three times."
     )
     recombine: int = option(
         0, help="How many copies of each text to learn from as well, half of each from another text."
     )
     fill: int = option(4096, help="Tokens to learn from at least: as many copies as that takes.")
     rate: float = option(
-        0.05, help="The largest step, relative to a tensor's root mean square and the root of the layer's error."
+        0.05, help="The size of a step, relative to a tensor's root mean square and the root of the layer's error."
     )
 
     def __post_init__(self) -> None:
@@ -70,13 +71,13 @@ class DescentTuner(WeightsTuner):
 
 
 def descend(fit: LayerFit, *, epochs: float, rate: float, originals: int) -> Mapping[str, Tensor]:
-    """Fit the linears of a layer by Adam, a batch a step, with a short warm-up and a cosine to zero.
+    """Fit the linears of a layer by Adam, a batch a step, with a short warm-up, and average the second half of the steps.
 
     Args:
         fit: The layer.
         epochs: How often a whole layer would see each batch: one that has a third of its parameters left sees it three times
             as often, at the same cost.
-        rate: The largest step, relative to a tensor's root mean square, where the whole output is wrong; where a share e of
+        rate: The size of a step, relative to a tensor's root mean square, where the whole output is wrong; where a share e of
             its energy is, sqrt(e) of it.
         originals: How many batches are of the calibration set; those that follow are copies of them, in the same order.
 
@@ -121,7 +122,7 @@ def relative_error(fit: LayerFit, index: int, parameters: Mapping[str, Tensor]) 
 
 @torch.enable_grad()
 def _fitted(fit: LayerFit, seen: Sequence[int], steps: int, rate: float) -> Parameters:
-    """The parameters after so many steps, float32 whatever the layer computes in."""
+    """The parameters in the mean of the last steps, float32 whatever the layer computes in."""
     old = fit.parameters
     masters = {name: value.float().clone().requires_grad_(True) for name, value in old.items()}
     sizes = {name: float(value.square().mean().sqrt()) for name, value in old.items()}
@@ -131,16 +132,19 @@ def _fitted(fit: LayerFit, seen: Sequence[int], steps: int, rate: float) -> Para
         [{"params": [value], "lr": 0.0} for value in masters.values()], betas=(0.9, 0.98), fused=True
     )
     generator = torch.Generator().manual_seed(0)
+    averaged = math.ceil(AVERAGED * steps)
+    mean = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in old.items()}
     order: list[int] = []
     for step in range(steps):
         order = order or [seen[place] for place in torch.randperm(len(seen), generator=generator).tolist()]
-        for group, largest in zip(adam.param_groups, rates, strict=True):
-            group["lr"] = (
-                largest * min(1.0, (step + 1) / (WARM_UP * steps)) * (1 + math.cos(math.pi * step / steps)) / 2
-            )
+        for group, full in zip(adam.param_groups, rates, strict=True):
+            group["lr"] = full * min(1.0, (step + 1) / (WARM_UP * steps))
         adam.zero_grad()
         relative_error(
             fit, order.pop(), {name: value.to(old[name].dtype) for name, value in masters.items()}
         ).backward()
         adam.step()
-    return {name: value.detach() for name, value in masters.items()}
+        if step >= steps - averaged:
+            for name, value in masters.items():
+                mean[name].add_(value.detach(), alpha=1 / averaged)
+    return mean

@@ -6,7 +6,8 @@ A recipe is a stage of the paper (search, rearrange, paper), another preset, or 
 ``default+tuner=mask+scorer.labels=model``. It calibrates on the training data and reports the task's metrics on the test
 data, which calibration never sees, and how near the model is to the dense one there (``fidelity``: less noisy, as it
 compares what each sample gives). Every pruning begins anew. Results are appended to a JSONL file, one line a model, with the
-seconds of each stage and F, the seconds of one forward pass of the dense model over the calibration set just before.
+seconds of each stage and F, the seconds of one forward pass of the dense model over the calibration set, in the mean of one just
+before and one just after.
 """
 
 from __future__ import annotations
@@ -74,8 +75,9 @@ def run_seed(opened: Pretrained, test: Batches, seed: int, options: dict[str, An
     for budget in map(float, options["budgets"].split(",")):
         for name in options["recipes"].split(","):
             recipe = recipe_of(STAGES.get(name, name), options["labels"])
-            unit = forward(opened, train)
+            before = forward(opened, train)
             result = prune(opened, train, budget=budget, recipe=recipe, seed=seed, bench=False)
+            unit = (before + forward(opened, train)) / 2
             record(
                 options,
                 {
