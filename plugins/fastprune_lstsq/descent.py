@@ -40,7 +40,7 @@ class DescentTuner(WeightsTuner):
     )
     paper: ClassVar[str] = "Li et al. (BRECQ), ICLR 2021, https://arxiv.org/abs/2102.05426 (reconstruction by blocks)"
     epochs: float = option(
-        0.75, help="How often a whole layer would see the samples; one with a third left sees them three times."
+        1.0, help="How often a whole layer would see the samples; one with a third left sees them three times."
     )
     recombine: int = option(
         0, help="How many copies of each text to learn from as well, half of each from another text."
