@@ -10,6 +10,7 @@ from .budgets import Budget as Budget
 from .calibration import Batches as Batches
 from .calibration import make_batches as make_batches
 from .calibration import model_inputs as model_inputs
+from .calibration import outputs_of as outputs_of
 from .calibration import to_device as to_device
 from .calibration import token_mask as token_mask
 from .calls import LayerCall as LayerCall

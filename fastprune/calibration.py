@@ -158,7 +158,7 @@ def to_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
 
 
 def outputs_of(model: nn.Module, batch: Batch, task: Task | None) -> Any:
-    """What the model gives for a batch, which may be on another device."""
+    """What the model gives for a batch, which may be on another device, and have labels: they are left out."""
     return model(**model_inputs(to_device(batch, next(model.parameters()).device), task))
 
 

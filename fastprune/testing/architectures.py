@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fastprune import checkpoint
 from fastprune.architecture import Architecture
-from fastprune.calibration import Batches, model_inputs
+from fastprune.calibration import Batches, outputs_of
 from fastprune.capture import frozen
 from fastprune.errors import FastpruneError
 from fastprune.experts import open_experts
@@ -245,7 +245,7 @@ def _training_loss(model: nn.Module, batches: Batches) -> Tensor:
     batch = batches.batches[0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return batches.task.loss(model(**model_inputs(batch, batches.task)), batch).mean()
+        return batches.task.loss(outputs_of(model, batch, batches.task), batch).mean()
 
 
 def _check_gradients(who: str, model: nn.Module, groups: Groups, batches: Batches) -> None:
@@ -254,7 +254,7 @@ def _check_gradients(who: str, model: nn.Module, groups: Groups, batches: Batche
     assert task is not None, "The batches have no task."
     batch = dict(batches.batches[0])
     with unit_gradients(model, groups) as seen:
-        task.loss(model(**model_inputs(batch, task)), batch).sum().backward()
+        task.loss(outputs_of(model, batch, task), batch).sum().backward()
     for row in range(sample_count(batch)):
         one = {name: value[row : row + 1] for name, value in batch.items()}
         one_by_one = _mask_gradients(model, groups, one, task)
@@ -277,7 +277,7 @@ def _mask_gradients(model: nn.Module, groups: Groups, batch: Mapping[str, Tensor
                 return (arguments[0] * masks[group.name].repeat_interleave(group.width), *arguments[1:])
 
             hooks.callback(consumer_of(model, group).register_forward_pre_hook(multiply).remove)
-        loss = task.loss(model(**model_inputs(batch, task)), batch).sum()
+        loss = task.loss(outputs_of(model, batch, task), batch).sum()
         # a sample's tokens need not come to every expert
         gradients = torch.autograd.grad(loss, list(masks.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(masks, gradients, strict=True))

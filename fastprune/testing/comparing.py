@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration import Batches, model_inputs
+from fastprune.calibration import Batches, model_inputs, outputs_of
 from fastprune.capture import real_rows
 from fastprune.groups import Groups
 
@@ -16,7 +16,7 @@ def all_outputs(model: nn.Module, batches: Batches) -> list[Tensor]:
     """Every tensor that the model returns, over all batches."""
     found = []
     for batch in batches:
-        output = model(**model_inputs(batch, batches.task))
+        output = outputs_of(model, batch, batches.task)
         found += [value for value in output.values() if isinstance(value, Tensor)]
     return found
 

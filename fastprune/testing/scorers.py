@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprune import contracts, plugins
-from fastprune.calibration import Batches, model_inputs
+from fastprune.calibration import Batches, outputs_of
 from fastprune.capture import consumer_inputs
 from fastprune.groups import Group, Groups
 from fastprune.masks import Mask
@@ -87,5 +87,5 @@ def _token_shapes(model: nn.Module, groups: Groups, batches: Batches) -> dict[st
             found[group.name].append((samples, features[..., 0].numel() // samples))
 
         with consumer_inputs(model, groups, see):
-            model(**model_inputs(batch, batches.task))
+            outputs_of(model, batch, batches.task)
     return found

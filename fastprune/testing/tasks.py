@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fastprune.calibration import Batches, model_inputs
+from fastprune.calibration import Batches, model_inputs, outputs_of
 from fastprune.capture import frozen
 from fastprune.tasks import Task
 from fastprune.testing.comparing import relative_difference, same_tensors
@@ -39,11 +39,11 @@ def check_task(task: type[Task], *, model: nn.Module | None = None, batches: Bat
         labelled = Batches.wrap([{**batch, **drawn[0]}], chosen)
         whole = chosen.loss(outputs, labelled.batches[0])
         further = pad_further(model, labelled).batches[0]
-        padded = chosen.loss(model(**model_inputs(further, chosen)), further)
+        padded = chosen.loss(outputs_of(model, further, chosen), further)
         single = []
         for row in range(len(whole)):
             one = {name: value[row : row + 1] for name, value in labelled.batches[0].items()}
-            single.append(chosen.loss(model(**model_inputs(one, chosen)), one))
+            single.append(chosen.loss(outputs_of(model, one, chosen), one))
         compared = chosen.compare([outputs], [outputs], [labelled.batches[0]])
     samples = sample_count(batch)
     assert whole.shape == (samples,), f"The {who} gives losses {list(whole.shape)} for {samples} samples; one each."

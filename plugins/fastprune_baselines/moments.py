@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fastprune import Batches, Groups, consumer_inputs, model_inputs, real_rows, to_device, track
+from fastprune import Batches, Groups, consumer_inputs, outputs_of, real_rows, to_device, track
 
 
 def feature_moments(model: nn.Module, groups: Groups, batches: Batches) -> dict[str, tuple[Tensor, Tensor]]:
@@ -20,5 +20,5 @@ def feature_moments(model: nn.Module, groups: Groups, batches: Batches) -> dict[
             sums[group.name] += torch.stack([values.sum(0), values.square().sum(0)])
 
         with consumer_inputs(model, groups, see):
-            model(**model_inputs(batch, batches.task))
+            outputs_of(model, batch, batches.task)
     return {name: (total[0] / max(tokens[name], 1), total[1] / max(tokens[name], 1)) for name, total in sums.items()}

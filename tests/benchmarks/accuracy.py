@@ -27,8 +27,8 @@ from fastprune import (
     evaluate,
     fidelity,
     make_batches,
-    model_inputs,
     open_pretrained,
+    outputs_of,
     prune,
 )
 
@@ -122,7 +122,7 @@ def forward(opened: Pretrained, batches: Batches) -> float:
     start = time.perf_counter()
     with torch.inference_mode():
         for batch in batches:
-            opened.model(**model_inputs(batch, opened.task))
+            outputs_of(opened.model, batch, opened.task)
     return time.perf_counter() - start
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import torch
 
-from fastprune import Batches, Pretrained, make_batches, model_inputs, open_pretrained, prune
+from fastprune import Batches, Pretrained, make_batches, model_inputs, open_pretrained, outputs_of, prune
 from fastprune.costs import Workload
 from fastprune.timing import interleaved, speedup
 
@@ -64,7 +64,7 @@ def forward(opened: Pretrained, batches: Batches) -> float:
     start = time.perf_counter()
     with torch.inference_mode():
         for batch in batches:
-            opened.model(**model_inputs(batch, opened.task))
+            outputs_of(opened.model, batch, opened.task)
     return time.perf_counter() - start
 
 

@@ -16,8 +16,8 @@ from fastprune import (
     Scores,
     consumer_inputs,
     consumer_of,
-    model_inputs,
     option,
+    outputs_of,
     to_device,
     token_mask,
 )
@@ -42,7 +42,7 @@ class PowerScorer(Scorer):
                 sums[group.name] += features[real].double().abs().pow(self.power).sum(0)  # [features]
 
             with consumer_inputs(model, groups, see):
-                model(**model_inputs(batch, batches.task))
+                outputs_of(model, batch, batches.task)
         importance = {}
         for group in groups:
             norms = consumer_of(model, group).weight.detach().double().norm(dim=0)  # [features]
