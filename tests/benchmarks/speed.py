@@ -9,13 +9,12 @@ shared machines drift. Dense and pruned models take turns; the ratio is the medi
 from __future__ import annotations
 
 import statistics
-import time
 from typing import Any
 
 import click
-import torch
+from accuracy import forward
 
-from fastprune import Batches, Pretrained, make_batches, model_inputs, open_pretrained, outputs_of, prune
+from fastprune import make_batches, model_inputs, open_pretrained, prune
 from fastprune.costs import Workload
 from fastprune.timing import interleaved, speedup
 
@@ -57,15 +56,6 @@ def main(model: str, train: str, **options: Any) -> None:
             f"speedup {speedup(times['dense'], times['pruned']):.2f}",
             flush=True,
         )
-
-
-def forward(opened: Pretrained, batches: Batches) -> float:
-    """Seconds of one dense forward pass over the calibration set."""
-    start = time.perf_counter()
-    with torch.inference_mode():
-        for batch in batches:
-            outputs_of(opened.model, batch, opened.task)
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":
