@@ -158,7 +158,12 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--target-ms", type=float, help="Milliseconds that a forward pass may take: --budget latency=..ms.")
 @click.option("--latency-table", help="A table of fastprune measure, of this or another machine, instead of measuring.")
 @click.option("--output", required=True, help="A directory that does not exist, or is empty.")
-@click.option("--preset", default="default", show_default=True, help="The recipe to start from.")
+@click.option(
+    "--preset",
+    default="default",
+    show_default=True,
+    help="The recipe to start from, by name: 'fastprune strategies preset' lists them.",
+)
 @click.option("--recipe", help="A TOML file laid over the preset.")
 @click.option("--architecture", help="Where the units are: a TOML file, or a family by name.")
 @click.option("--cost", help="What the budget counts: macs, params, latency.")
@@ -193,7 +198,7 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
     budget, settings = _budget(options), _settings(options["settings"])
     asked = budgets.read_budget(budget)
     _check_sources(model, data, options["eval_data"])
-    _check_read(options["recipe"], _architecture_file(options["architecture"]), options["latency_table"])
+    _check_read(_architecture_file(options["architecture"]), options["latency_table"])
     with working(as_json=options["as_json"]) as where:
         from fastprune import limits
         from fastprune.recipe import Recipe

@@ -13,6 +13,7 @@ from typing import Any
 from fastprune import plugins
 from fastprune.errors import OptionError, UnknownNameError, UsageError
 from fastprune.options import build, options_of
+from fastprune.sources import check_read
 from fastprune.strategies import CostModel, Rearranger, Schedule, Scorer, Searcher, Strategy, Tuner
 
 
@@ -149,6 +150,11 @@ def _without_use(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> str:
+    if str(path) in plugins.installed().preset and not path.exists():
+        raise UsageError(
+            f"'{path}' is a preset, not a TOML file: say --preset {path}, or in Python Recipe.of('{path}')."
+        )
+    check_read(path)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -92,6 +92,7 @@ def test_options_reach_the_recipe(run: Run, tiny_checkpoint: Path, tiny_data: Pa
         (("--pooling", "cls"), "--pooling is for plain encoders"),
         (("--label-column", "nope"), "nope"),
         (("--recipe", "nosuch.toml"), "There is no such file: nosuch.toml"),
+        (("--recipe", "best"), "'best' is a preset, not a TOML file: say --preset best"),
         (("--architecture", "nosuch.toml"), "There is no such file: nosuch.toml"),
         (("--architecture", "brt"), "There is no architecture 'brt'; did you mean"),
         (("--budget", 50), "got 50; 50 % is 0.5"),

@@ -127,7 +127,7 @@ def test_file_that_is_no_recipe(tmp_path: Path, text: str, error: type[Exception
 
 
 def test_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"The recipe .*nowhere\.toml cannot be read"):
+    with pytest.raises(UsageError, match=r"There is no such file: .*nowhere\.toml"):
         Recipe.of(file=tmp_path / "nowhere.toml")
 
 
