@@ -20,6 +20,7 @@ from fastprune.tasks import Task
 log = logging.getLogger(__name__)
 
 FEWEST, MOST = 128, 512  # samples, about, that drafts are tuned on; with less than twice the fewest, all
+SPARSE = 0.2  # of a group's units left, in the mean: drafts of fewer misjudge on few samples, cost less, and see as many more
 PARTS = 8  # at most, of those that they are compared on, to see how much chance there is in a comparison
 SMALLEST = 8  # samples of a part
 LOOKS = 3  # at most, at as many more samples each time, while a draft that seems nearer may be so by chance
@@ -48,9 +49,10 @@ def choose(
     them apart, and variants come with the least peculiar first.
 
     Drafts are tuned on an even part of the calibration set and compared on as many of the rest; where there are few samples,
-    on all. A later draft has to be nearer by ``MARGIN`` of what is lacking, and by ``CHANCE`` standard errors of the difference
-    over parts of the samples; by at least half as many, and it is given another look, on as many more of the rest. One that is
-    far behind, by ``FAR``, is the last that is tried.
+    on all. Where masks leave less than ``SPARSE`` that part is the larger, up to a half. A later draft has to be nearer by
+    ``MARGIN`` of what is lacking, and by ``CHANCE`` standard errors of the difference over parts of the samples; by at least half
+    as many, and it is given another look, on as many more of the rest. One that is far behind, by ``FAR``, is the last that is
+    tried.
 
     Args:
         masks: Of the variants.
@@ -59,12 +61,12 @@ def choose(
         task: Says how near two models are.
         batches: The calibration set.
         scores: What the scorer said, on all of it.
-        share: The part of the calibration set to tune drafts on, at most 0.5.
+        share: The part of the calibration set to tune drafts on, at most 0.5; more is taken where that is too little.
     """
     masks = [mask for place, mask in enumerate(masks) if not any(mask.equals(other) for other in masks[:place])]
     if len(masks) == 1:
         return masks[0]
-    step, places = _step(batches, share), range(len(batches))
+    step, places = _step(batches, share, statistics.fmean(map(_left, masks))), range(len(batches))
     drafted, scores = batches.only(places[::step]), scores.of_batches(slice(None, None, step), batches.sizes)
     looks = [_parts(batches.only(places[first::step])) for first in _looks(step)]
     best: _Draft | None = None
@@ -122,9 +124,16 @@ class _Draft:
         return -gain > max(FAR * lacked, noise)
 
 
-def _step(batches: Batches, share: float) -> int:
+def _left(mask: Mask) -> float:
+    """The part of a group's units that is kept, in the mean of the groups that have any."""
+    return statistics.fmean(float(kept.double().mean()) for kept in mask.values.values() if len(kept))
+
+
+def _step(batches: Batches, share: float, left: float) -> int:
     """Drafts are tuned on one of so many batches."""
-    return min(max(batches.n_samples // MOST, batches.step(share, FEWEST)), len(batches))
+    wanted = round(FEWEST * SPARSE / max(left, 1e-3))
+    fewest = max(FEWEST, min(wanted, batches.n_samples // 2))
+    return min(max(batches.n_samples // MOST, batches.step(share, fewest)), len(batches))
 
 
 def _looks(step: int) -> list[int]:
