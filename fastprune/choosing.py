@@ -20,7 +20,7 @@ from fastprune.tasks import Task
 log = logging.getLogger(__name__)
 
 FEWEST, MOST = 128, 512  # samples, about, that drafts are tuned on; with less than twice the fewest, all
-SPARSE = 0.2  # of a group's units left, in the mean: drafts of fewer misjudge on few samples, cost less, and see as many more
+SPARSE = 0.2  # of a group's units left, in the mean: drafts of fewer misjudge on few samples, cost less, and see the more of them
 PARTS = 8  # at most, of those that they are compared on, to see how much chance there is in a comparison
 SMALLEST = 8  # samples of a part
 LOOKS = 3  # at most, at as many more samples each time, while a draft that seems nearer may be so by chance
@@ -61,7 +61,7 @@ def choose(
         task: Says how near two models are.
         batches: The calibration set.
         scores: What the scorer said, on all of it.
-        share: The part of the calibration set to tune drafts on, at most 0.5; more is taken where that is too little.
+        share: The part of the calibration set to tune drafts on, at most 0.5; of masks that leave little, more.
     """
     masks = [mask for place, mask in enumerate(masks) if not any(mask.equals(other) for other in masks[:place])]
     if len(masks) == 1:
@@ -131,9 +131,8 @@ def _left(mask: Mask) -> float:
 
 def _step(batches: Batches, share: float, left: float) -> int:
     """Drafts are tuned on one of so many batches."""
-    wanted = round(FEWEST * SPARSE / max(left, 1e-3))
-    fewest = max(FEWEST, min(wanted, batches.n_samples // 2))
-    return min(max(batches.n_samples // MOST, batches.step(share, fewest)), len(batches))
+    share = min(0.5, share * max(1.0, SPARSE / max(left, 1e-3)))
+    return min(max(batches.n_samples // MOST, batches.step(share, FEWEST)), len(batches))
 
 
 def _looks(step: int) -> list[int]:
