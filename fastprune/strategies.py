@@ -84,7 +84,8 @@ class Searcher(Strategy, ABC):
 
     @property
     def draft_share(self) -> float:
-        """The part of the calibration set that these drafts are tuned on, above 0 and at most 0.5."""
+        """The part of the calibration set that these drafts are tuned on, above 0 and at most 0.5; up to 0.5 is taken where
+        masks leave little."""
         return 0.25
 
     @abstractmethod

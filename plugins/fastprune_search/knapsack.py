@@ -39,7 +39,10 @@ class KnapsackSearcher(Searcher):
     tries: int = option(
         1, help="How many powers and tilts to try; each is tuned in draft and compared with the dense model."
     )
-    draft_share: float = option(0.25, help="The part of the calibration set that drafts are tuned on, at most 0.5.")
+    draft_share: float = option(
+        0.25,
+        help="The part of the calibration set that drafts are tuned on, at most 0.5; where masks leave little, up to 0.5 is taken.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
