@@ -84,6 +84,21 @@ class Batches:
         """Some of the batches alone, by their places."""
         return dataclasses.replace(self, batches=tuple(self.batches[place] for place in chosen))
 
+    def held_back(self, one_of: int) -> tuple[Tensor, ...]:
+        """Which samples something is chosen on that is fitted to the others.
+
+        Args:
+            one_of: How many batches one is held back of, or samples, where there are fewer batches; of fewer samples the last.
+
+        Returns:
+            [samples] bool, one a batch; of a single sample none is held back.
+        """
+        if len(self) >= one_of:
+            return tuple(torch.full((size,), place % one_of == one_of // 2) for place, size in enumerate(self.sizes))
+        period = min(one_of, self.n_samples)
+        held = (torch.arange(1, self.n_samples + 1) % period == 0) & (period > 1)
+        return torch.split(held, list(self.sizes))
+
     def step(self, share: float, fewest: int) -> int:
         """One of how many batches makes this share of the samples, and about as many as ``fewest`` at least: 1 or more."""
         return max(1, min(round(1 / share), self.n_samples // fewest))

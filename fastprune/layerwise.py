@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class Statistics:
         upper: Sum of x x', of which nothing left of the diagonal counts: [features, features].
         cross: Sum of x e': [features, hidden].
         energy: Sum of e'e.
+        held: The same of the tokens held back, which the sums above leave out; None: none are.
     """
 
     weight: Tensor
@@ -46,6 +47,7 @@ class Statistics:
     upper: Tensor
     cross: Tensor
     energy: Tensor
+    held: Statistics | None = None
 
     @property
     def gram(self) -> Tensor:
@@ -54,11 +56,29 @@ class Statistics:
 
     @staticmethod
     def zeros(features: int, hidden: int, device: torch.device) -> Statistics:
-        sizes: list[tuple[int, ...]] = [(), (features,), (hidden,), (features, features), (features, hidden), ()]
-        return Statistics(*(torch.zeros(size, dtype=torch.float64, device=device) for size in sizes))
+        def zeros(*size: int) -> Tensor:
+            return torch.zeros(size, dtype=torch.float64, device=device)
 
-    def add(self, x: Tensor, e: Tensor, weights: Tensor | None) -> None:
-        """Add tokens: x [tokens, features], e [tokens, hidden], weights [tokens]."""
+        sizes: list[tuple[int, ...]] = [(), (features,), (hidden,), (features, features), (features, hidden), ()]
+        weight, inputs, errors, upper, cross, energy = (zeros(*size) for size in sizes)
+        return Statistics(weight, inputs, errors, upper, cross, energy)
+
+    @property
+    def whole(self) -> Statistics:
+        """The sums of all tokens, of which none are held back."""
+        if self.held is None:
+            return self
+        names = [field.name for field in fields(self) if field.name != "held"]
+        return Statistics(**{name: getattr(self, name) + getattr(self.held, name) for name in names})
+
+    def add(self, x: Tensor, e: Tensor, weights: Tensor | None, held: Tensor | None = None) -> None:
+        """Add tokens: x [tokens, features], e [tokens, hidden], weights [tokens], and which are held back [tokens]."""
+        if held is not None and bool(held.any()):
+            self.held = self.held or Statistics.zeros(len(self.inputs), len(self.errors), self.inputs.device)
+            for part, rows in ((self.held, held), (self, ~held)):
+                if bool(rows.any()):
+                    part.add(x[rows], e[rows], None if weights is None else weights[rows])
+            return
         x, e = x.float(), e.float()
         weighted_x, weighted_e = (x, e) if weights is None else (x * weights[:, None], e * weights[:, None])
         self.weight += len(x) if weights is None else weights.double().sum()
@@ -68,6 +88,9 @@ class Statistics:
         self.cross += x.T @ weighted_e
         self.energy += (e * weighted_e).sum()
 
+
+HeldBack = Sequence[Tensor]
+"""Which samples are held back: [samples] bool for each batch."""
 
 TokenWeights = Mapping[str, tuple[Tensor, ...]]
 
@@ -93,6 +116,7 @@ def reconstruct(
     correct: Correct | None = None,
     refine: Refine | None = None,
     token_weights: TokenWeights | None = None,
+    held: HeldBack | None = None,
 ) -> Reconstruction:
     """Solve the student's consumers one after another, each on the inputs that the solved ones below it give.
 
@@ -114,6 +138,7 @@ def reconstruct(
         refine: The fit of all of a layer's linears once its consumers are solved. None: they stay as solved. So do those of
             layers that run several times in a pass.
         token_weights: By the name of the group, one [samples, tokens] for each batch; None: all tokens count alike.
+        held: Which samples ``Statistics.held`` are of.
 
     Returns:
         The solved weight and bias of each group's consumer, and of the producers that were corrected or refined.
@@ -123,9 +148,11 @@ def reconstruct(
         for stack in groups.stacks():
             paths = [layer for layer, _ in stack.layers()]
             if in_turn(layer_outputs(teacher, paths, batches), paths):
-                _solve_in_turn(teacher, student, stack, batches, solve, correct, refine, token_weights, reconstruction)
+                _solve_in_turn(
+                    teacher, student, stack, batches, solve, correct, refine, token_weights, held, reconstruction
+                )
             else:
-                _solve_whole(teacher, student, stack, batches, solve, token_weights, reconstruction)
+                _solve_whole(teacher, student, stack, batches, solve, token_weights, held, reconstruction)
     return reconstruction
 
 
@@ -138,6 +165,7 @@ def _solve_in_turn(
     correct: Correct | None,
     refine: Refine | None,
     token_weights: TokenWeights | None,
+    held: HeldBack | None,
     reconstruction: Reconstruction,
 ) -> None:
     """Solve layers that run one after another, once each; the stacks before them run as they are by now."""
@@ -155,11 +183,11 @@ def _solve_in_turn(
         with _Layer(student, path, called, pruned) as layer:
             for group in members:
                 for first, producers in streams.get(group.name, {}).items():
-                    seen = _input_statistics(layer, group, first, entering.pop(first), batches)
+                    seen = _input_statistics(layer, group, first, entering.pop(first), batches, held)
                     if correct and float(seen.energy) > 0:
                         reconstruction |= _corrected(student, producers, seen, correct)
                 weights = token_weights[group.name] if token_weights else None
-                statistics, features = _statistics(layer, group, targets.pop(group.name), batches, weights)
+                statistics, features = _statistics(layer, group, targets.pop(group.name), batches, weights, held)
                 reconstruction[group.consumer] = _solved(student, group, statistics, solve)
                 if group is not (members[-1] if refine else last):
                     layer.settle(group, features)
@@ -218,11 +246,14 @@ def _solve_whole(
     batches: Batches,
     solve: Solve,
     token_weights: TokenWeights | None,
+    held: HeldBack | None,
     reconstruction: Reconstruction,
 ) -> None:
     """Solve groups whose layers run several times, for all uses at once: each from whole forward passes of both models."""
     for group in track(groups.items, "tuning"):
-        statistics = whole_statistics(teacher, student, Groups((group,)), batches, token_weights=token_weights)
+        statistics = whole_statistics(
+            teacher, student, Groups((group,)), batches, token_weights=token_weights, held=held
+        )
         reconstruction[group.consumer] = _solved(student, group, statistics[group.name], solve)
 
 
@@ -280,7 +311,7 @@ def _streams_into(
 
 
 def _input_statistics(
-    layer: _Layer, group: Group, producer: str, targets: list[Tensor], batches: Batches
+    layer: _Layer, group: Group, producer: str, targets: list[Tensor], batches: Batches, held: HeldBack | None
 ) -> Statistics:
     """Run the student's layer up to a producer, and sum what it sees against what the dense model's sees more."""
     width = targets[0].shape[-1]
@@ -294,7 +325,8 @@ def _input_statistics(
 
         with contextlib.suppress(Stop), tap_entering(layer.student, producer, stop):
             layer.run(index)
-        statistics.add(real_rows(inputs[0], group, batch), real_rows(target - inputs[0], group, batch), None)
+        rows = None if held is None else real_rows(_of_tokens(held[index], inputs[0]), group, batch)[:, 0]
+        statistics.add(real_rows(inputs[0], group, batch), real_rows(target - inputs[0], group, batch), None, rows)
     return statistics
 
 
@@ -319,6 +351,7 @@ def whole_statistics(
     batches: Batches,
     *,
     token_weights: TokenWeights | None = None,
+    held: HeldBack | None = None,
 ) -> dict[str, Statistics]:
     """The statistics of groups by name, the student being as it is, from a whole forward pass of each model.
 
@@ -342,7 +375,7 @@ def whole_statistics(
             weights = token_weights[group.name][index] if token_weights else None
             dense, pruned = (stream[group.name] for stream in streams)
             for one, other, entering in zip(dense, pruned, inputs[group.name], strict=False):  # no token may have come
-                _add(found[group.name], group, batch, entering, one - other, weights)
+                _add(found[group.name], group, batch, entering, one - other, weights, held[index] if held else None)
     return found
 
 
@@ -353,6 +386,7 @@ def _add(
     entering: Entering,
     error: Tensor,
     weights: Tensor | None,
+    held: Tensor | None,
 ) -> None:
     """Add the real tokens that a consumer saw, once that it ran.
 
@@ -363,18 +397,35 @@ def _add(
         entering: What entered the consumer.
         error: What the stream lacks, of all tokens [..., hidden].
         weights: How much each token counts [samples, tokens].
+        held: Which samples are held back [samples].
     """
     features, seen = entering
+    marks = None if held is None else _of_tokens(held, error)
     counted = None if weights is None else weights.to(error.device).unsqueeze(-1)  # [samples, tokens, 1]
     statistics.add(
         real_rows(features[..., : group.features], group, batch, seen),
         real_rows(only_seen(error, seen), group, batch, seen),
         None if counted is None else real_rows(only_seen(counted, seen), group, batch, seen)[:, 0],
+        None if marks is None else real_rows(only_seen(marks, seen), group, batch, seen)[:, 0],
     )
 
 
+def _of_tokens(held: Tensor, values: Tensor) -> Tensor:
+    """Whether a sample is held back [samples], for each token of ``values`` [..., hidden]: [tokens, 1]; windows of a sample,
+    where it is cut into some, lie one behind the other."""
+    rows = values.flatten(0, -2).shape[0]
+    if rows % len(held):
+        return held.new_zeros(rows, 1)
+    return held.repeat_interleave(rows // len(held))[:, None].to(values.device)
+
+
 def _statistics(
-    layer: _Layer, group: Group, targets: list[Tensor], batches: Batches, weights: tuple[Tensor, ...] | None
+    layer: _Layer,
+    group: Group,
+    targets: list[Tensor],
+    batches: Batches,
+    weights: tuple[Tensor, ...] | None,
+    held: HeldBack | None,
 ) -> tuple[Statistics, list[Tensor]]:
     """Run the student's layer up to the group, and sum what its consumer sees against what the stream lacks.
 
@@ -399,6 +450,14 @@ def _statistics(
         ):
             layer.run(index)
         for seen in inputs[:1]:
-            _add(statistics, group, batch, seen, targets[index] - stream[0], weights[index] if weights else None)
+            _add(
+                statistics,
+                group,
+                batch,
+                seen,
+                targets[index] - stream[0],
+                weights[index] if weights else None,
+                held[index] if held else None,
+            )
             features.append(seen[0])
     return statistics, features

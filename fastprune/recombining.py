@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ TEXT = {"input_ids", "attention_mask", "token_type_ids"}
 """Inputs of which tokens can be exchanged; where a model takes more, what it takes has to fit together."""
 
 
-def recombined(batches: Batches, copies: int, seed: int = 0) -> Batches:
+def recombined(batches: Batches, copies: int, seed: int = 0, *, held: Sequence[Tensor] | None = None) -> Batches:
     """The calibration set, followed by copies in which half of each text is another's of its batch.
 
     What reconstruction learns from them is how layers answer to more contexts than there are samples; no label is needed.
@@ -23,6 +24,7 @@ def recombined(batches: Batches, copies: int, seed: int = 0) -> Batches:
         batches: The calibration set.
         copies: How many of each batch.
         seed: Of the draws.
+        held: Which samples are held back [samples], by the batch: they and the others take nothing from each other.
 
     Returns:
         All batches as they are, then all once more for each copy: in each text one span of half its length is taken from
@@ -32,20 +34,27 @@ def recombined(batches: Batches, copies: int, seed: int = 0) -> Batches:
     if any(not set(model_inputs(batch, batches.task)) <= TEXT or "input_ids" not in batch for batch in batches):
         return batches
     generator = torch.Generator().manual_seed(seed)
-    made = [{**batch, "input_ids": _mixed(batch, generator)} for _ in range(copies) for batch in batches]
+    apart = held or [torch.zeros(size, dtype=torch.bool) for size in batches.sizes]
+    made = [
+        {**batch, "input_ids": _mixed(batch, marks, generator)}
+        for _ in range(copies)
+        for batch, marks in zip(batches, apart, strict=True)
+    ]
     return dataclasses.replace(batches, batches=(*batches.batches, *made))
 
 
-def _mixed(batch: Batch, generator: torch.Generator) -> Tensor:
-    """Token ids with half of each text from another, [samples, tokens]."""
+def _mixed(batch: Batch, held: Tensor, generator: torch.Generator) -> Tensor:
+    """Token ids with half of each text from another that is held back [samples] like it, [samples, tokens]."""
 
     def draw(below: int) -> int:
         return int(torch.randint(below, (1,), generator=generator))
 
     given, mask = batch["input_ids"], token_mask(batch)
     mixed, places = given.clone(), [_inner(row, real) for row, real in zip(given, mask, strict=True)]
+    alike = {mark: (held == mark).nonzero()[:, 0].tolist() for mark in (False, True)}
     for place, own in enumerate(places):
-        other = (place + 1 + draw(len(places) - 1)) % len(places) if len(places) > 1 else place
+        others = [row for row in alike[bool(held[place])] if row != place] or [place]
+        other = others[draw(len(others))]
         taken = places[other]
         length = min((len(own) + 1) // 2, len(taken))
         if length:

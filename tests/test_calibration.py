@@ -90,6 +90,25 @@ def test_wrapped_batches() -> None:
     assert not Batches.wrap([{"input_ids": batch["input_ids"]}], TASK).has_labels
 
 
+@pytest.mark.parametrize(
+    ("sizes", "one_of", "held"),
+    [
+        ([2] * 12, 10, [10, 11]),  # one batch of ten, the first as near to the middle as to the ends
+        ([2] * 16, 10, [10, 11, 30, 31]),
+        ([8, 8, 5], 10, [9, 19]),
+        ([8, 8, 5], 3, [8, 9, 10, 11, 12, 13, 14, 15]),
+        ([3, 3], 10, [5]),
+        ([2], 10, [1]),
+        ([1], 10, []),
+    ],
+)
+def test_one_of_so_many_batches_or_samples_is_held_back(sizes: list[int], one_of: int, held: list[int]) -> None:
+    batches = Batches.wrap([{"input_ids": torch.ones(size, 3, dtype=torch.long)} for size in sizes], None)
+    marks = batches.held_back(one_of)
+    assert [len(each) for each in marks] == sizes
+    assert torch.cat(marks).nonzero()[:, 0].tolist() == held
+
+
 def test_some_of_the_batches() -> None:
     batches = Batches.wrap([{"input_ids": torch.full((2, 3), number)} for number in range(4)], None)
     some = batches.only([3, 1])

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fastprune
-from fastprune import Group, Groups, Mask, Statistics, model_inputs, testing, token_mask
+from fastprune import Batches, Group, Groups, Mask, Statistics, model_inputs, testing, token_mask
 from fastprune.calls import layer_calls
 from fastprune.capture import frozen, tap_entering
 from fastprune.replaying import replayable, replaying
 from fastprune.testing.comparing import hidden_error
 from fastprune.testing.tiny import pad_further
-from fastprune_lstsq.weights import regression
+from fastprune_lstsq.ridge import regression
 
 MODEL_TYPES = ("bert", "distilbert", "mpnet")
 
@@ -150,6 +152,56 @@ def test_statistics_equal_a_direct_computation(model_type: str, weighted: bool) 
         found += (statistics.gram, statistics.cross, statistics.energy)
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model_type", ["bert", "llama", "t5", "vit", "mixtral", "albert"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_is_held_back_is_summed_apart(model_type: str, weighted: bool) -> None:
+    """Sums over some samples and over the others, of consumers and producers, against those of each alone."""
+    model = fastprune.open_experts(testing.tiny_model(model_type, "Model"))
+    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    batches = testing.tiny_batches(model, samples=12)
+    weighted = weighted and "input_ids" in batches.batches[0] and model_type != "t5"
+    held = batches.held_back(3)
+
+    def sums(held: Sequence[Tensor] | None, batches: Batches) -> list[Statistics]:
+        student = fastprune.materialize(model, groups, half(groups))
+        left = Groups.resolve(fastprune.architecture_for(student), student)
+        found: list[Statistics] = []
+
+        def see(group, statistics, weight, bias):
+            found.append(statistics)
+            return weight, bias
+
+        def correct(statistics: Statistics, with_shift: bool) -> tuple[Tensor, Tensor]:
+            found.append(statistics)
+            return torch.zeros_like(statistics.cross), torch.zeros_like(statistics.errors)
+
+        weights = {g.name: tuple(batch["input_ids"] % 5 + 1.0 for batch in batches) for g in left} if weighted else None
+        fastprune.reconstruct(model, student, left, batches, see, correct=correct, token_weights=weights, held=held)
+        return found
+
+    assert 0 < sum(int(marks.sum()) for marks in held) < batches.n_samples
+    parts = [
+        Batches.wrap(
+            [
+                {name: value[marks == wanted] for name, value in b.items()}
+                for b, marks in zip(batches, held, strict=True)
+                if bool((marks == wanted).any())
+            ],
+            batches.task,
+        )
+        for wanted in (False, True)
+    ]
+    apart, whole = sums(held, batches), sums(None, batches)
+    assert len(apart) == len(whole)
+    for split, joined, shown, only in zip(apart, whole, sums(None, parts[0]), sums(None, parts[1]), strict=True):
+        assert split.held is not None
+        for one, other in ((split, shown), (split.held, only), (split.whole, joined), (joined.whole, joined)):
+            for name in ("weight", "inputs", "errors", "gram", "cross", "energy"):
+                found, expected = getattr(one, name), getattr(other, name)
+                torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max() + 1e-3))
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

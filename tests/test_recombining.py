@@ -49,6 +49,18 @@ def test_copies_take_one_span_of_half_a_text_from_another(left: bool) -> None:
     assert any(not torch.equal(found.batches[1]["input_ids"], copy["input_ids"]) for copy in found.batches[2:])
 
 
+def test_what_is_held_back_gives_nothing_to_the_others_and_takes_nothing() -> None:
+    held = torch.tensor([False, True, False, True, False])
+    given = texts(8, 9, 10, 11, 12)
+    for copy in recombined(given, 5, held=[held]).batches[1:]:
+        for row, tokens in enumerate(copy["input_ids"]):
+            donors = {int(token) // 100 - 1 for token in tokens if token >= 100} - {row}
+            assert len(donors) == 1
+            assert held[donors.pop()] == held[row]
+    alone = recombined(given, 1, held=[torch.tensor([True] + 4 * [False])]).batches[1]["input_ids"][0]
+    assert {int(token) // 100 for token in alone if token >= 100} == {1}
+
+
 def test_draws_are_the_seed_s() -> None:
     given = texts(8, 9, 10)
     one, again, other = (recombined(given, 1, seed).batches[1]["input_ids"] for seed in (0, 0, 1))

@@ -66,8 +66,10 @@ class DescentTuner(WeightsTuner):
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores
     ) -> Reconstruction:
         refine = partial(descend, epochs=self.epochs, rate=self.rate, originals=len(batches))
-        shown = recombined(batches, max(self.recombine, math.ceil(self.fill / batches.n_tokens) - 1))
-        return self._reconstruct(teacher, student, groups, shown, scores, refine=refine)
+        held = self._held(batches)
+        shown = recombined(batches, max(self.recombine, math.ceil(self.fill / batches.n_tokens) - 1), held=held)
+        held = held and held * (len(shown) // len(batches))
+        return self._reconstruct(teacher, student, groups, shown, scores, held=held, refine=refine)
 
 
 def descend(fit: LayerFit, *, epochs: float, rate: float, originals: int) -> Mapping[str, Tensor]:

@@ -130,7 +130,7 @@ def test_recombined_texts_bring_few_samples_nearer_on_others() -> None:
     errors = []
     for options in ({"fill": 0}, {"fill": 8 * few.n_tokens}, {"fill": 0, "recombine": 7}):
         _, student, groups, _ = halved()
-        tuner = strategy("tuner", "descent", **options)
+        tuner = strategy("tuner", "descent", held_back=0, **options)
         tuner.tune(model, student, groups, few, fastprune.Scores(importance={}))
         errors.append(hidden_error(model, student, groups, others))
     assert errors[1] < 0.9 * errors[0]

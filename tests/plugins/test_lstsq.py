@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from fastprune import Block, Group, Statistics, strategy
+from fastprune import (
+    Block,
+    Group,
+    Groups,
+    Mask,
+    Scores,
+    Statistics,
+    UsageError,
+    architecture_for,
+    materialize,
+    strategy,
+    testing,
+)
+from fastprune.testing.comparing import hidden_error
 from fastprune_lstsq.bias import add_mean_error
 from fastprune_lstsq.mask import MaskTuner, normal_equations
-from fastprune_lstsq.weights import ridge, solve_damped
+from fastprune_lstsq.ridge import STEPS, missed, regression, ridge, solve_damped
 
 WIDTH = 4
 
@@ -75,6 +91,84 @@ def test_ridge_pulls_toward_the_original_weight() -> None:
     distances = [float((ridge(statistics, weight, bias, d)[0] - weight).norm()) for d in (1e-6, 1e-2, 1.0, 1e4)]
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 1e-2 * distances[0]
+
+
+def split(seed: int = 0, *, tokens: int, noise: float, held: int = 40, weighted: bool = False):
+    """Statistics with tokens held back, those of all of them, and what is held back: x, e and how much tokens count."""
+    x, e, *_ = problem(seed, tokens=tokens + held, features=60, noise=noise)
+    counts = torch.rand(len(x), dtype=torch.float64) if weighted else torch.ones(len(x), dtype=torch.float64)
+    marks = torch.arange(len(x)) >= tokens
+    statistics = statistics_of(x[~marks], e[~marks], counts[~marks])
+    statistics.held = statistics_of(x[marks], e[marks], counts[marks])
+    return statistics, statistics_of(x, e, counts), (x[marks], e[marks], counts[marks])
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("tokens", "noise"), [(40, 50.0), (40, 5.0), (100, 50.0), (4000, 1.0)])
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_ridge_is_the_one_that_misses_least_of_what_is_held_back(
+    seed: int, tokens: int, noise: float, centred: bool, weighted: bool
+) -> None:
+    statistics, whole, (x, e, counts) = split(seed, tokens=tokens, noise=noise, weighted=weighted)
+    shown = replace(statistics, held=None)
+    errors, solutions = [], []
+    for step in STEPS:
+        change, shift = regression(shown, step * 0.01, centred=centred)
+        errors.append(float((counts[:, None] * (e - x @ change - shift).square()).sum()))
+        solutions.append(regression(whole, step * 0.01, centred=centred))
+    rises = (later > earlier for earlier, later in itertools.pairwise(errors))
+    expected = next((place for place, rise in enumerate(rises) if rise), len(STEPS) - 1)
+    found = regression(statistics, 0.01, centred=centred)
+    for one, other in zip(found, solutions[expected], strict=True):
+        torch.testing.assert_close(one, other)
+    if tokens == 4000:
+        assert expected == 0
+    if noise == 50.0 and tokens == 40:
+        assert expected > 0
+
+
+def test_what_is_missed_is_the_sum_of_squares_but_for_a_constant() -> None:
+    x, e, *_ = problem()
+    statistics = statistics_of(x, e)
+    for change, shift in ((torch.randn(12, 5).double(), torch.randn(5).double()), (torch.zeros(12, 5).double(),) * 2):
+        if change is shift:
+            shift = torch.zeros(5).double()
+        direct = (e - x @ change - shift).square().sum() - e.square().sum()
+        assert missed(statistics, change, shift) == pytest.approx(float(direct), rel=1e-9, abs=1e-9)
+
+
+def test_what_is_held_back_alone_keeps_the_ridge() -> None:
+    """As of an expert that is shown no other token."""
+    x, e, *_ = problem()
+    statistics = Statistics.zeros(12, 5, torch.device("cpu"))
+    statistics.add(x, e, None, torch.ones(len(x), dtype=torch.bool))
+    for one, other in zip(regression(statistics, 0.01), regression(statistics.whole, 0.01), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_few_samples_are_met_better_with_a_ridge_chosen_on_some() -> None:
+    model = testing.tiny_model("bert")
+    groups = Groups.resolve(architecture_for(model), model)
+    few, others = testing.tiny_batches(model, samples=24), testing.tiny_batches(model, samples=128, seed=1)
+    errors = []
+    for one_of in (0, 10):
+        student = materialize(model, groups, Mask({g.name: torch.arange(g.units) % 2 == 0 for g in groups})).eval()
+        left = Groups.resolve(architecture_for(student), student)
+        strategy("tuner", "weights", held_back=one_of).tune(model, student, left, few, Scores(importance={}))
+        errors.append(hidden_error(model, student, left, others))
+    assert errors[1] < 0.97 * errors[0]
+
+
+@pytest.mark.parametrize(
+    "options", [{"held_back": 1}, {"held_back": -1}, {"damping": -0.1}, {"producer_damping": -1.0}]
+)
+@pytest.mark.parametrize("name", ["weights", "descent"])
+def test_options_out_of_range_are_said(name: str, options: dict[str, float]) -> None:
+    with pytest.raises(
+        UsageError, match=f"'{name}' holds back 0 samples, or one of 2 or more, and takes a damping of 0"
+    ):
+        strategy("tuner", name, **options)
 
 
 def test_infinite_ridge_is_the_bias_alone() -> None:
