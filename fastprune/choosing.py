@@ -19,7 +19,7 @@ from fastprune.tasks import Task
 
 log = logging.getLogger(__name__)
 
-FEWEST, MOST = 128, 512  # samples, about, that drafts are tuned on; with less than twice the fewest, all
+FEWEST, MOST = 128, 512  # samples, about, that drafts are tuned on; with less than twice the fewest, half
 SPARSE = 0.2  # of a group's units left, in the mean: drafts of fewer misjudge on few samples, cost less, and see the more of them
 PARTS = 8  # at most, of those that they are compared on, to see how much chance there is in a comparison
 SMALLEST = 8  # samples of a part
@@ -48,8 +48,8 @@ def choose(
     """The mask whose model is nearest to the dense model; of several about as near the first: so few samples do not tell
     them apart, and variants come with the least peculiar first.
 
-    Drafts are tuned on an even part of the calibration set and compared on as many of the rest; where there are few samples,
-    on all. Where masks leave less than ``SPARSE`` that part is the larger, up to a half. A later draft has to be nearer by
+    Drafts are tuned on an even part of the calibration set and compared on as many of the rest; a single batch
+    serves for both. Where masks leave less than ``SPARSE`` that part is the larger, up to a half. A later draft has to be nearer by
     ``MARGIN`` of what is lacking, and by ``CHANCE`` standard errors of the difference over parts of the samples; by at least half
     as many, and it is given another look, on as many more of the rest. One that is far behind, by ``FAR``, is the last that is
     tried.
@@ -132,7 +132,7 @@ def _left(mask: Mask) -> float:
 def _step(batches: Batches, share: float, left: float) -> int:
     """Drafts are tuned on one of so many batches."""
     share = min(0.5, share * max(1.0, SPARSE / max(left, 1e-3)))
-    return min(max(batches.n_samples // MOST, batches.step(share, FEWEST)), len(batches))
+    return min(max(batches.n_samples // MOST, batches.step(share, FEWEST), 2), len(batches))
 
 
 def _looks(step: int) -> list[int]:

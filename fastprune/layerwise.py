@@ -413,10 +413,9 @@ def _add(
 def _of_tokens(held: Tensor, values: Tensor) -> Tensor:
     """Whether a sample is held back [samples], for each token of ``values`` [..., hidden]: [tokens, 1]; windows of a sample,
     where it is cut into some, lie one behind the other."""
-    rows = values.flatten(0, -2).shape[0]
-    if rows % len(held):
-        return held.new_zeros(rows, 1)
-    return held.repeat_interleave(rows // len(held))[:, None].to(values.device)
+    rows = len(values.flatten(0, -2))
+    marks = held.new_zeros(rows) if rows % len(held) else held.repeat_interleave(rows // len(held))
+    return marks[:, None].to(values.device)
 
 
 def _statistics(
