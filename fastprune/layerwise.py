@@ -59,9 +59,14 @@ class Statistics:
         def zeros(*size: int) -> Tensor:
             return torch.zeros(size, dtype=torch.float64, device=device)
 
-        sizes: list[tuple[int, ...]] = [(), (features,), (hidden,), (features, features), (features, hidden), ()]
-        weight, inputs, errors, upper, cross, energy = (zeros(*size) for size in sizes)
-        return Statistics(weight, inputs, errors, upper, cross, energy)
+        return Statistics(
+            weight=zeros(),
+            inputs=zeros(features),
+            errors=zeros(hidden),
+            upper=zeros(features, features),
+            cross=zeros(features, hidden),
+            energy=zeros(),
+        )
 
     @property
     def whole(self) -> Statistics:
