@@ -145,6 +145,19 @@ def real_rows(values: Tensor, group: Group, batch: Batch, seen: Tensor | None = 
     return rows[real if seen is None else real[seen]]
 
 
+def by_token(samples: Tensor, values: Tensor) -> Tensor:
+    """What is said of each sample, for each of its tokens: [samples] bool -> [tokens, 1], for ``real_rows``.
+
+    Args:
+        samples: Such as which are held back.
+        values: What flows there [..., hidden]; windows of a sample, where it is cut into some, lie one behind the other.
+            False where its tokens are not of whole samples.
+    """
+    rows = len(values.flatten(0, -2))
+    marks = samples.new_zeros(rows) if rows % len(samples) else samples.repeat_interleave(rows // len(samples))
+    return marks[:, None].to(values.device)
+
+
 def convolved(mark: Tensor, tokens: int, convolutions: Sequence[tuple[int, int]]) -> Tensor:
     """Which tokens are made of real readings alone: [samples, readings] -> [samples, tokens], bool.
 

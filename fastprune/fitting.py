@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from fastprune.calibration import Batches
 from fastprune.calls import LayerCall
-from fastprune.capture import real_rows
+from fastprune.capture import by_token, real_rows
 from fastprune.groups import Group
 
 
@@ -28,6 +29,7 @@ class LayerFit:
         batches: The calibration set.
         share: What is left of the layer's parameters, 1 being as many as the dense layer has.
         token_weights: How much each token counts, one [samples, tokens] for each batch; None: all alike.
+        held: Which samples are held back, one [samples] bool for each batch; None: none are.
     """
 
     path: str
@@ -39,6 +41,7 @@ class LayerFit:
     batches: Batches
     share: float = 1.0
     token_weights: tuple[Tensor, ...] | None = None
+    held: Sequence[Tensor] | None = None
 
     def __len__(self) -> int:
         """The number of batches."""
@@ -70,6 +73,12 @@ class LayerFit:
             return None
         values = self.token_weights[index].to(self.dense[index].device).unsqueeze(-1)  # [samples, tokens, 1]
         return self._real(values, index)[:, 0]
+
+    def held_back(self, index: int) -> Tensor:
+        """Which of a batch's real tokens are of samples held back: [tokens], bool."""
+        dense = self.dense[index]
+        marks = dense.new_zeros(len(dense), dtype=torch.bool) if self.held is None else self.held[index]
+        return self._real(by_token(marks, dense), index)[:, 0]
 
     def _real(self, values: Tensor, index: int) -> Tensor:
         return real_rows(values, self.members[0], self.batches.batches[index])

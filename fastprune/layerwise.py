@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastprune.calibration import Batches, outputs_of
 from fastprune.calls import LayerCall, Stop, in_turn, layer_calls, layer_outputs
-from fastprune.capture import Entering, frozen, only_seen, real_rows, tap_consumer, tap_entering, tap_residual
+from fastprune.capture import Entering, by_token, frozen, only_seen, real_rows, tap_consumer, tap_entering, tap_residual
 from fastprune.fitting import LayerFit
 from fastprune.groups import Group, Groups, consumer_of
 from fastprune.linears import as_linear, as_lying, linear_at
@@ -94,9 +94,6 @@ class Statistics:
         self.energy += (e * weighted_e).sum()
 
 
-HeldBack = Sequence[Tensor]
-"""Which samples are held back: [samples] bool for each batch."""
-
 TokenWeights = Mapping[str, tuple[Tensor, ...]]
 
 Solve = Callable[[Group, Statistics, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
@@ -121,7 +118,7 @@ def reconstruct(
     correct: Correct | None = None,
     refine: Refine | None = None,
     token_weights: TokenWeights | None = None,
-    held: HeldBack | None = None,
+    held: Sequence[Tensor] | None = None,
 ) -> Reconstruction:
     """Solve the student's consumers one after another, each on the inputs that the solved ones below it give.
 
@@ -143,7 +140,8 @@ def reconstruct(
         refine: The fit of all of a layer's linears once its consumers are solved. None: they stay as solved. So do those of
             layers that run several times in a pass.
         token_weights: By the name of the group, one [samples, tokens] for each batch; None: all tokens count alike.
-        held: Which samples ``Statistics.held`` are of.
+        held: Which samples are held back, one [samples] bool for each batch: those that ``Statistics.held`` are of, and
+            that a ``refine`` is to be judged on; None: none are.
 
     Returns:
         The solved weight and bias of each group's consumer, and of the producers that were corrected or refined.
@@ -170,7 +168,7 @@ def _solve_in_turn(
     correct: Correct | None,
     refine: Refine | None,
     token_weights: TokenWeights | None,
-    held: HeldBack | None,
+    held: Sequence[Tensor] | None,
     reconstruction: Reconstruction,
 ) -> None:
     """Solve layers that run one after another, once each; the stacks before them run as they are by now."""
@@ -202,7 +200,7 @@ def _solve_in_turn(
             module = student.get_submodule(path)
             share = _size(module) / _size(teacher.get_submodule(path))
             weights = token_weights[members[-1].name] if token_weights else None
-            fit = LayerFit(path, module, members, called, pruned, dense, batches, share, weights)
+            fit = LayerFit(path, module, members, called, pruned, dense, batches, share, weights, held)
             reconstruction |= _refined(student, fit, refine)
             if depth + 1 < len(layers):
                 pruned = [call.run(module, hidden) for call, hidden in zip(called, pruned, strict=True)]
@@ -251,7 +249,7 @@ def _solve_whole(
     batches: Batches,
     solve: Solve,
     token_weights: TokenWeights | None,
-    held: HeldBack | None,
+    held: Sequence[Tensor] | None,
     reconstruction: Reconstruction,
 ) -> None:
     """Solve groups whose layers run several times, for all uses at once: each from whole forward passes of both models."""
@@ -316,7 +314,7 @@ def _streams_into(
 
 
 def _input_statistics(
-    layer: _Layer, group: Group, producer: str, targets: list[Tensor], batches: Batches, held: HeldBack | None
+    layer: _Layer, group: Group, producer: str, targets: list[Tensor], batches: Batches, held: Sequence[Tensor] | None
 ) -> Statistics:
     """Run the student's layer up to a producer, and sum what it sees against what the dense model's sees more."""
     width = targets[0].shape[-1]
@@ -330,7 +328,7 @@ def _input_statistics(
 
         with contextlib.suppress(Stop), tap_entering(layer.student, producer, stop):
             layer.run(index)
-        rows = None if held is None else real_rows(_of_tokens(held[index], inputs[0]), group, batch)[:, 0]
+        rows = None if held is None else real_rows(by_token(held[index], inputs[0]), group, batch)[:, 0]
         statistics.add(real_rows(inputs[0], group, batch), real_rows(target - inputs[0], group, batch), None, rows)
     return statistics
 
@@ -356,7 +354,7 @@ def whole_statistics(
     batches: Batches,
     *,
     token_weights: TokenWeights | None = None,
-    held: HeldBack | None = None,
+    held: Sequence[Tensor] | None = None,
 ) -> dict[str, Statistics]:
     """The statistics of groups by name, the student being as it is, from a whole forward pass of each model.
 
@@ -405,7 +403,7 @@ def _add(
         held: Which samples are held back [samples].
     """
     features, seen = entering
-    marks = None if held is None else _of_tokens(held, error)
+    marks = None if held is None else by_token(held, error)
     counted = None if weights is None else weights.to(error.device).unsqueeze(-1)  # [samples, tokens, 1]
     statistics.add(
         real_rows(features[..., : group.features], group, batch, seen),
@@ -415,21 +413,13 @@ def _add(
     )
 
 
-def _of_tokens(held: Tensor, values: Tensor) -> Tensor:
-    """Whether a sample is held back [samples], for each token of ``values`` [..., hidden]: [tokens, 1]; windows of a sample,
-    where it is cut into some, lie one behind the other."""
-    rows = len(values.flatten(0, -2))
-    marks = held.new_zeros(rows) if rows % len(held) else held.repeat_interleave(rows // len(held))
-    return marks[:, None].to(values.device)
-
-
 def _statistics(
     layer: _Layer,
     group: Group,
     targets: list[Tensor],
     batches: Batches,
     weights: tuple[Tensor, ...] | None,
-    held: HeldBack | None,
+    held: Sequence[Tensor] | None,
 ) -> tuple[Statistics, list[Tensor]]:
     """Run the student's layer up to the group, and sum what its consumer sees against what the stream lacks.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -99,3 +101,21 @@ def test_token_weights_are_those_of_the_last_group_without_padding() -> None:
 
     reconstruct(model, student, groups, batches, keep, refine=look, token_weights=weights)
     assert seen == [1.0, 3.0]
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_samples_held_back_are_marked_without_padding(model_type: str) -> None:
+    model, student, groups, batches = halved(model_type)
+    held, seen = batches.held_back(3), list[LayerFit]()
+
+    def look(fit: LayerFit) -> dict[str, Tensor]:
+        for index, (marks, batch) in enumerate(zip(held, batches, strict=True)):
+            mask = batch[fit.members[0].stack.tokens].bool()
+            assert fit.held_back(index).tolist() == marks[:, None].expand(mask.shape)[mask].tolist()
+        seen.append(fit)
+        return {}
+
+    reconstruct(model, student, groups, batches, keep, refine=look, held=held)
+    assert 0 < sum(int(marks.sum()) for marks in held) < batches.n_samples
+    assert seen
+    assert not any(bool(replace(fit, held=None).held_back(0).any()) for fit in seen)

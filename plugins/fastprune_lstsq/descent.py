@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from fastprune import Batches, Groups, LayerFit, Reconstruction, Scores, UsageError, option, recombined
 from fastprune_lstsq.weights import WeightsTuner
 
-HELD_BACK = 10  # one of so many batches
 SMALL = 1e-4  # of the output's energy: a layer that misses no more is left as it is
 MOST = 10  # epochs, however little is left of a layer
 WARM_UP = 0.05  # of all steps
@@ -28,10 +27,9 @@ class DescentTuner(WeightsTuner):
 
     Least squares see what is linear: the consumer, given what the filters compute. What the filters compute and where heads
     look can be fitted as well: without labels, by Adam on the error of a layer's output relative to each token's size, from
-    the solved weights on, as the mean of the weights after each of the last steps. A tenth of the calibration set is held
-    back: of the way from the solved to the fitted weights, as much is gone as serves it best, none where nothing does.
-    Where there are few texts, copies of them whose halves come from one another show layers more contexts. Same inference
-    cost.
+    the solved weights on, as the mean of the weights after each of the last steps. Of the way from the solved to the fitted
+    weights, as much is gone as serves the samples held back best, none where nothing does. Where there are few texts, copies
+    of them whose halves come from one another show layers more contexts. Same inference cost.
     """
 
     name: ClassVar[str] = "descent"
@@ -84,21 +82,20 @@ def descend(fit: LayerFit, *, epochs: float, rate: float, originals: int) -> Map
         originals: How many batches are of the calibration set; those that follow are copies of them, in the same order.
 
     Returns:
-        The fitted parameters by name, or none: where the error on the batches held back does not fall.
+        The fitted parameters by name, or none: where the error on the samples held back does not fall.
     """
     old = fit.parameters
-    first = min(HELD_BACK // 2, originals - 1)
-    held = range(first, originals, HELD_BACK)
-    seen = [index for index in range(len(fit)) if index % originals not in held] or list(range(len(fit)))
-    error = mean_error(fit, held, old)
+    seen = [index for index in range(len(fit)) if not bool(fit.held_back(index).all())]
+    apart = [index for index in range(originals) if bool(fit.held_back(index).any())]
+    judged = partial(mean_error, fit, apart or [index for index in seen if index < originals], held=bool(apart))
     steps = round(min(epochs / max(fit.share, 1e-6), MOST) * len(seen))
-    if error <= SMALL or steps < 1 or not old:
+    if steps < 1 or not old or (error := judged(old)) <= SMALL:
         return {}
     new = _fitted(fit, seen, steps, rate * min(1.0, math.sqrt(error)))
     best: Parameters = {}
     for way in WAYS:
         between = {name: old[name].lerp(value.to(old[name]), way) for name, value in new.items()}
-        now = mean_error(fit, held, between)
+        now = judged(between)
         if now < error:
             best, error = between, now
         elif best:
@@ -107,19 +104,19 @@ def descend(fit: LayerFit, *, epochs: float, rate: float, originals: int) -> Map
 
 
 @torch.no_grad()
-def mean_error(fit: LayerFit, indices: Sequence[int], parameters: Mapping[str, Tensor]) -> float:
+def mean_error(fit: LayerFit, indices: Sequence[int], parameters: Mapping[str, Tensor], *, held: bool) -> float:
     """The error of some batches, in the mean: 0 is none, 1 as large as the output itself."""
-    return sum(float(relative_error(fit, index, parameters)) for index in indices) / len(indices)
+    return sum(float(relative_error(fit, index, parameters, held=held)) for index in indices) / len(indices)
 
 
-def relative_error(fit: LayerFit, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
-    """|h - h_dense|^2 / |h_dense|^2, in the mean of a batch's tokens: a scalar, float32."""
+def relative_error(fit: LayerFit, index: int, parameters: Mapping[str, Tensor], *, held: bool = False) -> Tensor:
+    """|h - h_dense|^2 / |h_dense|^2, in the mean of a batch's tokens, those held back or the others: a scalar, float32."""
     target = fit.targets(index).float()  # [tokens, hidden]
     energy = target.square().mean(1)  # [tokens]
     missed = (fit.outputs(index, parameters).float() - target).square().mean(1)  # [tokens]
     relative = missed / (energy + 1e-6 * energy.mean())
     weights = fit.weights(index)
-    return relative.mean() if weights is None else (relative * weights).sum() / len(weights)
+    return (relative if weights is None else relative * weights)[fit.held_back(index) == held].mean()
 
 
 @torch.enable_grad()

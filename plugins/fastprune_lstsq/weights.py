@@ -41,7 +41,7 @@ class WeightsTuner(Tuner):
     damping: float = option(0.01, help="The least ridge, relative to the mean diagonal of the Gram matrix.")
     held_back: int = option(
         10,
-        help="One of how many samples is held back to choose each ridge on, up to 1,000 times the least; 0: the least.",
+        help="One of how many samples is held back to choose on, such as each ridge, up to 1,000 times the least; 0: none.",
     )
     tokens: Literal["equal", "gradient"] = option(
         "equal", help="How much a token counts: all alike, or by the squared loss gradient at the consumer's output."

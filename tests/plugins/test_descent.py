@@ -36,7 +36,7 @@ def halved() -> tuple[nn.Module, nn.Module, Groups, Batches]:
     return model, student, Groups.resolve(architecture, student), testing.tiny_batches(model, samples=64)
 
 
-def fits(keep_every: int = 2, samples: int = 96) -> list[tuple[LayerFit, dict]]:
+def fits(keep_every: int = 2, samples: int = 96, one_of: int = 10) -> list[tuple[LayerFit, dict]]:
     """What a tuner is shown of a pruned tiny BERT, with what ``descend`` makes of each layer."""
     model = testing.tiny_model("bert")
     architecture = fastprune.architecture_for(model)
@@ -52,14 +52,20 @@ def fits(keep_every: int = 2, samples: int = 96) -> list[tuple[LayerFit, dict]]:
         found.append((fit, new))
         return {}
 
-    reconstruct(model, student, left, batches, lambda g, s, w, b: (w, b), refine=look)
+    held = batches.held_back(one_of) if one_of else None
+    reconstruct(model, student, left, batches, lambda g, s, w, b: (w, b), refine=look, held=held)
     return found
 
 
-def test_the_error_falls_on_batches_that_are_held_back() -> None:
-    for fit, new in fits():
-        held = range(5, len(fit), 10) if len(fit) > 5 else range(len(fit) - 1, len(fit))
-        assert mean_error(fit, held, {**fit.parameters, **new}) < 0.95 * mean_error(fit, held, fit.parameters)
+@pytest.mark.parametrize(
+    ("one_of", "apart"), [(10, 1), (48, 2)]
+)  # of 12 batches and 96 samples: a batch, or two samples
+def test_the_error_falls_on_what_is_held_back(one_of: int, apart: int) -> None:
+    for fit, new in fits(one_of=one_of):
+        held = [index for index in range(len(fit)) if bool(fit.held_back(index).any())]
+        before, after = (mean_error(fit, held, each, held=True) for each in (fit.parameters, {**fit.parameters, **new}))
+        assert len(held) == apart
+        assert after < 0.95 * before
 
 
 def test_what_misses_nothing_is_left_alone() -> None:
@@ -81,10 +87,14 @@ def test_the_relative_error_is_one_where_the_output_is_nothing_and_weights_count
     assert float(relative_error(doubled, 0, {})) == pytest.approx(2.0, rel=1e-4)
 
 
-def test_one_batch_is_enough() -> None:
-    for fit, new in fits(samples=2):
+@pytest.mark.parametrize(("samples", "one_of"), [(1, 10), (2, 10), (2, 0)])
+def test_one_batch_is_enough(samples: int, one_of: int) -> None:
+    for fit, new in fits(samples=samples, one_of=one_of):
         assert len(fit) == 1
-        assert mean_error(fit, [0], {**fit.parameters, **new}) <= mean_error(fit, [0], fit.parameters)
+        held = bool(fit.held_back(0).any())
+        assert held == (one_of > 0 and samples > 1)
+        before, after = (mean_error(fit, [0], each, held=held) for each in (fit.parameters, {**fit.parameters, **new}))
+        assert after <= before
 
 
 @pytest.mark.parametrize("model_type", ["bert", "llama", "bart"])
@@ -103,23 +113,32 @@ def test_layers_are_nearer_to_the_dense_model_than_weights_alone(model_type: str
     assert errors["descent"] < errors["weights"]
 
 
-def test_copies_of_what_is_held_back_are_not_fitted() -> None:
+@pytest.mark.parametrize("one_of", [3, 20])
+def test_nothing_is_fitted_to_what_is_held_back_nor_to_its_copies(one_of: int) -> None:
     model, student, groups, batches = halved()
+    touched: list[tuple[int, torch.Tensor]] = []
     batches = testing.tiny_batches(model, samples=96)
-    shown, seen = recombined(batches, 2), set[int]()
+    held = batches.held_back(one_of)
+    shown, seen = recombined(batches, 2, held=held), set[int]()
 
     class Watched(LayerFit):
         def outputs(self, index, parameters):
-            seen.update([index] if torch.is_grad_enabled() else [])
-            return super().outputs(index, parameters)
+            outputs = super().outputs(index, parameters)
+            if outputs.requires_grad:
+                seen.add(index)
+                outputs.register_hook(lambda gradient: touched.append((index, gradient.abs().sum(1) > 0)))
+            return outputs
 
     def look(fit: LayerFit):
         descend(Watched(**vars(fit)), epochs=1, rate=0.05, originals=len(batches))
         return {}
 
-    reconstruct(model, student, groups, shown, lambda g, s, w, b: (w, b), refine=look)
-    held = set(range(5, len(batches), 10)) or {len(batches) - 1}
-    assert seen == {index for index in range(3 * len(batches)) if index % len(batches) not in held}
+    reconstruct(model, student, groups, shown, lambda g, s, w, b: (w, b), refine=look, held=held * 3)
+    assert seen == {index for index in range(len(shown)) if not bool(held[index % len(batches)].all())}
+    for index, tokens in touched:
+        real = shown.batches[index]["attention_mask"].bool()
+        marks = held[index % len(batches)][:, None].expand(real.shape)[real]
+        assert torch.equal(tokens, ~marks)
 
 
 def test_recombined_texts_bring_few_samples_nearer_on_others() -> None:
