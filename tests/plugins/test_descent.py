@@ -57,10 +57,9 @@ def fits(keep_every: int = 2, samples: int = 96, one_of: int = 10) -> list[tuple
     return found
 
 
-@pytest.mark.parametrize(
-    ("one_of", "apart"), [(10, 1), (48, 2)]
-)  # of 12 batches and 96 samples: a batch, or two samples
+@pytest.mark.parametrize(("one_of", "apart"), [(10, 1), (48, 2)])
 def test_the_error_falls_on_what_is_held_back(one_of: int, apart: int) -> None:
+    """Of 12 batches one, or of 96 samples two, each in a batch of its own."""
     for fit, new in fits(one_of=one_of):
         held = [index for index in range(len(fit)) if bool(fit.held_back(index).any())]
         before, after = (mean_error(fit, held, each, held=True) for each in (fit.parameters, {**fit.parameters, **new}))
