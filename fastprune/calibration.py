@@ -177,6 +177,26 @@ def outputs_of(model: nn.Module, batch: Batch, task: Task | None) -> Any:
     return model(**model_inputs(to_device(batch, next(model.parameters()).device), task))
 
 
+def check_tokens(model: nn.Module, batches: Batches) -> None:
+    """Raise ``DataError`` where a token is none of the model's, as another model's tokenizer would give.
+
+    On a GPU the model itself would end the process.
+    """
+    try:
+        embedding = model.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):  # not every model that sees or hears has any
+        return
+    if not isinstance(embedding, nn.Embedding):
+        return
+    for index, batch in enumerate(batches):
+        tokens = batch.get("input_ids")
+        if tokens is not None and tokens.numel() and int(tokens.max()) >= embedding.num_embeddings:
+            raise DataError(
+                f"Batch {index} has the token {int(tokens.max())}, but the model knows {embedding.num_embeddings}, from 0 on: "
+                "encode the texts with the model's own tokenizer."
+            )
+
+
 def token_limit(model: nn.Module) -> int | None:
     """How many tokens a sample may have for this model; None where its positions have no end.
 
@@ -340,7 +360,9 @@ def _length(sample: Sample) -> int:
 def _checked(batch: Any, index: int) -> dict[str, Tensor]:
     if not isinstance(batch, Mapping) or not batch or not all(isinstance(value, Tensor) for value in batch.values()):
         found = {k: type(v).__name__ for k, v in batch.items()} if isinstance(batch, Mapping) else type(batch).__name__
-        raise DataError(f"Batch {index} must be a mapping of argument names to tensors; got {found}.")
+        raise DataError(
+            f"Batch {index} must be a mapping of argument names to tensors, such as model(**batch) takes; got {found}."
+        )
     sizes = {name: value.shape[0] if value.dim() else None for name, value in batch.items()}
     if len(set(sizes.values())) > 1 or None in sizes.values() or 0 in sizes.values():
         raise DataError(f"All tensors of batch {index} must have the same first dimension, samples; got {sizes}.")

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from fastprune import contracts, portable
 from fastprune.architecture import Architecture
 from fastprune.budgets import Asked, Budget, read_budget
-from fastprune.calibration import Batches, is_dataset, make_batches, to_device, token_limit
+from fastprune.calibration import Batches, check_tokens, is_dataset, make_batches, to_device, token_limit
 from fastprune.capture import frozen
 from fastprune.choosing import choose
 from fastprune.costs import Workload
-from fastprune.errors import DataError
+from fastprune.errors import DataError, ModelError
 from fastprune.experts import open_experts
 from fastprune.groups import Groups
 from fastprune.limits import Limit, Limits, main_cost
@@ -119,6 +120,7 @@ def prune(
     if isinstance(data, (str, Path)) or is_dataset(data):
         data = _read(data, model, task, seed)
     given = model.model if isinstance(model, Pretrained) else model
+    _check_bare(given)
     if isinstance(architecture, str):
         architecture = installed().architecture[architecture]
     architecture = architecture or architecture_for(given)
@@ -127,6 +129,7 @@ def prune(
     batches = Batches.wrap(data, task)
     task = batches.task or task_for(dense.config, type(dense))  # type: ignore[arg-type]
     batches = Batches.wrap(batches, task)
+    check_tokens(dense, batches)
     generator = torch.Generator().manual_seed(seed)
     shared = shared or Shared()
 
@@ -197,6 +200,16 @@ def prune(
         base_model=model.hub_name if isinstance(model, Pretrained) else "",
         history=model.history if isinstance(model, Pretrained) else (),
     )
+
+
+def _check_bare(model: nn.Module) -> None:
+    """Raise ``ModelError`` where something is wrapped around the model, which would hide its layers or compute with others."""
+    kind = type(model).__name__
+    if hasattr(model, "merge_and_unload"):
+        raise ModelError(f"The model is a {kind} with adapters: merge them, and give model.merge_and_unload().")
+    for inside in ("_orig_mod", "module"):
+        if isinstance(getattr(model, inside, None), PreTrainedModel):
+            raise ModelError(f"{kind} is wrapped around the model: give model.{inside}, and wrap what comes back.")
 
 
 def _read(

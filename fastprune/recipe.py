@@ -151,9 +151,7 @@ def _without_use(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read(path: Path) -> str:
     if str(path) in plugins.installed().preset and not path.exists():
-        raise UsageError(
-            f"'{path}' is a preset, not a TOML file: say --preset {path}, or in Python Recipe.of('{path}')."
-        )
+        raise UsageError(f"'{path}' is a preset, not a TOML file: say --preset {path}, or in Python preset='{path}'.")
     check_read(path)
     try:
         return path.read_text(encoding="utf-8")

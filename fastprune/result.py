@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from fastprune import cards, checkpoint, hub, portable, reports
 from fastprune.architecture import Architecture
+from fastprune.figures import rows
 from fastprune.groups import Groups
 from fastprune.masks import Mask
 from fastprune.memory import weight_bytes
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class PruningResult:
-    """A pruned model and its provenance.
+    """A pruned model and its provenance; printed, its figures in a few lines.
 
     Attributes:
         model: The smaller model, in eval mode.
@@ -73,6 +74,17 @@ class PruningResult:
     companions: Mapping[str, bytes] = field(default_factory=dict)
     base_model: str = ""
     history: Sequence[Mapping[str, Any]] = ()
+
+    def __repr__(self) -> str:
+        """What there was, what is left of it, and how much that is, a line each."""
+        lines = [f"{type(self.model).__name__}, pruned:"]
+        for name, before, after, told in rows(self.summary()):
+            change = f"{before} -> {after}" if before else after
+            lines.append(f"{name}: {change}" + (f", {told}" if told else ""))
+        for kind in dict.fromkeys(group.kind for group in self.groups):
+            units, kept = (sum(each[of] for each in self.kept() if each["kind"] == kind) for of in ("units", "kept"))
+            lines.append(f"{kind}: {units} -> {kept} units")
+        return "\n  ".join(lines)
 
     @property
     def parameters_after(self) -> int:

@@ -239,6 +239,51 @@ def test_model_of_an_unknown_family() -> None:
         fastprune.prune(nn.Linear(2, 2), [{"x": torch.ones(1, 2)}], budget=0.5)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch.compile's own
+@pytest.mark.parametrize(("wrap", "inside"), [(torch.compile, "_orig_mod"), (torch.nn.DataParallel, "module")])
+def test_model_with_something_around_it(wrap, inside: str) -> None:
+    model = testing.tiny_model("bert", "ForSequenceClassification")
+    with pytest.raises(ModelError, match=f"is wrapped around the model: give model.{inside}"):
+        fastprune.prune(wrap(model), testing.tiny_batches(model), budget=0.5)
+
+
+def test_model_with_adapters() -> None:
+    model, batches = case()
+    model.merge_and_unload = lambda: model
+    with pytest.raises(ModelError, match=r"merge them, and give model.merge_and_unload\(\)"):
+        fastprune.prune(model, batches, budget=0.5)
+
+
+def test_tokens_of_another_model() -> None:
+    model = testing.tiny_model("bert", "ForSequenceClassification")
+    known = model.config.vocab_size
+    with pytest.raises(DataError, match=f"Batch 1 has the token {known}, but the model knows {known}, from 0 on"):
+        fastprune.prune(model, [{"input_ids": torch.full((2, 3), token)} for token in (known - 1, known)], budget=0.5)
+
+
+@pytest.mark.parametrize("tokens", [1, 20])
+@pytest.mark.parametrize("preset", ["fast", "default", "best"])
+def test_a_single_sample(preset: str, tokens: int) -> None:
+    model = testing.tiny_model("bert", "ForSequenceClassification")
+    batch = {"input_ids": torch.arange(1, 1 + tokens)[None] % model.config.vocab_size, "labels": torch.zeros(1).long()}
+    result = fastprune.prune(model, [batch], budget=0.5, preset=preset)
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in result.model.parameters())
+
+
+def test_result_says_its_figures() -> None:
+    model = testing.tiny_model("bert", "ForSequenceClassification")
+    result = fastprune.prune(model, testing.tiny_batches(model), budget=0.5, bench=False)
+    result.metrics["accuracy"] = 0.75
+    units, kept = (sum(each[of] for each in result.kept() if each["kind"] == "ffn") for of in ("units", "kept"))
+    lines = repr(result).splitlines()
+    assert lines[0] == "BertForSequenceClassification, pruned:"
+    assert lines[1].startswith("  MACs: ")
+    assert lines[1].endswith(f", {result.cost_after / result.cost_before:.0%}")
+    assert "  accuracy: 0.7500" in lines
+    assert lines[-1] == f"  ffn: {units} -> {kept} units"
+    assert len(lines) < 10
+
+
 def test_no_data() -> None:
     model, _ = case()
     with pytest.raises(DataError, match="holds no batches"):

@@ -15,7 +15,7 @@ def sweep(gram: Tensor, weight: Tensor, width: int) -> tuple[Tensor, Tensor]:
     greedy order among the cheapest, whose part of the inverse alone is kept up to date, before the rest is.
 
     Args:
-        gram: H, [features, features] float64, symmetric and positive definite.
+        gram: H, [features, features] float64, symmetric and positive definite but for rounding.
         weight: W, [features, outputs] float64, in a basis in which errors are to be counted alike.
         width: Features a unit.
 
@@ -23,7 +23,7 @@ def sweep(gram: Tensor, weight: Tensor, width: int) -> tuple[Tensor, Tensor]:
         The units in the order in which they go: [units] int64. What each costs as it goes: [units] float64, >= 0.
     """
     units = len(gram) // width
-    inverse, weight = torch.cholesky_inverse(torch.linalg.cholesky(gram)), weight.clone()
+    inverse, weight = torch.cholesky_inverse(_cholesky(gram)), weight.clone()
     places = torch.arange(units, device=gram.device)  # of what is left in the inverse
     there = torch.ones(units, dtype=torch.bool, device=gram.device)
     order, costs = [], []

@@ -56,6 +56,17 @@ def test_the_sweep_is_exact_and_greedy(units: int, width: int, seed: int) -> Non
         before = after[unit]
 
 
+@pytest.mark.parametrize("width", [1, 3])
+def test_what_hardly_varies_is_swept_though_rounding_leaves_it_indefinite(width: int) -> None:
+    gram, weight = problem(12 // width, width, 4, 0)
+    values, vectors = torch.linalg.eigh(gram)
+    values[:3] = -1e-9 * values[-1]
+    order, costs = sweep((vectors * values) @ vectors.T, weight, width)
+    assert sorted(order.tolist()) == list(range(12 // width))
+    assert bool(torch.isfinite(costs).all())
+    assert bool((costs >= 0).all())
+
+
 def test_blocks_of_filters_lose_hardly_more_than_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     gram, weight = problem(300, 1, 20, 0)
     _, blocked = sweep(gram, weight, 1)
