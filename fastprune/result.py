@@ -77,12 +77,14 @@ class PruningResult:
 
     def __repr__(self) -> str:
         """What there was, what is left of it, and how much that is, a line each."""
+        figures = self.summary()
         lines = [f"{type(self.model).__name__}, pruned:"]
-        for name, before, after, told in rows(self.summary()):
+        for name, before, after, told in rows(figures):
             change = f"{before} -> {after}" if before else after
             lines.append(f"{name}: {change}" + (f", {told}" if told else ""))
-        for kind in dict.fromkeys(group.kind for group in self.groups):
-            units, kept = (sum(each[of] for each in self.kept() if each["kind"] == kind) for of in ("units", "kept"))
+        for kind in dict.fromkeys(group["kind"] for group in figures["groups"]):
+            alike = [group for group in figures["groups"] if group["kind"] == kind]
+            units, kept = (sum(group[of] for group in alike) for of in ("units", "kept"))
             lines.append(f"{kind}: {units} -> {kept} units")
         return "\n  ".join(lines)
 
