@@ -83,6 +83,7 @@ from .recipe import strategy as strategy
 from .recombining import recombined as recombined
 from .result import PruningResult as PruningResult
 from .reuse import Shared as Shared
+from .rounding import rounded_products as rounded_products
 from .scores import Scores as Scores
 from .sharing import sharing_copy as sharing_copy
 from .strategies import CostModel as CostModel

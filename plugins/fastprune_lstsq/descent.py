@@ -1,5 +1,6 @@
 """Layer reconstruction: whole layers, one after another, by gradient descent from where least squares left them."""
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -9,7 +10,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastprune import Batches, Groups, LayerFit, Reconstruction, Scores, UsageError, option, recombined
+from fastprune import (
+    Batches,
+    Groups,
+    LayerFit,
+    Reconstruction,
+    Scores,
+    UsageError,
+    option,
+    recombined,
+    rounded_products,
+)
 from fastprune_lstsq.weights import WeightsTuner
 
 SMALL = 1e-4  # of the output's energy: a layer that misses no more is left as it is
@@ -47,6 +58,7 @@ class DescentTuner(WeightsTuner):
     rate: float = option(
         0.05, help="The size of a step, relative to a tensor's root mean square and the root of the layer's error."
     )
+    rounded: bool = option(True, help="Whether steps multiply in bfloat16, where the machine is faster with it.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,14 +75,16 @@ class DescentTuner(WeightsTuner):
     def tune(
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores
     ) -> Reconstruction:
-        refine = partial(descend, epochs=self.epochs, rate=self.rate, originals=len(batches))
+        refine = partial(descend, epochs=self.epochs, rate=self.rate, originals=len(batches), rounded=self.rounded)
         held = self._held(batches)
         shown = recombined(batches, max(self.recombine, math.ceil(self.fill / batches.n_tokens) - 1), held=held)
         held = held and held * (len(shown) // len(batches))
         return self._reconstruct(teacher, student, groups, shown, scores, held=held, refine=refine)
 
 
-def descend(fit: LayerFit, *, epochs: float, rate: float, originals: int) -> Mapping[str, Tensor]:
+def descend(
+    fit: LayerFit, *, epochs: float, rate: float, originals: int, rounded: bool = False
+) -> Mapping[str, Tensor]:
     """Fit the linears of a layer by Adam, a batch a step, with a short warm-up, and average the second half of the steps.
 
     Args:
@@ -80,6 +94,7 @@ def descend(fit: LayerFit, *, epochs: float, rate: float, originals: int) -> Map
         rate: The size of a step, relative to a tensor's root mean square, where the whole output is wrong; where a share e of
             its energy is, sqrt(e) of it.
         originals: How many batches are of the calibration set; those that follow are copies of them, in the same order.
+        rounded: Whether steps multiply in bfloat16 where the device is faster with it; what judges them does not.
 
     Returns:
         The fitted parameters by name, or none: where the error on the samples held back does not fall.
@@ -91,7 +106,7 @@ def descend(fit: LayerFit, *, epochs: float, rate: float, originals: int) -> Map
     steps = round(min(epochs / max(fit.share, 1e-6), MOST) * len(seen))
     if steps < 1 or not old or (error := judged(old)) <= SMALL:
         return {}
-    new = _fitted(fit, seen, steps, rate * min(1.0, math.sqrt(error)))
+    new = _fitted(fit, seen, steps, rate * min(1.0, math.sqrt(error)), rounded)
     best: Parameters = {}
     for way in WAYS:
         between = {name: old[name].lerp(value.to(old[name]), way) for name, value in new.items()}
@@ -120,9 +135,10 @@ def relative_error(fit: LayerFit, index: int, parameters: Mapping[str, Tensor], 
 
 
 @torch.enable_grad()
-def _fitted(fit: LayerFit, seen: Sequence[int], steps: int, rate: float) -> Parameters:
+def _fitted(fit: LayerFit, seen: Sequence[int], steps: int, rate: float, rounded: bool) -> Parameters:
     """The parameters in the mean of the last steps, float32 whatever the layer computes in."""
     old = fit.parameters
+    device = next(iter(old.values())).device
     masters = {name: value.float().clone().requires_grad_(True) for name, value in old.items()}
     sizes = {name: float(value.square().mean().sqrt()) for name, value in old.items()}
     typical = max(sizes.values())
@@ -139,9 +155,10 @@ def _fitted(fit: LayerFit, seen: Sequence[int], steps: int, rate: float) -> Para
         for group, full in zip(adam.param_groups, rates, strict=True):
             group["lr"] = full * min(1.0, (step + 1) / (WARM_UP * steps))
         adam.zero_grad()
-        relative_error(
-            fit, order.pop(), {name: value.to(old[name].dtype) for name, value in masters.items()}
-        ).backward()
+        now = {name: value.to(old[name].dtype) for name, value in masters.items()}
+        with rounded_products(device) if rounded else contextlib.nullcontext():
+            error = relative_error(fit, order.pop(), now)
+        error.backward()
         adam.step()
         if step >= steps - averaged:
             for name, value in masters.items():

@@ -67,6 +67,28 @@ def test_the_error_falls_on_what_is_held_back(one_of: int, apart: int) -> None:
         assert after < 0.95 * before
 
 
+@pytest.mark.parametrize("model_type", ["bert", "gpt2"])
+def test_rounded_steps_lead_to_the_same_place(monkeypatch, model_type: str) -> None:
+    """Whatever this machine has: as one that is faster in bfloat16 computes, and as one that is not."""
+    model = testing.tiny_model(model_type)
+    architecture = fastprune.architecture_for(model)
+    groups = Groups.resolve(architecture, model)
+    mask = Mask({group.name: torch.arange(group.units) % 2 == 0 for group in groups})
+    batches = testing.tiny_batches(model, samples=128)
+    errors, weights = {}, {}
+    for faster, rounded in ((True, True), (True, False), (False, True)):
+        monkeypatch.setattr(fastprune.rounding, "faster_rounded", lambda _, faster=faster: faster)
+        student = materialize(model, groups, mask).eval()
+        left = Groups.resolve(architecture, student)
+        tuner = strategy("tuner", "descent", epochs=4.0, rounded=rounded)
+        tuned = tuner.tune(model, student, left, batches, fastprune.Scores(importance={}))
+        errors[faster, rounded] = hidden_error(model, student, groups, batches)
+        weights[faster, rounded] = torch.cat([weight.flatten() for weight, _ in tuned.values()])
+    assert torch.equal(weights[True, False], weights[False, True])
+    assert not torch.equal(weights[True, True], weights[True, False])
+    assert errors[True, True] == pytest.approx(errors[True, False], rel=0.01)
+
+
 def test_what_misses_nothing_is_left_alone() -> None:
     assert [new for _, new in fits(keep_every=1)] == [{}, {}]
 

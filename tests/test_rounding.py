@@ -1,0 +1,75 @@
+"""Rounded products: linears only, a little off and no more, and only where the machine is faster with them."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from fastprune import rounded_products
+from fastprune.rounding import RoundedProducts, faster_rounded
+
+CPU = torch.device("cpu")
+
+
+def linears() -> list[torch.nn.Module]:
+    torch.manual_seed(0)
+    return [torch.nn.Linear(48, 40), torch.nn.Linear(48, 40, bias=False), Conv1D(40, 48)]
+
+
+def outputs_and_gradients(linear: torch.nn.Module, *, rounded: bool) -> list[torch.Tensor]:
+    x = torch.randn(3, 7, 48, generator=torch.Generator().manual_seed(1)).to(next(linear.parameters()).dtype)
+    x.requires_grad_(True)
+    linear.zero_grad()
+    with RoundedProducts() if rounded else contextlib.nullcontext():
+        y = linear(x)
+    y.square().sum().backward()
+    return [y.detach(), x.grad, *(parameter.grad for parameter in linear.parameters())]
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_what_linears_give_and_their_gradients_are_a_little_off(which: int) -> None:
+    linear = linears()[which]
+    exact, rounded = (outputs_and_gradients(linear, rounded=each) for each in (False, True))
+    for one, other in zip(exact, rounded, strict=True):
+        assert other.dtype == torch.float32
+        assert other.shape == one.shape
+        assert 1e-5 < float((one - other).norm() / one.norm()) < 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_compute_as_ever(dtype: torch.dtype) -> None:
+    for linear in linears():
+        exact, rounded = (outputs_and_gradients(linear.to(dtype), rounded=each) for each in (False, True))
+        assert all(torch.equal(one, other) for one, other in zip(exact, rounded, strict=True))
+
+
+def test_what_is_no_linear_is_exact() -> None:
+    x, y = torch.randn(2, 5, 8, 16, generator=torch.Generator().manual_seed(0))[:, :, None].unbind(0)
+    exact = x @ y.mT, torch.nn.functional.scaled_dot_product_attention(x, y, y)
+    with RoundedProducts():
+        inside = x @ y.mT, torch.nn.functional.scaled_dot_product_attention(x, y, y)
+    assert all(torch.equal(one, other) for one, other in zip(exact, inside, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "faster"),
+    [
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+        ({"avx512_f": True, "avx512_bf16": False}, False),
+        ({}, False),
+    ],
+)
+def test_only_where_the_processor_has_instructions_for_it(monkeypatch, capabilities: dict, faster: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert faster_rounded(CPU) == faster
+    assert isinstance(rounded_products(CPU), RoundedProducts) == faster
+    assert not faster_rounded(torch.device("meta"))
+
+
+def test_a_pytorch_that_cannot_tell_does_not_round(monkeypatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not faster_rounded(CPU)
