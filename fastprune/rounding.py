@@ -42,9 +42,9 @@ class RoundedProducts(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         named = dict(kwargs or {})
-        if func is F.linear and args[0].dtype == torch.float32:
+        if func is F.linear and len(args) > 1 and args[0].dtype == torch.float32:
             return _linear(*args, **named)
-        if func is torch.addmm and not named and args[1].dtype == torch.float32:
+        if func is torch.addmm and len(args) == 3 and not named and args[1].dtype == torch.float32:
             bias, x, weight = args
             return _linear(x, weight.T, bias)
         return func(*args, **named)

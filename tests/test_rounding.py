@@ -46,6 +46,19 @@ def test_other_dtypes_compute_as_ever(dtype: torch.dtype) -> None:
         assert all(torch.equal(one, other) for one, other in zip(exact, rounded, strict=True))
 
 
+def test_arguments_may_be_named() -> None:
+    x, weight, bias = torch.randn(3, 48), torch.randn(40, 48), torch.randn(40)
+    exact = torch.nn.functional.linear(x, weight, bias)
+    with RoundedProducts():
+        for y in (
+            torch.nn.functional.linear(x, weight, bias=bias),
+            torch.nn.functional.linear(input=x, weight=weight, bias=bias),
+            torch.addmm(input=bias, mat1=x, mat2=weight.T),
+            torch.addmm(2 * bias, x, weight.T, beta=0.5),
+        ):
+            torch.testing.assert_close(y, exact, rtol=1e-2, atol=0.1)
+
+
 def test_what_is_no_linear_is_exact() -> None:
     x, y = torch.randn(2, 5, 8, 16, generator=torch.Generator().manual_seed(0))[:, :, None].unbind(0)
     exact = x @ y.mT, torch.nn.functional.scaled_dot_product_attention(x, y, y)
