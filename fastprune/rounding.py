@@ -25,14 +25,14 @@ def faster_rounded(device: torch.device) -> bool:
 def rounded_products(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """While open, linears of float32 multiply in bfloat16, forward and backward, where the device is faster with it.
 
-    What comes in is rounded to 8 significant bits, sums are kept in float32, and everything between the linears stays in
-    float32: an output's error is about a thousandth of its size, and of its energy a millionth.
+    What comes in and what goes out is rounded to 8 significant bits; sums, and everything between the linears, are kept in
+    float32. An output is wrong by a few thousandths of its size, and by about a hundred-thousandth of its energy.
     """
     return RoundedProducts() if faster_rounded(device) else contextlib.nullcontext()
 
 
 class RoundedProducts(TorchFunctionMode):
-    """Linears of float32, and what GPT-2 has in their place, round what they multiply to bfloat16; everywhere."""
+    """While open, linears of float32, and what GPT-2 has in their place, multiply in bfloat16, whatever the device."""
 
     def __torch_function__(
         self,
