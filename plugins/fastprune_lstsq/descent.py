@@ -138,7 +138,7 @@ def relative_error(fit: LayerFit, index: int, parameters: Mapping[str, Tensor], 
 def _fitted(fit: LayerFit, seen: Sequence[int], steps: int, rate: float, rounded: bool) -> Parameters:
     """The parameters in the mean of the last steps, float32 whatever the layer computes in."""
     old = fit.parameters
-    device = next(iter(old.values())).device
+    products = rounded_products(next(iter(old.values())).device) if rounded else contextlib.nullcontext()
     masters = {name: value.float().clone().requires_grad_(True) for name, value in old.items()}
     sizes = {name: float(value.square().mean().sqrt()) for name, value in old.items()}
     typical = max(sizes.values())
@@ -156,7 +156,7 @@ def _fitted(fit: LayerFit, seen: Sequence[int], steps: int, rate: float, rounded
             group["lr"] = full * min(1.0, (step + 1) / (WARM_UP * steps))
         adam.zero_grad()
         now = {name: value.to(old[name].dtype) for name, value in masters.items()}
-        with rounded_products(device) if rounded else contextlib.nullcontext():
+        with products:
             error = relative_error(fit, order.pop(), now)
         error.backward()
         adam.step()
