@@ -60,7 +60,6 @@ from .groups import consumer_of as consumer_of
 from .groups import producers_of as producers_of
 from .hookspecs import hookimpl as hookimpl
 from .hub import push_to_hub as push_to_hub
-from .layerwise import Statistics as Statistics
 from .layerwise import reconstruct as reconstruct
 from .masks import Mask as Mask
 from .materialize import masked as masked
@@ -86,6 +85,7 @@ from .reuse import Shared as Shared
 from .rounding import rounded_products as rounded_products
 from .scores import Scores as Scores
 from .sharing import sharing_copy as sharing_copy
+from .statistics import Statistics as Statistics
 from .strategies import CostModel as CostModel
 from .strategies import MeasuredCost as MeasuredCost
 from .strategies import Pass as Pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,85 +16,32 @@ from fastprune.fitting import LayerFit
 from fastprune.groups import Group, Groups, consumer_of
 from fastprune.linears import as_linear, as_lying, linear_at
 from fastprune.materialize import set_linear
-from fastprune.moments import add_second_moment, mirrored
 from fastprune.progress import track
 from fastprune.replaying import Replay, replayable, replaying
+from fastprune.statistics import Statistics
 from fastprune.strategies import Reconstruction
 from fastprune.tasks import Batch
 from fastprune.teacher import states_of
 
-
-@dataclass
-class Statistics:
-    """Weighted sums over the calibration tokens, of one consumer's input x and of the error e that it is to repair.
-
-    e = teacher's residual stream after the sublayer - student's: what must be added to the consumer's output so that
-    the stream is the dense model's again, errors made below included (METHOD 4: D - Y_student). All float64.
-
-    Attributes:
-        weight: Sum of the token weights.
-        inputs: Sum of x: [features].
-        errors: Sum of e: [hidden].
-        upper: Sum of x x', of which nothing left of the diagonal counts: [features, features].
-        cross: Sum of x e': [features, hidden].
-        energy: Sum of e'e.
-        held: The same of the tokens held back, which the sums above leave out; None: none are.
-    """
-
-    weight: Tensor
-    inputs: Tensor
-    errors: Tensor
-    upper: Tensor
-    cross: Tensor
-    energy: Tensor
-    held: Statistics | None = None
-
-    @property
-    def gram(self) -> Tensor:
-        """Sum of x x': [features, features]."""
-        return mirrored(self.upper)
-
-    @staticmethod
-    def zeros(features: int, hidden: int, device: torch.device) -> Statistics:
-        def zeros(*size: int) -> Tensor:
-            return torch.zeros(size, dtype=torch.float64, device=device)
-
-        return Statistics(
-            weight=zeros(),
-            inputs=zeros(features),
-            errors=zeros(hidden),
-            upper=zeros(features, features),
-            cross=zeros(features, hidden),
-            energy=zeros(),
-        )
-
-    @property
-    def whole(self) -> Statistics:
-        """The sums of all tokens, of which none are held back."""
-        if self.held is None:
-            return self
-        names = [field.name for field in fields(self) if field.name != "held"]
-        return Statistics(**{name: getattr(self, name) + getattr(self.held, name) for name in names})
-
-    def add(self, x: Tensor, e: Tensor, weights: Tensor | None, held: Tensor | None = None) -> None:
-        """Add tokens: x [tokens, features], e [tokens, hidden], weights [tokens], and which are held back [tokens]."""
-        if held is not None and bool(held.any()):
-            self.held = self.held or Statistics.zeros(len(self.inputs), len(self.errors), self.inputs.device)
-            for part, rows in ((self.held, held), (self, ~held)):
-                if bool(rows.any()):
-                    part.add(x[rows], e[rows], None if weights is None else weights[rows])
-            return
-        x, e = x.float(), e.float()
-        weighted_x, weighted_e = (x, e) if weights is None else (x * weights[:, None], e * weights[:, None])
-        self.weight += len(x) if weights is None else weights.double().sum()
-        self.inputs += weighted_x.sum(0)
-        self.errors += weighted_e.sum(0)
-        add_second_moment(self.upper, x, weighted_x)
-        self.cross += x.T @ weighted_e
-        self.energy += (e * weighted_e).sum()
-
-
 TokenWeights = Mapping[str, tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The calibration set, how much its tokens count by the group, and which of its samples are held back."""
+
+    batches: Batches
+    token_weights: TokenWeights | None
+    held: Sequence[Tensor] | None
+
+    def weights(self, group: Group) -> tuple[Tensor, ...] | None:
+        """How much each token counts in a group, one [samples, tokens] for each batch; None: all alike."""
+        return self.token_weights[group.name] if self.token_weights else None
+
+    def held_back(self, index: int) -> Tensor | None:
+        """Which samples of a batch are held back [samples]; None: none are."""
+        return None if self.held is None else self.held[index]
+
 
 Solve = Callable[[Group, Statistics, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 """From a group's statistics and its consumer's weight [hidden, features] and bias [hidden] to the new ones."""
@@ -147,15 +94,14 @@ def reconstruct(
         The solved weight and bias of each group's consumer, and of the producers that were corrected or refined.
     """
     reconstruction: Reconstruction = {}
+    samples = _Samples(batches, token_weights, held)
     with frozen(teacher), frozen(student):
         for stack in groups.stacks():
             paths = [layer for layer, _ in stack.layers()]
             if in_turn(layer_outputs(teacher, paths, batches), paths):
-                _solve_in_turn(
-                    teacher, student, stack, batches, solve, correct, refine, token_weights, held, reconstruction
-                )
+                _solve_in_turn(teacher, student, stack, samples, solve, correct, refine, reconstruction)
             else:
-                _solve_whole(teacher, student, stack, batches, solve, token_weights, held, reconstruction)
+                _solve_whole(teacher, student, stack, samples, solve, reconstruction)
     return reconstruction
 
 
@@ -163,15 +109,14 @@ def _solve_in_turn(
     teacher: nn.Module,
     student: nn.Module,
     groups: Groups,
-    batches: Batches,
+    samples: _Samples,
     solve: Solve,
     correct: Correct | None,
     refine: Refine | None,
-    token_weights: TokenWeights | None,
-    held: Sequence[Tensor] | None,
     reconstruction: Reconstruction,
 ) -> None:
     """Solve layers that run one after another, once each; the stacks before them run as they are by now."""
+    batches = samples.batches
     layers = groups.layers()
     paths = [layer for layer, _ in layers]
     calls, own = layer_calls(teacher, paths, batches), layer_calls(student, paths, batches)
@@ -186,11 +131,10 @@ def _solve_in_turn(
         with _Layer(student, path, called, pruned) as layer:
             for group in members:
                 for first, producers in streams.get(group.name, {}).items():
-                    seen = _input_statistics(layer, group, first, entering.pop(first), batches, held)
+                    seen = _input_statistics(layer, group, first, entering.pop(first), samples)
                     if correct and float(seen.energy) > 0:
                         reconstruction |= _corrected(student, producers, seen, correct)
-                weights = token_weights[group.name] if token_weights else None
-                statistics, features = _statistics(layer, group, targets.pop(group.name), batches, weights, held)
+                statistics, features = _statistics(layer, group, targets.pop(group.name), samples)
                 reconstruction[group.consumer] = _solved(student, group, statistics, solve)
                 if group is not (members[-1] if refine else last):
                     layer.settle(group, features)
@@ -199,8 +143,8 @@ def _solve_in_turn(
         if refine:
             module = student.get_submodule(path)
             share = _size(module) / _size(teacher.get_submodule(path))
-            weights = token_weights[members[-1].name] if token_weights else None
-            fit = LayerFit(path, module, members, called, pruned, dense, batches, share, weights, held)
+            weights = samples.weights(members[-1])
+            fit = LayerFit(path, module, members, called, pruned, dense, batches, share, weights, samples.held)
             reconstruction |= _refined(student, fit, refine)
             if depth + 1 < len(layers):
                 pruned = [call.run(module, hidden) for call, hidden in zip(called, pruned, strict=True)]
@@ -246,16 +190,19 @@ def _solve_whole(
     teacher: nn.Module,
     student: nn.Module,
     groups: Groups,
-    batches: Batches,
+    samples: _Samples,
     solve: Solve,
-    token_weights: TokenWeights | None,
-    held: Sequence[Tensor] | None,
     reconstruction: Reconstruction,
 ) -> None:
     """Solve groups whose layers run several times, for all uses at once: each from whole forward passes of both models."""
     for group in track(groups.items, "tuning"):
         statistics = whole_statistics(
-            teacher, student, Groups((group,)), batches, token_weights=token_weights, held=held
+            teacher,
+            student,
+            Groups((group,)),
+            samples.batches,
+            token_weights=samples.token_weights,
+            held=samples.held,
         )
         reconstruction[group.consumer] = _solved(student, group, statistics[group.name], solve)
 
@@ -314,12 +261,12 @@ def _streams_into(
 
 
 def _input_statistics(
-    layer: _Layer, group: Group, producer: str, targets: list[Tensor], batches: Batches, held: Sequence[Tensor] | None
+    layer: _Layer, group: Group, producer: str, targets: list[Tensor], samples: _Samples
 ) -> Statistics:
     """Run the student's layer up to a producer, and sum what it sees against what the dense model's sees more."""
     width = targets[0].shape[-1]
     statistics = Statistics.zeros(width, width, targets[0].device)
-    for index, (target, batch) in enumerate(zip(targets, batches, strict=True)):
+    for index, (target, batch) in enumerate(zip(targets, samples.batches, strict=True)):
         inputs: list[Tensor] = []
 
         def stop(value: Tensor, inputs: list[Tensor] = inputs) -> None:
@@ -328,7 +275,8 @@ def _input_statistics(
 
         with contextlib.suppress(Stop), tap_entering(layer.student, producer, stop):
             layer.run(index)
-        rows = None if held is None else real_rows(by_token(held[index], inputs[0]), group, batch)[:, 0]
+        held = samples.held_back(index)
+        rows = None if held is None else real_rows(by_token(held, inputs[0]), group, batch)[:, 0]
         statistics.add(real_rows(inputs[0], group, batch), real_rows(target - inputs[0], group, batch), None, rows)
     return statistics
 
@@ -414,12 +362,7 @@ def _add(
 
 
 def _statistics(
-    layer: _Layer,
-    group: Group,
-    targets: list[Tensor],
-    batches: Batches,
-    weights: tuple[Tensor, ...] | None,
-    held: Sequence[Tensor] | None,
+    layer: _Layer, group: Group, targets: list[Tensor], samples: _Samples
 ) -> tuple[Statistics, list[Tensor]]:
     """Run the student's layer up to the group, and sum what its consumer sees against what the stream lacks.
 
@@ -428,8 +371,8 @@ def _statistics(
     """
     consumer = consumer_of(layer.student, group)
     statistics = Statistics.zeros(consumer.in_features, consumer.out_features, targets[0].device)
-    features = []
-    for index, batch in enumerate(batches):
+    features, weights = [], samples.weights(group)
+    for index, batch in enumerate(samples.batches):
         inputs: list[Entering] = []
         stream: list[Tensor] = []
 
@@ -451,7 +394,7 @@ def _statistics(
                 seen,
                 targets[index] - stream[0],
                 weights[index] if weights else None,
-                held[index] if held else None,
+                samples.held_back(index),
             )
             features.append(seen[0])
     return statistics, features

@@ -24,9 +24,10 @@ from fastprune.errors import FastpruneError
 from fastprune.experts import open_experts
 from fastprune.gradients import collect_gradients, unit_gradients
 from fastprune.groups import Group, Groups, consumer_of
-from fastprune.layerwise import Statistics, reconstruct, whole_statistics
+from fastprune.layerwise import reconstruct, whole_statistics
 from fastprune.masks import Mask
 from fastprune.materialize import masked, materialize
+from fastprune.statistics import Statistics
 from fastprune.tasks import Task
 from fastprune.teacher import DenseStates, keeping
 from fastprune.testing.comparing import all_outputs, furthest_apart, same_tensors
