@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,30 +18,11 @@ from fastprune.linears import as_linear, as_lying, linear_at
 from fastprune.materialize import set_linear
 from fastprune.progress import track
 from fastprune.replaying import Replay, replayable, replaying
+from fastprune.samples import Samples, TokenWeights
 from fastprune.statistics import Statistics
 from fastprune.strategies import Reconstruction
 from fastprune.tasks import Batch
 from fastprune.teacher import states_of
-
-TokenWeights = Mapping[str, tuple[Tensor, ...]]
-
-
-@dataclass(frozen=True)
-class _Samples:
-    """The calibration set, how much its tokens count by the group, and which of its samples are held back."""
-
-    batches: Batches
-    token_weights: TokenWeights | None
-    held: Sequence[Tensor] | None
-
-    def weights(self, group: Group) -> tuple[Tensor, ...] | None:
-        """How much each token counts in a group, one [samples, tokens] for each batch; None: all alike."""
-        return self.token_weights[group.name] if self.token_weights else None
-
-    def held_back(self, index: int) -> Tensor | None:
-        """Which samples of a batch are held back [samples]; None: none are."""
-        return None if self.held is None else self.held[index]
-
 
 Solve = Callable[[Group, Statistics, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 """From a group's statistics and its consumer's weight [hidden, features] and bias [hidden] to the new ones."""
@@ -66,6 +47,7 @@ def reconstruct(
     refine: Refine | None = None,
     token_weights: TokenWeights | None = None,
     held: Sequence[Tensor] | None = None,
+    tokens_per_feature: float | None = None,
 ) -> Reconstruction:
     """Solve the student's consumers one after another, each on the inputs that the solved ones below it give.
 
@@ -89,17 +71,22 @@ def reconstruct(
         token_weights: By the name of the group, one [samples, tokens] for each batch; None: all tokens count alike.
         held: Which samples are held back, one [samples] bool for each batch: those that ``Statistics.held`` are of, and
             that a ``refine`` is to be judged on; None: none are.
+        tokens_per_feature: About how many tokens the least squares of a layer see for each feature of the widest of them,
+            evenly from all batches: their cost grows with the tokens, and little is gained by more. None: all. So do those
+            of layers that run several times in a pass, or in which a group sees only some tokens. A ``refine`` is shown all.
 
     Returns:
         The solved weight and bias of each group's consumer, and of the producers that were corrected or refined.
     """
     reconstruction: Reconstruction = {}
-    samples = _Samples(batches, token_weights, held)
+    samples = Samples(batches, token_weights, held)
     with frozen(teacher), frozen(student):
         for stack in groups.stacks():
             paths = [layer for layer, _ in stack.layers()]
             if in_turn(layer_outputs(teacher, paths, batches), paths):
-                _solve_in_turn(teacher, student, stack, samples, solve, correct, refine, reconstruction)
+                _solve_in_turn(
+                    teacher, student, stack, samples, solve, correct, refine, tokens_per_feature, reconstruction
+                )
             else:
                 _solve_whole(teacher, student, stack, samples, solve, reconstruction)
     return reconstruction
@@ -109,10 +96,11 @@ def _solve_in_turn(
     teacher: nn.Module,
     student: nn.Module,
     groups: Groups,
-    samples: _Samples,
+    samples: Samples,
     solve: Solve,
     correct: Correct | None,
     refine: Refine | None,
+    tokens_per_feature: float | None,
     reconstruction: Reconstruction,
 ) -> None:
     """Solve layers that run one after another, once each; the stacks before them run as they are by now."""
@@ -128,26 +116,35 @@ def _solve_in_turn(
         first_ones = [first for found in streams.values() for first in found]
         targets, entering, dense = states.layer(teacher, path, members, first_ones, here, dense)
         called = [batch_calls[depth] for batch_calls in own]
-        with _Layer(student, path, called, pruned) as layer:
+        shown = samples.enough(members, pruned, tokens_per_feature)
+        part, ran = samples.only(shown), dict[int, Tensor]()
+        with _Layer(student, path, _at(shown, called), _at(shown, pruned)) as layer:
             for group in members:
                 for first, producers in streams.get(group.name, {}).items():
-                    seen = _input_statistics(layer, group, first, entering.pop(first), samples)
+                    seen = _input_statistics(layer, group, first, _at(shown, entering.pop(first)), part)
                     if correct and float(seen.energy) > 0:
                         reconstruction |= _corrected(student, producers, seen, correct)
-                statistics, features = _statistics(layer, group, targets.pop(group.name), samples)
+                statistics, features = _statistics(layer, group, _at(shown, targets.pop(group.name)), part)
                 reconstruction[group.consumer] = _solved(student, group, statistics, solve)
                 if group is not (members[-1] if refine else last):
                     layer.settle(group, features)
             if depth + 1 < len(layers) and not refine:
-                pruned = [layer.run(index) for index in range(len(batches))]
+                ran = {place: layer.run(index) for index, place in enumerate(shown)}
+        module = student.get_submodule(path)
         if refine:
-            module = student.get_submodule(path)
             share = _size(module) / _size(teacher.get_submodule(path))
             weights = samples.weights(members[-1])
             fit = LayerFit(path, module, members, called, pruned, dense, batches, share, weights, samples.held)
             reconstruction |= _refined(student, fit, refine)
-            if depth + 1 < len(layers):
-                pruned = [call.run(module, hidden) for call, hidden in zip(called, pruned, strict=True)]
+        if depth + 1 < len(layers):
+            pruned = [
+                ran[place] if place in ran else call.run(module, hidden)
+                for place, (call, hidden) in enumerate(zip(called, pruned, strict=True))
+            ]
+
+
+def _at(places: Sequence[int], values: Sequence[Any]) -> list[Any]:
+    return [values[place] for place in places]
 
 
 class _Layer:
@@ -190,7 +187,7 @@ def _solve_whole(
     teacher: nn.Module,
     student: nn.Module,
     groups: Groups,
-    samples: _Samples,
+    samples: Samples,
     solve: Solve,
     reconstruction: Reconstruction,
 ) -> None:
@@ -261,7 +258,7 @@ def _streams_into(
 
 
 def _input_statistics(
-    layer: _Layer, group: Group, producer: str, targets: list[Tensor], samples: _Samples
+    layer: _Layer, group: Group, producer: str, targets: list[Tensor], samples: Samples
 ) -> Statistics:
     """Run the student's layer up to a producer, and sum what it sees against what the dense model's sees more."""
     width = targets[0].shape[-1]
@@ -362,7 +359,7 @@ def _add(
 
 
 def _statistics(
-    layer: _Layer, group: Group, targets: list[Tensor], samples: _Samples
+    layer: _Layer, group: Group, targets: list[Tensor], samples: Samples
 ) -> tuple[Statistics, list[Tensor]]:
     """Run the student's layer up to the group, and sum what its consumer sees against what the stream lacks.
 

@@ -49,13 +49,19 @@ class WeightsTuner(Tuner):
 
     producers: bool = option(True, help="Whether producers take up what the stream below them lacks.")
     producer_damping: float = option(0.01, help="The same of what producers see.")
+    tokens_per_feature: float = option(
+        32.0,
+        help="About how many tokens each feature of a layer's widest regression has, where there are more; 0: all.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.held_back < 0 or self.held_back == 1 or min(self.damping, self.producer_damping) < 0:
+        least = min(self.damping, self.producer_damping, self.tokens_per_feature)
+        if self.held_back < 0 or self.held_back == 1 or least < 0:
             raise UsageError(
-                f"The tuner '{self.name}' holds back 0 samples, or one of 2 or more, and takes a damping of 0 or more; got "
-                f"held_back={self.held_back}, damping={self.damping:g}, producer_damping={self.producer_damping:g}."
+                f"The tuner '{self.name}' holds back 0 samples, or one of 2 or more, and takes a damping and tokens_per_feature "
+                f"of 0 or more; got held_back={self.held_back}, damping={self.damping:g}, "
+                f"producer_damping={self.producer_damping:g}, tokens_per_feature={self.tokens_per_feature:g}."
             )
 
     @property
@@ -89,6 +95,7 @@ class WeightsTuner(Tuner):
             refine=refine,
             token_weights=_repeated(scores, len(batches)) if self.tokens == "gradient" else None,
             held=held,
+            tokens_per_feature=self.tokens_per_feature or None,
         )
 
     def _held(self, batches: Batches) -> tuple[Tensor, ...] | None:

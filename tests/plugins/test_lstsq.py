@@ -161,14 +161,39 @@ def test_few_samples_are_met_better_with_a_ridge_chosen_on_some() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"held_back": 1}, {"held_back": -1}, {"damping": -0.1}, {"producer_damping": -1.0}]
+    "options",
+    [{"held_back": 1}, {"held_back": -1}, {"damping": -0.1}, {"producer_damping": -1.0}, {"tokens_per_feature": -1.0}],
 )
 @pytest.mark.parametrize("name", ["weights", "descent"])
 def test_options_out_of_range_are_said(name: str, options: dict[str, float]) -> None:
     with pytest.raises(
-        UsageError, match=f"'{name}' holds back 0 samples, or one of 2 or more, and takes a damping of 0"
+        UsageError, match=f"'{name}' holds back 0 samples, or one of 2 or more, and takes a damping and"
     ):
         strategy("tuner", name, **options)
+
+
+@pytest.mark.parametrize("name", ["weights", "descent"])
+def test_enough_tokens_are_shown_and_all_where_all_are_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = testing.tiny_model("bert")
+    groups = Groups.resolve(architecture_for(model), model)
+    batches = testing.tiny_batches(model, samples=64, batch_size=4)
+    counts: dict[float, float] = {}
+    for tokens_per_feature in (0.0, 1e6, 2.0):
+        student = materialize(model, groups, Mask({g.name: torch.arange(g.units) % 2 == 0 for g in groups})).eval()
+        left = Groups.resolve(architecture_for(student), student)
+        tuner = strategy("tuner", name, tokens_per_feature=tokens_per_feature, held_back=0)
+        shown: list[float] = []
+
+        def see(statistics: Statistics, *arguments: object, shown: list[float] = shown) -> tuple[Tensor, Tensor | None]:
+            shown.append(float(statistics.weight))
+            return ridge(statistics, *arguments)
+
+        monkeypatch.setattr("fastprune_lstsq.weights.ridge", see)
+        tuner.draft().tune(model, student, left, batches, Scores(importance={}))
+        counts[tokens_per_feature] = max(shown)
+    widest = max(max(group.features, group.hidden) for group in left)
+    assert counts[0.0] == counts[1e6] == batches.n_tokens
+    assert 2 * widest * 0.8 < counts[2.0] < min(2 * widest * 1.3, 0.8 * batches.n_tokens)
 
 
 def test_infinite_ridge_is_the_bias_alone() -> None:
