@@ -99,9 +99,11 @@ class Batches:
         held = (torch.arange(1, self.n_samples + 1) % period == 0) & (period > 1)
         return torch.split(held, list(self.sizes))
 
-    def step(self, share: float, fewest: int) -> int:
-        """One of how many batches makes this share of the samples, and about as many as ``fewest`` at least: 1 or more."""
-        return max(1, min(round(1 / share), self.n_samples // fewest))
+    def step(self, share: float, fewest: int, most: int) -> int:
+        """One of how many batches makes this share of the samples, about as many as ``fewest`` at least and, but for a share of
+        1, as ``most`` at most: 1 or more.
+        """
+        return max(1, min(round(1 / share), self.n_samples // fewest), self.n_samples // most if share < 1.0 else 1)
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from fastprune.tasks import Task
 
 log = logging.getLogger(__name__)
 
-FEWEST, MOST = 128, 512  # samples, about, that drafts are tuned on; with less than twice the fewest, half
+FEWEST, MOST = 128, 256  # samples, about, that drafts are tuned on; with less than twice the fewest, half
 SPARSE = 0.2  # of a group's units left, in the mean: drafts of fewer misjudge on few samples, cost less, and see the more of them
 PARTS = 8  # at most, of those that they are compared on, to see how much chance there is in a comparison
 SMALLEST = 8  # samples of a part
@@ -132,7 +132,7 @@ def _left(mask: Mask) -> float:
 def _step(batches: Batches, share: float, left: float) -> int:
     """Drafts are tuned on one of so many batches."""
     share = min(0.5, share * max(1.0, SPARSE / max(left, 1e-3)))
-    return min(max(batches.n_samples // MOST, batches.step(share, FEWEST), 2), len(batches))
+    return min(max(batches.step(share, FEWEST, MOST), 2), len(batches))
 
 
 def _looks(step: int) -> list[int]:

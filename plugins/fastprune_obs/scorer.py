@@ -26,7 +26,10 @@ from fastprune import (
 )
 from fastprune_obs.surgeon import sweep
 
-FEWEST = 128  # samples, about, that G is made of; all where the calibration set has fewer than twice as many
+FEWEST, MOST = (
+    128,
+    256,
+)  # samples, about, that G is made of; all where the calibration set has less than twice the fewest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,8 @@ class OBSScorer(Scorer):
     max_tokens: int = option(32768, help="About how many tokens C is made of; all where the calibration set has fewer.")
     gradient_share: float = option(
         0.25,
-        help="The part of the calibration set that G is made of; all where gradients are needed of every sample.",
+        help="The part of the calibration set that G is made of, up to about 256 samples; 1, or where gradients are needed of "
+        "every sample: all.",
     )
 
     def __post_init__(self) -> None:
@@ -91,7 +95,7 @@ class OBSScorer(Scorer):
             by_gradient=self.tokens == "gradient",
             generator=generator,
         )
-        step = batches.step(self.gradient_share, FEWEST)
+        step = batches.step(self.gradient_share, FEWEST, MOST)
         part = batches.only(range(0, len(batches), step))
         grads, token_weights = collect_gradients(model, groups, part, self.labels, generator, watch=moments.watch)
         moments.run(batches.only(place for place in range(len(batches)) if place % step))

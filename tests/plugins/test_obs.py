@@ -154,10 +154,13 @@ def test_tokens_are_drawn_evenly(scored) -> None:
         assert torch.allclose(every.gradients, sums[1][name].gradients)
 
 
-@pytest.mark.parametrize("share", [1.0, 0.25])
-def test_a_share_of_the_losses_runs_backward(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("share", "most", "part"), [(1.0, 8, 1.0), (0.25, 256, 0.25), (0.5, 8, 0.25)])
+def test_a_share_of_the_losses_runs_backward(
+    share: float, most: int, part: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the whole calibration set four times over, a quarter of it says what all of it does."""
     monkeypatch.setattr("fastprune_obs.scorer.FEWEST", 4)
+    monkeypatch.setattr("fastprune_obs.scorer.MOST", most)
     model = testing.tiny_model("bert", "ForSequenceClassification")
     groups = Groups.resolve(architecture_for(model), model)
     batches = testing.tiny_batches(model, samples=8, batch_size=4)
@@ -173,7 +176,7 @@ def test_a_share_of_the_losses_runs_backward(share: float, monkeypatch: pytest.M
     scorer = strategy("scorer", "obs", labels="dataset", gradient_share=share)
     sizes.clear()
     scores = scorer.score(model, groups, fourfold, torch.Generator().manual_seed(0))
-    assert len(sizes) == share * len(fourfold)
+    assert len(sizes) == part * len(fourfold)
     for group in groups:
         torch.testing.assert_close(scores.damage[group.name], expected.damage[group.name], rtol=1e-4, atol=1e-12)
     assert (scores.grads is None) == (scores.token_weights is None) == (share < 1.0)
