@@ -26,10 +26,7 @@ from fastprune import (
 )
 from fastprune_obs.surgeon import sweep
 
-FEWEST, MOST = (
-    128,
-    256,
-)  # samples, about, that G is made of; all where the calibration set has less than twice the fewest
+FEWEST, MOST = 128, 256  # samples, about, that G is made of; with less than twice the fewest, all
 
 
 @dataclass(frozen=True, kw_only=True)
