@@ -13,11 +13,11 @@ from fastprune.samples import Samples
 MODEL_TYPES = ("bert", "llama", "t5", "vit", "wav2vec2")
 
 
-def pruned(model_type: str = "bert", of: int = 2, **changes: int):
-    """A dense model, what one of so many of its units leave, and data of eight batches."""
-    model = testing.tiny_model(model_type, "Model", **changes)
+def pruned(model_type: str = "bert"):
+    """A dense model, what half of its units leave, and data of eight batches."""
+    model = testing.tiny_model(model_type, "Model")
     groups = Groups.resolve(fastprune.architecture_for(model), model)
-    student = fastprune.materialize(model, groups, Mask({g.name: torch.arange(g.units) % of == 0 for g in groups}))
+    student = fastprune.materialize(model, groups, Mask({g.name: torch.arange(g.units) % 2 == 0 for g in groups}))
     left = Groups.resolve(fastprune.architecture_for(student), student)
     return model, student, left, testing.tiny_batches(model, samples=16, batch_size=2)
 

@@ -166,9 +166,8 @@ def test_few_samples_are_met_better_with_a_ridge_chosen_on_some() -> None:
 )
 @pytest.mark.parametrize("name", ["weights", "descent"])
 def test_options_out_of_range_are_said(name: str, options: dict[str, float]) -> None:
-    with pytest.raises(
-        UsageError, match=f"'{name}' holds back 0 samples, or one of 2 or more, and takes a damping and"
-    ):
+    says = f"'{name}' holds back 0 samples, or one of 2 or more, and takes a damping and tokens_per_feature of 0"
+    with pytest.raises(UsageError, match=says):
         strategy("tuner", name, **options)
 
 
