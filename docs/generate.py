@@ -13,8 +13,9 @@ import click
 import jupytext
 from click.testing import CliRunner
 
-from fastprune import Architecture, Block, Producer, catalogue, hookspecs, plugins
-from fastprune.cli import main
+from fastprune import Architecture, Block, Producer
+from fastprune.cli.main import main
+from fastprune.registry import catalogue, hookspecs, loading
 
 REFERENCE = Path(__file__).parent / "reference.md"
 FAMILIES = Path(__file__).parent / "architectures.md"
@@ -75,7 +76,7 @@ def architectures() -> str:
 
 def family_table() -> str:
     """A row for each architecture that comes with fastprune."""
-    registry = plugins.installed().architecture
+    registry = loading.installed().architecture
     rows = ["| family | plugin | `model_type` | units |", "|---|---|---|---|"]
     for name in registry:
         architecture, plugin = registry[name], registry.entry(name).plugin

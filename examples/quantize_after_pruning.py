@@ -15,9 +15,9 @@ from typing import Any
 from onnxruntime.quantization import quantize_dynamic
 
 import fastprune
-from fastprune.benching import bench_exported
-from fastprune.evaluation import EVALUATION_SPLITS
-from fastprune.onnx_models import ONNX_FILE, OnnxModel
+from fastprune.exporting.onnx_models import ONNX_FILE, OnnxModel
+from fastprune.measuring.evaluation import EVALUATION_SPLITS
+from fastprune.measuring.side_by_side import bench_exported
 
 
 def main(dense: str, pruned: str, test: str, batch_size: str = "1", seq_len: str = "64") -> None:

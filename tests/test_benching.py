@@ -23,8 +23,8 @@ from fastprune import (
     strategy,
     testing,
 )
-from fastprune.cli import main
-from fastprune.memory import peak_bytes, weight_bytes
+from fastprune.cli.main import main
+from fastprune.measuring.memory import peak_bytes, weight_bytes
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

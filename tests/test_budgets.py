@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fastprune import BudgetError, CostTable, Scores, strategy
-from fastprune.budgets import Asked, read_budget
-from fastprune.limits import Limit, Limits
+from fastprune.strategies.budgets import Asked, read_budget
+from fastprune.strategies.limits import Limit, Limits
 
 
 def test_readings() -> None:

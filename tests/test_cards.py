@@ -13,7 +13,7 @@ from matplotlib.image import imread
 
 import fastprune
 from fastprune import CheckpointError, testing
-from fastprune.cards import kept_picture
+from fastprune.reports.cards import kept_picture
 
 
 @pytest.fixture
@@ -73,8 +73,8 @@ def test_uploading(small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         done.update(options, name=name)
         return Repository(f"https://hub/{name}")
 
-    monkeypatch.setattr("fastprune.hub.HfApi.create_repo", create)
-    monkeypatch.setattr("fastprune.hub.HfApi.upload_folder", lambda self, **options: done.update(options))
+    monkeypatch.setattr("fastprune.models.hub.HfApi.create_repo", create)
+    monkeypatch.setattr("fastprune.models.hub.HfApi.upload_folder", lambda self, **options: done.update(options))
     assert fastprune.push_to_hub(small, "owner/small", private=True) == "https://hub/owner/small"
     assert done["private"] is True
     assert done["folder_path"] == str(small)

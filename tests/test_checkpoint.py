@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import fastprune
-from fastprune import CheckpointError, Groups, Mask, ModelError, checkpoint, testing
+from fastprune import CheckpointError, Groups, Mask, ModelError, testing
+from fastprune.models import checkpoint
 
 
 def pruned(model_type: str = "bert", head: str = "ForSequenceClassification", *, empty: bool = True, **config: Any):
@@ -87,7 +88,7 @@ def test_manifest(tmp_path: Path) -> None:
 
 def test_loading_needs_no_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path)
-    monkeypatch.setattr("fastprune.plugins.installed", lambda: 1 / 0)
+    monkeypatch.setattr("fastprune.registry.loading.installed", lambda: 1 / 0)
     assert fastprune.load(path).bert.encoder.layer[0].intermediate.dense.out_features == 32
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from fastprune import Batches, Mask, Scores, Task, choosing, fidelity, testing
-from fastprune.choosing import choose
+from fastprune import Batches, Mask, Scores, Task, fidelity, testing
+from fastprune.pipeline import choosing
+from fastprune.pipeline.choosing import choose
 
 
 @pytest.fixture

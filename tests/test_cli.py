@@ -17,8 +17,8 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import catalogue
-from fastprune.cli import main
+from fastprune.cli.main import main
+from fastprune.registry import catalogue
 
 Run = Callable[..., click.testing.Result]
 
@@ -135,7 +135,7 @@ def test_what_can_be_told_at_once_is_told_before_torch_is_imported(tiny_data: Pa
         ("demo", "--budget", 2, *out),
     ]
     code = (
-        "import sys, json, click\nfrom fastprune.cli import main\n"
+        "import sys, json, click\nfrom fastprune.cli.main import main\n"
         "for arguments in json.loads(sys.argv[1]):\n"
         "    try: main(arguments)\n"
         "    except SystemExit as stop: print(stop.code)\n"
@@ -235,7 +235,7 @@ def test_ctrl_c_in_the_middle_of_a_sweep(tiny_checkpoint: Path, tiny_data: Path,
     asked = ["sweep", tiny_checkpoint, "--data", tiny_data, "--eval-data", tiny_data, "--output", folder]
     more = ["--seeds", ",".join(map(str, range(300))), "--recipes", "default,paper"]
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also where tests run in the background
-    start = f"{heard}; from fastprune.cli import main; main()"
+    start = f"{heard}; from fastprune.cli.main import main; main()"
     command = [sys.executable, "-c", start, *map(str, asked), *more]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)

@@ -12,8 +12,9 @@ import torch
 
 import fastprune
 from clocks import counted
-from fastprune import Pass, plugins, testing
-from fastprune.strategies import Strategy
+from fastprune import Pass, testing
+from fastprune.registry import loading
+from fastprune.strategies.contracts import Strategy
 from fastprune_latency import probe
 
 HEADS: list[tuple[str, dict[str, Any]]] = [
@@ -40,8 +41,8 @@ MEASURED = {"latency": 0.2}
 
 
 def all_strategies() -> list[type[Strategy]]:
-    found = plugins.installed()
-    return [found.strategies(kind)[name] for kind in plugins.KINDS for name in found.strategies(kind)]
+    found = loading.installed()
+    return [found.strategies(kind)[name] for kind in loading.KINDS for name in found.strategies(kind)]
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -69,12 +70,12 @@ def test_built_in_strategy_with_options(kind: str, name: str, options: dict[str,
     testing.check_strategy(fastprune.strategy(kind, name, **options))
 
 
-@pytest.mark.parametrize("name", sorted(plugins.installed().task))
+@pytest.mark.parametrize("name", sorted(loading.installed().task))
 def test_built_in_task(name: str) -> None:
-    testing.check_task(plugins.installed().task[name])
+    testing.check_task(loading.installed().task[name])
 
 
-@pytest.mark.parametrize("name", sorted(plugins.installed().preset))
+@pytest.mark.parametrize("name", sorted(loading.installed().preset))
 def test_built_in_preset(name: str) -> None:
     testing.check_preset(name)
 
@@ -120,7 +121,7 @@ def test_the_task_of_a_model_that_may_see_later_tokens(causal: bool, task: str) 
 
 
 def test_every_claimed_model_type_is_checked() -> None:
-    registry = plugins.installed().architecture
+    registry = loading.installed().architecture
     encoders = [registry[name] for name in registry if registry.entry(name).plugin == "encoder"]
     assert {model_type for architecture in encoders for model_type in architecture.model_types} == {
         *MODEL_TYPES,
@@ -285,7 +286,7 @@ def test_broken_strategy_is_refused(strategy: Strategy, complaint: str) -> None:
 
 def bert_with(**changes: Any) -> fastprune.Architecture:
     """BERT's architecture with something else said of its attention."""
-    stack = plugins.installed().architecture["bert"].stacks[0]
+    stack = loading.installed().architecture["bert"].stacks[0]
     blocks = (dataclasses.replace(stack.blocks[0], **changes), *stack.blocks[1:])
     return fastprune.Architecture(
         name="wrong", model_types=("bert",), stacks=(dataclasses.replace(stack, blocks=blocks),)

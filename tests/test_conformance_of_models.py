@@ -12,8 +12,11 @@ import torch
 import transformers
 
 import fastprune
-from fastprune import conformance, families, plugins, testing
-from fastprune.cli import main
+from fastprune import testing
+from fastprune.cli.main import main
+from fastprune.registry import loading
+from fastprune.testing import conformance
+from fastprune.units import toml
 
 
 def run(*arguments: object) -> click.testing.Result:
@@ -48,12 +51,12 @@ def test_weights_are_not_needed_and_layers_are_few(tmp_path: Path) -> None:
 
 
 def test_a_wrong_family_of_ones_own_is_told_what_is_wrong(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    bert = plugins.installed().architecture["bert"]
+    bert = loading.installed().architecture["bert"]
     stack = bert.stacks[0]
     query_forgotten = dataclasses.replace(stack.blocks[0], producers=stack.blocks[0].producers[1:])
     wrong = dataclasses.replace(bert, stacks=(dataclasses.replace(stack, blocks=(query_forgotten, stack.blocks[1])),))
     file = tmp_path / "wrong.toml"
-    file.write_text(families.to_toml(wrong))
+    file.write_text(toml.to_toml(wrong))
     result = run(tiny_checkpoint, "--architecture", file)
     assert result.exit_code == 1
     assert "FAILED" in result.stderr
@@ -61,7 +64,7 @@ def test_a_wrong_family_of_ones_own_is_told_what_is_wrong(tiny_checkpoint: Path,
 
 
 def test_a_wrong_residual_is_seen_by_what_tuners_are_shown() -> None:
-    bert = plugins.installed().architecture["bert"]
+    bert = loading.installed().architecture["bert"]
     stack = bert.stacks[0]
     early = dataclasses.replace(stack.blocks[1], residual="attention.output.LayerNorm")
     wrong = dataclasses.replace(bert, stacks=(dataclasses.replace(stack, blocks=(stack.blocks[0], early)),))

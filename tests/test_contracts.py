@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import ContractError, CostTable, Groups, Mask, Scores, contracts, strategy, testing
+from fastprune import ContractError, CostTable, Groups, Mask, Scores, strategy, testing
+from fastprune.strategies import checks
 
 FIRST = "encoder.layer.0.attention"
 CONSUMER = "bert.encoder.layer.0.attention.output.dense"
@@ -33,11 +34,11 @@ def importance(groups: Groups, **first: torch.Tensor) -> dict[str, torch.Tensor]
 def test_what_is_right_passes(model, groups: Groups) -> None:
     scorer, searcher = strategy("scorer", "magnitude"), strategy("searcher", "exact")
     costs = strategy("cost", "params").measure(model, groups, fastprune.Workload.of(testing.tiny_batches(model)))
-    contracts.check_costs(costs, groups, strategy("cost", "params"))
-    contracts.check_scores(Scores(importance=importance(groups)), groups, scorer)
-    contracts.check_search(Mask.full(groups), groups, costs, costs.total, searcher)
-    contracts.check_rearrangement(Mask.full(groups), Mask.full(groups), groups, strategy("rearranger", "none"))
-    contracts.check_reconstruction({}, model, groups, strategy("tuner", "none"))
+    checks.check_costs(costs, groups, strategy("cost", "params"))
+    checks.check_scores(Scores(importance=importance(groups)), groups, scorer)
+    checks.check_search(Mask.full(groups), groups, costs, costs.total, searcher)
+    checks.check_rearrangement(Mask.full(groups), Mask.full(groups), groups, strategy("rearranger", "none"))
+    checks.check_reconstruction({}, model, groups, strategy("tuner", "none"))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_what_is_right_passes(model, groups: Groups) -> None:
 def test_importance(groups: Groups, first: torch.Tensor, complaint: str) -> None:
     scores = Scores(importance=importance(groups, first=first))
     with pytest.raises(ContractError, match="The scorer 'magnitude' " + complaint.format(FIRST)):
-        contracts.check_scores(scores, groups, strategy("scorer", "magnitude"))
+        checks.check_scores(scores, groups, strategy("scorer", "magnitude"))
 
 
 def test_groups_left_out_or_made_up(groups: Groups) -> None:
@@ -63,12 +64,12 @@ def test_groups_left_out_or_made_up(groups: Groups) -> None:
         ContractError,
         match=rf"scorer 'magnitude' left out the groups \['{FIRST}'\] and returned the unknown \['nowhere'\]",
     ):
-        contracts.check_scores(Scores(importance=values), groups, strategy("scorer", "magnitude"))
+        checks.check_scores(Scores(importance=values), groups, strategy("scorer", "magnitude"))
 
 
 def test_promised_scores_that_are_missing(groups: Groups) -> None:
     with pytest.raises(ContractError, match="The scorer 'fisher' says that it gives 'grads' and returned none"):
-        contracts.check_scores(Scores(importance=importance(groups)), groups, strategy("scorer", "fisher"))
+        checks.check_scores(Scores(importance=importance(groups)), groups, strategy("scorer", "fisher"))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_gradients(groups: Groups, first: torch.Tensor, complaint: str) -> None:
     weights = {group.name: (torch.ones(5, 2),) for group in groups}
     scores = Scores(importance=importance(groups), grads=grads, token_weights=weights)
     with pytest.raises(ContractError, match="The scorer 'fisher' " + complaint.format(FIRST)):
-        contracts.check_scores(scores, groups, strategy("scorer", "fisher"))
+        checks.check_scores(scores, groups, strategy("scorer", "fisher"))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_gradients(groups: Groups, first: torch.Tensor, complaint: str) -> None:
 def test_costs(groups: Groups, first: torch.Tensor, complaint: str) -> None:
     tables = {group.name: torch.arange(group.units + 1.0).double() for group in groups} | {FIRST: first}
     with pytest.raises(ContractError, match="The cost model 'macs' " + complaint.format(FIRST)):
-        contracts.check_costs(CostTable(measure="MACs", groups=tables, fixed=0.0), groups, strategy("cost", "macs"))
+        checks.check_costs(CostTable(measure="MACs", groups=tables, fixed=0.0), groups, strategy("cost", "macs"))
 
 
 def coins(groups: Groups) -> CostTable:
@@ -108,7 +109,7 @@ def test_search_over_budget(groups: Groups) -> None:
     with pytest.raises(
         ContractError, match="The searcher 'exact' returned a mask of 137 coins, over the budget of 136"
     ):
-        contracts.check_search(Mask.full(groups), groups, coins(groups), 136.0, strategy("searcher", "exact"))
+        checks.check_search(Mask.full(groups), groups, coins(groups), 136.0, strategy("searcher", "exact"))
 
 
 @pytest.mark.parametrize(
@@ -121,9 +122,9 @@ def test_search_over_budget(groups: Groups) -> None:
 def test_masks(groups: Groups, first: torch.Tensor, complaint: str) -> None:
     mask = Mask(dict(Mask.full(groups).values) | {FIRST: first})
     with pytest.raises(ContractError, match="The searcher 'exact' " + complaint.format(FIRST)):
-        contracts.check_search(mask, groups, coins(groups), 1e9, strategy("searcher", "exact"))
+        checks.check_search(mask, groups, coins(groups), 1e9, strategy("searcher", "exact"))
     with pytest.raises(ContractError, match="The rearranger 'fisher' " + complaint.format(FIRST)):
-        contracts.check_rearrangement(mask, Mask.full(groups), groups, strategy("rearranger", "fisher"))
+        checks.check_rearrangement(mask, Mask.full(groups), groups, strategy("rearranger", "fisher"))
 
 
 def test_rearrangement_that_changes_a_count(groups: Groups) -> None:
@@ -131,7 +132,7 @@ def test_rearrangement_that_changes_a_count(groups: Groups) -> None:
     with pytest.raises(
         ContractError, match=f"The rearranger 'fisher' keeps 3 units of '{FIRST}', where the search kept 4"
     ):
-        contracts.check_rearrangement(after, Mask.full(groups), groups, strategy("rearranger", "fisher"))
+        checks.check_rearrangement(after, Mask.full(groups), groups, strategy("rearranger", "fisher"))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_rearrangement_that_changes_a_count(groups: Groups) -> None:
 )
 def test_reconstruction(model, groups: Groups, name: str, weight: Any, bias: Any, complaint: str) -> None:
     with pytest.raises(ContractError, match="The tuner 'mask' " + complaint):
-        contracts.check_reconstruction({name: (weight, bias)}, model, groups, strategy("tuner", "mask"))
+        checks.check_reconstruction({name: (weight, bias)}, model, groups, strategy("tuner", "mask"))
 
 
 def test_the_pipeline_checks_every_stage(model) -> None:
@@ -204,9 +205,9 @@ def test_the_pipeline_checks_every_stage(model) -> None:
 def test_damage(groups: Groups, first: torch.Tensor, said: str) -> None:
     damage = {group.name: torch.arange(group.units, -1, -1).double() for group in groups}
     scores = Scores(importance=importance(groups), damage=damage)
-    contracts.check_scores(scores, groups, strategy("scorer", "magnitude"))
+    checks.check_scores(scores, groups, strategy("scorer", "magnitude"))
     with pytest.raises(ContractError, match=said.format(FIRST)):
-        contracts.check_scores(
+        checks.check_scores(
             Scores(importance=importance(groups), damage=damage | {FIRST: first}),
             groups,
             strategy("scorer", "magnitude"),

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, DatasetDict
 
-from fastprune.columns import label_column, text_columns
-from fastprune.data import read_dataset
+from fastprune.data.columns import label_column, text_columns
+from fastprune.data.reading import read_dataset
+from fastprune.data.tasks import Columns
 from fastprune.errors import DataError
-from fastprune.tasks import Columns
 
 ROWS = [{"text": "one", "label": 0}, {"text": "NA", "label": 1}, {"text": 'a "quote', "label": 0}]
 
@@ -109,7 +109,7 @@ def test_bad_files_are_named(folder: Path, name: str, content: str, message: str
 
 @pytest.mark.parametrize("name", ["./nothing", "/no/where", "nothing.csv", "folder/nothing.tsv"])
 def test_missing_paths_do_not_go_to_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastprune.data.load_dataset", lambda *_: pytest.fail("asked the Hub"))
+    monkeypatch.setattr("fastprune.data.reading.load_dataset", lambda *_: pytest.fail("asked the Hub"))
     with pytest.raises(DataError, match="no such file or directory"):
         read_dataset(name)
 
@@ -131,7 +131,7 @@ def test_hub_names(name: str, ways: list[tuple[str, ...]], monkeypatch: pytest.M
             return DatasetDict(train=Dataset.from_list(ROWS))
         raise ConnectionError("no such data set")
 
-    monkeypatch.setattr("fastprune.data.load_dataset", load)
+    monkeypatch.setattr("fastprune.data.reading.load_dataset", load)
     assert len(read_dataset(name)) == 3
     assert asked == ways
 

@@ -15,8 +15,9 @@ import pytest
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 import fastprune
-from fastprune import plugins, testing
-from fastprune.cli import main
+from fastprune import testing
+from fastprune.cli.main import main
+from fastprune.registry import loading
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,7 +42,7 @@ def test_the_architecture_of_the_plugin_guide_is_the_built_in_one() -> None:
     code = next(block for block in re.findall(r"```python\n(.*?)```", guide, re.S) if "MY_BERT" in block)
     names: dict[str, fastprune.Architecture] = {}
     exec(code, names)
-    assert names["MY_BERT"].stacks == plugins.installed().architecture["bert"].stacks
+    assert names["MY_BERT"].stacks == loading.installed().architecture["bert"].stacks
 
 
 def test_the_family_of_the_architecture_guide_is_the_one_that_is_tested(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 def test_every_option_in_the_readme_exists() -> None:
-    from fastprune.cli import main
+    from fastprune.cli.main import main
 
     known = {name for command in main.commands.values() for option in command.params for name in option.opts}
     used = set(re.findall(r"(?<=\s)--[a-z-]+", (ROOT / "README.md").read_text()))

@@ -13,8 +13,10 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
 import fastprune
-from fastprune import Groups, ModelError, conformance, plugins, testing
-from fastprune.cli import main
+from fastprune import Groups, ModelError, testing
+from fastprune.cli.main import main
+from fastprune.registry import loading
+from fastprune.testing import conformance
 
 
 def said(group: fastprune.Group) -> tuple[object, ...]:
@@ -51,7 +53,7 @@ def test_a_draft_has_the_groups_of_the_family(model_type: str, head: str) -> Non
     draft = fastprune.draft_architecture(model)
     assert [finding.sureness for finding in draft.findings] == ["sure", "sure"]
     assert not draft.unclaimed
-    expected = Groups.resolve(plugins.architecture_for(model), model)
+    expected = Groups.resolve(loading.architecture_for(model), model)
     assert facts(Groups.resolve(draft.architecture, model)) == facts(expected)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -146,7 +148,7 @@ def test_rows_that_gave_nothing_may_be_anyones() -> None:
         model.model.decoder.layers[0].fc1.bias[5:9] = -1e6
     draft = fastprune.draft_architecture(model)
     assert facts(Groups.resolve(draft.architecture, model)) == facts(
-        Groups.resolve(plugins.architecture_for(model), model)
+        Groups.resolve(loading.architecture_for(model), model)
     )
 
 

@@ -18,7 +18,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 import fastprune
-from fastprune import Groups, Mask, checkpoint, testing
+from fastprune import Groups, Mask, testing
+from fastprune.models import checkpoint
 
 TEXTS = ["the cat sat on the mat", "a dog ran home"]
 CASES: dict[str, dict[str, Any]] = {

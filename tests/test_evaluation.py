@@ -9,11 +9,11 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from fastprune.calibration import Batches, make_batches
+from fastprune.calibration.dense_states import DenseStates, keeping
+from fastprune.data.batches import Batches, make_batches
+from fastprune.data.tasks import Columns
 from fastprune.errors import DataError, ModelError
-from fastprune.evaluation import evaluate, fidelity
-from fastprune.tasks import Columns
-from fastprune.teacher import DenseStates, keeping
+from fastprune.measuring.evaluation import evaluate, fidelity
 from fastprune_tasks.classification import SequenceClassification
 
 TASK = SequenceClassification(classes=("no", "yes"))

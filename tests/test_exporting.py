@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 import fastprune
 from fastprune import CheckpointError, ExportError, ModelError, Pretrained, UsageError, testing
-from fastprune.cli import main
-from fastprune.exporting import export
-from fastprune.onnx_models import OnnxModel
+from fastprune.cli.main import main
+from fastprune.exporting.export import export
+from fastprune.exporting.onnx_models import OnnxModel
 from test_elsewhere import CASES, _pruned
 
 onnx = pytest.mark.skipif(

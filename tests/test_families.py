@@ -10,11 +10,12 @@ import click.testing
 import pytest
 
 import fastprune
-from fastprune import UsageError, plugins, testing
-from fastprune.cli import main
-from fastprune.families import architecture_of, read_architecture, to_toml
+from fastprune import UsageError, testing
+from fastprune.cli.main import main
+from fastprune.registry import loading
+from fastprune.units.toml import architecture_of, read_architecture, to_toml
 
-FAMILIES = plugins.installed().architecture
+FAMILIES = loading.installed().architecture
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastprune import figures
+from fastprune.reports import figures
 
 
 def details(**more: Any) -> dict[str, Any]:

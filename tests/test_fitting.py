@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 import fastprune
-from fastprune import Group, Groups, LayerFit, Mask, Statistics, materialize, reconstruct, testing
-from fastprune.materialize import apply_reconstruction
+from fastprune import Group, Groups, LayerFit, Mask, Statistics, reconstruct, testing
+from fastprune.surgery import materialize
+from fastprune.surgery.materialize import apply_reconstruction
 from fastprune.testing.comparing import all_outputs, furthest_apart
 
 HEADS = {"bart": ("ForConditionalGeneration",)}

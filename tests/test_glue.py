@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 import fastprune
-from fastprune.evaluation import EVALUATION_SPLITS
+from fastprune.measuring.evaluation import EVALUATION_SPLITS
 
 TEXTS = [
     "the cat sat on the mat",

@@ -9,7 +9,7 @@ from torch import nn
 
 import fastprune
 from fastprune import Architecture, Block, Groups, ModelError, Stack, testing
-from fastprune.groups import consumer_of
+from fastprune.units.groups import consumer_of
 
 
 def resolve(model: nn.Module) -> Groups:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import fastprune
 from fastprune import Batches, Group, Groups, Mask, Statistics, model_inputs, testing, token_mask
-from fastprune.calls import layer_calls
-from fastprune.capture import frozen, tap_entering
-from fastprune.replaying import replayable, replaying
+from fastprune.calibration.hooks import frozen, tap_entering
+from fastprune.calibration.layer_calls import layer_calls
+from fastprune.surgery.replaying import replayable, replaying
 from fastprune.testing.comparing import hidden_error
 from fastprune.testing.tiny import pad_further
 from fastprune_lstsq.ridge import regression

@@ -10,7 +10,7 @@ from torch import nn
 
 import fastprune
 from fastprune import Groups, Mask, ModelError, testing
-from fastprune.materialize import BiasOnly, EmptySublayer, adopt, apply_reconstruction, set_linear
+from fastprune.surgery.materialize import BiasOnly, EmptySublayer, adopt, apply_reconstruction, set_linear
 
 
 def case(model_type: str = "bert"):

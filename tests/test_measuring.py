@@ -12,7 +12,7 @@ import torch
 
 import fastprune
 from fastprune import MeasuredTable, ModelError, UsageError, Workload, testing
-from fastprune.cli import main
+from fastprune.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

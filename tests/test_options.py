@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from fastprune import OptionError, Pass, Schedule, option, strategy
-from fastprune.options import build, options_of
+from fastprune.strategies.options import build, options_of
 
 
 @dataclass(frozen=True, kw_only=True)

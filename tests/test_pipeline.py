@@ -27,8 +27,8 @@ from fastprune import (
     strategy,
     testing,
 )
-from fastprune.calibration import model_inputs
-from fastprune.manifests import read_manifest
+from fastprune.data.batches import model_inputs
+from fastprune.models.manifests import read_manifest
 from fastprune.testing.comparing import hidden_error
 from fastprune.testing.guards import state_of
 
@@ -439,7 +439,7 @@ def test_a_model_that_cannot_be_timed_is_pruned_all_the_same(
         raise RuntimeError("no such kernel")
 
     model, batches = case()
-    monkeypatch.setattr("fastprune.pipeline.interleaved", fail)
+    monkeypatch.setattr("fastprune.pipeline.prune.interleaved", fail)
     assert fastprune.prune(model, batches, budget=0.5).latency == {}
     assert "The models cannot be timed: RuntimeError: no such kernel" in caplog.text
 

@@ -13,7 +13,8 @@ import pytest
 from transformers import GPT2Config, GPT2Model
 
 import fastprune
-from fastprune import ModelError, Pass, PluginError, Schedule, UsageError, hookimpl, plugins
+from fastprune import ModelError, Pass, PluginError, Schedule, UsageError, hookimpl
+from fastprune.registry import loading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +53,14 @@ def registering(value: Any) -> Any:
 
 
 def test_what_a_plugin_registers_is_there_with_its_origin(install: Install) -> None:
-    loaded = plugins.load([install("mine", register_schedules=registering(Twice))])
+    loaded = loading.load([install("mine", register_schedules=registering(Twice))])
     assert loaded.schedule["twice"] is Twice
     assert loaded.schedule.entry("twice").plugin == "mine"
     assert [(info.name, info.problem) for info in loaded.found] == [("mine", "")]
 
 
 def test_built_in_plugins_are_ordinary_ones() -> None:
-    installed = plugins.installed()
+    installed = loading.installed()
     assert {"encoder", "fisher", "search", "tasks"} <= {info.name for info in installed.found}
     assert not any(info.problem for info in installed.found)
     assert installed.scorer.entry("fisher").plugin == "fisher"
@@ -72,7 +73,7 @@ def test_plugin_that_does_not_import_is_named_and_the_others_load(install: Insta
         match=r"The plugin 'broken' \(unknown\) was not loaded: importing no_such_module_anywhere failed with "
         r"ModuleNotFoundError: No module named 'no_such_module_anywhere'",
     ):
-        loaded = plugins.load([missing, install("zebra", register_schedules=registering(Twice))])
+        loaded = loading.load([missing, install("zebra", register_schedules=registering(Twice))])
     assert "twice" in loaded.schedule
     assert [bool(info.problem) for info in loaded.found] == [True, False]
 
@@ -82,19 +83,19 @@ def test_plugin_for_another_api(install: Install) -> None:
     with pytest.warns(
         UserWarning, match="'old'.*written for plugin API 99, and this fastprune has 1; install a matching"
     ):
-        loaded = plugins.load([old])
+        loaded = loading.load([old])
     assert "twice" not in loaded.schedule
 
 
 def test_plugin_that_states_this_api(install: Install) -> None:
-    loaded = plugins.load([install("new", fastprune_api=plugins.API_VERSION, register_schedules=registering(Twice))])
+    loaded = loading.load([install("new", fastprune_api=loading.API_VERSION, register_schedules=registering(Twice))])
     assert "twice" in loaded.schedule
 
 
 def test_name_registered_by_two_plugins(install: Install) -> None:
     points = [install(name, register_schedules=registering(Twice)) for name in ("one", "two")]
     with pytest.raises(PluginError, match="The schedule 'twice' is registered by two plugins, 'one' and 'two'"):
-        plugins.load(points)
+        loading.load(points)
 
 
 def test_misspelled_hook(install: Install) -> None:
@@ -103,7 +104,7 @@ def test_misspelled_hook(install: Install) -> None:
         register(Twice)
 
     with pytest.raises(PluginError, match=r"register_schedulers.*The hooks are .*register_schedules"):
-        plugins.load([install("typo", register_schedulers=register_schedulers)])
+        loading.load([install("typo", register_schedulers=register_schedulers)])
 
 
 def test_hook_with_a_wrong_argument(install: Install) -> None:
@@ -112,14 +113,14 @@ def test_hook_with_a_wrong_argument(install: Install) -> None:
         registry(Twice)
 
     with pytest.warns(UserWarning, match=r"The plugin 'odd'.*was not loaded.*registry"):
-        loaded = plugins.load([install("odd", register_schedules=register_schedules)])
+        loaded = loading.load([install("odd", register_schedules=register_schedules)])
     assert "twice" not in loaded.schedule
 
 
 def test_two_plugins_of_one_name(install: Install) -> None:
     one, other = install("same", register_schedules=registering(Twice)), EntryPoint("same", "json", "fastprune")
     with pytest.warns(UserWarning, match=r"The plugin 'same'.*was not loaded.*already registered"):
-        loaded = plugins.load([one, other])
+        loaded = loading.load([one, other])
     assert "twice" in loaded.schedule
 
 
@@ -149,13 +150,13 @@ class Nameless(Schedule):
         (Twice(), "is no subclass of fastprune.Schedule"),
         (Unfinished, "registers 'Unfinished' as a schedule, but it does not define passes"),
         (Nameless, "registers 'Nameless' as a schedule; it must be a frozen dataclass with a ClassVar 'name'"),
-        (plugins.installed().scorer["fisher"], "registers 'FisherScorer' as a schedule, which is no subclass"),
+        (loading.installed().scorer["fisher"], "registers 'FisherScorer' as a schedule, which is no subclass"),
     ],
     ids=["another class", "an instance", "an abstract one", "no name", "another contract"],
 )
 def test_what_is_registered_must_fit_the_hook(install: Install, value: Any, complaint: str) -> None:
     with pytest.raises(PluginError, match=complaint):
-        plugins.load([install("bad", register_schedules=registering(value))])
+        loading.load([install("bad", register_schedules=registering(value))])
 
 
 def test_architecture_must_be_one(install: Install) -> None:
@@ -166,7 +167,7 @@ def test_architecture_must_be_one(install: Install) -> None:
     with pytest.raises(
         PluginError, match="The plugin 'bad' registers 'bert' as an architecture; it must be an Architecture"
     ):
-        plugins.load([install("bad", register_architectures=register_architectures)])
+        loading.load([install("bad", register_architectures=register_architectures)])
 
 
 def test_missing_need_is_named() -> None:

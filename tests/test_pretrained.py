@@ -19,9 +19,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from fastprune.data.tasks import Task
 from fastprune.errors import ModelError
-from fastprune.pretrained import Pretrained, open_pretrained
-from fastprune.tasks import Task
+from fastprune.models.pretrained import Pretrained, open_pretrained
 from fastprune_tasks.classification import SequenceClassification
 from fastprune_tasks.embedding import Embedding
 

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 import fastprune
-from fastprune import terminal, testing
+from fastprune import testing
+from fastprune.cli import terminal
 from fastprune.progress import listening, step, track
 
 

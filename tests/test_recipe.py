@@ -68,7 +68,7 @@ def test_option_that_is_none_survives_toml(tmp_path: Path) -> None:
 
 
 def test_text_in_toml_is_quoted() -> None:
-    from fastprune.recipe import _toml
+    from fastprune.registry.recipe import _toml
 
     for text in ("C:\\new", 'say "no"', "two\nlines"):
         assert tomllib.loads(f"value = {_toml(text)}") == {"value": text}

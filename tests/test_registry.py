@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastprune import PluginError, UnknownNameError
-from fastprune.registry import Registry
+from fastprune.registry.names import Registry
 
 
 def registry(*names: str) -> Registry[int]:

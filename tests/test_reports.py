@@ -14,8 +14,9 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import CheckpointError, reports, testing
-from fastprune.cli import main
+from fastprune import CheckpointError, testing
+from fastprune.cli.main import main
+from fastprune.reports import pages
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ class Page(html.parser.HTMLParser):
 
 
 def test_the_page_says_what_was_done(result) -> None:
-    text = reports.render({"<small> & fast": result.details()})
+    text = pages.render({"<small> & fast": result.details()})
     page = Page(text)
     assert not page.open
     assert "<small> & fast" in page.text
@@ -67,7 +68,7 @@ def test_the_page_says_what_was_done(result) -> None:
 
 
 def test_nothing_comes_from_outside(result) -> None:
-    text = reports.render({"a": result.details(), "b": result.details()})
+    text = pages.render({"a": result.details(), "b": result.details()})
     assert not re.search(r"<script|<link|<img|@import|src=|url\((?!#)", text)
     assert set(re.findall(r"https?://[^\"' )]*", text)) <= {
         "http://www.w3.org/2000/svg",
@@ -77,9 +78,9 @@ def test_nothing_comes_from_outside(result) -> None:
 
 def test_importance_is_short_enough_for_a_manifest() -> None:
     importance = {"heads": torch.tensor([0.1, 3.0, 2.0]), "filters": torch.rand(5000), "none": torch.zeros(0)}
-    short = reports.summarised(importance, every={"heads": True, "filters": False, "none": False})
+    short = pages.summarised(importance, every={"heads": True, "filters": False, "none": False})
     assert short["heads"] == [0.1, 3.0, 2.0]
-    assert len(short["filters"]) == reports.VALUES
+    assert len(short["filters"]) == pages.VALUES
     assert short["filters"] == sorted(short["filters"], reverse=True)
     assert short["filters"][0] == pytest.approx(float(importance["filters"].max()), rel=1e-3)
     assert short["none"] == []
@@ -102,7 +103,7 @@ def test_a_save_leaves_a_report_and_several_stand_side_by_side(result, tmp_path:
 
 def test_what_is_no_pruned_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
-        reports.write_report([tmp_path], tmp_path / "page.html")
+        pages.write_report([tmp_path], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
 
@@ -132,7 +133,7 @@ def test_a_browser_draws_it(result, tmp_path: Path, width: int, scheme: int, bac
     if browser is None:
         pytest.skip("no Chromium is installed, so that no browser draws the report here")
     page = tmp_path / "report.html"
-    page.write_text(reports.render({"small": result.details()}).replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
+    page.write_text(pages.render({"small": result.details()}).replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
     window = tmp_path / "window.html"  # as narrow as a phone, which Chromium's own windows cannot be
     window.write_text(f'<body style="margin:0"><iframe src="{page.name}" width="{width}" height="900" frameborder="0">')
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]

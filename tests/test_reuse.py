@@ -11,7 +11,7 @@ from torch import nn
 
 import fastprune
 from fastprune import Batches, CostModel, CostTable, Groups, Scorer, Scores, Workload, testing
-from fastprune.reuse import Shared
+from fastprune.pipeline.cache import Shared
 
 CALLS: list[str] = []
 

@@ -9,7 +9,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from fastprune import rounded_products
-from fastprune.rounding import RoundedProducts, faster_rounded
+from fastprune.reconstruction.rounding import RoundedProducts, faster_rounded
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import fastprune
 from fastprune import Batches, Groups, LayerFit, Mask, Statistics, testing
-from fastprune.samples import Samples
+from fastprune.reconstruction.samples import Samples
 
 MODEL_TYPES = ("bert", "llama", "t5", "vit", "wav2vec2")
 

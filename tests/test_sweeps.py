@@ -11,11 +11,12 @@ import click.testing
 import pytest
 
 import fastprune
-from fastprune import BudgetError, Recipe, Sweep, UsageError, sweeps, testing
-from fastprune.budgets import read_budgets
-from fastprune.cli import main
-from fastprune.curves import Run
-from fastprune.pretrained import Pretrained
+from fastprune import BudgetError, Recipe, Sweep, UsageError, testing
+from fastprune.cli.main import main
+from fastprune.models.pretrained import Pretrained
+from fastprune.pipeline import sweeps
+from fastprune.pipeline.curves import Run
+from fastprune.strategies.budgets import read_budgets
 
 RECIPES = {"default": Recipe.of("default"), "paper": Recipe.of("paper")}
 

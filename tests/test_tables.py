@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import Curve, Groups, Mask, MeasuredTable, TableError, materialize, testing
+from fastprune import Curve, Groups, Mask, MeasuredTable, TableError, testing
+from fastprune.surgery import materialize
 
 
 def groups_of(model) -> Groups:

@@ -10,8 +10,10 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 import fastprune
-from fastprune import Batches, Shared, choosing, gradients, teacher, testing
-from fastprune.teacher import DenseStates
+from fastprune import Batches, Shared, testing
+from fastprune.calibration import dense_states, gradients
+from fastprune.calibration.dense_states import DenseStates
+from fastprune.pipeline import choosing
 
 
 @pytest.fixture
@@ -28,8 +30,8 @@ def batches(model: nn.Module) -> Batches:
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The dense model's layers, by their index, as they run for tuners."""
     seen: list[str] = []
-    tapping = teacher._tapping
-    monkeypatch.setattr(teacher, "_tapping", lambda *a: (seen.append(a[1].rpartition(".")[2]), tapping(*a))[1])
+    tapping = dense_states._tapping
+    monkeypatch.setattr(dense_states, "_tapping", lambda *a: (seen.append(a[1].rpartition(".")[2]), tapping(*a))[1])
     return seen
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastprune import take_turns
-from fastprune.timing import interleaved, speedup
+from fastprune.measuring.timing import interleaved, speedup
 
 
 class Machine:

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import ModelError, checkpoint
+from fastprune import ModelError
+from fastprune.models import checkpoint
 
 peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="peft is not installed")
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -16,23 +16,23 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from fastprune import checkpoint
-from fastprune.architecture import Architecture
-from fastprune.calibration import Batches, outputs_of
-from fastprune.capture import frozen
+from fastprune.calibration.dense_states import DenseStates, keeping
+from fastprune.calibration.gradients import collect_gradients, unit_gradients
+from fastprune.calibration.hooks import frozen
+from fastprune.data.batches import Batches, outputs_of
+from fastprune.data.tasks import Task
 from fastprune.errors import FastpruneError
-from fastprune.experts import open_experts
-from fastprune.gradients import collect_gradients, unit_gradients
-from fastprune.groups import Group, Groups, consumer_of
-from fastprune.layerwise import reconstruct, whole_statistics
-from fastprune.masks import Mask
-from fastprune.materialize import masked, materialize
-from fastprune.statistics import Statistics
-from fastprune.tasks import Task
-from fastprune.teacher import DenseStates, keeping
+from fastprune.models import checkpoint
+from fastprune.reconstruction.layerwise import reconstruct, whole_statistics
+from fastprune.reconstruction.sums import Statistics
+from fastprune.surgery.materialize import masked, materialize
 from fastprune.testing.comparing import all_outputs, furthest_apart, same_tensors
 from fastprune.testing.problems import some_mask, telling_masks
 from fastprune.testing.tiny import pad_token_of, sample_count, tiny_batches
+from fastprune.units.architecture import Architecture
+from fastprune.units.experts import open_experts
+from fastprune.units.groups import Group, Groups, consumer_of
+from fastprune.units.masks import Mask
 
 
 def check_architecture(

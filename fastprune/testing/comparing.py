@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration import Batches, model_inputs, outputs_of
-from fastprune.capture import real_rows
-from fastprune.groups import Groups
+from fastprune.calibration.hooks import real_rows
+from fastprune.data.batches import Batches, model_inputs, outputs_of
+from fastprune.units.groups import Groups
 
 
 def all_outputs(model: nn.Module, batches: Batches) -> list[Tensor]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fastprune import contracts, plugins
-from fastprune.architecture import Architecture
-from fastprune.calibration import Batches
-from fastprune.costs import Workload
-from fastprune.groups import Groups
-from fastprune.masks import Mask
-from fastprune.materialize import materialize
-from fastprune.strategies import CostModel
+from fastprune.data.batches import Batches
+from fastprune.registry import loading
+from fastprune.strategies import checks
+from fastprune.strategies.contracts import CostModel
+from fastprune.strategies.costs import Workload
+from fastprune.surgery.materialize import materialize
 from fastprune.testing.guards import contract_kept, untouched
 from fastprune.testing.options import check_options
 from fastprune.testing.problems import some_mask
 from fastprune.testing.tiny import model_and_batches
+from fastprune.units.architecture import Architecture
+from fastprune.units.groups import Groups
+from fastprune.units.masks import Mask
 
 
 def check_cost_model(
@@ -40,12 +41,12 @@ def check_cost_model(
     check_options(cost)
     model, batches = model_and_batches(model, batches)
     who = f"cost model '{cost.name}'"
-    architecture = architecture or plugins.architecture_for(model)
+    architecture = architecture or loading.architecture_for(model)
     groups = Groups.resolve(architecture, model)
     workload = Workload.of(batches)
     with untouched(model, who), contract_kept():
         table = cost.measure(model, groups, workload)
-        contracts.check_costs(table, groups, cost)
+        checks.check_costs(table, groups, cost)
     assert table.measure, f"The {who} does not say what it counts: CostTable.measure is empty."
     assert table.total > 0, f"The {who} says that the whole model costs {table.total}."
     for name, costs in table.groups.items():

@@ -6,9 +6,9 @@ import dataclasses
 import re
 
 from fastprune.errors import UsageError
-from fastprune.options import build as built
-from fastprune.options import options_of
-from fastprune.strategies import Strategy
+from fastprune.strategies.contracts import Strategy
+from fastprune.strategies.options import build as built
+from fastprune.strategies.options import options_of
 
 OPTIONAL_SCORES = frozenset({"grads", "token_weights", "damage"})
 

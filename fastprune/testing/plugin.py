@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import nn
 
-from fastprune import plugins
 from fastprune.errors import FastpruneError
-from fastprune.options import options_of
-from fastprune.recipe import Recipe
-from fastprune.strategies import CostModel, Rearranger, Schedule, Scorer, Searcher, Strategy, Tuner
+from fastprune.registry import loading
+from fastprune.registry.recipe import Recipe
+from fastprune.strategies.contracts import CostModel, Rearranger, Schedule, Scorer, Searcher, Strategy, Tuner
+from fastprune.strategies.options import options_of
 from fastprune.testing.architectures import check_architecture
 from fastprune.testing.cost_models import check_cost_model
 from fastprune.testing.rearrangers import check_rearranger
@@ -41,7 +41,7 @@ def check_plugin(module: Any, *, models: Iterable[nn.Module] = (), cost_toleranc
     name = getattr(module, "__name__", type(module).__name__)
     registered = _register_alone(name, module)
     found = 0
-    for kind in plugins.KINDS:
+    for kind in loading.KINDS:
         for strategy in (registered.strategies(kind)[name] for name in registered.strategies(kind)):
             assert all(info.default is not dataclasses.MISSING for info in options_of(strategy)), (
                 f"An option of {kind} '{strategy.name}' has no default, so that its name alone does not choose it."
@@ -62,7 +62,7 @@ def check_plugin(module: Any, *, models: Iterable[nn.Module] = (), cost_toleranc
             check_task(task, model=served)
     for preset in registered.preset:
         found += 1
-        if preset in plugins.installed().preset:
+        if preset in loading.installed().preset:
             check_preset(preset)
     commands = hasattr(module, "register_commands")
     assert found or commands, f"The plugin '{name}' registers nothing; are its functions marked with hookimpl?"
@@ -110,11 +110,11 @@ class _Alone:
         return self.module
 
 
-def _register_alone(name: str, module: Any) -> plugins.Plugins:
+def _register_alone(name: str, module: Any) -> loading.Plugins:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            registered = plugins.load([_Alone(name, module)])  # type: ignore[list-item]
+            registered = loading.load([_Alone(name, module)])  # type: ignore[list-item]
         except FastpruneError as error:
             raise AssertionError(str(error)) from error
     problems = [info.problem for info in registered.found if info.problem]

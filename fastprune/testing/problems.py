@@ -6,11 +6,11 @@ import dataclasses
 
 import torch
 
-from fastprune.architecture import Block
-from fastprune.costs import CostTable
-from fastprune.groups import Group, Groups
-from fastprune.masks import Mask
-from fastprune.scores import Scores
+from fastprune.strategies.costs import CostTable
+from fastprune.strategies.scores import Scores
+from fastprune.units.architecture import Block
+from fastprune.units.groups import Group, Groups
+from fastprune.units.masks import Mask
 
 
 def some_mask(groups: Groups, *, empty: str = "", single: str = "", full: str = "", seed: int = 0) -> Mask:

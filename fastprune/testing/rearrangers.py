@@ -6,13 +6,13 @@ import copy
 
 import torch
 
-from fastprune import contracts
-from fastprune.masks import Mask
-from fastprune.strategies import Rearranger
+from fastprune.strategies import checks
+from fastprune.strategies.contracts import Rearranger
 from fastprune.testing.comparing import same_tensors
 from fastprune.testing.guards import contract_kept
 from fastprune.testing.options import check_options
 from fastprune.testing.problems import some_groups, some_scores
+from fastprune.units.masks import Mask
 
 
 def check_rearranger(rearranger: Rearranger, *, trials: int = 20) -> None:
@@ -33,7 +33,7 @@ def check_rearranger(rearranger: Rearranger, *, trials: int = 20) -> None:
         before = copy.deepcopy((dict(mask.values), dict(scores.importance), dict(scores.grads or {})))
         with contract_kept():
             after = rearranger.rearrange(mask, scores)
-            contracts.check_rearrangement(after, mask, groups, rearranger)
+            checks.check_rearrangement(after, mask, groups, rearranger)
         now = (dict(mask.values), dict(scores.importance), dict(scores.grads or {}))
         assert all(same_tensors(one, other) for one, other in zip(before, now, strict=True)), (
             f"The {who} changed its arguments."

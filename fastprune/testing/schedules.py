@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from fastprune import contracts
-from fastprune.strategies import Schedule
+from fastprune.strategies import checks
+from fastprune.strategies.contracts import Schedule
 from fastprune.testing.guards import contract_kept
 from fastprune.testing.options import check_options
 from fastprune.testing.problems import some_groups
@@ -18,4 +18,4 @@ def check_schedule(schedule: Schedule) -> None:
     generator = torch.Generator().manual_seed(0)
     for budget in (1.0, 0.9, 0.5, 0.31, 0.05, 1e-3):
         with contract_kept():
-            contracts.checked_passes(schedule, budget, some_groups(generator))
+            checks.checked_passes(schedule, budget, some_groups(generator))

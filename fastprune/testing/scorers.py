@@ -5,19 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastprune import contracts, plugins
-from fastprune.calibration import Batches, outputs_of
-from fastprune.capture import consumer_inputs
-from fastprune.groups import Group, Groups
-from fastprune.masks import Mask
-from fastprune.materialize import materialize
-from fastprune.scores import Scores
-from fastprune.strategies import Scorer
+from fastprune.calibration.hooks import consumer_inputs
+from fastprune.data.batches import Batches, outputs_of
+from fastprune.registry import loading
+from fastprune.strategies import checks
+from fastprune.strategies.contracts import Scorer
+from fastprune.strategies.scores import Scores
+from fastprune.surgery.materialize import materialize
 from fastprune.testing.comparing import relative_difference
 from fastprune.testing.guards import contract_kept, untouched
 from fastprune.testing.options import OPTIONAL_SCORES, check_options
 from fastprune.testing.problems import some_mask
 from fastprune.testing.tiny import model_and_batches, pad_further, sample_count
+from fastprune.units.groups import Group, Groups
+from fastprune.units.masks import Mask
 
 
 def check_scorer(scorer: Scorer, *, model: nn.Module | None = None, batches: Batches | None = None) -> None:
@@ -32,7 +33,7 @@ def check_scorer(scorer: Scorer, *, model: nn.Module | None = None, batches: Bat
     check_options(scorer)
     model, batches = model_and_batches(model, batches)
     who = f"scorer '{scorer.name}'"
-    groups = Groups.resolve(plugins.architecture_for(model), model)
+    groups = Groups.resolve(loading.architecture_for(model), model)
     assert scorer.gives <= OPTIONAL_SCORES, f"The {who} gives {sorted(scorer.gives - OPTIONAL_SCORES)}; no such scores."
     scores = _score(scorer, model, groups, batches)
     for name in OPTIONAL_SCORES - scorer.gives:
@@ -51,13 +52,13 @@ def check_scorer(scorer: Scorer, *, model: nn.Module | None = None, batches: Bat
     names = [group.name for group in groups]
     for mask in (some_mask(groups, empty=names[0], single=names[-1]), Mask.first(groups, dict.fromkeys(names, 0))):
         pruned = materialize(model, groups, mask)
-        _score(scorer, pruned, Groups.resolve(plugins.architecture_for(model), pruned), batches)
+        _score(scorer, pruned, Groups.resolve(loading.architecture_for(model), pruned), batches)
 
 
 def _score(scorer: Scorer, model: nn.Module, groups: Groups, batches: Batches) -> Scores:
     with untouched(model, f"scorer '{scorer.name}'"), contract_kept():
         scores = scorer.score(model, groups, batches, torch.Generator().manual_seed(0))
-        contracts.check_scores(scores, groups, scorer)
+        checks.check_scores(scores, groups, scorer)
     return scores
 
 

@@ -6,10 +6,10 @@ import copy
 
 import torch
 
-from fastprune import contracts
-from fastprune.costs import CostTable
 from fastprune.errors import UsageError
-from fastprune.strategies import Searcher
+from fastprune.strategies import checks
+from fastprune.strategies.contracts import Searcher
+from fastprune.strategies.costs import CostTable
 from fastprune.testing.comparing import same_tensors
 from fastprune.testing.guards import contract_kept
 from fastprune.testing.options import check_options
@@ -41,7 +41,7 @@ def check_searcher(searcher: Searcher, *, trials: int = 60) -> None:
             try:
                 with contract_kept():
                     mask = searcher.search(scores, costs, budget)
-                    contracts.check_search(mask, groups, costs, budget, searcher)
+                    checks.check_search(mask, groups, costs, budget, searcher)
             except UsageError as error:
                 if straight:
                     raise AssertionError(f"The {who} refused straight lines of two unit costs: {error}") from error

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fastprune.calibration import Batches, model_inputs, outputs_of
-from fastprune.capture import frozen
-from fastprune.tasks import Task
+from fastprune.calibration.hooks import frozen
+from fastprune.data.batches import Batches, model_inputs, outputs_of
+from fastprune.data.tasks import Task
 from fastprune.testing.comparing import relative_difference, same_tensors
 from fastprune.testing.tiny import model_for, pad_further, sample_count, tiny_batches
 

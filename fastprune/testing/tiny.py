@@ -12,11 +12,11 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from fastprune import plugins
-from fastprune.calibration import COUNTED, NO_LABEL, Batches, token_mask
-from fastprune.capture import frozen
-from fastprune.experts import open_experts
-from fastprune.tasks import Task
+from fastprune.calibration.hooks import frozen
+from fastprune.data.batches import COUNTED, NO_LABEL, Batches, token_mask
+from fastprune.data.tasks import Task
+from fastprune.registry import loading
+from fastprune.units.experts import open_experts
 
 PARTS = ("encoder", "decoder")
 SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id")
@@ -125,7 +125,7 @@ def tiny_batches(
         seed: Of the tokens and the labels.
     """
     generator = torch.Generator().manual_seed(seed)
-    task = plugins.task_for(model.config, type(model))  # type: ignore[arg-type]
+    task = loading.task_for(model.config, type(model))  # type: ignore[arg-type]
     batches = []
     for start in range(0, samples, batch_size):
         lengths = torch.randint(3, length + 1, (min(batch_size, samples - start),), generator=generator)
@@ -177,7 +177,7 @@ def model_and_batches(
 
 def model_for(task: type[Task]) -> nn.Module:
     """A tiny model with a head that the task serves: a BERT, or else one of the first family that has such a head."""
-    registry = plugins.installed().architecture
+    registry = loading.installed().architecture
     known = [model_type for name in registry for model_type in registry[name].model_types]
     for head, model_type in itertools.product(task.heads, ("bert", *known)):
         with contextlib.suppress(AttributeError, KeyError):  # transformers has no such head, or type

@@ -7,19 +7,20 @@ import copy
 import torch
 from torch import nn
 
-from fastprune import contracts, plugins
-from fastprune.calibration import Batches
-from fastprune.gradients import collect_gradients
-from fastprune.groups import Groups
-from fastprune.masks import Mask
-from fastprune.materialize import apply_reconstruction, materialize
-from fastprune.scores import Scores
-from fastprune.strategies import Tuner
+from fastprune.calibration.gradients import collect_gradients
+from fastprune.data.batches import Batches
+from fastprune.registry import loading
+from fastprune.strategies import checks
+from fastprune.strategies.contracts import Tuner
+from fastprune.strategies.scores import Scores
+from fastprune.surgery.materialize import apply_reconstruction, materialize
 from fastprune.testing.comparing import hidden_error
 from fastprune.testing.guards import contract_kept, untouched
 from fastprune.testing.options import check_options
 from fastprune.testing.problems import some_mask
 from fastprune.testing.tiny import model_and_batches
+from fastprune.units.groups import Groups
+from fastprune.units.masks import Mask
 
 
 def check_tuner(tuner: Tuner, *, model: nn.Module | None = None, batches: Batches | None = None) -> None:
@@ -35,7 +36,7 @@ def check_tuner(tuner: Tuner, *, model: nn.Module | None = None, batches: Batche
     check_options(tuner)
     model, batches = model_and_batches(model, batches, samples=64)
     who = f"tuner '{tuner.name}'"
-    groups = Groups.resolve(plugins.architecture_for(model), model)
+    groups = Groups.resolve(loading.architecture_for(model), model)
     scores = _fisher_scores(model, groups, batches)
     names = [group.name for group in groups]
     masks = {
@@ -59,12 +60,12 @@ def _tune(
     tuner: Tuner, teacher: nn.Module, groups: Groups, mask: Mask, batches: Batches, scores: Scores
 ) -> tuple[float, float, bool]:
     """The error untuned and tuned, and whether the tuner returned anything."""
-    architecture = plugins.architecture_for(teacher)
+    architecture = loading.architecture_for(teacher)
     student, untuned = materialize(teacher, groups, mask).eval(), materialize(teacher, groups, mask).eval()
     left = Groups.resolve(architecture, student)
     with untouched(teacher, f"tuner '{tuner.name}'"), contract_kept():
         reconstruction = tuner.tune(teacher, student, left, batches, scores)
-        contracts.check_reconstruction(reconstruction, student, left, tuner)
+        checks.check_reconstruction(reconstruction, student, left, tuner)
     tuned = copy.deepcopy(untuned)
     apply_reconstruction(tuned, reconstruction)
     errors = [hidden_error(teacher, each, groups, batches) for each in (untuned, tuned)]

@@ -16,8 +16,9 @@ import click
 import torch
 import transformers
 
-from fastprune import Groups, Mask, Scores, Workload, architecture_for, frozen, materialize, strategy
-from fastprune.timing import interleaved, speedup
+from fastprune import Groups, Mask, Scores, Workload, architecture_for, frozen, strategy
+from fastprune.measuring.timing import interleaved, speedup
+from fastprune.surgery import materialize
 
 
 @click.command()

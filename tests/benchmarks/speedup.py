@@ -31,7 +31,7 @@ from fastprune import (
     prune,
     strategy,
 )
-from fastprune.timing import interleaved, speedup
+from fastprune.measuring.timing import interleaved, speedup
 
 
 @click.command()

@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from fastprune.budgets import read_budgets
+from fastprune.strategies.budgets import read_budgets
 
 FASTPRUNE = [str(Path(sys.executable).with_name("fastprune"))]
 

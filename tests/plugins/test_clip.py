@@ -12,8 +12,9 @@ import torch
 import transformers
 
 import fastprune
-from fastprune import Groups, plugins, testing
-from fastprune.cli import main
+from fastprune import Groups, testing
+from fastprune.cli.main import main
+from fastprune.registry import loading
 from fastprune_tasks.image_text_embedding import ImageTextEmbedding
 
 TOWERS = ("CLIPTextModel", "CLIPVisionModel", "CLIPTextModelWithProjection", "CLIPVisionModelWithProjection")
@@ -49,7 +50,7 @@ def test_a_tower_alone(name: str) -> None:
 
 
 def test_every_claimed_model_type_is_checked() -> None:
-    claimed = set(plugins.installed().architecture["clip"].model_types)
+    claimed = set(loading.installed().architecture["clip"].model_types)
     assert claimed == {"clip", "siglip"} | {tower(name).config.model_type for name in TOWERS}
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import Groups, Mask, plugins, testing
+from fastprune import Groups, Mask, testing
+from fastprune.registry import loading
 
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}),
@@ -106,7 +107,7 @@ def test_tuner_repairs(model_type: str) -> None:
 
 
 def test_every_claimed_model_type_is_checked() -> None:
-    registry = plugins.installed().architecture
+    registry = loading.installed().architecture
     decoders = [registry[name] for name in registry if registry.entry(name).plugin == "decoder"]
     of_experts = {kind for one in decoders if has_experts(one) for kind in one.model_types}  # in test_experts
     claimed = {kind for one in decoders for kind in one.model_types}

@@ -9,18 +9,8 @@ import torch
 from torch import nn
 
 import fastprune
-from fastprune import (
-    Batches,
-    Groups,
-    LayerFit,
-    Mask,
-    UsageError,
-    materialize,
-    recombined,
-    reconstruct,
-    strategy,
-    testing,
-)
+from fastprune import Batches, Groups, LayerFit, Mask, UsageError, recombined, reconstruct, strategy, testing
+from fastprune.surgery import materialize
 from fastprune.testing.comparing import hidden_error
 from fastprune_lstsq.descent import descend, mean_error, relative_error
 

@@ -14,8 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, MixtralForCausalLM
 
 import fastprune
-from fastprune import Groups, Mask, checkpoint, routing, testing
+from fastprune import Groups, Mask, testing
 from fastprune.modeling import EmptySublayer, Experts
+from fastprune.models import checkpoint
+from fastprune.surgery import routing
 
 GROUPED = {"n_group": 1, "topk_group": 1}
 ERNIE = {

@@ -9,19 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastprune import (
-    Block,
-    Group,
-    Groups,
-    Mask,
-    Scores,
-    Statistics,
-    UsageError,
-    architecture_for,
-    materialize,
-    strategy,
-    testing,
-)
+from fastprune import Block, Group, Groups, Mask, Scores, Statistics, UsageError, architecture_for, strategy, testing
+from fastprune.surgery import materialize
 from fastprune.testing.comparing import hidden_error
 from fastprune_lstsq.bias import add_mean_error
 from fastprune_lstsq.mask import MaskTuner, normal_equations

@@ -16,8 +16,8 @@ from fastprune import (
     strategy,
     testing,
 )
-from fastprune.calibration import model_inputs
-from fastprune.moments import MomentsCollector
+from fastprune.calibration.moments import MomentsCollector
+from fastprune.data.batches import model_inputs
 from fastprune_obs.scorer import as_importance
 from fastprune_obs.surgeon import sweep
 

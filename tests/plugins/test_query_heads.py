@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import Groups, Mask, plugins, testing
-from fastprune.groups import places
+from fastprune import Groups, Mask, testing
+from fastprune.registry import loading
+from fastprune.units.groups import places
 
-QUERY_HEADS = plugins.installed().architecture["llama-query-heads"]
+QUERY_HEADS = loading.installed().architecture["llama-query-heads"]
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
-    *((name, {"head_dim": 8}) for name in plugins.installed().architecture["llama"].model_types),
+    *((name, {"head_dim": 8}) for name in loading.installed().architecture["llama"].model_types),
     ("llama", {"hidden_size": 48, "num_attention_heads": 12, "num_key_value_heads": 3}),
     ("llama", {"num_attention_heads": 4, "num_key_value_heads": 1}),
 ]
@@ -97,7 +98,7 @@ def test_a_pruned_model_is_inspected_as_it_was_pruned(tmp_path: Any) -> None:
     model, _ = shared_model()
     result = fastprune.prune(model, testing.tiny_batches(model), budget=0.7, architecture="llama-query-heads")
     result.save(tmp_path / "small")
-    from fastprune.inspection import inspect
+    from fastprune.measuring.inspection import inspect
 
     rows = inspect(fastprune.open_pretrained(tmp_path / "small"), seq_len=8)["groups"]
     assert {row["name"]: row["kept"] for row in rows} == result.mask.counts()

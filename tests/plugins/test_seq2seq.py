@@ -11,7 +11,8 @@ import transformers
 from datasets import Dataset
 
 import fastprune
-from fastprune import Groups, Mask, plugins, testing
+from fastprune import Groups, Mask, testing
+from fastprune.registry import loading
 
 SIZES: dict[str, Any] = {"vocab_size": 64, "d_model": 32, "max_position_embeddings": 64}
 SIZES |= {"d_kv": 8, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2, "d_ff": 48}
@@ -48,14 +49,14 @@ def test_costs_and_tuning(class_name: str) -> None:
 
 
 def test_every_claimed_model_type_is_checked() -> None:
-    registry = plugins.installed().architecture
+    registry = loading.installed().architecture
     found = [registry[name] for name in registry if registry.entry(name).plugin == "seq2seq"]
     claimed = {model_type for architecture in found for model_type in architecture.model_types}
     assert claimed - {"whisper"} == {tiny(name).config.model_type for name in [*CLASSES, *MORE]}
 
 
 def test_both_stacks_and_what_lies_between_are_groups() -> None:
-    groups = Groups.resolve(plugins.installed().architecture["t5"], tiny("T5Model"))
+    groups = Groups.resolve(loading.installed().architecture["t5"], tiny("T5Model"))
     kinds = [group.name.removeprefix("decoder.block.0.") for group in groups if ".block.0." in group.name]
     assert kinds == ["encoder.block.0.attention", "encoder.block.0.ffn", "attention", "cross-attention", "ffn"]
     assert [len(stack) for stack in groups.stacks()] == [4, 6]
@@ -101,7 +102,7 @@ def test_from_texts_to_a_smaller_model_that_writes(class_name: str, tmp_path: Pa
 
 
 def test_decoder_sees_the_target_one_token_later(tiny_tokenizer) -> None:
-    task = fastprune.plugins.task_for(
+    task = loading.task_for(
         tiny("T5ForConditionalGeneration").config, transformers.T5ForConditionalGeneration
     )
     data = Dataset.from_dict({"source": ["a good film"], "target": ["not bad"]})
@@ -113,7 +114,7 @@ def test_decoder_sees_the_target_one_token_later(tiny_tokenizer) -> None:
 
 
 def test_a_source_without_a_target_is_refused(tiny_tokenizer) -> None:
-    task = fastprune.plugins.task_for(
+    task = loading.task_for(
         tiny("T5ForConditionalGeneration").config, transformers.T5ForConditionalGeneration
     )
     with pytest.raises(fastprune.DataError, match="a source and a target text; the data has text. Name two"):

@@ -15,8 +15,9 @@ import transformers
 from datasets import Audio, ClassLabel, Dataset, Features, List, Value
 
 import fastprune
-from fastprune import Groups, Mask, plugins, testing
-from fastprune.cli import main
+from fastprune import Groups, Mask, testing
+from fastprune.cli.main import main
+from fastprune.registry import loading
 from fastprune_tasks.ctc import CTC
 from fastprune_tasks.recordings import waveforms
 
@@ -50,7 +51,7 @@ def test_family(model_type: str, head: str, config: dict[str, Any]) -> None:
 
 
 def test_every_claimed_model_type_is_checked() -> None:
-    registry = plugins.installed().architecture
+    registry = loading.installed().architecture
     found = [registry[name] for name in registry if registry.entry(name).plugin == "speech" or name == "whisper"]
     assert {kind for architecture in found for kind in architecture.model_types} == {name for name, _, _ in FAMILIES}
 

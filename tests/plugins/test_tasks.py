@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from fastprune import Batches, Columns, DataError, Task
-from fastprune.calibration import make_batches, model_inputs
-from fastprune.data import read_dataset
+from fastprune.data.batches import make_batches, model_inputs
+from fastprune.data.reading import read_dataset
 from fastprune_tasks.classification import SequenceClassification
 from fastprune_tasks.embedding import Embedding
 from fastprune_tasks.masked_lm import MaskedLM

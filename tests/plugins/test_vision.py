@@ -13,8 +13,9 @@ import torch
 import transformers
 
 import fastprune
-from fastprune import Groups, Mask, plugins, testing
-from fastprune.cli import main
+from fastprune import Groups, Mask, testing
+from fastprune.cli.main import main
+from fastprune.registry import loading
 
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
     ("vit", {}),
@@ -96,7 +97,7 @@ def test_plain_encoder_embeds_pictures() -> None:
 
 
 def test_every_claimed_model_type_is_checked() -> None:
-    registry = plugins.installed().architecture
+    registry = loading.installed().architecture
     found = [registry[name] for name in registry if registry.entry(name).plugin == "vision" and name != "clip"]
     claimed = {kind for architecture in found for kind in architecture.model_types}
     assert claimed == {name for name, _ in FAMILIES} | {swin().config.model_type}

@@ -1,0 +1,1 @@
+"""What a model shows on the calibration set: gradients, moments, layer calls, dense states."""

@@ -1,0 +1,160 @@
+"""Gradients of each sample's loss by the mask, exactly, in one ordinary batched backward (METHOD 1)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastprune.calibration.dense_states import watched
+from fastprune.calibration.hooks import frozen, seen_of, spread
+from fastprune.calibration.objectives import Labels, choose_labels, sample_losses
+from fastprune.data.batches import Batches, to_device, token_mask
+from fastprune.data.tasks import Batch
+from fastprune.progress import track
+from fastprune.units.groups import Group, Groups, consumer_of
+
+
+def collect_gradients(
+    model: nn.Module,
+    groups: Groups,
+    batches: Batches,
+    labels: Labels,
+    generator: torch.Generator,
+    *,
+    watch: Callable[[Batch], contextlib.AbstractContextManager[None]] | None = None,
+) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, ...]]]:
+    """The gradients of the whole calibration set, at about two forward passes' cost.
+
+    Args:
+        model: Left as it was found.
+        groups: The model's groups.
+        batches: The calibration set.
+        labels: Whose labels the losses use.
+        generator: Draws labels where they are the model's, on the CPU.
+        watch: What else is to see each batch go forward and backward, such as ``MomentsCollector.watch``.
+
+    Returns:
+        By the name of the group: the gradients by the mask [samples, units], and the squared norms of the gradients at
+        the consumer's output, one [samples, tokens] a batch. On the CPU.
+
+    Raises:
+        DataError: Labels are asked for that the data do not have, or a loss is not finite.
+    """
+    chosen = choose_labels(batches, labels)
+    device = next(model.parameters()).device
+    by_unit: dict[str, list[Tensor]] = {group.name: [] for group in groups}
+    by_token: dict[str, list[Tensor]] = {group.name: [] for group in groups}
+    for given in track(batches.batches, "scoring"):
+        batch = to_device(given, device)
+        with (
+            watched(model, groups, given),
+            unit_gradients(model, groups) as seen,
+            watch(batch) if watch else contextlib.nullcontext(),
+        ):
+            sample_losses(model, batches, batch, chosen, generator).sum().backward()
+        samples = len(next(iter(batch.values())))
+        for group in groups:
+            by_unit[group.name].append(seen.by_unit.get(group.name, torch.zeros(samples, group.units)).cpu())
+            by_token[group.name].append(seen.by_token.get(group.name, _unseen(group, batch, samples)).cpu())
+    return {name: torch.cat(parts) for name, parts in by_unit.items()}, {k: tuple(v) for k, v in by_token.items()}
+
+
+def _unseen(group: Group, batch: Batch, samples: int) -> Tensor:
+    """Weights of nothing [samples, tokens], for a group that no token of a batch came to."""
+    return torch.zeros_like(token_mask(batch), dtype=torch.float32) if group.block.seen else torch.zeros(samples, 1)
+
+
+@dataclass
+class UnitGradients:
+    """What one backward pass showed, by the name of the group.
+
+    Attributes:
+        by_unit: [samples, units], the gradient of each sample's loss by the mask (METHOD 1).
+        by_token: [samples, tokens], the squared norm of each sample's loss gradient at the consumer's output. Groups
+            that did not run are in neither.
+        samples: How many the pass has.
+    """
+
+    by_unit: dict[str, Tensor] = field(default_factory=dict)
+    by_token: dict[str, Tensor] = field(default_factory=dict)
+    samples: int = 0
+
+
+@contextlib.contextmanager
+def unit_gradients(model: nn.Module, groups: Groups) -> Iterator[UnitGradients]:
+    """While open, one forward pass and one backward pass of summed sample losses fill what is yielded.
+
+    The gradient of sample b by the mask of unit u is the sum over tokens t and the unit's features f of
+    X[b,t,f] dL/dX[b,t,f], X being the consumer's input: exact, in one ordinary batched backward, since no sample's
+    loss depends on another's features (METHOD 1). No parameter takes part, and nothing before the first consumer
+    needs a graph.
+    """
+    seen = UnitGradients()
+    with torch.inference_mode(False), torch.enable_grad(), frozen(model), contextlib.ExitStack() as hooks:
+        hooks.callback(model.register_forward_pre_hook(_count_samples(seen), with_kwargs=True).remove)
+        for group in groups:
+            consumer = consumer_of(model, group)
+            if group.units:
+                hooks.callback(consumer.register_forward_pre_hook(_watch_inputs(group, seen)).remove)
+            hooks.callback(consumer.register_forward_hook(_watch_outputs(group, seen)).remove)
+        yield seen
+
+
+def _count_samples(seen: UnitGradients) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def hook(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        seen.samples = next(len(value) for value in (*arguments, *keywords.values()) if isinstance(value, Tensor))
+
+    return hook
+
+
+def _watch_inputs(group: Group, seen: UnitGradients) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        features, seen_tokens = arguments[0], seen_of(arguments)  # [samples, tokens, features]
+        if not features.requires_grad:
+            features = features.detach().requires_grad_()
+        values = features.detach()
+
+        def keep(gradient: Tensor) -> None:
+            by_feature = _by_sample(values * gradient, seen_tokens, seen.samples).float()  # [samples, features]
+            _accumulate(seen.by_unit, group.name, by_feature.unflatten(1, (group.units, group.width)).sum(-1))
+
+        features.register_hook(keep)
+        return (features, *arguments[1:])
+
+    return hook
+
+
+def _by_sample(rows: Tensor, seen: Tensor | None, samples: int) -> Tensor:
+    """The sums of each sample's tokens: [..., features] -> [samples, features]."""
+    if seen is None:
+        return rows.reshape(samples, -1, rows.shape[-1]).sum(1)
+    owners = seen.view(samples, -1).nonzero()[:, 0]  # the sample of each row
+    return rows.new_zeros(samples, rows.shape[-1]).index_add(0, owners, rows)
+
+
+def _watch_outputs(group: Group, seen: UnitGradients) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def hook(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not output.requires_grad:  # of a group without units, below the first one with any
+            output = output.detach().requires_grad_().clone()  # no leaf: some models go on in place
+
+        def keep(gradient: Tensor) -> None:
+            squares = (
+                gradient.float().square().sum(-1, keepdim=True)
+            )  # [..., tokens, 1], also windows, flattened samples
+            by_token = spread(squares, seen_of(arguments)).reshape(seen.samples, -1)  # [samples, tokens]
+            _accumulate(seen.by_token, group.name, by_token)
+
+        output.register_hook(keep)
+        return output
+
+    return hook
+
+
+def _accumulate(into: dict[str, Tensor], name: str, value: Tensor) -> None:
+    """Add up what a module shows when it runs several times in one pass."""
+    into[name] = into[name] + value if name in into else value

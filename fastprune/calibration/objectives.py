@@ -1,0 +1,63 @@
+"""Objectives: the loss of each calibration sample, towards its own label or one drawn from the model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fastprune.data.batches import Batches, outputs_of
+from fastprune.data.tasks import Batch, Task
+from fastprune.errors import DataError
+
+Labels = Literal["auto", "dataset", "model"]
+
+
+def choose_labels(batches: Batches, labels: Labels) -> Literal["dataset", "model"]:
+    """What ``auto`` means for this calibration set: its own labels where it has them.
+
+    Raises:
+        DataError: ``dataset`` is asked for and there are no labels.
+    """
+    if labels == "dataset" and not batches.has_labels:
+        raise DataError(
+            f"Scoring with labels=dataset needs labels, but the calibration data {batches.source} has none for the task "
+            f"'{_task(batches).name}'. Name their column (--label-column), or use labels=model, which needs none."
+        )
+    if labels == "auto":
+        return "dataset" if batches.has_labels else "model"
+    return labels
+
+
+def sample_losses(
+    model: nn.Module, batches: Batches, batch: Batch, labels: Literal["dataset", "model"], generator: torch.Generator
+) -> Tensor:
+    """Negative log-likelihood of each sample's label: [samples] (METHOD 1).
+
+    Args:
+        batch: One of ``batches``, on the model's device.
+        labels: ``dataset``: the user's; ``model``: drawn from the model's own predictive distribution, which makes
+            the Fisher information the true one.
+        generator: Draws the labels, on the CPU.
+
+    Raises:
+        DataError: A loss is not finite.
+    """
+    task = _task(batches)
+    outputs = outputs_of(model, batch, task)
+    if labels == "model":
+        batch = {**batch, **task.draw_labels(outputs, batch, generator)}
+    losses = task.loss(outputs, batch)
+    if not bool(torch.isfinite(losses).all()):
+        raise DataError(
+            f"The loss is not finite for {int((~torch.isfinite(losses)).sum())} of {len(losses)} samples of a calibration "
+            "batch. Check the labels and the checkpoint's weights, or compute in float32 (--dtype float32)."
+        )
+    return losses
+
+
+def _task(batches: Batches) -> Task:
+    if batches.task is None:
+        raise DataError("Nobody said what the calibration data are for: give Batches.wrap the model's task.")
+    return batches.task

@@ -1,0 +1,1 @@
+"""An architecture found by running a model."""

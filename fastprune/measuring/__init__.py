@@ -1,0 +1,1 @@
+"""Time, memory and metrics of models."""

@@ -1,0 +1,66 @@
+"""Inspection: what can be pruned of a model, or what is left of a pruned one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastprune.models.manifests import MANIFEST, read_manifest
+from fastprune.models.pretrained import Pretrained
+from fastprune.registry import loading
+from fastprune.strategies.costs import Workload
+from fastprune.units.architecture import Architecture
+from fastprune.units.experts import open_experts
+from fastprune.units.groups import Groups
+from fastprune.units.toml import architecture_of
+
+
+def inspect(
+    opened: Pretrained, *, seq_len: int | None = None, architecture: Architecture | None = None
+) -> dict[str, Any]:
+    """Units, MACs and parameters of a model, group by group.
+
+    Args:
+        opened: What ``open_pretrained`` returned.
+        seq_len: Tokens a sample, for the MACs; None: as ``Workload.made_up`` has it.
+        architecture: Where its units are; None: as it was pruned with, or by its ``config.model_type``.
+
+    Returns:
+        ``groups``: name, kind, units before any pruning, units kept, MACs, parameters; totals; what is ``fixed``; ``measures``,
+        what each is called; ``seq_len``, the tokens that MACs are counted for.
+
+    Raises:
+        ModelError: No architecture serves the model, or the length is more than it takes.
+    """
+    model = open_experts(opened.model)
+    groups = Groups.resolve(architecture or _pruned_with(opened.source) or loading.architecture_for(model), model)
+    workload = Workload.made_up(model, seq_len)
+    registry = loading.installed().cost
+    tables = {name: registry[cost]().measure(model, groups, workload) for name, cost in _COSTS.items()}
+    before = _units_before(opened.source)
+    rows = []
+    for group in groups:
+        row: dict[str, Any] = {"name": group.name, "kind": group.kind}
+        row |= {"units": before.get(group.name, group.units), "kept": group.units}
+        rows.append(row | {name: float(table.groups[group.name][-1]) for name, table in tables.items()})
+    totals = {name: table.total for name, table in tables.items()}
+    fixed = {name: table.fixed for name, table in tables.items()}
+    measures = {name: table.measure for name, table in tables.items()}
+    return {"groups": rows, **totals, "fixed": fixed, "measures": measures, "seq_len": workload.seq_len}
+
+
+_COSTS = {"macs": "macs", "parameters": "params"}
+
+
+def _pruned_with(source: str) -> Architecture | None:
+    """The architecture in the manifest of a pruned model's directory; None where it is no pruned model."""
+    if not (Path(source) / MANIFEST).is_file():
+        return None
+    return architecture_of(read_manifest(source)["architecture"], f"the manifest of {source}")
+
+
+def _units_before(source: str) -> dict[str, int]:
+    """By group, what a pruned model's directory says of the dense one; nothing where it is no pruned model."""
+    if not (Path(source) / MANIFEST).is_file():
+        return {}
+    return {group["name"]: int(group["units"]) for group in read_manifest(source)["groups"]}

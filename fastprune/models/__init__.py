@@ -1,0 +1,1 @@
+"""Open, save and push models."""

@@ -1,0 +1,1 @@
+"""prune() and sweep(). Start reading at prune.py."""

@@ -1,0 +1,236 @@
+"""Curves: a metric against cost, what stands out on them, and how they are told: CSV, JSON, a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastprune.errors import UsageError
+from fastprune.reports.pictures import save_figure, subplots
+
+FORMAT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One pruning of a sweep.
+
+    Attributes:
+        recipe: By which name it was asked for.
+        budget: The fraction that was asked for.
+        seed: Of the calibration set and everything random.
+        cost: What is left, as a fraction of the dense model's cost.
+        metrics: Of the pruned model, on the evaluation data.
+        seconds: What pruning took, without scores that another run had computed.
+    """
+
+    recipe: str
+    budget: float
+    seed: int
+    cost: float
+    metrics: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """What one recipe makes of one budget, over the seeds.
+
+    Attributes:
+        recipe: Its name.
+        budget: The fraction that was asked for.
+        cost: What is left, the mean.
+        value: The metric's mean.
+        low: Its lowest.
+        high: Its highest.
+        drop: What it lost against the dense model: points (hundredths of the metric), or percent of a metric of
+            which less is better. Negative: it gained.
+    """
+
+    recipe: str
+    budget: float
+    cost: float
+    value: float
+    low: float
+    high: float
+    drop: float
+
+
+@dataclass(kw_only=True)
+class Sweep:
+    """The curve of a metric against cost.
+
+    Attributes:
+        about: What it is a sweep of: model, data, samples, cost; it goes on only where all of it is the same.
+        metric: The metric that the curve shows.
+        falling: Whether less of it is better.
+        dense: The dense model's metrics.
+        measure: What the cost counts, such as MACs; empty as long as nothing was pruned.
+        runs: What has been done.
+    """
+
+    about: Mapping[str, Any]
+    metric: str
+    falling: bool
+    dense: Mapping[str, float]
+    measure: str = ""
+    runs: list[Run] = field(default_factory=list)
+
+    def find(self, recipe: str, budget: float, seed: int) -> Run | None:
+        """The run that was done for these, if any."""
+        return next((r for r in self.runs if (r.recipe, r.budget, r.seed) == (recipe, budget, seed)), None)
+
+    def points(self) -> list[Point]:
+        """One for each recipe and budget, the dearest first."""
+        found: dict[tuple[str, float], list[Run]] = {}
+        for run in self.runs:
+            found.setdefault((run.recipe, run.budget), []).append(run)
+        points = []
+        for (recipe, budget), runs in found.items():
+            values = [run.metrics[self.metric] for run in runs]
+            value = statistics.mean(values)
+            points.append(
+                Point(
+                    recipe=recipe,
+                    budget=budget,
+                    cost=statistics.mean(run.cost for run in runs),
+                    value=value,
+                    low=min(values),
+                    high=max(values),
+                    drop=self._drop(value),
+                )
+            )
+        return sorted(points, key=lambda point: (point.recipe, -point.budget))
+
+    def front(self) -> list[Point]:
+        """The points that no other beats in both cost and metric, the cheapest first."""
+        front: list[Point] = []
+        for point in sorted(self.points(), key=lambda point: (point.cost, point.drop)):
+            if not front or point.drop < front[-1].drop:
+                front.append(point)
+        return front
+
+    def knee(self) -> Point | None:
+        """The point of the front farthest below the line between its ends: from there on a little more saved costs much.
+
+        None where the front has fewer than three points.
+        """
+        front = self.front()
+        if len(front) < 3:
+            return None
+        first, last = front[0], front[-1]
+        wide, high = last.cost - first.cost, first.drop - last.drop
+
+        def below(point: Point) -> float:
+            line = 1 - (point.cost - first.cost) / wide
+            return line - (point.drop - last.drop) / high
+
+        return max(front[1:-1], key=below)
+
+    def pick(self, rule: str) -> Point:
+        """The cheapest point that a rule allows: ``drop<=1`` (points or percent lost) or ``cost<=0.5``.
+
+        Raises:
+            UsageError: It is no such rule, or no point keeps to it.
+        """
+        name, most = read_rule(rule)
+        allowed = [point for point in self.points() if getattr(point, name) <= most + 1e-9]
+        if not allowed:
+            nearest = min(self.points(), key=lambda point: float(getattr(point, name)))
+            raise UsageError(
+                f"No point of the sweep has {rule}; the nearest is {nearest.recipe} at {nearest.budget:g}, with a "
+                f"{name} of {getattr(nearest, name):.3g}."
+            )
+        return min(allowed, key=lambda point: (point.cost, point.drop) if name == "drop" else (point.drop, point.cost))
+
+    def sentence(self, point: Point) -> str:
+        """A point in words, such as "0.46 of the MACs costs 0.4 points"."""
+        unit = "percent" if self.falling else "points"
+        verb = "costs" if point.drop >= 0 else "gains"
+        return f"{point.cost:.2g} of the {self.measure} {verb} {abs(point.drop):.1f} {unit} of {self.metric}"
+
+    def to_json(self) -> str:
+        """Everything, as ``Sweep.read`` takes it."""
+        return json.dumps({"format": FORMAT} | asdict(self), indent=1)
+
+    @staticmethod
+    def read(path: Path) -> Sweep:
+        """What ``to_json`` wrote.
+
+        Raises:
+            UsageError: The file is broken, or of another format.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT:
+                raise UsageError(f"{path} is of another format than {FORMAT}; name another --output.")
+            runs = [Run(**run) for run in content.pop("runs")]
+            return Sweep(**content, runs=runs)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{path} is no sweep that could go on ({error}); name another --output.") from error
+
+    def _drop(self, value: float) -> float:
+        dense = self.dense[self.metric]
+        return 100 * (value / dense - 1) if self.falling else 100 * (dense - value)
+
+
+def read_rule(rule: str) -> tuple[str, float]:
+    """``drop<=1`` or ``cost<=0.5`` as name and limit.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    match = re.fullmatch(r"\s*(drop|cost)\s*<=\s*(-?\d+(?:\.\d+)?)\s*", rule)
+    if not match:
+        raise UsageError(f"--pick takes drop<=POINTS or cost<=FRACTION, such as 'drop<=1'; got {rule!r}.")
+    return match[1], float(match[2])
+
+
+def to_csv(found: Sweep) -> str:
+    """One line a run."""
+    text = io.StringIO()
+    metrics = list(found.dense)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["recipe", "budget", "seed", "cost", "seconds", *metrics])
+    writer.writerow(["dense", 1.0, "", 1.0, "", *found.dense.values()])
+    for run in found.runs:
+        writer.writerow([run.recipe, run.budget, run.seed, run.cost, run.seconds, *(run.metrics[m] for m in metrics)])
+    return text.getvalue()
+
+
+def draw(found: Sweep, path: Path) -> None:
+    """The curve: a line a recipe with the spread of its seeds, the dense model, the Pareto front, the knee."""
+    figure, axes = subplots(7, 4.5)
+    points = found.points()
+    for recipe in dict.fromkeys(point.recipe for point in points):
+        line = sorted((point for point in points if point.recipe == recipe), key=lambda point: point.cost)
+        errors = [[p.value - p.low for p in line], [p.high - p.value for p in line]]
+        axes.errorbar(
+            [p.cost for p in line],
+            [p.value for p in line],
+            yerr=errors,
+            marker="o",
+            markersize=4,
+            capsize=2,
+            label=recipe,
+        )
+    front = found.front()
+    axes.plot(
+        [p.cost for p in front], [p.value for p in front], color="0.6", linewidth=4, alpha=0.4, label="Pareto front"
+    )
+    axes.axhline(found.dense[found.metric], color="0.4", linestyle=":", label="dense")
+    knee = found.knee()
+    if knee:
+        axes.plot(knee.cost, knee.value, "o", markersize=13, fillstyle="none", color="0.3", label="knee")
+        axes.set_title(f"The knee: {found.sentence(knee)}", loc="left", fontsize=10)
+    axes.set(xlabel=f"{found.measure} left", ylabel=found.metric)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(figure, path)

@@ -1,0 +1,169 @@
+"""Sweeps: accuracy against cost over many budgets, kept as they go, so that an interrupted sweep goes on."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastprune.data.batches import Batches
+from fastprune.errors import BudgetError, UsageError
+from fastprune.files import check_output, write_text
+from fastprune.measuring.evaluation import evaluate
+from fastprune.models.pretrained import Pretrained
+from fastprune.pipeline.cache import Shared
+from fastprune.pipeline.curves import Point, Run, Sweep, draw, to_csv
+from fastprune.pipeline.prune import prune
+from fastprune.pipeline.result import PruningResult
+from fastprune.progress import track
+from fastprune.registry.recipe import Recipe
+from fastprune.strategies.budgets import read_budget
+from fastprune.strategies.contracts import CostModel, MeasuredCost
+
+
+def sweep(
+    model: Pretrained,
+    data: Callable[[int], Batches],
+    eval_data: Batches,
+    *,
+    budgets: Sequence[float],
+    recipes: Mapping[str, Recipe] | None = None,
+    seeds: Sequence[int] = (0,),
+    metric: str | None = None,
+    folder: str | Path | None = None,
+) -> Sweep:
+    """Prune one model to many budgets by one or more recipes, and measure each.
+
+    Scores are computed once for each recipe's scorer and seed, and the dense model's side of tuning once for each seed, as far
+    as there is memory. With a folder, each run is kept as soon as it is done,
+    and the same call goes on where it stopped; at the end it holds ``sweep.json``, ``sweep.csv`` and the curve as
+    ``sweep.png`` and ``sweep.svg``.
+
+    Args:
+        model: The dense model.
+        data: From a seed to a calibration set.
+        eval_data: Labelled data to measure on, none of it for calibration.
+        budgets: Fractions of the dense model's cost.
+        recipes: By name; None: the preset ``default``.
+        seeds: One pruning each for every recipe and budget.
+        metric: The metric of the curve; None: the task's first.
+        folder: Where everything is kept; None: nowhere.
+
+    Raises:
+        UsageError: A budget or the metric is none, or the folder holds another sweep, or one of other calibration data.
+    """
+    recipes = recipes or {"default": Recipe.of("default")}
+    for budget in budgets:
+        read_budget(budget)
+    if not budgets or not seeds:
+        raise BudgetError("A sweep takes at least one budget and one seed.")
+    folder = Path(folder) if folder else None
+    found = _started(model, eval_data, recipes, metric, folder)
+    drawn: int | None = None
+    todo = [(seed, budget, name) for seed in seeds for budget in budgets for name in recipes]
+    for seed, budget, name in track(todo, "sweeping"):
+        if seed != drawn:  # what is kept of the last seed goes
+            drawn, batches, shared = seed, data(seed), Shared(folder / "scores" / str(seed) if folder else None)
+            _note_calibration(found, seed, batches, folder)
+        if found.find(name, budget, seed):
+            continue
+        start = time.perf_counter()
+        result = prune(model, batches, budget=budget, recipe=recipes[name], seed=seed, shared=shared, bench=False)
+        seconds = time.perf_counter() - start
+        found.measure = _counted(recipes[name].cost, result)
+        found.runs.append(
+            Run(
+                recipe=name,
+                budget=budget,
+                seed=seed,
+                cost=result.cost_after / result.cost_before,
+                metrics=evaluate(result.model, eval_data),
+                seconds=seconds,
+            )
+        )
+        if folder:
+            write_text(folder / "sweep.json", found.to_json())
+    if folder:
+        write_text(folder / "sweep.csv", to_csv(found))
+        draw(found, folder / "sweep.svg")
+        draw(found, folder / "sweep.png")
+    return found
+
+
+def prune_point(
+    model: Pretrained, data: Callable[[int], Batches], point: Point, recipe: Recipe, seed: int, folder: Path
+) -> PruningResult:
+    """The pruned model of one point, made again from the scores that the sweep kept."""
+    shared = Shared(folder / "scores" / str(seed))
+    return prune(model, data(seed), budget=point.budget, recipe=recipe, seed=seed, shared=shared)
+
+
+def drop_scores(folder: Path) -> None:
+    """Delete the kept scores: the sweep is done, and they are large."""
+    shutil.rmtree(folder / "scores", ignore_errors=True)
+
+
+def _started(
+    model: Pretrained, eval_data: Batches, recipes: Mapping[str, Recipe], metric: str | None, folder: Path | None
+) -> Sweep:
+    """The sweep that the folder holds, or a new one with the dense model measured."""
+    costs = {recipe.cost.name for recipe in recipes.values()}
+    if len(costs) > 1:
+        raise UsageError(f"The recipes of a sweep must count one cost; these count {', '.join(sorted(costs))}.")
+    about: dict[str, Any] = {
+        "model": model.source,
+        "eval_data": eval_data.source,
+        "eval_samples": eval_data.n_samples,
+        "cost": costs.pop(),
+        "recipes": {name: recipe.to_toml() for name, recipe in recipes.items()},
+        "calibration": {},
+    }
+    state = folder / "sweep.json" if folder else None
+    if state and state.is_file():
+        found = Sweep.read(state)
+        for name in about:
+            if name == "recipes":
+                known = {each: text for each, text in found.about["recipes"].items() if each in about["recipes"]}
+                if any(about["recipes"][each] != text for each, text in known.items()):
+                    raise UsageError(f"A recipe of the sweep in {folder} has changed; name another --output.")
+            elif name != "calibration" and found.about[name] != about[name]:
+                raise UsageError(
+                    f"The sweep in {folder} has {name} {found.about[name]}, not {about[name]}; name another --output."
+                )
+        found.about = {**found.about, "recipes": {**found.about["recipes"], **about["recipes"]}}
+    else:
+        if folder:
+            _check_folder(folder)
+        dense = evaluate(model.model, eval_data)
+        found = Sweep(about=about, metric=next(iter(dense)), falling=False, dense=dense)
+    if metric is not None and metric not in found.dense:
+        raise UsageError(f"There is no metric '{metric}' for this task; there are {', '.join(found.dense)}.")
+    found.metric = metric or next(iter(found.dense))
+    found.falling = eval_data.task is not None and found.metric in eval_data.task.lower_is_better
+    return found
+
+
+def _note_calibration(found: Sweep, seed: int, batches: Batches, folder: Path | None) -> None:
+    """Note what a seed's calibration set is; a sweep that goes on must have the one that it began with."""
+    now = {"source": batches.source, "samples": batches.n_samples, "tokens": batches.n_tokens}
+    known = found.about.get("calibration", {})
+    before = known.get(str(seed), now)
+    if before != now:
+        said = ["{samples} samples ({tokens} tokens) of {source}".format(**each) for each in (before, now)]
+        raise UsageError(f"The sweep in {folder} is calibrated on {said[0]}, not {said[1]}; name another --output.")
+    found.about = {**found.about, "calibration": {**known, str(seed): now}}
+
+
+def _counted(cost: CostModel, result: PruningResult) -> str:
+    """What the cost is called where a share of it is told: a share of the latency, and not of the ms."""
+    return cost.name if isinstance(cost, MeasuredCost) else result.measure
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(
+            f"{folder} is not empty and holds no sweep; name a directory that does not exist, or is empty."
+        )
+    check_output(folder)

@@ -1,0 +1,65 @@
+"""What a reconstruction is shown: the calibration set, how much its tokens count, what is held back, and how much is enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fastprune.calibration.hooks import real_rows
+from fastprune.data.batches import Batches
+from fastprune.units.groups import Group
+
+TokenWeights = Mapping[str, tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The calibration set, how much its tokens count by the group, and which of its samples are held back."""
+
+    batches: Batches
+    token_weights: TokenWeights | None
+    held: Sequence[Tensor] | None
+
+    def weights(self, group: Group) -> tuple[Tensor, ...] | None:
+        """How much each token counts in a group, one [samples, tokens] for each batch; None: all alike."""
+        return self.token_weights[group.name] if self.token_weights else None
+
+    def held_back(self, index: int) -> Tensor | None:
+        """Which samples of a batch are held back [samples]; None: none are."""
+        return None if self.held is None else self.held[index]
+
+    def only(self, places: Sequence[int]) -> Samples:
+        """Some of the batches alone."""
+        by_group = self.token_weights or {}
+        return Samples(
+            self.batches.only(places),
+            {name: tuple(values[place] for place in places) for name, values in by_group.items()} or None,
+            None if self.held is None else [self.held[place] for place in places],
+        )
+
+    def enough(self, members: Sequence[Group], hidden: Sequence[Tensor], tokens_per_feature: float | None) -> list[int]:
+        """The places of as many batches as least squares need in a layer, evenly from all, and from those held back.
+
+        Args:
+            members: The layer's groups.
+            hidden: What enters it, by the batch [samples, tokens, hidden].
+            tokens_per_feature: How many real tokens each feature of the widest regression is to have; None: all.
+        """
+        every = range(len(self.batches))
+        if tokens_per_feature is None or any(group.block.seen for group in members):  # some may see few tokens
+            return list(every)
+        here = (
+            real_rows(states[..., :1], members[0], batch) for states, batch in zip(hidden, self.batches, strict=True)
+        )
+        widest = max(max(group.features, group.hidden) for group in members)
+        share = min(1.0, tokens_per_feature * widest / max(sum(map(len, here)), 1))
+        held = [marks is not None and bool(marks.any()) for marks in map(self.held_back, every)]
+        chosen: list[int] = []
+        for mark in (False, True):
+            alike = [place for place in every if held[place] == mark]
+            count = math.ceil(share * len(alike))
+            chosen += [alike[(2 * each + 1) * len(alike) // (2 * count)] for each in range(count)]
+        return sorted(chosen)

@@ -1,0 +1,1 @@
+"""Names to objects: plugins, recipes, the catalogue."""

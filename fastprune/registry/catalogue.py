@@ -1,0 +1,87 @@
+"""The catalogue: every strategy that can be chosen, with its options and its documentation, as plain data."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from fastprune.errors import UnknownNameError
+from fastprune.registry import loading
+from fastprune.strategies.options import options_of
+from fastprune.units.toml import to_toml
+
+
+def entries(kind: str | None = None, name: str | None = None) -> list[dict[str, Any]]:
+    """Strategies, presets and architectures: kind, name, plugin, summary, description, options,
+    formula, paper, and how to ask for it on the command line (empty where there is none).
+
+    Args:
+        kind: Only this kind; None: all.
+        name: Only this name.
+
+    Raises:
+        UnknownNameError: There is no such kind or name.
+    """
+    kinds = (*loading.KINDS, "preset", "architecture")
+    if kind is not None and kind not in kinds:
+        raise UnknownNameError(f"There is no kind '{kind}'. Known: {', '.join(kinds)}.")
+    return [
+        _entry(each, each_name)
+        for each in ([kind] if kind else kinds)
+        for each_name in ([name] if name else getattr(loading.installed(), each))
+    ]
+
+
+def preset(name: str) -> str:
+    """The TOML text of a preset.
+
+    Raises:
+        UnknownNameError: There is no such preset.
+    """
+    return loading.installed().preset[name]
+
+
+def architecture(name: str) -> str:
+    """The TOML text of an architecture.
+
+    Raises:
+        UnknownNameError: There is no such architecture.
+    """
+    return to_toml(loading.installed().architecture[name])
+
+
+def _entry(kind: str, name: str) -> dict[str, Any]:
+    entry = getattr(loading.installed(), kind).entry(name)
+    options: list[dict[str, Any]] = []
+    formula = paper = use = ""
+    if kind == "preset":
+        description = entry.value.partition("\n\n")[0].replace("# ", "")
+    elif kind == "architecture":
+        description = "For the model types " + ", ".join(entry.value.model_types) + "."
+    else:
+        description = inspect.getdoc(entry.value) or ""
+        options = [
+            {"name": info.name, "type": info.type_name, "default": info.default, "help": info.help}
+            for info in options_of(entry.value)
+        ]
+        formula, paper = entry.value.formula, entry.value.paper
+        use = f"--{kind} {name}" + "".join(
+            f" --set {kind}.{option['name']}={_text(option['default'])}" for option in options
+        )
+    summary = " ".join(description.partition("\n\n")[0].split())
+    return {
+        "kind": kind,
+        "name": name,
+        "plugin": entry.plugin,
+        "summary": summary,
+        "description": description,
+        "options": options,
+        "formula": formula,
+        "paper": paper,
+        "use": use,
+    }
+
+
+def _text(value: Any) -> str:
+    """A value as ``--set`` takes it."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

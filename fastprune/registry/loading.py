@@ -1,0 +1,194 @@
+"""Plugins: found by entry point, registered once, told apart by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pluggy
+from torch import nn
+
+from fastprune.data.tasks import Task
+from fastprune.errors import ModelError, PluginError
+from fastprune.registry import hookspecs
+from fastprune.registry.names import Registry
+from fastprune.strategies.contracts import CostModel, Rearranger, Schedule, Scorer, Searcher, Strategy, Tuner
+from fastprune.units.architecture import Architecture
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+API_VERSION = 1
+"""Counts up whenever plugins written for the last number would break. A plugin may state its own as ``fastprune_api``."""
+
+KINDS = ("scorer", "searcher", "rearranger", "tuner", "cost", "schedule")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """One plugin: its name, where it comes from, and what is wrong with it (empty: nothing, it is loaded)."""
+
+    name: str
+    distribution: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Plugins:
+    """Everything that the installed plugins registered."""
+
+    scorer: Registry[type[Scorer]] = field(default_factory=lambda: Registry("scorer"))
+    searcher: Registry[type[Searcher]] = field(default_factory=lambda: Registry("searcher"))
+    rearranger: Registry[type[Rearranger]] = field(default_factory=lambda: Registry("rearranger"))
+    tuner: Registry[type[Tuner]] = field(default_factory=lambda: Registry("tuner"))
+    cost: Registry[type[CostModel]] = field(default_factory=lambda: Registry("cost model"))
+    schedule: Registry[type[Schedule]] = field(default_factory=lambda: Registry("schedule"))
+    preset: Registry[str] = field(default_factory=lambda: Registry("preset"))
+    architecture: Registry[Architecture] = field(default_factory=lambda: Registry("architecture"))
+    task: Registry[type[Task]] = field(default_factory=lambda: Registry("task"))
+    manager: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager("fastprune"))
+    found: list[PluginInfo] = field(default_factory=list)
+
+    def strategies(self, kind: str) -> Registry[type[Strategy]]:
+        """The registry of a kind of strategy, one of ``KINDS``."""
+        registry: Registry[type[Strategy]] = getattr(self, kind)
+        return registry
+
+
+@functools.cache
+def installed() -> Plugins:
+    """The plugins of this Python environment, loaded at the first call."""
+    return load(entry_points(group=hookspecs.GROUP))
+
+
+def load(points: Iterable[EntryPoint]) -> Plugins:
+    """Import and register plugins. One that cannot be imported is named in a warning; the others still load.
+
+    Raises:
+        PluginError: A hook is misspelled, a name is taken, or what is registered is not what the hook is for.
+    """
+    plugins = Plugins()
+    plugins.manager.add_hookspecs(hookspecs)
+    for point in sorted(points, key=lambda point: point.name):
+        distribution = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+        problem = _load_one(plugins.manager, point)
+        plugins.found.append(PluginInfo(point.name, distribution, problem))
+        if problem:
+            warnings.warn(f"The plugin '{point.name}' ({distribution}) was not loaded: {problem}", stacklevel=2)
+    try:
+        plugins.manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        known = ", ".join(name for name, _ in inspect.getmembers(hookspecs, inspect.isfunction) if "register" in name)
+        raise PluginError(f"A plugin implements a hook that does not exist: {error}. The hooks are {known}.") from error
+    _register(plugins)
+    return plugins
+
+
+def task_for(config: PretrainedConfig, model_class: type[nn.Module]) -> Task:
+    """The task that a model with this configuration and class is for.
+
+    Raises:
+        ModelError: No task serves the class.
+    """
+    registry = installed().task
+    for task in (registry[name] for name in registry):
+        if task.serves(config, model_class.__name__):
+            return task.for_config(config)
+    raise ModelError(
+        f"No task serves the model class {model_class.__name__}; known tasks: {', '.join(registry)}. "
+        "Open the model with another head, or register a task in a plugin."
+    )
+
+
+def architecture_for(model: nn.Module) -> Architecture:
+    """The architecture of a model, by ``config.model_type``.
+
+    Raises:
+        ModelError: No architecture serves the model.
+    """
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    registry = installed().architecture
+    for name in registry:
+        if model_type in registry[name].model_types:
+            return registry[name]
+    known = sorted(model_type for name in registry for model_type in registry[name].model_types)
+    raise ModelError(
+        f"No architecture is known for the model type '{model_type}' ({type(model).__name__}). Known: {', '.join(known)}. "
+        "Give one as architecture=Architecture(...), or register it in a plugin (docs/plugins.md)."
+    )
+
+
+def _load_one(manager: pluggy.PluginManager, point: EntryPoint) -> str:
+    """Import and register one plugin; what went wrong, or nothing."""
+    try:
+        plugin = point.load()
+    except Exception as error:  # whatever an outside module raises must not take the others down
+        return f"importing {point.value} failed with {type(error).__name__}: {error}"
+    version = getattr(plugin, "fastprune_api", API_VERSION)
+    if version != API_VERSION:
+        return (
+            f"it was written for plugin API {version}, and this fastprune has {API_VERSION}; install a matching version"
+        )
+    if manager.has_plugin(point.name):
+        return "a plugin of this name is already registered; uninstall one of the two"
+    try:
+        manager.register(plugin, name=point.name)
+    except (ValueError, pluggy.PluginValidationError) as error:
+        if manager.has_plugin(point.name):  # pluggy leaves what came before the fault
+            manager.unregister(name=point.name)
+        return f"registering {point.value} failed: {' '.join(str(error).split())}"
+    return ""
+
+
+def _register(plugins: Plugins) -> None:
+    """Run every registration hook, once a plugin, so that each entry knows who registered it."""
+    hooks: list[tuple[str, Callable[[str], Callable[..., None]]]] = [
+        ("register_architectures", lambda plugin: functools.partial(_add_architecture, plugins, plugin)),
+        ("register_tasks", lambda plugin: functools.partial(_add_class, plugins.task, Task, plugin)),
+        ("register_cost_models", lambda plugin: functools.partial(_add_class, plugins.cost, CostModel, plugin)),
+        ("register_scorers", lambda plugin: functools.partial(_add_class, plugins.scorer, Scorer, plugin)),
+        ("register_searchers", lambda plugin: functools.partial(_add_class, plugins.searcher, Searcher, plugin)),
+        ("register_rearrangers", lambda plugin: functools.partial(_add_class, plugins.rearranger, Rearranger, plugin)),
+        ("register_tuners", lambda plugin: functools.partial(_add_class, plugins.tuner, Tuner, plugin)),
+        ("register_schedules", lambda plugin: functools.partial(_add_class, plugins.schedule, Schedule, plugin)),
+        ("register_presets", lambda plugin: lambda name, text: plugins.preset.add(name, text, plugin)),
+    ]
+    for hook, registrar in hooks:
+        for implementation in getattr(plugins.manager.hook, hook).get_hookimpls():
+            try:
+                implementation.function(registrar(implementation.plugin_name))
+            except PluginError:
+                raise
+            except Exception as error:
+                raise PluginError(
+                    f"The plugin '{implementation.plugin_name}' failed in {hook}: {type(error).__name__}: {error}."
+                ) from error
+
+
+def _add_class(registry: Registry[type[T]], contract: type[T], plugin: str, value: type[T]) -> None:
+    described = f"The plugin '{plugin}' registers {getattr(value, '__name__', value)!r} as a {registry.kind}"
+    if not (isinstance(value, type) and issubclass(value, contract)):
+        raise PluginError(f"{described}, which is no subclass of fastprune.{contract.__name__}.")
+    missing = sorted(getattr(value, "__abstractmethods__", ()))
+    if missing:
+        raise PluginError(f"{described}, but it does not define {', '.join(missing)}.")
+    name: Any = getattr(value, "name", None)
+    if not isinstance(name, str) or not dataclasses.is_dataclass(value) or not value.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise PluginError(f"{described}; it must be a frozen dataclass with a ClassVar 'name'.")
+    registry.add(name, value, plugin)
+
+
+def _add_architecture(plugins: Plugins, plugin: str, architecture: Architecture) -> None:
+    if not isinstance(architecture, Architecture):
+        raise PluginError(
+            f"The plugin '{plugin}' registers {architecture!r} as an architecture; it must be an Architecture."
+        )
+    plugins.architecture.add(architecture.name, architecture, plugin)

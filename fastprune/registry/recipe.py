@@ -1,0 +1,179 @@
+"""A recipe: one strategy for each stage, from a preset, a TOML file and keyword arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastprune.errors import OptionError, UnknownNameError, UsageError
+from fastprune.registry import loading
+from fastprune.sources import check_read
+from fastprune.strategies.contracts import CostModel, Rearranger, Schedule, Scorer, Searcher, Strategy, Tuner
+from fastprune.strategies.options import build, options_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What each stage is done with. Two recipes that are equal prune alike. The scorer is set to give what the others need."""
+
+    scorer: Scorer
+    searcher: Searcher
+    rearranger: Rearranger
+    tuner: Tuner
+    cost: CostModel
+    schedule: Schedule
+
+    def __post_init__(self) -> None:
+        stages = (self.searcher, self.rearranger, self.tuner)
+        object.__setattr__(self, "scorer", self.scorer.giving(frozenset().union(*(stage.needs for stage in stages))))
+        for stage in stages:
+            for need in sorted(stage.needs - self.scorer.gives):
+                raise UsageError(
+                    f"{_kind_of(stage)} '{stage.name}' needs {_NEEDS.get(need, need)}, which scorer '{self.scorer.name}' "
+                    f"does not give. Choose another {_kind_of(stage)} ('none' does without, where there is one) or another scorer."
+                )
+
+    @staticmethod
+    def of(
+        preset: str = "default",
+        *,
+        file: str | Path | None = None,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        **stages: str | Strategy | None,
+    ) -> Recipe:
+        """Put a recipe together.
+
+        Args:
+            preset: The name of a registered preset, the ground that the rest is laid on.
+            file: A TOML file in the form of a preset. A stage that it names is taken from it whole; the preset fills
+                in the others.
+            settings: Options by stage, such as ``{"scorer": {"labels": "model"}}``, over those of preset and file.
+            stages: A strategy for a stage (``scorer``, ``searcher``, ``rearranger``, ``tuner``, ``cost``,
+                ``schedule``), by name or as an instance. A named one starts from its own defaults.
+
+        Raises:
+            UnknownNameError: A preset, stage or strategy of that name is not known.
+            OptionError: An option is unknown or of the wrong type.
+            UsageError: The file cannot be read, or a stage needs what the scorer does not give.
+        """
+        ground = _parse(loading.installed().preset[preset], f"the preset '{preset}'")
+        laid = _parse(_read(Path(file)), str(file)) if file is not None else {}
+        tables = ground | laid
+        for kind in loading.KINDS:
+            if kind not in tables and stages.get(kind) is None:
+                raise UsageError(f"The preset '{preset}' names no {kind}; give one.")
+            tables.setdefault(kind, {"use": ""})
+        chosen: dict[str, Strategy] = {}
+        for kind, value in stages.items():
+            _check_kind(kind)
+            if isinstance(value, Strategy):
+                chosen[kind] = value
+            elif value is not None and value != tables[kind]["use"]:
+                tables[kind] = {"use": value}
+        if stages.get("searcher") is None and "searcher" not in laid:
+            _suit_searcher(tables, ground, chosen.get("cost"))
+        for kind, values in (settings or {}).items():
+            _check_kind(kind)
+            if kind in chosen:
+                chosen[kind] = build(kind, type(chosen[kind]), dataclasses.asdict(chosen[kind]) | dict(values))
+            else:
+                tables[kind] |= values
+        for kind in loading.KINDS:
+            if kind not in chosen:
+                chosen[kind] = strategy(kind, tables[kind]["use"], **_without_use(tables[kind]))
+        return Recipe(**chosen)  # type: ignore[arg-type]
+
+    def change(
+        self, *, settings: Mapping[str, Mapping[str, Any]] | None = None, **stages: str | Strategy | None
+    ) -> Recipe:
+        """This recipe with other strategies or options; the arguments are those of ``of``."""
+        kept = {
+            kind: getattr(self, kind) for kind in loading.KINDS if stages.get(kind) in (None, getattr(self, kind).name)
+        }
+        return Recipe.of(settings=settings, **{**stages, **kept})
+
+    def to_toml(self) -> str:
+        """The recipe as TOML, every option written out: what ``file`` reads."""
+        sections = []
+        for kind in loading.KINDS:
+            stage: Strategy = getattr(self, kind)
+            values = {info.name: getattr(stage, info.name) for info in options_of(type(stage))}
+            lines = [f'use = "{stage.name}"', *(f"{name} = {_toml(value)}" for name, value in values.items())]
+            sections.append(f"[{kind}]\n" + "\n".join(lines))
+        return "\n\n".join(sections) + "\n"
+
+
+def _suit_searcher(
+    tables: dict[str, dict[str, Any]], ground: Mapping[str, Mapping[str, Any]], cost: Strategy | None
+) -> None:
+    """Where the cost is another than the preset's, take the searcher that its tables need, if they need one."""
+    name = cost.name if cost else tables["cost"]["use"]
+    if name == ground.get("cost", {}).get("use"):
+        return
+    model = type(cost) if cost else loading.installed().cost[name]
+    wanted = getattr(model, "searcher", "")
+    if wanted and tables["searcher"]["use"] != wanted:
+        tables["searcher"] = {"use": wanted}
+
+
+_NEEDS = {"grads": "per-sample gradients", "token_weights": "token weights", "damage": "damage curves"}
+
+
+def strategy(kind: str, name: str, /, **options: Any) -> Any:
+    """A strategy by its registered name: ``strategy("tuner", "mask", damp=0.5)``.
+
+    Raises:
+        UnknownNameError: No such kind, or nothing registered under the name.
+        OptionError: No such option, or a value of the wrong type.
+    """
+    _check_kind(kind)
+    return build(kind, loading.installed().strategies(kind)[name], options)
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in loading.KINDS:
+        raise UnknownNameError(f"There is no stage '{kind}'. Known: {', '.join(loading.KINDS)}.")
+
+
+def _kind_of(stage: Strategy) -> str:
+    contracts = {"searcher": Searcher, "rearranger": Rearranger, "tuner": Tuner}
+    return next(kind for kind, contract in contracts.items() if isinstance(stage, contract))
+
+
+def _without_use(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in table.items() if name != "use"}
+
+
+def _read(path: Path) -> str:
+    if str(path) in loading.installed().preset and not path.exists():
+        raise UsageError(f"'{path}' is a preset, not a TOML file: say --preset {path}, or in Python preset='{path}'.")
+    check_read(path)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The recipe {path} cannot be read: {error}.") from error
+
+
+def _parse(text: str, source: str) -> dict[str, dict[str, Any]]:
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{source} is not TOML: {error}.") from error
+    for kind, table in tables.items():
+        _check_kind(kind)
+        if not isinstance(table, dict) or not isinstance(table.get("use"), str):
+            raise OptionError(f'[{kind}] in {source} must name its strategy: use = "...".')
+    return tables
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return '"none"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    return json.dumps(value) if isinstance(value, str) else repr(value)  # JSON's escapes are TOML's

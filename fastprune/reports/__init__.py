@@ -1,0 +1,1 @@
+"""Pages for people: figures, pictures, report and model card."""

@@ -1,0 +1,92 @@
+"""Model cards: the README that the Hub shows of a pruned model, and its picture, made from the manifest alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fastprune.models.sentence_transformers import MODULES
+from fastprune.reports import pages as reports
+from fastprune.reports.pictures import subplots
+
+CARD = "README.md"
+PICTURE = "kept.png"
+
+
+def pages(
+    name: str, details: Mapping[str, Any], *, auto_class: str = "", companions: Mapping[str, bytes] | None = None
+) -> dict[str, bytes]:
+    """What is written for people beside a pruned model: the report, the model card and the picture on it.
+
+    Args:
+        name: Of the directory.
+        details: What ``PruningResult.details`` returns, or a manifest.
+        auto_class: The class of transformers that opens it; empty: nothing but fastprune does.
+        companions: The model's other files, which tell whether it is sentence-transformers'.
+    """
+    return {
+        reports.NAME: reports.render({name: details}).encode(),
+        CARD: model_card(name, details, auto_class=auto_class, companions=companions or {}).encode(),
+        PICTURE: kept_picture(details),
+    }
+
+
+def model_card(name: str, details: Mapping[str, Any], *, auto_class: str, companions: Mapping[str, bytes]) -> str:
+    """The card, with the Hub's metadata in front; arguments as for ``pages``."""
+    from jinja2 import Environment
+
+    template = files("fastprune.reports").joinpath("card.md.j2").read_text(encoding="utf-8")
+    calibration = details["calibration"]
+    public = {**calibration, "source": Path(calibration["source"]).name}  # a card does not tell of directories
+    page = reports.shown(name, {**details, "calibration": public})
+    return (
+        Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)
+        .from_string(template)
+        .render(
+            name=name,
+            verdict=page["verdict"],
+            figures=page["figures"],
+            calibration=page["calibration"],
+            recipe=page["recipe"],
+            budget=f"{details['budget']:g}",
+            base=details.get("base_model", ""),
+            library="sentence-transformers" if MODULES in companions else "transformers",
+            usage=_usage(name, auto_class, companions),
+        )
+    )
+
+
+def kept_picture(details: Mapping[str, Any]) -> bytes:
+    """The share of the units that each sublayer keeps, as a PNG."""
+    groups = details["groups"]
+    kinds = list(dict.fromkeys(group["kind"] for group in groups))
+    figure, panels = subplots(4 * len(kinds), 2.6, count=len(kinds))
+    for axes, kind in zip(panels if len(kinds) > 1 else [panels], kinds, strict=True):
+        rows = [group for group in groups if group["kind"] == kind]
+        shares = [100 * row["kept"] / row["units"] if row["units"] else 0 for row in rows]
+        axes.bar(range(len(rows)), [100] * len(rows), color="#e3e8f2")
+        axes.bar(range(len(rows)), shares, color="#2563eb")
+        axes.set(title=f"{kind}: % kept", xlabel="layer", ylim=(0, 100))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.spines[["top", "right"]].set_visible(False)
+    found = io.BytesIO()
+    figure.savefig(found, format="png", dpi=110, metadata={"Software": None})
+    return found.getvalue()
+
+
+def _usage(name: str, auto_class: str, companions: Mapping[str, bytes]) -> str:
+    """The lines that open it."""
+    own = f'import fastprune\n\nmodel = fastprune.load("{name}")  # where fastprune is installed'
+    if MODULES in companions:
+        scores_pairs = not any(path.endswith("Pooling/config.json") for path in companions)
+        opener = "CrossEncoder" if scores_pairs else "SentenceTransformer"
+        return f'from sentence_transformers import {opener}\n\nmodel = {opener}("{name}", trust_remote_code=True)'
+    if auto_class:
+        return (
+            f"from transformers import {auto_class}\n\n"
+            f'model = {auto_class}.from_pretrained("{name}", trust_remote_code=True)\n\n{own}'
+        )
+    return own

@@ -1,0 +1,182 @@
+"""Reports: a page about one pruning, or about several side by side, made from manifests alone; it needs no network."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastprune.files import write_text
+from fastprune.models.manifests import read_manifest
+from fastprune.reports import figures
+from fastprune.reports.pictures import subplots
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "report.html"
+CELLS = 128  # a group of more attention units than these is drawn as a bar
+VALUES = 128  # of one group's importance, in a manifest
+BLUE, GREY = "#2563eb", "#8a93a5"  # the page draws what is of the first in its own blue, by light or dark
+
+
+def summarised(importance: Mapping[str, Tensor], *, every: Mapping[str, bool]) -> dict[str, list[float]]:
+    """Importance small enough for a manifest: unit by unit, or as at most ``VALUES`` quantiles, the greatest first.
+
+    Args:
+        importance: By the name of the group, [units].
+        every: The groups whose units are told one by one, where they are not too many.
+    """
+    found = {}
+    for name, values in importance.items():
+        values = values.double()
+        if not (every[name] and values.numel() <= CELLS):
+            values = values.sort(descending=True).values
+            if values.numel() > VALUES:
+                last = values.numel() - 1
+                values = values[[round(at * last / (VALUES - 1)) for at in range(VALUES)]]
+        found[name] = [float(f"{value:.4g}") for value in values.tolist()]
+    return found
+
+
+def render(runs: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page.
+
+    Args:
+        runs: Manifests (or what ``PruningResult.details`` returns) by the name to show.
+    """
+    from jinja2 import Environment
+
+    template = files("fastprune.reports").joinpath("report.html.j2").read_text(encoding="utf-8")
+    rows = [shown(name, details) for name, details in runs.items()]
+    columns = list(dict.fromkeys(column for run in rows for column in run["cells"]))
+    title = f"{len(rows)} prunings" if len(rows) > 1 else f"{rows[0]['name']}, pruned"
+    return Environment(autoescape=True).from_string(template).render(title=title, runs=rows, columns=columns)
+
+
+def verdict(details: Mapping[str, Any]) -> str:
+    """One sentence: how much is left, and what it lost."""
+    costs = [(figures.share_of(cost), cost) for cost in details.get("costs") or [details["cost"]]]
+    shares = {name: figures.ratio(cost["before"], cost["after"]) for name, cost in costs}
+    shares["parameters"] = figures.ratio(details["parameters"]["before"], details["parameters"]["after"])
+    *first, last = [f"{share} of the {name}" for name, share in shares.items() if share]
+    said = f"{', '.join(first)}{' and ' if first else ''}{last} are left"
+    if details.get("latency"):
+        said += f"; a forward pass is {details['latency']['speedup']:.1f} times as fast"
+    dense, pruned = details["metrics"].get("dense"), details["metrics"].get("pruned")
+    if dense and pruned:
+        name = next(iter(dense))
+        before, after = f"{dense[name]:.4g}", f"{pruned[name]:.4g}"
+        said += f"; {name} stays at {after}" if before == after else f"; {name} goes from {before} to {after}"
+    return f"{said}."
+
+
+def _conditions(latency: Mapping[str, Any]) -> str:
+    """How the latency was measured, in one sentence."""
+    if not latency:
+        return ""
+    where = f"on {latency['device']}"
+    if latency.get("threads") and latency["device"] == "cpu":
+        where += f" with {latency['threads']} thread{'s' if latency['threads'] > 1 else ''}"
+    dtype = f" in {latency['dtype']}" if latency.get("dtype") else ""
+    return f"Latency: the median of forward passes {where}{dtype}, both models in turns."
+
+
+def shown(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
+    """What a page shows of one run: verdict, figures, groups, spectrum, timings, calibration, command, recipe."""
+    calibration = details["calibration"]
+    common = _common([group["name"].split(".") for group in details["groups"]])
+    return {
+        "name": name,
+        "verdict": verdict(details),
+        "figures": figures.rows(details),
+        "cells": {name: (pruned, means) for name, _, pruned, means in figures.rows(details)},
+        "groups": [_group(group, details, common) for group in details["groups"]],
+        "conditions": _conditions(details.get("latency") or {}),
+        "spectrum": _spectrum(details),
+        "timings": details["timings"],
+        "calibration": f"Calibrated on {calibration['samples']} samples ({calibration['tokens']:,} tokens) of "
+        f"{calibration['source'] or 'batches in memory'}, seed {calibration['seed']}.",
+        "command": f"fastprune prune MODEL --data DATA --recipe recipe.toml --budget {details['budget']:g} --output DIR",
+        "recipe": details["recipe"],
+    }
+
+
+def _common(names: Sequence[Sequence[str]]) -> str:
+    """What every name begins with, dotted."""
+    alike = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*(name[:-1] for name in names), strict=False))
+    return "".join(f"{parts[0]}." for parts in alike)
+
+
+def _group(group: Mapping[str, Any], details: Mapping[str, Any], common: str) -> dict[str, Any]:
+    """A row of the map: cells for attention units, a bar for anything else; ``common`` begins every name."""
+    name, units = group["name"], group["units"]
+    shown = {"name": name, "label": name.removeprefix(common), "units": units, "kept": group["kept"], "cells": []}
+    shown["share"] = f"{100 * group['kept'] / units:.1f}" if units else "0"
+    if group["kind"] == "attention" and 0 < units <= CELLS:
+        kept = set(details["kept_units"][name])
+        values = (details.get("importance") or {}).get(name) or [1.0] * units
+        most = max(values) or 1.0
+        shown["cells"] = [
+            {
+                "kept": unit in kept,
+                "opacity": f"{0.45 + 0.55 * (values[unit] / most) ** 0.5:.2f}",
+                "title": f"unit {unit}: importance {values[unit]:.3g}, {'kept' if unit in kept else 'pruned'}",
+            }
+            for unit in range(units)
+        ]
+    return shown
+
+
+def _spectrum(details: Mapping[str, Any]) -> list[str]:
+    """The importance of every group, sorted, as an inline SVG for each kind; none where nothing is known."""
+    importance = {name: sorted(values, reverse=True) for name, values in (details.get("importance") or {}).items()}
+    if not any(max(values, default=0) > 0 for values in importance.values()):
+        return []
+    kinds: dict[str, list[str]] = {}
+    for group in details["groups"]:
+        if group["name"] in importance:
+            kinds.setdefault(group["kind"], []).append(group["name"])
+    floor = 1e-9 * max(value for values in importance.values() for value in values)
+    return [_curves(kind, [importance[name] for name in names], floor) for kind, names in kinds.items()]
+
+
+def _curves(kind: str, groups: Sequence[Sequence[float]], floor: float) -> str:
+    """One line a group, as SVG; nothing is drawn below ``floor``."""
+    figure, axes = subplots(4.5, 3.2)
+    figure.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
+    for place, values in enumerate(groups):
+        share = [100 * at / max(len(values) - 1, 1) for at in range(len(values))]
+        strong = 0.4 + 0.6 * place / max(len(groups) - 1, 1)
+        axes.plot(share, [max(value, floor) for value in values], color=BLUE, alpha=strong, linewidth=1.2)
+    axes.set(yscale="log", title=f"{kind}: pale the first layers, strong the last", xlabel="% of the units")
+    for spine in axes.spines.values():
+        spine.set_color(GREY)
+    axes.tick_params(colors=GREY, which="both")
+    for text in (axes.title, axes.xaxis.label):
+        text.set_color(GREY)
+        text.set_fontsize(10)
+    svg = io.StringIO()
+    figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+    text = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>", "", svg.getvalue(), flags=re.S)
+    return text.strip().replace("<svg ", f'<svg role="img" aria-label="importance of {kind} units by group" ', 1)
+
+
+def write_report(directories: Sequence[str | Path], output: str | Path) -> Path:
+    """A page that shows the pruned models of some directories side by side.
+
+    Raises:
+        CheckpointError: A directory holds no pruned model.
+    """
+    runs = {}
+    for directory in map(Path, directories):
+        name = directory.name if directory.name not in runs else str(directory)
+        runs[name] = read_manifest(directory)
+    path = Path(output)
+    write_text(path, render(runs))
+    return path

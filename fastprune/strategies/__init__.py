@@ -1,0 +1,1 @@
+"""What a plugin author implements, and what flows between the stages."""

@@ -1,0 +1,104 @@
+"""Budgets: what was asked for, in whatever words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastprune.errors import BudgetError
+
+if TYPE_CHECKING:
+    from fastprune.strategies.costs import CostTable
+
+Budget = float | str | Mapping[str, float | str]
+"""A fraction of the dense model's cost; text such as ``0.5``, ``latency=0.6,params=0.7`` or ``latency=3.5ms``; or the
+fraction, or the amount as text, by the name of each cost model."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What may be left of one cost: a share of the dense model's, or an amount of a unit such as ``ms``."""
+
+    number: float
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.unit and not 0 < self.number <= 1:
+            percent = f"; {self.number:g} % is {self.number / 100:g}" if 1 < self.number < 100 else ""
+            raise BudgetError(
+                f"The budget must be a fraction of the dense model's cost, above 0 and at most 1; got {self.number:g}{percent}."
+            )
+        if not 0 < self.number < float("inf"):
+            raise BudgetError(f"The budget must be above 0; got {self.number:g} {self.unit}.")
+
+    def share(self, table: CostTable) -> float:
+        """The fraction of the table's total; at most 1: a model that is cheap enough already stays as it is.
+
+        Raises:
+            BudgetError: The table counts in another unit.
+        """
+        if not self.unit:
+            return self.number
+        if self.unit.lower() != table.measure.lower():
+            raise BudgetError(
+                f"The budget of {self.number:g} {self.unit} is for a cost in {table.measure}; say "
+                f"{self.number:g}{table.measure}, or a fraction."
+            )
+        return min(1.0, self.number / table.total)
+
+
+def read_budget(budget: Budget) -> dict[str, Asked]:
+    """What was asked for, by the name of the cost model; the name is empty where none was named.
+
+    Raises:
+        BudgetError: It is no fraction above 0 and at most 1, no amount, or no such list.
+    """
+    if isinstance(budget, str) and "=" in budget:
+        pairs = [part.partition("=") for part in budget.split(",")]
+        names = [name.strip() for name, _, _ in pairs]
+        if len(set(names)) < len(names) or not all(names):
+            raise BudgetError(
+                f"Every cost may be named once in a budget, such as latency=0.6,params=0.7; got '{budget}'."
+            )
+        return {name.strip(): _asked(text) for name, _, text in pairs}
+    if isinstance(budget, Mapping):
+        if not budget:
+            raise BudgetError("The budget names no cost; give one, such as {'latency': 0.5}.")
+        return {name: _asked(each) for name, each in budget.items()}
+    return {"": _asked(budget)}
+
+
+def read_budgets(text: str) -> list[float]:
+    """Budgets in a user's words: ``0.9,0.5`` or ``0.9:0.2:0.1`` (from, to, step, both ends included).
+
+    Raises:
+        BudgetError: It is neither.
+    """
+    try:
+        if ":" in text:
+            first, last, step = (float(part) for part in text.split(":"))
+            count = round(abs(first - last) / abs(step))
+            sign = 1 if last >= first else -1
+            found = [round(first + sign * abs(step) * at, 10) for at in range(count + 1)]
+        else:
+            found = [float(part) for part in text.split(",")]
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise BudgetError(f"Budgets are given as 0.9,0.5,0.3 or as 0.9:0.2:0.1 (from:to:step); got {text}.") from error
+    for budget in found:
+        read_budget(budget)
+    return list(dict.fromkeys(found))
+
+
+def _asked(value: float | str) -> Asked:
+    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z]*)\s*", str(value))
+    try:
+        if not isinstance(value, str):
+            return Asked(value)
+        return Asked(float(found[1]), found[2]) if found else Asked(float(value))
+    except ValueError as error:
+        raise BudgetError(
+            f"The budget '{value}' is no number; give a fraction such as 0.5, costs by name such as "
+            "latency=0.6,params=0.7, or an amount such as latency=3.5ms."
+        ) from error

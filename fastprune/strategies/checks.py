@@ -1,0 +1,161 @@
+"""Contract checks: what every stage's output must be, whoever wrote the strategy."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from fastprune.errors import ContractError
+from fastprune.strategies.contracts import (
+    CostModel,
+    Pass,
+    Rearranger,
+    Reconstruction,
+    Schedule,
+    Scorer,
+    Searcher,
+    Tuner,
+)
+from fastprune.strategies.costs import CostTable
+from fastprune.strategies.scores import Scores
+from fastprune.units.groups import Groups
+from fastprune.units.linears import as_linear
+from fastprune.units.masks import Mask
+
+
+def check_costs(costs: CostTable, groups: Groups, model: CostModel) -> None:
+    """One finite cost, none negative, for each of 0..units of every group."""
+    who = f"cost model '{model.name}'"
+    _same_names(who, costs.groups, groups)
+    for group in groups:
+        _shape(who, group.name, "costs", costs.groups[group.name], (group.units + 1,))
+        if costs.groups[group.name].dtype != torch.float64:
+            raise ContractError(f"The {who} returned costs of {costs.groups[group.name].dtype}; they must be float64.")
+        _finite(who, group.name, "costs", costs.groups[group.name], negative=False)
+
+
+def checked_passes(schedule: Schedule, budget: float, groups: Groups) -> list[Pass]:
+    """The schedule's passes: at least one, budgets that never rise and end with the one asked for, every group pruned."""
+    names = [group.name for group in groups]
+    passes = list(schedule.passes(budget, names))
+    who = f"schedule '{schedule.name}'"
+    said = f"the budgets {[each.budget for each in passes]} for {budget}"
+    if not passes or passes[-1].budget != budget:
+        raise ContractError(f"The {who} returned {said}; the last must be {budget} itself.")
+    if any(not after.budget <= before.budget <= 1 for before, after in itertools.pairwise(passes)):
+        raise ContractError(f"The {who} returned {said}; none may rise, or be above 1.")
+    settled: set[str] = set()
+    for each in passes:
+        unknown, again = set(each.settles or ()) - set(names), settled & set(each.settles or ())
+        if unknown or again:
+            raise ContractError(f"The {who} settles the unknown {sorted(unknown)} and {sorted(again)} twice.")
+        settled |= set(names if each.settles is None else each.settles)
+    if settled != set(names):
+        raise ContractError(f"The {who} leaves out the groups {sorted(set(names) - settled)}.")
+    return passes
+
+
+def check_scores(scores: Scores, groups: Groups, scorer: Scorer) -> None:
+    """Importance for every unit, finite and not negative; the optional fields that the scorer says it gives."""
+    who = f"scorer '{scorer.name}'"
+    _same_names(who, scores.importance, groups)
+    for group in groups:
+        _shape(who, group.name, "importance", scores.importance[group.name], (group.units,))
+        _finite(who, group.name, "importance", scores.importance[group.name], negative=False)
+    for name in sorted(scorer.gives):
+        field = getattr(scores, name)
+        if field is None:
+            raise ContractError(f"The {who} says that it gives '{name}' and returned none.")
+        _same_names(who, field, groups)
+    for group in groups if scores.grads is not None else ():
+        assert scores.grads is not None
+        _shape(who, group.name, "grads", scores.grads[group.name], (None, group.units))
+        _finite(who, group.name, "grads", scores.grads[group.name])
+    for group in groups if scores.damage is not None else ():
+        assert scores.damage is not None
+        _check_damage(who, group.name, scores.damage[group.name], group.units)
+
+
+def check_search(mask: Mask, groups: Groups, costs: CostTable, budget: float, searcher: Searcher) -> None:
+    """A bool for every unit, within the budget."""
+    who = f"searcher '{searcher.name}'"
+    _check_mask(who, mask, groups)
+    cost = costs.of(mask.counts())
+    if cost > budget * (1 + 1e-9):
+        raise ContractError(
+            f"The {who} returned a mask of {cost:.6g} {costs.measure}, over the budget of {budget:.6g}."
+        )
+
+
+def check_rearrangement(after: Mask, before: Mask, groups: Groups, rearranger: Rearranger) -> None:
+    """As many units kept in each group as before."""
+    who = f"rearranger '{rearranger.name}'"
+    _check_mask(who, after, groups)
+    for name, count in before.counts().items():
+        if after.counts()[name] != count:
+            raise ContractError(
+                f"The {who} keeps {after.counts()[name]} units of '{name}', where the search kept {count}."
+            )
+
+
+def check_reconstruction(reconstruction: Reconstruction, student: nn.Module, groups: Groups, tuner: Tuner) -> None:
+    """Finite weights, of the shape that the kept units leave, for linears that the groups have."""
+    who = f"tuner '{tuner.name}'"
+    known = {path for group in groups for path in (group.consumer, *group.producers)}
+    for path, (weight, bias) in reconstruction.items():
+        if path not in known:
+            raise ContractError(
+                f"The {who} returned a weight for '{path}', which is the path of no consumer or producer of the groups."
+            )
+        linear = as_linear(student.get_submodule(path))
+        _shape(who, path, "weight", weight, tuple(linear.weight.shape))
+        _finite(who, path, "weight", weight)
+        if bias is not None:
+            _shape(who, path, "bias", bias, (linear.out_features,))
+            _finite(who, path, "bias", bias)
+
+
+def _check_damage(who: str, name: str, damage: Tensor, units: int) -> None:
+    """Finite, never rising, and 0 with everything kept."""
+    _shape(who, name, "damage", damage, (units + 1,))
+    _finite(who, name, "damage", damage, negative=False)
+    if bool((damage.diff() > 1e-9 * damage[0]).any()):
+        raise ContractError(f"The {who} returned damage for '{name}' that rises where more units are kept.")
+    if float(damage[-1]) > 1e-9 * float(damage[0]):
+        raise ContractError(
+            f"The {who} returned damage of {float(damage[-1]):.3g} for '{name}' with every unit kept; it must be 0."
+        )
+
+
+def _check_mask(who: str, mask: Mask, groups: Groups) -> None:
+    _same_names(who, mask.values, groups)
+    for group in groups:
+        _shape(who, group.name, "mask", mask[group.name], (group.units,))
+        if mask[group.name].dtype != torch.bool:
+            raise ContractError(
+                f"The {who} returned a mask of {mask[group.name].dtype} for '{group.name}'; it must be bool."
+            )
+
+
+def _same_names(who: str, returned: Iterable[str], groups: Groups) -> None:
+    expected, given = {group.name for group in groups}, set(returned)
+    if expected != given:
+        missing, extra = sorted(expected - given), sorted(given - expected)
+        raise ContractError(f"The {who} left out the groups {missing} and returned the unknown {extra}.")
+
+
+def _shape(who: str, group: str, what: str, value: Tensor, expected: tuple[int | None, ...]) -> None:
+    shape = tuple(value.shape)
+    if len(shape) != len(expected) or any(want not in (None, size) for size, want in zip(shape, expected, strict=True)):
+        wanted = ", ".join("any" if size is None else str(size) for size in expected)
+        raise ContractError(f"The {who} returned {what} of shape {list(shape)} for '{group}'; it must be [{wanted}].")
+
+
+def _finite(who: str, group: str, what: str, value: Tensor, *, negative: bool = True) -> None:
+    if not bool(torch.isfinite(value).all()):
+        raise ContractError(f"The {who} returned {what} for '{group}' that are not finite.")
+    if not negative and bool((value < 0).any()):
+        raise ContractError(f"The {who} returned negative {what} for '{group}'.")

@@ -1,0 +1,196 @@
+"""Limits: budgets on the tables of a model, and the search that keeps several of them at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastprune.registry import loading
+from fastprune.strategies.budgets import Asked
+from fastprune.strategies.contracts import MeasuredCost, Searcher
+from fastprune.strategies.costs import CostTable
+from fastprune.strategies.scores import Scores
+from fastprune.units.masks import Mask
+
+ROUNDS = 12  # prices tried for several budgets
+STEP = 3.0  # how fast the prices follow what is overspent
+
+
+def main_cost(asked: Mapping[str, Asked]) -> str | None:
+    """Of the costs that were named, the recipe's own, which takes its options: the first that is measured, or the first.
+
+    Raises:
+        UnknownNameError: A cost model of that name is not known.
+    """
+    registered = loading.installed().cost
+    named = [name for name in asked if name]
+    measured = [name for name in named if issubclass(registered[name], MeasuredCost)]
+    return next(iter([*measured, *named]), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """One cost and what may be left of it.
+
+    Attributes:
+        name: The cost model's.
+        table: What each number of units costs.
+        share: The fraction of the dense model's cost.
+        dense: The dense model's cost.
+    """
+
+    name: str
+    table: CostTable
+    share: float
+    dense: float
+
+    @property
+    def budget(self) -> float:
+        """What may be left, in the table's measure."""
+        return self.share * self.dense
+
+    @property
+    def allowed(self) -> float:
+        """The budget with the rounding of sums of costs that are no whole numbers."""
+        return self.budget * (1 + 1e-12)
+
+
+def _saved(limit: Limit, name: str, now: int) -> Tensor:
+    """The share of the budget that each smaller number of units saves: [fewer units]."""
+    costs = limit.table.groups[name]
+    return (costs[now] - costs[:now]).clamp(min=0) / limit.budget
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Several costs at once, the first of which a schedule's passes speak of."""
+
+    items: tuple[Limit, ...]
+
+    @property
+    def first(self) -> Limit:
+        return self.items[0]
+
+    def check(self) -> None:
+        """Refuse budgets that nothing can meet.
+
+        Raises:
+            BudgetError: One is below its floor.
+        """
+        for limit in self.items:
+            limit.table.check(limit.budget)
+
+    def left(self, mask: Mask, settled: Collection[str] = ()) -> Limits:
+        """Those of a model that has only the mask's units, some groups of which stay as they are."""
+        counts = mask.counts()
+        tables = [limit.table.within(counts) for limit in self.items]
+        if settled:
+            tables = [table.settled(settled) for table in tables]
+        return Limits(tuple(replace(limit, table=table) for limit, table in zip(self.items, tables, strict=True)))
+
+    def at(self, share: float) -> Limits:
+        """Those of a pass whose share of the first cost is this one; the others come as far on their way, in ratio."""
+        first = self.first.share
+        if share == first:
+            return self
+        way = (1 - share) / (1 - first) if first < 1 else 1.0
+        return Limits(tuple(replace(limit, share=1 - way * (1 - limit.share)) for limit in self.items))
+
+    def spent(self, mask: Mask) -> list[dict[str, Any]]:
+        """By cost: its name, what it counts and under what conditions, the share allowed, and how much before and after."""
+        return [
+            {
+                "name": limit.name,
+                "measure": limit.table.measure,
+                "budget": limit.share,
+                "before": limit.dense,
+                "after": limit.table.of(mask.counts()),
+                "conditions": dict(limit.table.conditions),
+            }
+            for limit in self.items
+        ]
+
+    def search(self, searcher: Searcher, scores: Scores) -> Mask:
+        """The best mask that the searcher finds within all budgets.
+
+        A single budget is the searcher's own business. With several, each alone comes first: where its mask keeps to the
+        others as well, nothing better is left to find. Else the costs are added up, each at a price a share of its
+        budget, and the prices of what is overspent rise (surrogate relaxation). The least damage within all budgets wins.
+        """
+        if len(self.items) == 1:
+            return searcher.search(scores, self.first.table, self.first.budget)
+        damage = {name: scores.damage_of(name) for name in scores.importance}
+        for limit in self.items:
+            mask = searcher.search(scores, limit.table, limit.budget)
+            if max(self._used(mask)) <= 1:
+                return mask
+        best, least = self._cheapest(), float("inf")
+        prices = [1.0] * len(self.items)
+        for turn in range(ROUNDS):
+            mask = searcher.search(scores, self._priced(prices), 1.0)
+            used = self._used(mask)
+            counts = self._filled(self._repaired(mask.counts(), damage), damage)
+            lost = sum(float(damage[name][count]) for name, count in counts.items())
+            if lost < least:
+                best, least = counts, lost
+            step = STEP / (1 + turn / 3)
+            prices = [price * math.exp(step * (share - 1)) for price, share in zip(prices, used, strict=True)]
+        return Mask.top(scores.importance, best)
+
+    def _repaired(self, counts: Mapping[str, int], damage: Mapping[str, Tensor]) -> dict[str, int]:
+        """Counts within all budgets: groups give up units where that does least harm for what it relieves."""
+        counts = dict(counts)
+        while True:
+            broken = [limit for limit in self.items if limit.table.of(counts) > limit.allowed]
+            if not broken:
+                return counts
+            best, rate = ("", 0), float("inf")
+            for name, now in counts.items():
+                relief = sum((_saved(limit, name, now) for limit in broken), torch.zeros(now, dtype=torch.float64))
+                harm = (damage[name][:now] - damage[name][now]).clamp(min=0)  # [fewer units]
+                rates = torch.where(relief > 0, (harm + 1e-300) / relief, torch.inf)
+                if now and float(rates.min()) < rate:
+                    best, rate = (name, int(rates.argmin())), float(rates.min())
+            if not best[0]:  # costs that rise where units go: nothing is sure but none at all
+                return self._cheapest()
+            counts[best[0]] = best[1]
+
+    def _filled(self, counts: dict[str, int], damage: Mapping[str, Tensor]) -> dict[str, int]:
+        """The counts with what the budgets still pay for, the most helpful first."""
+        while True:
+            rests = [limit.allowed - limit.table.of(counts) for limit in self.items]
+            best, gain = ("", 0), 0.0
+            for name, now in counts.items():
+                gains = damage[name][now] - damage[name]  # [units + 1]
+                for limit, rest in zip(self.items, rests, strict=True):
+                    costs = limit.table.groups[name]
+                    gains = torch.where(costs - costs[now] <= rest, gains, -torch.inf)
+                if float(gains.max()) > gain:
+                    best, gain = (name, int(gains.argmax())), float(gains.max())
+            if not best[0]:
+                return counts
+            counts[best[0]] = best[1]
+
+    def _used(self, mask: Mask) -> list[float]:
+        """The share of each budget that a mask uses."""
+        counts = mask.counts()
+        return [limit.table.of(counts) / limit.allowed for limit in self.items]
+
+    def _cheapest(self) -> dict[str, int]:
+        """No unit kept where that costs least: every table's floor, where no cost ever falls."""
+        return dict.fromkeys(self.first.table.groups, 0)
+
+    def _priced(self, prices: Sequence[float]) -> CostTable:
+        """All costs as one, in budgets: at most 1 where every budget is kept."""
+        rates = [price / sum(prices) / limit.budget for price, limit in zip(prices, self.items, strict=True)]
+        rated = list(zip(rates, (limit.table for limit in self.items), strict=True))
+        groups = {
+            name: sum((rate * table.groups[name] for rate, table in rated[1:]), rated[0][0] * rated[0][1].groups[name])
+            for name in self.first.table.groups
+        }
+        return CostTable(measure="budgets", groups=groups, fixed=sum(rate * table.fixed for rate, table in rated))

@@ -1,0 +1,128 @@
+"""Options: the fields of a strategy, described, read from text, and checked against their types."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fastprune.errors import OptionError
+
+if TYPE_CHECKING:
+    from fastprune.strategies.contracts import Strategy
+
+T = TypeVar("T")
+S = TypeVar("S", bound="Strategy")
+
+
+def option(default: T, *, help: str) -> T:
+    """A field of a strategy, with the sentence that help and documentation print."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptionInfo:
+    """What is known of an option: its name, type, default and help."""
+
+    name: str
+    annotation: Any
+    default: Any
+    help: str
+
+    @property
+    def type_name(self) -> str:
+        """The type as a user reads it: ``dataset | model``, ``float``, ``int | none``."""
+        return " | ".join(_type_names(self.annotation))
+
+
+def options_of(strategy: type[Strategy]) -> list[OptionInfo]:
+    """The options of a strategy class, in the order of their definition."""
+    hints = typing.get_type_hints(strategy)
+    return [
+        OptionInfo(name=f.name, annotation=hints[f.name], default=f.default, help=f.metadata.get("help", ""))
+        for f in dataclasses.fields(strategy)
+    ]
+
+
+def build(kind: str, strategy: type[S], values: Mapping[str, Any]) -> S:
+    """A strategy with these options; text is read as the option's type.
+
+    Raises:
+        OptionError: There is no such option, or the value is not of its type.
+    """
+    known = {info.name: info for info in options_of(strategy)}
+    for name in values:
+        if name not in known:
+            nearest = get_close_matches(name, known, n=1)
+            raise OptionError(
+                f"{kind} '{strategy.name}' has no option '{name}'"
+                + (f"; did you mean '{nearest[0]}'?" if nearest else ".")
+                + (f" Its options: {', '.join(known)}." if known else " It has none.")
+            )
+    return strategy(**{name: _read(kind, strategy.name, known[name], value) for name, value in values.items()})
+
+
+def check_options(strategy: Strategy) -> None:
+    """Refuse an instance with a value that is not of its option's type.
+
+    Raises:
+        OptionError: With what was given and what is expected.
+    """
+    for info in options_of(type(strategy)):
+        value = getattr(strategy, info.name)
+        if not _fits(value, info.annotation):
+            raise OptionError(f"option '{info.name}' of '{strategy.name}' takes {info.type_name}, not {value!r}.")
+
+
+def _read(kind: str, strategy: str, info: OptionInfo, value: Any) -> Any:
+    for candidate in _candidates(value):
+        if _fits(candidate, info.annotation):
+            return float(candidate) if _wants_float(candidate, info.annotation) else candidate
+    raise OptionError(
+        f"option '{info.name}' of {kind} '{strategy}' takes {info.type_name}, not {value!r} "
+        f"(its default is {info.default!r})."
+    )
+
+
+def _candidates(value: Any) -> list[Any]:
+    """What a value may mean: itself and, where it is text (from the command line), what the text spells."""
+    if not isinstance(value, str):
+        return [value]
+    words: dict[str, Any] = {"true": True, "false": False, "none": None}
+    readings: list[Any] = [words[value.lower()]] if value.lower() in words else []
+    for number in (int, float):
+        try:
+            readings.append(number(value))
+        except ValueError:
+            continue
+    return [*readings, value]
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return value in typing.get_args(annotation) and not isinstance(value, bool)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, argument) for argument in typing.get_args(annotation))
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, origin or annotation)
+
+
+def _wants_float(value: Any, annotation: Any) -> bool:
+    members = typing.get_args(annotation) or (annotation,)
+    return isinstance(value, int) and not isinstance(value, bool) and float in members and int not in members
+
+
+def _type_names(annotation: Any) -> list[str]:
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return [str(value) for value in typing.get_args(annotation)]
+    if origin in (types.UnionType, typing.Union):
+        return [name for argument in typing.get_args(annotation) for name in _type_names(argument)]
+    return ["none" if annotation is types.NoneType else annotation.__name__]

@@ -1,0 +1,1 @@
+"""Which units a model has: architectures as data, resolved on one model."""
