@@ -102,9 +102,7 @@ def test_from_texts_to_a_smaller_model_that_writes(class_name: str, tmp_path: Pa
 
 
 def test_decoder_sees_the_target_one_token_later(tiny_tokenizer) -> None:
-    task = loading.task_for(
-        tiny("T5ForConditionalGeneration").config, transformers.T5ForConditionalGeneration
-    )
+    task = loading.task_for(tiny("T5ForConditionalGeneration").config, transformers.T5ForConditionalGeneration)
     data = Dataset.from_dict({"source": ["a good film"], "target": ["not bad"]})
     batches = fastprune.make_batches(data, task, tiny_tokenizer)
     batch = batches.batches[0]
@@ -114,8 +112,6 @@ def test_decoder_sees_the_target_one_token_later(tiny_tokenizer) -> None:
 
 
 def test_a_source_without_a_target_is_refused(tiny_tokenizer) -> None:
-    task = loading.task_for(
-        tiny("T5ForConditionalGeneration").config, transformers.T5ForConditionalGeneration
-    )
+    task = loading.task_for(tiny("T5ForConditionalGeneration").config, transformers.T5ForConditionalGeneration)
     with pytest.raises(fastprune.DataError, match="a source and a target text; the data has text. Name two"):
         fastprune.make_batches(Dataset.from_dict({"text": ["a film"]}), task, tiny_tokenizer)
