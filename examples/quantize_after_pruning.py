@@ -16,8 +16,8 @@ from onnxruntime.quantization import quantize_dynamic
 
 import fastprune
 from fastprune.exporting.onnx_models import ONNX_FILE, OnnxModel
+from fastprune.exporting.timing import bench_exported
 from fastprune.measuring.evaluation import EVALUATION_SPLITS
-from fastprune.measuring.side_by_side import bench_exported
 
 
 def main(dense: str, pruned: str, test: str, batch_size: str = "1", seq_len: str = "64") -> None:

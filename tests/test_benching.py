@@ -14,12 +14,12 @@ from torch import nn
 import fastprune
 from fastprune import (
     BudgetError,
-    Groups,
     MeasuredTable,
     ModelError,
     TableError,
     UsageError,
     Workload,
+    resolve_groups,
     strategy,
     testing,
 )
@@ -216,7 +216,7 @@ def test_amounts_through_python(tiny_checkpoint: Path, tiny_data: Path, table_fi
     result = fastprune.prune(opened, str(tiny_data), budget={"latency": "8ms", "params": 0.9}, cost=cost)
     assert result.cost_after <= 8
     assert [each["name"] for each in result.costs] == ["latency", "params"]
-    groups = Groups.resolve(fastprune.architecture_for(result.model), result.model)
+    groups = resolve_groups(fastprune.architecture_for(result.model), result.model)
     table = cost.measure(result.model, groups, Workload.made_up(result.model, 8))
     assert table.total == pytest.approx(result.cost_after)
     with pytest.raises(BudgetError, match="at most 1"):

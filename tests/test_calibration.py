@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 import fastprune
 from fastprune import testing
-from fastprune.data.batches import Batches, make_batches, model_inputs, token_limit, token_mask
+from fastprune.data.batches import Batches, model_inputs, token_limit, token_mask
+from fastprune.data.encoding import make_batches
 from fastprune.errors import DataError
 from fastprune_tasks.classification import SequenceClassification
 from fastprune_tasks.token_classification import TokenClassification

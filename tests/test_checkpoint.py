@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import fastprune
-from fastprune import CheckpointError, Groups, Mask, ModelError, testing
+from fastprune import CheckpointError, Mask, ModelError, resolve_groups, testing
 from fastprune.models import checkpoint
 
 
@@ -20,7 +20,7 @@ def pruned(model_type: str = "bert", head: str = "ForSequenceClassification", *,
     """With half of the units gone, and the first and the last group empty."""
     model = testing.tiny_model(model_type, head, **config)
     architecture = fastprune.architecture_for(model)
-    groups = Groups.resolve(architecture, model)
+    groups = resolve_groups(architecture, model)
     names = [group.name for group in groups]
     values = {group.name: torch.arange(group.units) % 2 == 1 for group in groups}
     if empty:
@@ -237,7 +237,7 @@ def test_consumers_without_a_bias(tmp_path: Path, tuned: bool) -> None:
         layer.output.dense.bias = None
     architecture = fastprune.architecture_for(model)
     result = fastprune.prune(model, testing.tiny_batches(model), budget=0.5, tuner="weights" if tuned else "none")
-    groups = Groups.resolve(architecture, result.model)
+    groups = resolve_groups(architecture, result.model)
     assert all((fastprune.consumer_of(result.model, g).bias is not None) == tuned for g in groups if g.kind == "ffn")
     if not tuned:  # from_pretrained builds biases that the checkpoint has not, so the load must say so or do without
         return

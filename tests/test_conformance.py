@@ -106,7 +106,7 @@ def test_another_built_in_architecture_is_counted_and_tuned(model_type: str) -> 
 def test_sublayers_in_lists_of_their_own(head: str) -> None:
     model = testing.tiny_model("xlm", head, **SIZES["xlm"])
     testing.check_architecture(fastprune.architecture_for(model), model)
-    groups = fastprune.Groups.resolve(fastprune.architecture_for(model), model)
+    groups = fastprune.resolve_groups(fastprune.architecture_for(model), model)
     prefix = "" if head == "Model" else "transformer."
     assert groups["attentions.1.ffn"].consumer == f"{prefix}ffns.1.lin2"
     # FFNs run between the attentions, so these cannot be called one by one

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import ContractError, CostTable, Groups, Mask, Scores, strategy, testing
+from fastprune import ContractError, CostTable, Groups, Mask, Scores, resolve_groups, strategy, testing
 from fastprune.strategies import checks
 
 FIRST = "encoder.layer.0.attention"
@@ -24,7 +24,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def groups(model) -> Groups:
-    return Groups.resolve(fastprune.architecture_for(model), model)
+    return resolve_groups(fastprune.architecture_for(model), model)
 
 
 def importance(groups: Groups, **first: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -13,9 +13,9 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
 import fastprune
-from fastprune import Groups, ModelError, testing
+from fastprune import Groups, ModelError, resolve_groups, testing
 from fastprune.cli.main import main
-from fastprune.registry import loading
+from fastprune.registry import serving
 from fastprune.testing import conformance
 
 
@@ -53,8 +53,8 @@ def test_a_draft_has_the_groups_of_the_family(model_type: str, head: str) -> Non
     draft = fastprune.draft_architecture(model)
     assert [finding.sureness for finding in draft.findings] == ["sure", "sure"]
     assert not draft.unclaimed
-    expected = Groups.resolve(loading.architecture_for(model), model)
-    assert facts(Groups.resolve(draft.architecture, model)) == facts(expected)
+    expected = resolve_groups(serving.architecture_for(model), model)
+    assert facts(resolve_groups(draft.architecture, model)) == facts(expected)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -147,8 +147,8 @@ def test_rows_that_gave_nothing_may_be_anyones() -> None:
     with torch.no_grad():
         model.model.decoder.layers[0].fc1.bias[5:9] = -1e6
     draft = fastprune.draft_architecture(model)
-    assert facts(Groups.resolve(draft.architecture, model)) == facts(
-        Groups.resolve(loading.architecture_for(model), model)
+    assert facts(resolve_groups(draft.architecture, model)) == facts(
+        resolve_groups(serving.architecture_for(model), model)
     )
 
 

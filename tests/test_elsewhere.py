@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 import fastprune
-from fastprune import Groups, Mask, testing
+from fastprune import Mask, resolve_groups, testing
 from fastprune.models import checkpoint
 
 TEXTS = ["the cat sat on the mat", "a dog ran home"]
@@ -53,7 +53,7 @@ def _pruned(model_type: str, head: str) -> tuple[Any, fastprune.Architecture]:
     """Half of the units gone; the first attention and the last FFN empty; consumers repaired, so that biases are new."""
     model = testing.tiny_model(model_type, head)
     architecture = fastprune.architecture_for(model)
-    groups = Groups.resolve(architecture, model)
+    groups = resolve_groups(architecture, model)
     values = {group.name: torch.arange(group.units) % 2 == 1 for group in groups}
     for group in (groups.items[0], groups.items[-1]):
         values[group.name] = torch.zeros(group.units, dtype=torch.bool)

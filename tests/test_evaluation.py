@@ -10,7 +10,8 @@ from datasets import Dataset, DatasetDict
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from fastprune.calibration.dense_states import DenseStates, keeping
-from fastprune.data.batches import Batches, make_batches
+from fastprune.data.batches import Batches
+from fastprune.data.encoding import make_batches
 from fastprune.data.tasks import Columns
 from fastprune.errors import DataError, ModelError
 from fastprune.measuring.evaluation import evaluate, fidelity

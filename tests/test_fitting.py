@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import fastprune
-from fastprune import Group, Groups, LayerFit, Mask, Statistics, reconstruct, testing
+from fastprune import Group, LayerFit, Mask, Statistics, reconstruct, resolve_groups, testing
 from fastprune.surgery import materialize
-from fastprune.surgery.materialize import apply_reconstruction
+from fastprune.surgery.reconstruction import apply_reconstruction
 from fastprune.testing.comparing import all_outputs, furthest_apart
 
 HEADS = {"bart": ("ForConditionalGeneration",)}
@@ -25,10 +25,10 @@ def keep(group: Group, statistics: Statistics, weight: Tensor, bias: Tensor | No
 def halved(model_type: str):
     model = testing.tiny_model(model_type, *HEADS.get(model_type, ()))
     architecture = fastprune.architecture_for(model)
-    groups = Groups.resolve(architecture, model)
+    groups = resolve_groups(architecture, model)
     mask = Mask({group.name: torch.arange(group.units) % 2 == 0 for group in groups})
     student = materialize(model, groups, mask).eval()
-    return model, student, Groups.resolve(architecture, student), testing.tiny_batches(model)
+    return model, student, resolve_groups(architecture, student), testing.tiny_batches(model)
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import Batches, DataError, Groups, strategy, testing
+from fastprune import Batches, DataError, resolve_groups, strategy, testing
 
 LABELLED = [
     ("bert", "ForSequenceClassification"),
@@ -24,7 +24,7 @@ def generator() -> torch.Generator:
 
 def case(model_type: str = "bert", head: str = "ForSequenceClassification", **batches):
     model = testing.tiny_model(model_type, head)
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     return model, groups, testing.tiny_batches(model, samples=10, batch_size=4, **batches)
 
 
@@ -143,7 +143,7 @@ def test_empty_groups_have_token_weights_like_any_other() -> None:
     mask = fastprune.Mask.full(groups)
     values = dict(mask.values) | {groups.items[0].name: torch.zeros(4, dtype=torch.bool)}
     pruned = fastprune.materialize(model, groups, fastprune.Mask(values))
-    left = Groups.resolve(fastprune.architecture_for(pruned), pruned)
+    left = resolve_groups(fastprune.architecture_for(pruned), pruned)
     grads, weights = fastprune.collect_gradients(pruned, left, batches, "dataset", generator())
     assert grads[groups.items[0].name].shape == (10, 0)
     assert float(weights[groups.items[0].name][0].sum()) > 0

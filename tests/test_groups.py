@@ -8,12 +8,12 @@ import pytest
 from torch import nn
 
 import fastprune
-from fastprune import Architecture, Block, Groups, ModelError, Stack, testing
+from fastprune import Architecture, Block, Groups, ModelError, Stack, resolve_groups, testing
 from fastprune.units.groups import consumer_of
 
 
 def resolve(model: nn.Module) -> Groups:
-    return Groups.resolve(fastprune.architecture_for(model), model)
+    return resolve_groups(fastprune.architecture_for(model), model)
 
 
 def changed(**changes: object) -> Architecture:
@@ -60,18 +60,18 @@ def test_path_that_leads_nowhere_names_what_is_there() -> None:
     with pytest.raises(
         ModelError, match=r"'odd' expects a module at 'bert.encoder.layer.0.attention.nose'.*holds self, output"
     ):
-        Groups.resolve(changed(module="attention.nose"), testing.tiny_model())
+        resolve_groups(changed(module="attention.nose"), testing.tiny_model())
 
 
 def test_stack_that_is_no_list_is_named() -> None:
     odd = Architecture(name="odd", model_types=("bert",), stacks=(Stack(layers="embeddings", blocks=()),))
     with pytest.raises(ModelError, match="expects a list of layers at 'bert.embeddings'.*has a BertEmbeddings there"):
-        Groups.resolve(odd, testing.tiny_model())
+        resolve_groups(odd, testing.tiny_model())
 
 
 def test_attribute_that_is_not_there_is_named() -> None:
     with pytest.raises(ModelError, match="does not fit 'bert.encoder.layer.0'.*head_breadth"):
-        Groups.resolve(changed(unit_width=("head_breadth",)), testing.tiny_model())
+        resolve_groups(changed(unit_width=("head_breadth",)), testing.tiny_model())
 
 
 def test_width_that_does_not_divide_is_named() -> None:
@@ -89,7 +89,7 @@ def test_a_block_that_is_optional_has_no_group_where_it_is_not_there() -> None:
     odd = Architecture(
         name="odd", model_types=("bert",), stacks=(dataclasses.replace(stack, blocks=(*stack.blocks, extra)),)
     )
-    assert [group.name for group in Groups.resolve(odd, testing.tiny_model())] == [
+    assert [group.name for group in resolve_groups(odd, testing.tiny_model())] == [
         group.name for group in resolve(testing.tiny_model())
     ]
 
@@ -98,7 +98,7 @@ def test_consumer_that_is_no_linear_is_named() -> None:
     with pytest.raises(
         ModelError, match="'bert.encoder.layer.0.attention.output' is a BertSelfOutput; fastprune slices"
     ):
-        Groups.resolve(changed(consumer="attention.output"), testing.tiny_model())
+        resolve_groups(changed(consumer="attention.output"), testing.tiny_model())
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_consumer_that_is_no_linear_is_named() -> None:
 )
 def test_units_wider_than_the_layer_are_named(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        Groups.resolve(changed(**changes), testing.tiny_model())
+        resolve_groups(changed(**changes), testing.tiny_model())
 
 
 def test_layers_that_the_class_hides_are_named() -> None:
@@ -127,7 +127,7 @@ def test_layers_that_the_class_hides_are_named() -> None:
         ModelError,
         match=r"a module at 'layers', but this Hiding has none; 'the model' holds norm\. There is a list of that name",
     ):
-        Groups.resolve(odd, Hiding())
+        resolve_groups(odd, Hiding())
 
 
 def test_architecture_without_layers_is_refused() -> None:
@@ -139,4 +139,4 @@ def test_architecture_without_layers_is_refused() -> None:
     block = Block(kind="ffn", module="m", producers=("p",), consumer="c")
     odd = Architecture(name="odd", model_types=("x",), stacks=(Stack(layers="layers", blocks=(block,)),))
     with pytest.raises(ModelError, match="'odd' found no layer in this Hollow"):
-        Groups.resolve(odd, Hollow())
+        resolve_groups(odd, Hollow())

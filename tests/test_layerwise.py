@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastprune
-from fastprune import Batches, Group, Groups, Mask, Statistics, model_inputs, testing, token_mask
+from fastprune import Batches, Group, Groups, Mask, Statistics, model_inputs, resolve_groups, testing, token_mask
 from fastprune.calibration.hooks import frozen, tap_entering
 from fastprune.calibration.layer_calls import layer_calls
 from fastprune.surgery.replaying import replayable, replaying
@@ -22,7 +22,7 @@ MODEL_TYPES = ("bert", "distilbert", "mpnet")
 
 def case(model_type: str = "bert", **changes):
     model = testing.tiny_model(model_type, num_hidden_layers=3)
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     return model, groups, testing.tiny_batches(model, **changes)
 
 
@@ -96,7 +96,7 @@ def test_hooks_come_off_where_a_solution_fails() -> None:
 
     with pytest.raises(ZeroDivisionError):
         fastprune.reconstruct(
-            model, student, Groups.resolve(fastprune.architecture_for(student), student), batches, fail
+            model, student, resolve_groups(fastprune.architecture_for(student), student), batches, fail
         )
     assert model.training
     for one in (model, student):
@@ -110,7 +110,7 @@ def test_statistics_equal_a_direct_computation(model_type: str, weighted: bool) 
     """With consumers left as they are, the student is itself throughout: x and e can be read off two whole runs."""
     model, groups, batches = case(model_type)
     student = fastprune.materialize(model, groups, half(groups))
-    left = Groups.resolve(fastprune.architecture_for(student), student)
+    left = resolve_groups(fastprune.architecture_for(student), student)
     generator = torch.Generator().manual_seed(0)
     weights = {
         group.name: tuple(torch.rand(token_mask(batch).shape, generator=generator) for batch in batches)
@@ -160,14 +160,14 @@ def test_statistics_equal_a_direct_computation(model_type: str, weighted: bool) 
 def test_what_is_held_back_is_summed_apart(model_type: str, weighted: bool) -> None:
     """Sums over some samples and over the others, of consumers and producers, against those of each alone."""
     model = fastprune.open_experts(testing.tiny_model(model_type, "Model"))
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     batches = testing.tiny_batches(model, samples=12)
     weighted = weighted and "input_ids" in batches.batches[0] and model_type != "t5"
     held = batches.held_back(3)
 
     def sums(held: Sequence[Tensor] | None, batches: Batches) -> list[Statistics]:
         student = fastprune.materialize(model, groups, half(groups))
-        left = Groups.resolve(fastprune.architecture_for(student), student)
+        left = resolve_groups(fastprune.architecture_for(student), student)
         found: list[Statistics] = []
 
         def see(group, statistics, weight, bias):
@@ -225,7 +225,7 @@ def test_a_solution_is_what_the_layers_above_see() -> None:
     energies: dict[bool, dict[str, float]] = {}
     for ruin in (False, True):
         student = fastprune.materialize(model, groups, half(groups))
-        left = Groups.resolve(fastprune.architecture_for(student), student)
+        left = resolve_groups(fastprune.architecture_for(student), student)
         energies[ruin] = {}
 
         def solve(group, statistics, weight, bias, ruin=ruin):
@@ -245,7 +245,7 @@ def test_errors_below_are_repaired_above() -> None:
     names = [group.name for group in groups]
     mask = Mask({g.name: torch.arange(g.units) < (1 if g.name == names[0] else g.units) for g in groups})
     student = fastprune.materialize(model, groups, mask)
-    left = Groups.resolve(fastprune.architecture_for(student), student)
+    left = resolve_groups(fastprune.architecture_for(student), student)
     before = hidden_error(model, student, groups, batches)
 
     def solve(group, statistics, weight, bias):
@@ -269,7 +269,7 @@ def test_padding_does_not_count() -> None:
             seen[group.name] = (float(statistics.weight), float(statistics.energy))
             return weight, bias
 
-        fastprune.reconstruct(model, student, Groups.resolve(fastprune.architecture_for(student), student), data, see)
+        fastprune.reconstruct(model, student, resolve_groups(fastprune.architecture_for(student), student), data, see)
         found.append(seen)
     for name, (tokens, energy) in found[0].items():
         assert tokens == batches.n_tokens
@@ -279,7 +279,7 @@ def test_padding_does_not_count() -> None:
 def test_reconstruction_is_what_the_student_ends_up_with() -> None:
     model, groups, batches = case()
     student = fastprune.materialize(model, groups, half(groups))
-    left = Groups.resolve(fastprune.architecture_for(student), student)
+    left = resolve_groups(fastprune.architecture_for(student), student)
     solved = fastprune.reconstruct(model, student, left, batches, lambda _, __, weight, bias: (weight * 0.5, bias + 1))
     assert set(solved) == {group.consumer for group in left}
     for path, (weight, bias) in solved.items():
@@ -316,10 +316,10 @@ def test_producers_take_up_what_is_linear_in_what_they_see() -> None:
 def test_producers_of_other_streams_stay_as_they_are() -> None:
     """Keys and values of a cross-attention read the encoder's states, which the decoder's tokens do not number."""
     model = testing.tiny_model("t5", "Model")
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     batches = testing.tiny_batches(model)
     student = fastprune.materialize(model, groups, half(groups))
-    left = Groups.resolve(fastprune.architecture_for(student), student)
+    left = resolve_groups(fastprune.architecture_for(student), student)
     solved = fastprune.reconstruct(
         model, student, left, batches, keep, correct=lambda statistics, _: regression(statistics, 0.01)
     )
@@ -332,7 +332,7 @@ def test_producers_of_other_streams_stay_as_they_are() -> None:
 @pytest.mark.parametrize("model_type", ["bert", "llama", "gpt_neox", "modernbert", "t5"])
 def test_a_replayed_sublayer_gives_what_it_gave_and_runs_no_more(model_type: str) -> None:
     model = testing.tiny_model(model_type, "Model")
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     batch = testing.tiny_batches(model).batches[0]
     before = dict(model.named_modules())
     checked = 0

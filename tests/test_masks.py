@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import fastprune
-from fastprune import Groups, Mask, testing
+from fastprune import Groups, Mask, resolve_groups, testing
 
 
 def bits(text: str) -> torch.Tensor:
@@ -14,7 +14,7 @@ def bits(text: str) -> torch.Tensor:
 
 def groups() -> Groups:
     model = testing.tiny_model()
-    return Groups.resolve(fastprune.architecture_for(model), model)
+    return resolve_groups(fastprune.architecture_for(model), model)
 
 
 def test_full_keeps_everything() -> None:

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 import fastprune
-from fastprune import Groups, Mask, ModelError, testing
-from fastprune.surgery.materialize import BiasOnly, EmptySublayer, adopt, apply_reconstruction, set_linear
+from fastprune import Groups, Mask, ModelError, resolve_groups, testing
+from fastprune.modeling import BiasOnly, EmptySublayer
+from fastprune.surgery.reconstruction import adopt, apply_reconstruction, set_linear
 
 
 def case(model_type: str = "bert"):
     model = testing.tiny_model(model_type)
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     return model, groups, testing.tiny_batches(model)
 
 
@@ -107,13 +108,13 @@ def test_mpnet_layers_keep_the_position_bias_of_their_own_heads() -> None:
     assert attention.kept_units.tolist() == [2, 3]
     again = fastprune.materialize(
         pruned,
-        Groups.resolve(fastprune.architecture_for(pruned), pruned),
+        resolve_groups(fastprune.architecture_for(pruned), pruned),
         Mask(
             {
                 group.name: torch.tensor([False, True])
                 if group.kind == "attention"
                 else torch.ones(group.units, dtype=torch.bool)
-                for group in Groups.resolve(fastprune.architecture_for(pruned), pruned)
+                for group in resolve_groups(fastprune.architecture_for(pruned), pruned)
             }
         ),
     )
@@ -149,7 +150,7 @@ def test_adopt_makes_the_model_itself_the_pruned_one() -> None:
     model, groups, batches = case()
     mask = mask_of(groups, attention=0, ffn=7)
     pruned = fastprune.materialize(model, groups, mask)
-    left = Groups.resolve(fastprune.architecture_for(pruned), pruned)
+    left = resolve_groups(fastprune.architecture_for(pruned), pruned)
     fills = {g.consumer: (torch.full((g.hidden, g.features), 0.01), torch.ones(g.hidden)) for g in left}
     fills |= {path: (torch.full((g.features, 32), 0.02), torch.ones(g.features)) for g in left for path in g.producers}
     apply_reconstruction(pruned, fills)

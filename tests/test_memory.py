@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from fastprune.measuring.memory import free_bytes
+from fastprune.calibration.free_memory import free_bytes
 
 CPU = torch.device("cpu")
 

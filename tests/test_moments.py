@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastprune.calibration.moments import add_second_moment, mirrored
+from fastprune.calibration.gram import add_second_moment, mirrored
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -20,10 +20,10 @@ from fastprune import (
     BudgetError,
     ContractError,
     DataError,
-    Groups,
     ModelError,
     Pass,
     Schedule,
+    resolve_groups,
     strategy,
     testing,
 )
@@ -70,7 +70,7 @@ def test_budget_is_kept_and_nearly_spent(preset: str, cost: str, budget: float) 
     result = fastprune.prune(model, batches, budget=budget, preset=preset, cost=cost, settings=settings)
     assert result.cost_after <= budget * result.cost_before
     assert result.cost_after > budget * result.cost_before - 0.05 * result.cost_before
-    groups = Groups.resolve(result.architecture, result.model)
+    groups = resolve_groups(result.architecture, result.model)
     measured = strategy("cost", cost, scope="layers").measure(result.model, groups, fastprune.Workload.of(batches))
     assert measured.total == pytest.approx(result.cost_after)
     assert result.parameters_after < result.parameters_before
@@ -176,13 +176,13 @@ def test_masks_of_the_result_are_those_of_the_model() -> None:
         expected = logits(model, batches)
     torch.testing.assert_close(logits(result.model, batches), expected, rtol=1e-5, atol=1e-5)
     assert [kept["kept"] for kept in result.kept()] == [
-        g.units for g in Groups.resolve(result.architecture, result.model)
+        g.units for g in resolve_groups(result.architecture, result.model)
     ]
 
 
 def test_tuning_brings_the_model_closer_to_the_dense_one() -> None:
     model, batches = case(samples=64)
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     errors = {
         tuner: hidden_error(model, fastprune.prune(model, batches, budget=0.6, tuner=tuner).model, groups, batches)
         for tuner in ("none", "bias", "mask", "weights")
@@ -377,7 +377,7 @@ def test_bottom_up_prunes_one_sublayer_after_another() -> None:
         """Says what it was given."""
 
         def tune(self, teacher, student, groups, batches, scores):
-            names = [group.name for group in Groups.resolve(fastprune.architecture_for(student), student)]
+            names = [group.name for group in resolve_groups(fastprune.architecture_for(student), student)]
             seen.append([names.index(group.name) for group in groups])
             return super().tune(teacher, student, groups, batches, scores)
 

@@ -16,6 +16,7 @@ import torch
 import fastprune
 from fastprune import CheckpointError, testing
 from fastprune.cli.main import main
+from fastprune.models.manifests import write_report
 from fastprune.reports import pages
 
 
@@ -103,7 +104,7 @@ def test_a_save_leaves_a_report_and_several_stand_side_by_side(result, tmp_path:
 
 def test_what_is_no_pruned_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
-        pages.write_report([tmp_path], tmp_path / "page.html")
+        write_report([tmp_path], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
 

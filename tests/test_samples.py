@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import fastprune
-from fastprune import Batches, Groups, LayerFit, Mask, Statistics, testing
+from fastprune import Batches, Groups, LayerFit, Mask, Statistics, resolve_groups, testing
 from fastprune.reconstruction.samples import Samples
 
 MODEL_TYPES = ("bert", "llama", "t5", "vit", "wav2vec2")
@@ -16,9 +16,9 @@ MODEL_TYPES = ("bert", "llama", "t5", "vit", "wav2vec2")
 def pruned(model_type: str = "bert"):
     """A dense model, what half of its units leave, and data of eight batches."""
     model = testing.tiny_model(model_type, "Model")
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     student = fastprune.materialize(model, groups, Mask({g.name: torch.arange(g.units) % 2 == 0 for g in groups}))
-    left = Groups.resolve(fastprune.architecture_for(student), student)
+    left = resolve_groups(fastprune.architecture_for(student), student)
     return model, student, left, testing.tiny_batches(model, samples=16, batch_size=2)
 
 
@@ -72,14 +72,14 @@ def test_all_are_shown_where_there_are_not_enough(tokens_per_feature: float | No
 def test_layers_above_see_all_samples_whatever_was_shown_below(refined: bool) -> None:
     """The last layer is as wide as ever and is shown all, of which the narrow ones below were shown a part."""
     model = testing.tiny_model("bert", "Model", num_hidden_layers=3)
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     batches = testing.tiny_batches(model, samples=16, batch_size=2)
     mask = Mask({g.name: torch.arange(g.units) < (g.units if g in groups.items[-2:] else 1) for g in groups})
     enough = batches.n_tokens / max(group.features for group in groups)
 
     def run(tokens_per_feature: float | None) -> list[Statistics]:
         student = fastprune.materialize(model, groups, mask)
-        left = Groups.resolve(fastprune.architecture_for(student), student)
+        left = resolve_groups(fastprune.architecture_for(student), student)
         found: list[Statistics] = []
         entered: list[Tensor] = []
 
@@ -116,7 +116,7 @@ def test_layers_above_see_all_samples_whatever_was_shown_below(refined: bool) ->
 def test_layers_of_experts_show_all() -> None:
     """An expert sees few of the tokens that there are."""
     model = fastprune.open_experts(testing.tiny_model("mixtral", "Model"))
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     batches = testing.tiny_batches(model, samples=16, batch_size=2)
     hidden = [torch.zeros(*batch["input_ids"].shape, 4) for batch in batches]
     for _, members in groups.layers():

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import Curve, Groups, Mask, MeasuredTable, TableError, testing
+from fastprune import Curve, Groups, Mask, MeasuredTable, TableError, resolve_groups, testing
 from fastprune.surgery import materialize
 
 
 def groups_of(model) -> Groups:
-    return Groups.resolve(fastprune.architecture_for(model), model)
+    return resolve_groups(fastprune.architecture_for(model), model)
 
 
 def table_for(groups: Groups) -> MeasuredTable:

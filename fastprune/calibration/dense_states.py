@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from fastprune.calibration.free_memory import free_bytes
 from fastprune.calibration.hooks import tap_entering, tap_output, tap_residual
 from fastprune.calibration.layer_calls import LayerCall
 from fastprune.data.batches import Batches, outputs_of
 from fastprune.data.tasks import Batch, Task
-from fastprune.measuring.memory import free_bytes
 from fastprune.units.groups import Group, Groups
 
 States = dict[str, list[Tensor]]

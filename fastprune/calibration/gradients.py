@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.calibration.dense_states import watched
-from fastprune.calibration.hooks import frozen, seen_of, spread
+from fastprune.calibration.hooks import frozen
 from fastprune.calibration.objectives import Labels, choose_labels, sample_losses
+from fastprune.calibration.tokens import seen_of, spread
 from fastprune.data.batches import Batches, to_device, token_mask
 from fastprune.data.tasks import Batch
 from fastprune.progress import track

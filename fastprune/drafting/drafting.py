@@ -18,14 +18,17 @@ from fastprune.calibration.hooks import frozen
 from fastprune.drafting.tracing import Trace, cache_arguments, is_added, mixes_tokens, trace, units_of
 from fastprune.errors import FastpruneError, ModelError
 from fastprune.progress import track
-from fastprune.surgery.materialize import masked, materialize
+from fastprune.surgery.masking import masked
+from fastprune.surgery.materialize import materialize
 from fastprune.testing import conformance
 from fastprune.testing.comparing import all_outputs, furthest_apart
 from fastprune.units.architecture import Architecture, Block, Part, Producer, Stack
 from fastprune.units.experts import open_experts
-from fastprune.units.groups import Groups, base_prefix
+from fastprune.units.groups import Groups
 from fastprune.units.linears import LINEARS
 from fastprune.units.masks import Mask
+from fastprune.units.paths import base_prefix
+from fastprune.units.resolve import resolve_groups
 from fastprune.units.toml import to_toml
 
 SURE, LIKELY, DOUBTFUL = "sure", "likely", "doubtful"
@@ -368,7 +371,7 @@ def _tried(model: nn.Module, block: Block, stack: str) -> tuple[str, str]:
     ]
     data = dataclasses.replace(inputs, batches=tuple(batches))
     try:
-        groups = Groups.resolve(architecture, model)
+        groups = resolve_groups(architecture, model)
     except FastpruneError as error:
         return DOUBTFUL, str(error)
     all_of = {group.name: torch.arange(group.units) for group in groups}

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import inspect
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastprune.calibration.hooks import frozen
-from fastprune.data.batches import token_limit
-from fastprune.errors import ExportError, ModelError, UsageError
+from fastprune.errors import ExportError, UsageError
+from fastprune.exporting.graph import TensorGraph, example_inputs, input_names, without_cache
+from fastprune.exporting.onnx import write_onnx
 from fastprune.exporting.onnx_models import ONNX_FILE, OnnxModel
+from fastprune.exporting.torch_export import PROGRAM_FILE, traced_program
 from fastprune.files import check_output, written_whole
 from fastprune.models.checkpoint import plain_config, write_companions
 from fastprune.models.pretrained import Pretrained
 from fastprune.progress import step
-from fastprune.strategies.costs import Workload
 
 FORMATS = ("onnx", "torch-export")
-PROGRAM_FILE = "model.pt2"
 TOLERANCE = 1e-4
 SHAPES = ((1, 5), (2, 16), (3, 9))  # samples, tokens; the first is not what the graph is made from
 
@@ -69,15 +65,15 @@ def export(opened: Pretrained, output: str | Path, *, format: str = "onnx", opse
     check_output(output)
     _require_format(format, opset)
     model: Any = opened.model
-    names = _input_names(opened)
-    graph = _Graph(model, names)
-    inputs = {shape: _inputs(model, names, *shape) for shape in SHAPES}
+    names = input_names(opened)
+    graph = TensorGraph(model, names)
+    inputs = {shape: example_inputs(model, names, *shape) for shape in SHAPES}
     graph.learn_outputs(inputs[SHAPES[1]])
-    with frozen(model), _without_cache(model), written_whole(output) as scratch, step("exporting"):
+    with frozen(model), without_cache(model), written_whole(output) as scratch, step("exporting"):
         if format == "onnx":
-            _write_onnx(graph, inputs[SHAPES[1]], scratch / ONNX_FILE, opset)
+            write_onnx(graph, inputs[SHAPES[1]], scratch / ONNX_FILE, opset)
         else:
-            torch.export.save(_program(graph, inputs[SHAPES[1]]), scratch / PROGRAM_FILE)
+            torch.export.save(traced_program(graph, inputs[SHAPES[1]]), scratch / PROGRAM_FILE)
         file = scratch / (ONNX_FILE if format == "onnx" else PROGRAM_FILE)
         difference = max(_difference(file, graph, each) for each in inputs.values())
         if not difference <= TOLERANCE:
@@ -88,27 +84,6 @@ def export(opened: Pretrained, output: str | Path, *, format: str = "onnx", opse
         plain_config(model).save_pretrained(scratch)
         write_companions(scratch, opened.tokenizer, opened.companions)
     return Export(file=Path(output) / file.name, inputs=names, outputs=graph.outputs, difference=difference)
-
-
-class _Graph(nn.Module):
-    """The model with tensors in and tensors out: positional inputs by name, no cache, no loss, no pooled extras."""
-
-    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.model = model
-        self.names = names
-        self.outputs: tuple[str, ...] = ()
-
-    def learn_outputs(self, inputs: Mapping[str, Tensor]) -> None:
-        """Which outputs there are: all tensors of the model's, or its hidden states where it has no head."""
-        with torch.inference_mode():
-            found = self.model(**inputs)
-        tensors = tuple(name for name, value in found.items() if isinstance(value, Tensor))
-        self.outputs = ("last_hidden_state",) if "last_hidden_state" in tensors else tensors
-
-    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-        found = self.model(**dict(zip(self.names, values, strict=True)))
-        return tuple(found[name] for name in self.outputs)
 
 
 def _require_format(format: str, opset: int | None) -> None:
@@ -122,103 +97,7 @@ def _require_format(format: str, opset: int | None) -> None:
             raise UsageError(f'ONNX needs {", ".join(missing)}: pip install "fastprune[onnx]".')
 
 
-def _input_names(opened: Pretrained) -> tuple[str, ...]:
-    """What the tokenizer gives and the model takes, in the order in which the model takes it."""
-    model: Any = opened.model
-    if getattr(model, "main_input_name", "input_ids") != "input_ids" or getattr(
-        model.config, "is_encoder_decoder", False
-    ):
-        raise ModelError(f"Only models of one text are exported; a {type(model).__name__} takes something else.")
-    given = opened.tokenizer.model_input_names if opened.tokenizer is not None else ("input_ids", "attention_mask")
-    return tuple(name for name in inspect.signature(model.forward).parameters if name in given)
-
-
-def _inputs(model: nn.Module, names: tuple[str, ...], samples: int, tokens: int) -> dict[str, Tensor]:
-    """Random tokens; the last sample of several is padded."""
-    config: Any = model.config
-    generator = torch.Generator().manual_seed(0)
-    limit = token_limit(model)
-    tokens = tokens if limit is None else min(tokens, limit)
-    shape = Workload.made_up(model, tokens).inputs(batch_size=samples)["input_ids"].shape
-    mask = torch.ones(shape, dtype=torch.long)
-    if samples > 1:
-        mask[-1, -2:] = 0
-    padding = getattr(config, "pad_token_id", None)
-    ids = torch.randint(2, config.get_text_config().vocab_size, shape, generator=generator)
-    ids = torch.where(mask.bool(), ids, 0 if padding is None else padding)
-    known = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-    return {name: known[name] for name in names}
-
-
-@contextlib.contextmanager
-def _without_cache(model: nn.Module) -> Iterator[None]:
-    """While open, the model gives no keys and values along."""
-    config: Any = model.config
-    before = getattr(config, "use_cache", None)
-    try:
-        if before is not None:
-            config.use_cache = False
-        yield
-    finally:
-        if before is not None:
-            config.use_cache = before
-
-
-def _dynamic(inputs: Mapping[str, Tensor]) -> tuple[tuple[dict[int, Any], ...]]:
-    free = torch.export.Dim.DYNAMIC
-    return (tuple({0: free, 1: free} for _ in inputs),)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter's advice is for who writes models, not for who exports one."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._dynamo")]
-    levels = [each.level for each in loggers]
-    try:
-        for each in loggers:
-            each.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for each, level in zip(loggers, levels, strict=True):
-            each.setLevel(level)
-
-
-def _program(graph: _Graph, inputs: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
-    try:
-        with _quiet(), torch.no_grad():
-            return torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=_dynamic(inputs), strict=False)
-    except Exception as error:  # whatever tracing somebody's model may raise
-        raise _failed(graph, error) from error
-
-
-def _write_onnx(graph: _Graph, inputs: Mapping[str, Tensor], file: Path, opset: int | None) -> None:
-    program = _program(graph, inputs)
-    try:
-        with _quiet():
-            made = torch.onnx.export(
-                program,
-                input_names=list(graph.names),
-                output_names=list(graph.outputs),
-                opset_version=opset,
-                dynamo=True,
-                verbose=False,
-            )
-            assert made is not None
-            made.save(file, external_data=False)
-    except Exception as error:  # as above
-        raise _failed(graph, error) from error
-
-
-def _failed(graph: _Graph, error: Exception) -> ExportError:
-    reason = str(error).strip().partition("\n")[0]
-    return ExportError(
-        f"The {type(graph.model).__name__} cannot be made a graph: {type(error).__name__}: {reason}. Nothing was written."
-    )
-
-
-def _difference(file: Path, graph: _Graph, inputs: Mapping[str, Tensor]) -> float:
+def _difference(file: Path, graph: TensorGraph, inputs: Mapping[str, Tensor]) -> float:
     """The largest |exported - model| / max(1, |model|) over all outputs; what padding gives does not count."""
     with torch.inference_mode():
         expected = graph(*inputs.values())

@@ -7,17 +7,18 @@ from typing import Any
 
 import torch
 
+from fastprune.data.workload import Workload
 from fastprune.errors import UsageError
 from fastprune.models.pretrained import Pretrained
 from fastprune.progress import Progress, listening
-from fastprune.registry import loading
+from fastprune.registry import serving
 from fastprune.registry.recipe import strategy
 from fastprune.reports.pictures import save_figure, subplots
 from fastprune.strategies.contracts import MeasuredCost
-from fastprune.strategies.costs import Conditions, Workload
+from fastprune.strategies.costs import Conditions
 from fastprune.strategies.tables import Curve, MeasuredTable
 from fastprune.units.experts import open_experts
-from fastprune.units.groups import Groups
+from fastprune.units.resolve import resolve_groups
 
 
 def measure(
@@ -45,7 +46,7 @@ def measure(
     if not isinstance(chosen, MeasuredCost):
         raise UsageError(f"The cost model '{cost}' counts and has nothing to measure; its tables need no file.")
     model = open_experts(opened.model)
-    groups = Groups.resolve(loading.architecture_for(model), model)
+    groups = resolve_groups(serving.architecture_for(model), model)
     with torch.inference_mode(False), listening(progress):
         return chosen.table(model, groups, workload)
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from fastprune.calibration.dense_states import dense_output
-from fastprune.data.batches import Batches, make_batches, outputs_of, to_device, token_limit
+from fastprune.data.batches import Batches, outputs_of, to_device, token_limit
+from fastprune.data.encoding import make_batches
 from fastprune.data.tasks import Batch, Columns, Task
 from fastprune.errors import DataError, ModelError
 from fastprune.progress import track
@@ -119,7 +120,7 @@ def _opened(
     """The model itself, and what was not given: the data's task or else the model's, and the model's tokenizer."""
     # Here, because plugins import this package while they load.
     from fastprune.models.pretrained import open_pretrained
-    from fastprune.registry.loading import task_for
+    from fastprune.registry.serving import task_for
 
     task = task or (data.task if isinstance(data, Batches) else None)
     if not isinstance(model, nn.Module):
@@ -176,3 +177,10 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def compare_models(dense: nn.Module, pruned: nn.Module, batches: Batches) -> dict[str, Any]:
+    """Both models' metrics, by ``dense`` and ``pruned``; without labels their agreement, by ``fidelity``."""
+    if not batches.has_labels and batches.task is not None and not batches.task.metrics_of_samples:
+        return {"fidelity": fidelity(dense, pruned, batches)}
+    return {"dense": evaluate(dense, batches), "pruned": evaluate(pruned, batches)}

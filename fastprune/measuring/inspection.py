@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fastprune.data.workload import Workload
 from fastprune.models.manifests import MANIFEST, read_manifest
 from fastprune.models.pretrained import Pretrained
-from fastprune.registry import loading
-from fastprune.strategies.costs import Workload
+from fastprune.registry import loading, serving
 from fastprune.units.architecture import Architecture
 from fastprune.units.experts import open_experts
-from fastprune.units.groups import Groups
+from fastprune.units.resolve import resolve_groups
 from fastprune.units.toml import architecture_of
 
 
@@ -33,7 +33,7 @@ def inspect(
         ModelError: No architecture serves the model, or the length is more than it takes.
     """
     model = open_experts(opened.model)
-    groups = Groups.resolve(architecture or _pruned_with(opened.source) or loading.architecture_for(model), model)
+    groups = resolve_groups(architecture or _pruned_with(opened.source) or serving.architecture_for(model), model)
     workload = Workload.made_up(model, seq_len)
     registry = loading.installed().cost
     tables = {name: registry[cost]().measure(model, groups, workload) for name, cost in _COSTS.items()}

@@ -13,18 +13,17 @@ import torch
 from torch import nn
 
 from fastprune.calibration.hooks import frozen
+from fastprune.data.workload import Workload
 from fastprune.errors import ModelError, UsageError
-from fastprune.exporting.onnx_models import ONNX_FILE, OnnxModel
 from fastprune.measuring.memory import peak_bytes, weight_bytes
-from fastprune.measuring.timing import interleaved, speedup, take_turns
+from fastprune.measuring.timing import interleaved, speedup
 from fastprune.models.manifests import MANIFEST, read_manifest
 from fastprune.models.pretrained import Pretrained
 from fastprune.progress import Progress, listening
-from fastprune.registry import loading
-from fastprune.strategies.costs import Workload
+from fastprune.registry import serving
 from fastprune.strategies.tables import MeasuredTable
 from fastprune.units.experts import open_experts
-from fastprune.units.groups import Groups
+from fastprune.units.resolve import resolve_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,47 +172,6 @@ def bench_saved(
     return compared
 
 
-def is_exported(source: str | Path) -> bool:
-    """Whether it is a directory that ``export`` wrote as ONNX."""
-    return (Path(source) / ONNX_FILE).is_file()
-
-
-def bench_exported(
-    dense: str | Path,
-    pruned: str | Path,
-    *,
-    batch_size: int | None = None,
-    seq_len: int | None = None,
-    rounds: int = 15,
-    threads: int | None = None,
-) -> Comparison:
-    """As ``bench`` for two ONNX models, in onnxruntime on the CPU.
-
-    Args:
-        dense: A directory that ``export`` wrote.
-        pruned: Likewise.
-        batch_size: Samples at once; None: 32.
-        seq_len: Tokens a sample; None: 128.
-        rounds: Turns each.
-        threads: That one operator may use; None: onnxruntime's choice.
-
-    Raises:
-        UsageError: onnxruntime is not installed.
-        ModelError: A file is broken.
-    """
-    batch_size, seq_len = batch_size or 32, seq_len or 128
-    models = {"dense": OnnxModel(dense, threads=threads), "pruned": OnnxModel(pruned, threads=threads)}
-    tokens = torch.ones(batch_size, seq_len, dtype=torch.long)
-    known = {"input_ids": tokens, "attention_mask": tokens, "token_type_ids": torch.zeros_like(tokens)}
-    makers = {name: lambda model=model: lambda: model(**known) for name, model in models.items()}
-    return Comparison(
-        batch_size=batch_size,
-        seq_len=seq_len,
-        milliseconds=take_turns(makers, rounds=rounds),
-        weights={name: model.file.stat().st_size for name, model in models.items()},
-    )
-
-
 def _told(source: str) -> dict[str, Any]:
     """What a pruned model's manifest says of its latency; nothing where it was not measured."""
     if not (Path(source) / MANIFEST).is_file():
@@ -224,7 +182,7 @@ def _told(source: str) -> dict[str, Any]:
 
 def _predicted(table: MeasuredTable, model: nn.Module) -> float:
     opened = open_experts(model)
-    return table.costs(Groups.resolve(loading.architecture_for(opened), opened)).total
+    return table.costs(resolve_groups(serving.architecture_for(opened), opened)).total
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from fastprune.modeling import Narrow
 from fastprune.models import portable
 from fastprune.models.manifests import FORMAT_VERSION, MANIFEST, read_manifest
 from fastprune.units.architecture import Architecture
-from fastprune.units.groups import Groups
+from fastprune.units.resolve import resolve_groups
 from fastprune.units.toml import architecture_of
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def save(
     path = check_output(path)
     if not isinstance(model, transformers.PreTrainedModel):
         raise ModelError(f"Only transformers models can be saved; this is a {type(model).__name__}. Use torch.save.")
-    groups = Groups.resolve(architecture, model)
+    groups = resolve_groups(architecture, model)
     portable.describe(model, groups)
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -125,7 +125,7 @@ def load(
             f"The manifest of {path} lacks what loading needs: {type(error).__name__}: {error}."
         ) from error
     model = _load(path, model_class, dtype)
-    found = {group.name: group.units for group in Groups.resolve(architecture, model)}
+    found = {group.name: group.units for group in resolve_groups(architecture, model)}
     if found != widths:
         wrong = sorted(name for name in found.keys() | widths.keys() if found.get(name) != widths.get(name))
         raise CheckpointError(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fastprune.errors import CheckpointError
+from fastprune.files import write_text
+from fastprune.reports.pages import render
 
 MANIFEST = "fastprune.json"
 FORMAT_VERSION = 1
@@ -31,3 +34,18 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
             f"{file} has format {found}; this fastprune reads up to {FORMAT_VERSION}. Upgrade fastprune."
         )
     return dict(manifest)
+
+
+def write_report(directories: Sequence[str | Path], output: str | Path) -> Path:
+    """A page that shows the pruned models of some directories side by side.
+
+    Raises:
+        CheckpointError: A directory holds no pruned model.
+    """
+    runs = {}
+    for directory in map(Path, directories):
+        name = directory.name if directory.name not in runs else str(directory)
+        runs[name] = read_manifest(directory)
+    path = Path(output)
+    write_text(path, render(runs))
+    return path

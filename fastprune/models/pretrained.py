@@ -22,7 +22,7 @@ from fastprune.models.checkpoint import is_pruned, load, save
 from fastprune.models.manifests import MANIFEST, read_manifest
 from fastprune.models.sentence_transformers import SentenceTransformer, read_sentence_transformer
 from fastprune.progress import step
-from fastprune.registry.loading import task_for
+from fastprune.registry.serving import task_for
 from fastprune.reports import cards
 from fastprune.sources import check_model
 from fastprune.units.toml import architecture_of

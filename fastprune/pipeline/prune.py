@@ -17,8 +17,10 @@ from transformers import PreTrainedModel
 
 from fastprune.calibration.dense_states import keeping
 from fastprune.calibration.hooks import frozen
-from fastprune.data.batches import Batches, check_tokens, is_dataset, make_batches, to_device, token_limit
+from fastprune.data.batches import Batches, check_tokens, to_device, token_limit
+from fastprune.data.encoding import is_dataset, make_batches
 from fastprune.data.tasks import Batch, Task
+from fastprune.data.workload import Workload
 from fastprune.errors import DataError, ModelError
 from fastprune.measuring.memory import weight_bytes
 from fastprune.measuring.timing import interleaved, speedup
@@ -28,20 +30,23 @@ from fastprune.pipeline.cache import Shared
 from fastprune.pipeline.choosing import choose
 from fastprune.pipeline.result import PruningResult
 from fastprune.progress import Progress, listening, step
-from fastprune.registry.loading import architecture_for, installed, task_for
-from fastprune.registry.recipe import Recipe, strategy
+from fastprune.registry.loading import installed
+from fastprune.registry.recipe import Recipe, main_cost, strategy
+from fastprune.registry.serving import architecture_for, task_for
 from fastprune.strategies import checks
 from fastprune.strategies.budgets import Asked, Budget, read_budget
-from fastprune.strategies.contracts import CostModel, Rearranger, Schedule, Scorer, Searcher, Strategy, Tuner
-from fastprune.strategies.costs import Workload
-from fastprune.strategies.limits import Limit, Limits, main_cost
+from fastprune.strategies.contracts import CostModel, Rearranger, Scorer, Searcher, Strategy, Tuner
+from fastprune.strategies.limits import Limit, Limits
+from fastprune.strategies.schedules import Schedule
 from fastprune.strategies.scores import Scores
-from fastprune.surgery.materialize import adopt, apply_reconstruction, materialize
+from fastprune.surgery.materialize import materialize
+from fastprune.surgery.reconstruction import adopt, apply_reconstruction
 from fastprune.surgery.routing import drop_routes
 from fastprune.units.architecture import Architecture
 from fastprune.units.experts import open_experts
 from fastprune.units.groups import Groups
 from fastprune.units.masks import Mask
+from fastprune.units.resolve import resolve_groups
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -126,7 +131,7 @@ def prune(
         architecture = installed().architecture[architecture]
     architecture = architecture or architecture_for(given)
     dense = open_experts(given)
-    groups = Groups.resolve(architecture, dense)
+    groups = resolve_groups(architecture, dense)
     batches = Batches.wrap(data, task)
     task = batches.task or task_for(dense.config, type(dense))  # type: ignore[arg-type]
     batches = Batches.wrap(batches, task)
@@ -173,8 +178,8 @@ def prune(
     if inplace:
         pruned = adopt(open_experts(given, inplace=True), groups, mask, student)
         if reroute:
-            drop_routes(pruned, Groups.resolve(architecture, pruned))
-    left_over = Groups.resolve(architecture, pruned)
+            drop_routes(pruned, resolve_groups(architecture, pruned))
+    left_over = resolve_groups(architecture, pruned)
     if reroute:
         with frozen(pruned):
             spent = _measured(spent, recipe.cost, pruned, left_over, Workload.of(batches))
@@ -279,7 +284,7 @@ def _one_pass(
     the groups that the tables have; of these, those that the pass settles lose units. Of several variants of the searcher
     the one wins whose model, tuned in draft, is nearest to the teacher.
     """
-    groups = Groups.resolve(architecture, student)
+    groups = resolve_groups(architecture, student)
     searchable = limits.first.table.groups
     open_groups = groups.only(searchable)
     with _timed(timings, "score"), frozen(student):
@@ -301,7 +306,7 @@ def _one_pass(
 
     def smaller(mask: Mask, tuner: Tuner, batches: Batches, scores: Scores) -> nn.Module:
         small = materialize(student, groups, mask)
-        left = Groups.resolve(architecture, small)
+        left = resolve_groups(architecture, small)
         if reroute:
             drop_routes(small, left)
         for tuned in [left] if settles is None else _by_layer(left.only(settles)):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fastprune.calibration.hooks import by_token, real_rows
 from fastprune.calibration.layer_calls import LayerCall
+from fastprune.calibration.tokens import by_token, real_rows
 from fastprune.data.batches import Batches
 from fastprune.units.groups import Group
 

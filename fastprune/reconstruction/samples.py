@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fastprune.calibration.hooks import real_rows
+from fastprune.calibration.tokens import real_rows
 from fastprune.data.batches import Batches
 from fastprune.units.groups import Group
 

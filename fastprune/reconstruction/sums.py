@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from fastprune.calibration.moments import add_second_moment, mirrored
+from fastprune.calibration.gram import add_second_moment, mirrored
 
 
 @dataclass

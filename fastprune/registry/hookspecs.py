@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import click
 
     from fastprune.data.tasks import Task
-    from fastprune.strategies.contracts import CostModel, Rearranger, Schedule, Scorer, Searcher, Tuner
+    from fastprune.strategies.contracts import CostModel, Rearranger, Scorer, Searcher, Tuner
+    from fastprune.strategies.schedules import Schedule
     from fastprune.units.architecture import Architecture
 
 GROUP = "fastprune"

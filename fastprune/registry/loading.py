@@ -9,20 +9,17 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import pluggy
-from torch import nn
 
 from fastprune.data.tasks import Task
-from fastprune.errors import ModelError, PluginError
+from fastprune.errors import PluginError
 from fastprune.registry import hookspecs
 from fastprune.registry.names import Registry
-from fastprune.strategies.contracts import CostModel, Rearranger, Schedule, Scorer, Searcher, Strategy, Tuner
+from fastprune.strategies.contracts import CostModel, Rearranger, Scorer, Searcher, Strategy, Tuner
+from fastprune.strategies.schedules import Schedule
 from fastprune.units.architecture import Architecture
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 API_VERSION = 1
 """Counts up whenever plugins written for the last number would break. A plugin may state its own as ``fastprune_api``."""
@@ -90,40 +87,6 @@ def load(points: Iterable[EntryPoint]) -> Plugins:
         raise PluginError(f"A plugin implements a hook that does not exist: {error}. The hooks are {known}.") from error
     _register(plugins)
     return plugins
-
-
-def task_for(config: PretrainedConfig, model_class: type[nn.Module]) -> Task:
-    """The task that a model with this configuration and class is for.
-
-    Raises:
-        ModelError: No task serves the class.
-    """
-    registry = installed().task
-    for task in (registry[name] for name in registry):
-        if task.serves(config, model_class.__name__):
-            return task.for_config(config)
-    raise ModelError(
-        f"No task serves the model class {model_class.__name__}; known tasks: {', '.join(registry)}. "
-        "Open the model with another head, or register a task in a plugin."
-    )
-
-
-def architecture_for(model: nn.Module) -> Architecture:
-    """The architecture of a model, by ``config.model_type``.
-
-    Raises:
-        ModelError: No architecture serves the model.
-    """
-    model_type = getattr(getattr(model, "config", None), "model_type", None)
-    registry = installed().architecture
-    for name in registry:
-        if model_type in registry[name].model_types:
-            return registry[name]
-    known = sorted(model_type for name in registry for model_type in registry[name].model_types)
-    raise ModelError(
-        f"No architecture is known for the model type '{model_type}' ({type(model).__name__}). Known: {', '.join(known)}. "
-        "Give one as architecture=Architecture(...), or register it in a plugin (docs/plugins.md)."
-    )
 
 
 def _load_one(manager: pluggy.PluginManager, point: EntryPoint) -> str:

@@ -13,8 +13,10 @@ from typing import Any
 from fastprune.errors import OptionError, UnknownNameError, UsageError
 from fastprune.registry import loading
 from fastprune.sources import check_read
-from fastprune.strategies.contracts import CostModel, Rearranger, Schedule, Scorer, Searcher, Strategy, Tuner
+from fastprune.strategies.budgets import Asked
+from fastprune.strategies.contracts import CostModel, MeasuredCost, Rearranger, Scorer, Searcher, Strategy, Tuner
 from fastprune.strategies.options import build, options_of
+from fastprune.strategies.schedules import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,3 +179,15 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return json.dumps(value) if isinstance(value, str) else repr(value)  # JSON's escapes are TOML's
+
+
+def main_cost(asked: Mapping[str, Asked]) -> str | None:
+    """Of the costs that were named, the recipe's own, which takes its options: the first that is measured, or the first.
+
+    Raises:
+        UnknownNameError: A cost model of that name is not known.
+    """
+    registered = loading.installed().cost
+    named = [name for name in asked if name]
+    measured = [name for name in named if issubclass(registered[name], MeasuredCost)]
+    return next(iter([*measured, *named]), None)

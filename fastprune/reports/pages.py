@@ -7,11 +7,8 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastprune.files import write_text
-from fastprune.models.manifests import read_manifest
 from fastprune.reports import figures
 from fastprune.reports.pictures import subplots
 
@@ -165,18 +162,3 @@ def _curves(kind: str, groups: Sequence[Sequence[float]], floor: float) -> str:
     figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
     text = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>", "", svg.getvalue(), flags=re.S)
     return text.strip().replace("<svg ", f'<svg role="img" aria-label="importance of {kind} units by group" ', 1)
-
-
-def write_report(directories: Sequence[str | Path], output: str | Path) -> Path:
-    """A page that shows the pruned models of some directories side by side.
-
-    Raises:
-        CheckpointError: A directory holds no pruned model.
-    """
-    runs = {}
-    for directory in map(Path, directories):
-        name = directory.name if directory.name not in runs else str(directory)
-        runs[name] = read_manifest(directory)
-    path = Path(output)
-    write_text(path, render(runs))
-    return path

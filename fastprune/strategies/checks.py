@@ -9,18 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.errors import ContractError
-from fastprune.strategies.contracts import (
-    CostModel,
-    Pass,
-    Rearranger,
-    Reconstruction,
-    Schedule,
-    Scorer,
-    Searcher,
-    Tuner,
-)
+from fastprune.strategies.contracts import CostModel, Rearranger, Scorer, Searcher, Tuner
 from fastprune.strategies.costs import CostTable
+from fastprune.strategies.schedules import Pass, Schedule
 from fastprune.strategies.scores import Scores
+from fastprune.surgery.reconstruction import Reconstruction
 from fastprune.units.groups import Groups
 from fastprune.units.linears import as_linear
 from fastprune.units.masks import Mask

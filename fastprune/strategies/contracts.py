@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fastprune.strategies.costs import CostTable, Workload
+from fastprune.data.workload import Workload
+from fastprune.strategies.costs import CostTable
 from fastprune.strategies.options import check_options
 from fastprune.strategies.scores import Scores
 from fastprune.strategies.tables import MeasuredTable
+from fastprune.surgery.reconstruction import Reconstruction
 from fastprune.units.groups import Groups
 from fastprune.units.masks import Mask
 
@@ -109,11 +111,6 @@ class Rearranger(Strategy, ABC):
         """Swap kept and pruned units; each group keeps as many as before."""
 
 
-Reconstruction = dict[str, tuple[Tensor, Tensor | None]]
-"""By the path of a linear of the student, a group's consumer or one of its producers: its weight [out, in] and its bias
-[out] (None: as it is)."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Tuner(Strategy, ABC):
     """Stage 3: how what is left makes up for what is gone."""
@@ -161,31 +158,3 @@ class MeasuredCost(CostModel, ABC):
 
     def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:
         return self.table(model, groups, workload).costs(groups)
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One pass of a schedule: score, search, rearrange, tune.
-
-    Attributes:
-        budget: What may be left once all is done as this pass sees it, as a fraction of the dense model's cost.
-        settles: The groups that lose units in this pass, and in no later one; the search sees those not settled yet.
-            None: every group loses units, and may again.
-    """
-
-    budget: float
-    settles: frozenset[str] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule(Strategy, ABC):
-    """How many passes there are, and what each settles (METHOD 5)."""
-
-    @abstractmethod
-    def passes(self, budget: float, groups: Sequence[str]) -> Sequence[Pass]:
-        """The passes, in order; the last has ``budget`` itself, and no group is left out of all.
-
-        Args:
-            budget: A fraction of the dense model's cost.
-            groups: The names of the model's groups, in the order in which they run.
-        """

@@ -10,27 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastprune.registry import loading
-from fastprune.strategies.budgets import Asked
-from fastprune.strategies.contracts import MeasuredCost, Searcher
+from fastprune.strategies.contracts import Searcher
 from fastprune.strategies.costs import CostTable
 from fastprune.strategies.scores import Scores
 from fastprune.units.masks import Mask
 
 ROUNDS = 12  # prices tried for several budgets
 STEP = 3.0  # how fast the prices follow what is overspent
-
-
-def main_cost(asked: Mapping[str, Asked]) -> str | None:
-    """Of the costs that were named, the recipe's own, which takes its options: the first that is measured, or the first.
-
-    Raises:
-        UnknownNameError: A cost model of that name is not known.
-    """
-    registered = loading.installed().cost
-    named = [name for name in asked if name]
-    measured = [name for name in named if issubclass(registered[name], MeasuredCost)]
-    return next(iter([*measured, *named]), None)
 
 
 @dataclass(frozen=True, kw_only=True)

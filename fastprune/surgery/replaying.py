@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 from fastprune.modeling import put
-from fastprune.surgery.materialize import owns_bias, stand_in
+from fastprune.surgery.empty import owns_bias, stand_in
 from fastprune.units.groups import Group
 
 

@@ -23,9 +23,11 @@ from fastprune.data.batches import Batches, outputs_of
 from fastprune.data.tasks import Task
 from fastprune.errors import FastpruneError
 from fastprune.models import checkpoint
-from fastprune.reconstruction.layerwise import reconstruct, whole_statistics
+from fastprune.reconstruction.layer_sums import whole_statistics
+from fastprune.reconstruction.layerwise import reconstruct
 from fastprune.reconstruction.sums import Statistics
-from fastprune.surgery.materialize import masked, materialize
+from fastprune.surgery.masking import masked
+from fastprune.surgery.materialize import materialize
 from fastprune.testing.comparing import all_outputs, furthest_apart, same_tensors
 from fastprune.testing.problems import some_mask, telling_masks
 from fastprune.testing.tiny import pad_token_of, sample_count, tiny_batches
@@ -33,6 +35,7 @@ from fastprune.units.architecture import Architecture
 from fastprune.units.experts import open_experts
 from fastprune.units.groups import Group, Groups, consumer_of
 from fastprune.units.masks import Mask
+from fastprune.units.resolve import resolve_groups
 
 
 def check_architecture(
@@ -70,7 +73,7 @@ def architecture_checks(
     """
     batches = batches or tiny_batches(model)
     given, model = model, open_experts(model)
-    groups = Groups.resolve(architecture, model)
+    groups = resolve_groups(architecture, model)
     who = f"architecture '{architecture.name}' on {type(model).__name__}"
     names = [group.name for group in groups]
     some = some_mask(groups)
@@ -94,7 +97,7 @@ def architecture_checks(
 
     def gradients_once_pruned() -> None:
         pruned = materialize(model, groups, emptied)
-        _check_gradients(f"{who} (pruned)", pruned, Groups.resolve(architecture, pruned), batches)
+        _check_gradients(f"{who} (pruned)", pruned, resolve_groups(architecture, pruned), batches)
 
     yield Check("gradients by the mask, once pruned", gradients_once_pruned)
     yield Check("layer by layer equals whole", lambda: _check_layers(who, architecture, model, groups, some, batches))
@@ -142,7 +145,7 @@ def _check_masked(
     assert furthest_apart(dense, expected) > 1e-4, (
         f"The {who}: masking so that {left} is left does not change the outputs."
     )
-    found = {group.name: group.units for group in Groups.resolve(architecture, pruned)}
+    found = {group.name: group.units for group in resolve_groups(architecture, pruned)}
     assert found == mask.counts(), f"The {who}: with {left} left, the smaller model's units are {found}."
     assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in model.parameters()), (
         f"The {who}: with {left} left, the pruned model has no fewer parameters."
@@ -153,7 +156,7 @@ def _check_masked(
 def _check_two_steps(who: str, architecture: Architecture, model: nn.Module, groups: Groups, batches: Batches) -> None:
     first = some_mask(groups, seed=1)
     once = materialize(model, groups, first)
-    left = Groups.resolve(architecture, once)
+    left = resolve_groups(architecture, once)
     second = some_mask(left, seed=2)
     twice = materialize(once, left, second).eval()
     direct = materialize(model, groups, second.within(first)).eval()
@@ -290,7 +293,7 @@ def _check_layers(
     """What a tuner is shown, one layer at a time, is what two whole forward passes show; and it is the same where the dense
     model's side was kept while it was scored."""
     student = materialize(model, groups, mask).eval()
-    left = Groups.resolve(architecture, student)
+    left = resolve_groups(architecture, student)
     consumers, producers = _shown(model, student, left, batches)
     assert set(consumers) == set(mask), f"The {who}: of {len(list(mask))} groups, tuners are shown {len(consumers)}."
     for group, whole in whole_statistics(model, materialize(model, groups, mask).eval(), left, batches).items():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration.hooks import real_rows
+from fastprune.calibration.tokens import real_rows
 from fastprune.data.batches import Batches, model_inputs, outputs_of
 from fastprune.units.groups import Groups
 

@@ -16,7 +16,7 @@ from fastprune import testing
 from fastprune.data.batches import Batches
 from fastprune.models.pretrained import read_class
 from fastprune.progress import track
-from fastprune.registry import loading
+from fastprune.registry import loading, serving
 from fastprune.units.architecture import Architecture
 
 SIZES = ("num_hidden_layers", "encoder_layers", "decoder_layers", "num_decoder_layers")
@@ -50,7 +50,7 @@ def check_model(source: str | Path, *, architecture: Architecture | None = None,
         ModelError: There is no such model, no architecture serves it, or the architecture does not fit it.
     """
     model = random_model(source, layers=layers)
-    return verdicts(architecture or loading.architecture_for(model), model)
+    return verdicts(architecture or serving.architecture_for(model), model)
 
 
 def verdicts(architecture: Architecture, model: nn.Module, batches: Batches | None = None) -> list[Verdict]:

@@ -6,18 +6,18 @@ import torch
 from torch import nn
 
 from fastprune.data.batches import Batches
-from fastprune.registry import loading
+from fastprune.data.workload import Workload
+from fastprune.registry import serving
 from fastprune.strategies import checks
 from fastprune.strategies.contracts import CostModel
-from fastprune.strategies.costs import Workload
 from fastprune.surgery.materialize import materialize
 from fastprune.testing.guards import contract_kept, untouched
 from fastprune.testing.options import check_options
 from fastprune.testing.problems import some_mask
 from fastprune.testing.tiny import model_and_batches
 from fastprune.units.architecture import Architecture
-from fastprune.units.groups import Groups
 from fastprune.units.masks import Mask
+from fastprune.units.resolve import resolve_groups
 
 
 def check_cost_model(
@@ -41,8 +41,8 @@ def check_cost_model(
     check_options(cost)
     model, batches = model_and_batches(model, batches)
     who = f"cost model '{cost.name}'"
-    architecture = architecture or loading.architecture_for(model)
-    groups = Groups.resolve(architecture, model)
+    architecture = architecture or serving.architecture_for(model)
+    groups = resolve_groups(architecture, model)
     workload = Workload.of(batches)
     with untouched(model, who), contract_kept():
         table = cost.measure(model, groups, workload)
@@ -60,7 +60,7 @@ def check_cost_model(
     masks += [some_mask(groups, empty=names[-1]), Mask.first(groups, dict.fromkeys(names, 0))]
     for mask in masks:
         smaller = materialize(model, groups, mask)
-        measured = cost.measure(smaller, Groups.resolve(architecture, smaller), workload).total
+        measured = cost.measure(smaller, resolve_groups(architecture, smaller), workload).total
         said = table.of(mask.counts())
         assert abs(measured - said) <= tolerance * table.total, (
             f"The {who} says that {mask.counts()} cost {said:.6g} {table.measure}; built and measured it is {measured:.6g}."

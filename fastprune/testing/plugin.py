@@ -15,8 +15,9 @@ from torch import nn
 from fastprune.errors import FastpruneError
 from fastprune.registry import loading
 from fastprune.registry.recipe import Recipe
-from fastprune.strategies.contracts import CostModel, Rearranger, Schedule, Scorer, Searcher, Strategy, Tuner
+from fastprune.strategies.contracts import CostModel, Rearranger, Scorer, Searcher, Strategy, Tuner
 from fastprune.strategies.options import options_of
+from fastprune.strategies.schedules import Schedule
 from fastprune.testing.architectures import check_architecture
 from fastprune.testing.cost_models import check_cost_model
 from fastprune.testing.rearrangers import check_rearranger

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fastprune.strategies import checks
-from fastprune.strategies.contracts import Schedule
+from fastprune.strategies.schedules import Schedule
 from fastprune.testing.guards import contract_kept
 from fastprune.testing.options import check_options
 from fastprune.testing.problems import some_groups

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fastprune.calibration.hooks import consumer_inputs
 from fastprune.data.batches import Batches, outputs_of
-from fastprune.registry import loading
+from fastprune.registry import serving
 from fastprune.strategies import checks
 from fastprune.strategies.contracts import Scorer
 from fastprune.strategies.scores import Scores
@@ -19,6 +19,7 @@ from fastprune.testing.problems import some_mask
 from fastprune.testing.tiny import model_and_batches, pad_further, sample_count
 from fastprune.units.groups import Group, Groups
 from fastprune.units.masks import Mask
+from fastprune.units.resolve import resolve_groups
 
 
 def check_scorer(scorer: Scorer, *, model: nn.Module | None = None, batches: Batches | None = None) -> None:
@@ -33,7 +34,7 @@ def check_scorer(scorer: Scorer, *, model: nn.Module | None = None, batches: Bat
     check_options(scorer)
     model, batches = model_and_batches(model, batches)
     who = f"scorer '{scorer.name}'"
-    groups = Groups.resolve(loading.architecture_for(model), model)
+    groups = resolve_groups(serving.architecture_for(model), model)
     assert scorer.gives <= OPTIONAL_SCORES, f"The {who} gives {sorted(scorer.gives - OPTIONAL_SCORES)}; no such scores."
     scores = _score(scorer, model, groups, batches)
     for name in OPTIONAL_SCORES - scorer.gives:
@@ -52,7 +53,7 @@ def check_scorer(scorer: Scorer, *, model: nn.Module | None = None, batches: Bat
     names = [group.name for group in groups]
     for mask in (some_mask(groups, empty=names[0], single=names[-1]), Mask.first(groups, dict.fromkeys(names, 0))):
         pruned = materialize(model, groups, mask)
-        _score(scorer, pruned, Groups.resolve(loading.architecture_for(model), pruned), batches)
+        _score(scorer, pruned, resolve_groups(serving.architecture_for(model), pruned), batches)
 
 
 def _score(scorer: Scorer, model: nn.Module, groups: Groups, batches: Batches) -> Scores:

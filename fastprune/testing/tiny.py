@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastprune.calibration.hooks import frozen
 from fastprune.data.batches import COUNTED, NO_LABEL, Batches, token_mask
 from fastprune.data.tasks import Task
-from fastprune.registry import loading
+from fastprune.registry import loading, serving
 from fastprune.units.experts import open_experts
 
 PARTS = ("encoder", "decoder")
@@ -125,7 +125,7 @@ def tiny_batches(
         seed: Of the tokens and the labels.
     """
     generator = torch.Generator().manual_seed(seed)
-    task = loading.task_for(model.config, type(model))  # type: ignore[arg-type]
+    task = serving.task_for(model.config, type(model))  # type: ignore[arg-type]
     batches = []
     for start in range(0, samples, batch_size):
         lengths = torch.randint(3, length + 1, (min(batch_size, samples - start),), generator=generator)

@@ -9,11 +9,12 @@ from torch import nn
 
 from fastprune.calibration.gradients import collect_gradients
 from fastprune.data.batches import Batches
-from fastprune.registry import loading
+from fastprune.registry import serving
 from fastprune.strategies import checks
 from fastprune.strategies.contracts import Tuner
 from fastprune.strategies.scores import Scores
-from fastprune.surgery.materialize import apply_reconstruction, materialize
+from fastprune.surgery.materialize import materialize
+from fastprune.surgery.reconstruction import apply_reconstruction
 from fastprune.testing.comparing import hidden_error
 from fastprune.testing.guards import contract_kept, untouched
 from fastprune.testing.options import check_options
@@ -21,6 +22,7 @@ from fastprune.testing.problems import some_mask
 from fastprune.testing.tiny import model_and_batches
 from fastprune.units.groups import Groups
 from fastprune.units.masks import Mask
+from fastprune.units.resolve import resolve_groups
 
 
 def check_tuner(tuner: Tuner, *, model: nn.Module | None = None, batches: Batches | None = None) -> None:
@@ -36,7 +38,7 @@ def check_tuner(tuner: Tuner, *, model: nn.Module | None = None, batches: Batche
     check_options(tuner)
     model, batches = model_and_batches(model, batches, samples=64)
     who = f"tuner '{tuner.name}'"
-    groups = Groups.resolve(loading.architecture_for(model), model)
+    groups = resolve_groups(serving.architecture_for(model), model)
     scores = _fisher_scores(model, groups, batches)
     names = [group.name for group in groups]
     masks = {
@@ -60,9 +62,9 @@ def _tune(
     tuner: Tuner, teacher: nn.Module, groups: Groups, mask: Mask, batches: Batches, scores: Scores
 ) -> tuple[float, float, bool]:
     """The error untuned and tuned, and whether the tuner returned anything."""
-    architecture = loading.architecture_for(teacher)
+    architecture = serving.architecture_for(teacher)
     student, untuned = materialize(teacher, groups, mask).eval(), materialize(teacher, groups, mask).eval()
-    left = Groups.resolve(architecture, student)
+    left = resolve_groups(architecture, student)
     with untouched(teacher, f"tuner '{tuner.name}'"), contract_kept():
         reconstruction = tuner.tune(teacher, student, left, batches, scores)
         checks.check_reconstruction(reconstruction, student, left, tuner)

@@ -16,7 +16,7 @@ import click
 import torch
 import transformers
 
-from fastprune import Groups, Mask, Scores, Workload, architecture_for, frozen, strategy
+from fastprune import Mask, Scores, Workload, architecture_for, frozen, resolve_groups, strategy
 from fastprune.measuring.timing import interleaved, speedup
 from fastprune.surgery import materialize
 
@@ -43,7 +43,7 @@ def main(batch_sizes: tuple[int, ...], shares: tuple[float, ...], **options: int
     )
     model = transformers.BertForSequenceClassification(config).eval()
     model.to(options["device"], getattr(torch, str(options["dtype"])))
-    groups = Groups.resolve(architecture_for(model), model)
+    groups = resolve_groups(architecture_for(model), model)
     scores = Scores(importance={group.name: group.width * torch.rand(group.units) for group in groups})
     ids = torch.full((1, int(options["seq_len"])), 5)
     workload = Workload(example={"input_ids": ids, "attention_mask": torch.ones_like(ids)}, seq_len=ids.shape[1])

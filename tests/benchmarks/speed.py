@@ -15,8 +15,8 @@ import click
 from accuracy import forward
 
 from fastprune import make_batches, model_inputs, open_pretrained, prune
+from fastprune.data.workload import Workload
 from fastprune.measuring.timing import interleaved, speedup
-from fastprune.strategies.costs import Workload
 
 
 @click.command()

@@ -18,7 +18,6 @@ import torch
 
 from fastprune import (
     Batches,
-    Groups,
     Pretrained,
     Recipe,
     Shared,
@@ -29,6 +28,7 @@ from fastprune import (
     make_batches,
     open_pretrained,
     prune,
+    resolve_groups,
     strategy,
 )
 from fastprune.measuring.timing import interleaved, speedup
@@ -111,7 +111,7 @@ def compare(
 def same_latency(opened: Pretrained, train: Batches, recipe: Recipe, share: float, seed: int, shared: Shared) -> float:
     """The share of the MACs whose mask takes as long, by the table, as the latency share allows."""
     model = opened.model
-    groups = Groups.resolve(architecture_for(model), model)
+    groups = resolve_groups(architecture_for(model), model)
     with frozen(model):
         latency = shared.costs(recipe.cost, lambda: recipe.cost.measure(model, groups, Workload.of(train)))
         counted = strategy("cost", "macs")

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 import fastprune
-from fastprune import Groups, strategy, testing, token_mask
+from fastprune import resolve_groups, strategy, testing, token_mask
 
 
 @pytest.fixture(scope="module")
 def case():
     model = testing.tiny_model()
-    return model, Groups.resolve(fastprune.architecture_for(model), model), testing.tiny_batches(model)
+    return model, resolve_groups(fastprune.architecture_for(model), model), testing.tiny_batches(model)
 
 
 def importance(case, name: str, seed: int = 0) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 import fastprune
-from fastprune import Groups, testing
+from fastprune import resolve_groups, testing
 from fastprune.cli.main import main
 from fastprune.registry import loading
 from fastprune_tasks.image_text_embedding import ImageTextEmbedding
@@ -57,7 +57,7 @@ def test_every_claimed_model_type_is_checked() -> None:
 def test_towers_are_stacks_of_their_own_and_padding_of_texts_is_no_padding_of_pictures() -> None:
     """Also where there are as many tokens as patches."""
     model = testing.tiny_model("clip", "Model")
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     assert [len(stack) for stack in groups.stacks()] == [4, 4]
     batch = testing.tiny_batches(model, length=17).batches[0]  # 16 patches and the class
     seen: dict[str, torch.Tensor] = {}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import Groups, Mask, testing
+from fastprune import Mask, resolve_groups, testing
 from fastprune.registry import loading
 
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
@@ -79,7 +79,7 @@ def test_causal_lm(model_type: str, config: dict[str, Any]) -> None:
 
 
 def architecture_shares_rows(model: torch.nn.Module) -> bool:
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     return any(rows.shared for group in groups for rows in group.rows)
 
 
@@ -120,7 +120,7 @@ def has_experts(architecture: fastprune.Architecture) -> bool:
 
 def test_the_unit_is_the_kv_group() -> None:
     model = testing.tiny_model("llama", "ForCausalLM")
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     assert {group.units for group in groups if group.kind == "attention"} == {2}
     pruned = fastprune.materialize(model, groups, Mask.first(groups, {g.name: 1 for g in groups}))
     attention = pruned.model.layers[0].self_attn
@@ -130,7 +130,7 @@ def test_the_unit_is_the_kv_group() -> None:
 
 def test_rows_of_a_fused_projection() -> None:
     model = testing.tiny_model("gpt2", "ForCausalLM")
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     last = Mask({g.name: torch.arange(g.units) == g.units - 1 for g in groups})
     before = model.transformer.h[0].attn.c_attn.weight  # [hidden, 3 x features]
     after = fastprune.materialize(model, groups, last).transformer.h[0].attn.c_attn
@@ -141,7 +141,7 @@ def test_rows_of_a_fused_projection() -> None:
 
 def test_tied_embeddings_stay_tied() -> None:
     model = testing.tiny_model("llama", "ForCausalLM", tie_word_embeddings=True)
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     pruned = fastprune.materialize(model, groups, Mask.first(groups, {g.name: 1 for g in groups}))
     assert pruned.lm_head.weight is pruned.model.embed_tokens.weight
 
@@ -155,7 +155,7 @@ def test_parts_that_do_not_add_up_are_refused() -> None:
     producer = dataclasses.replace(block.producers[0], parts=block.producers[0].parts[:2])
     stack = dataclasses.replace(architecture.stacks[0], blocks=(dataclasses.replace(block, producers=(producer,)),))
     with pytest.raises(fastprune.ModelError, match=r"96 rows in 'transformer.h.0.attn.c_attn'"):
-        Groups.resolve(dataclasses.replace(architecture, stacks=(stack,)), model)
+        resolve_groups(dataclasses.replace(architecture, stacks=(stack,)), model)
 
 
 def test_text_is_cut_into_blocks(tmp_path, tiny_tokenizer) -> None:

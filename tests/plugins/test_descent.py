@@ -9,7 +9,18 @@ import torch
 from torch import nn
 
 import fastprune
-from fastprune import Batches, Groups, LayerFit, Mask, UsageError, recombined, reconstruct, strategy, testing
+from fastprune import (
+    Batches,
+    Groups,
+    LayerFit,
+    Mask,
+    UsageError,
+    recombined,
+    reconstruct,
+    resolve_groups,
+    strategy,
+    testing,
+)
 from fastprune.surgery import materialize
 from fastprune.testing.comparing import hidden_error
 from fastprune_lstsq.descent import descend, mean_error, relative_error
@@ -21,19 +32,19 @@ def halved() -> tuple[nn.Module, nn.Module, Groups, Batches]:
     """A tiny BERT, the same with every other unit, its groups, and samples."""
     model = testing.tiny_model("bert")
     architecture = fastprune.architecture_for(model)
-    groups = Groups.resolve(architecture, model)
+    groups = resolve_groups(architecture, model)
     student = materialize(model, groups, Mask({g.name: torch.arange(g.units) % 2 == 0 for g in groups})).eval()
-    return model, student, Groups.resolve(architecture, student), testing.tiny_batches(model, samples=64)
+    return model, student, resolve_groups(architecture, student), testing.tiny_batches(model, samples=64)
 
 
 def fits(keep_every: int = 2, samples: int = 96, one_of: int = 10) -> list[tuple[LayerFit, dict]]:
     """What a tuner is shown of a pruned tiny BERT, with what ``descend`` makes of each layer."""
     model = testing.tiny_model("bert")
     architecture = fastprune.architecture_for(model)
-    groups = Groups.resolve(architecture, model)
+    groups = resolve_groups(architecture, model)
     mask = Mask({group.name: torch.arange(group.units) % keep_every == 0 for group in groups})
     student = materialize(model, groups, mask).eval()
-    left = Groups.resolve(architecture, student)
+    left = resolve_groups(architecture, student)
     batches = testing.tiny_batches(model, samples=samples)
     found = []
 
@@ -62,14 +73,14 @@ def test_rounded_steps_lead_to_the_same_place(monkeypatch, model_type: str) -> N
     """Whatever this machine has: as one that is faster in bfloat16 computes, and as one that is not."""
     model = testing.tiny_model(model_type)
     architecture = fastprune.architecture_for(model)
-    groups = Groups.resolve(architecture, model)
+    groups = resolve_groups(architecture, model)
     mask = Mask({group.name: torch.arange(group.units) % 2 == 0 for group in groups})
     batches = testing.tiny_batches(model, samples=128)
     errors, weights = {}, {}
     for faster, rounded in ((True, True), (True, False), (False, True)):
         monkeypatch.setattr(fastprune.rounding, "faster_rounded", lambda _, faster=faster: faster)
         student = materialize(model, groups, mask).eval()
-        left = Groups.resolve(architecture, student)
+        left = resolve_groups(architecture, student)
         tuner = strategy("tuner", "descent", epochs=4.0, rounded=rounded)
         tuned = tuner.tune(model, student, left, batches, fastprune.Scores(importance={}))
         errors[faster, rounded] = hidden_error(model, student, groups, batches)
@@ -112,13 +123,13 @@ def test_one_batch_is_enough(samples: int, one_of: int) -> None:
 def test_layers_are_nearer_to_the_dense_model_than_weights_alone(model_type: str) -> None:
     model = testing.tiny_model(model_type, *HEADS.get(model_type, ()))
     architecture = fastprune.architecture_for(model)
-    groups = Groups.resolve(architecture, model)
+    groups = resolve_groups(architecture, model)
     mask = Mask({group.name: torch.arange(group.units) % 2 == 0 for group in groups})
     batches = testing.tiny_batches(model, samples=128)
     errors = {}
     for name, options in (("weights", {}), ("descent", {"epochs": 6.0})):
         student = materialize(model, groups, mask).eval()
-        left = Groups.resolve(architecture, student)
+        left = resolve_groups(architecture, student)
         strategy("tuner", name, **options).tune(model, student, left, batches, fastprune.Scores(importance={}))
         errors[name] = hidden_error(model, student, groups, batches)
     assert errors["descent"] < errors["weights"]

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, MixtralForCausalLM
 
 import fastprune
-from fastprune import Groups, Mask, testing
+from fastprune import Groups, Mask, resolve_groups, testing
 from fastprune.modeling import EmptySublayer, Experts
 from fastprune.models import checkpoint
 from fastprune.surgery import routing
@@ -62,7 +62,7 @@ HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnsw
 
 def opened(model_type: str = "mixtral", **config: Any) -> tuple[Any, Groups]:
     model = fastprune.open_experts(testing.tiny_model(model_type, "ForCausalLM", **config))
-    return model, Groups.resolve(fastprune.architecture_for(model), model)
+    return model, resolve_groups(fastprune.architecture_for(model), model)
 
 
 def inputs_of(model: Any) -> dict[str, torch.Tensor]:
@@ -164,7 +164,7 @@ def without_two_experts(model_type: str, **config: Any) -> tuple[Any, Any, Group
     gone = ("layers.0.expert.0", "layers.0.expert.2")
     mask = Mask.first(groups, {g.name: 0 if g.name in gone else g.units for g in groups})
     pruned = fastprune.materialize(model, groups, mask).eval()
-    return model, pruned, Groups.resolve(fastprune.architecture_for(model), pruned)
+    return model, pruned, resolve_groups(fastprune.architecture_for(model), pruned)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -202,7 +202,7 @@ def test_a_rerouted_model_is_pruned_on_saved_loaded_and_counted(model_type: str,
     assert loaded.model.layers[0].mlp.experts.routed == [1, 3]
     again = Mask.first(left, {g.name: 0 if g.name == "layers.0.expert.1" else g.units for g in left})
     once_more = fastprune.materialize(loaded, left, again)
-    routing.drop_routes(once_more, Groups.resolve(architecture, once_more))
+    routing.drop_routes(once_more, resolve_groups(architecture, once_more))
     assert once_more.model.layers[0].mlp.experts.routed == [3]
     assert torch.equal(once_more.model.layers[0].mlp.gate.weight, loaded.model.layers[0].mlp.gate.weight[1:])
 
@@ -228,7 +228,7 @@ def test_tuners_see_the_rerouted_model(inplace: bool) -> None:
     ).model
     for pruned in (plain, tuned):
         assert all(layer.mlp.experts.routed == [0, 1, 3] for layer in pruned.model.layers)
-    groups = Groups.resolve(fastprune.architecture_for(plain), plain)
+    groups = resolve_groups(fastprune.architecture_for(plain), plain)
     errors = [testing.comparing.hidden_error(model, pruned, groups, batches) for pruned in (plain, tuned)]
     assert errors[1] < errors[0]
 
@@ -243,7 +243,7 @@ def test_what_rerouting_costs_is_measured_and_said(caplog: pytest.LogCaptureFixt
     # half of the filters of three experts: 2 of 4 experts a token, of which one has none; or 2 of the other 3
     assert moved.cost_after > kept.cost_after
     assert "cost others more" in caplog.text
-    groups = Groups.resolve(fastprune.architecture_for(moved.model), moved.model)
+    groups = resolve_groups(fastprune.architecture_for(moved.model), moved.model)
     workload = fastprune.Workload.of(testing.tiny_batches(model))
     assert moved.cost_after == fastprune.strategy("cost", "macs").measure(moved.model, groups, workload).total
 
@@ -285,7 +285,7 @@ def test_fused_experts_are_told_to_be_opened() -> None:
     with pytest.raises(
         fastprune.ModelError, match=r"a module for each expert in 'model\.layers\.0\.mlp\.experts'.*one MixtralExperts"
     ):
-        Groups.resolve(fastprune.architecture_for(model), model)
+        resolve_groups(fastprune.architecture_for(model), model)
 
 
 def test_experts_of_another_kind_are_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import Groups, Mask, Scores, strategy, testing
+from fastprune import Mask, Scores, resolve_groups, strategy, testing
 from fastprune_fisher.rearranger import swap
 
 
@@ -100,7 +100,7 @@ def test_full_shrinkage_leaves_the_best_by_the_diagonal() -> None:
 @pytest.mark.parametrize("labels", ["dataset", "model"])
 def test_importance_is_the_mean_square_of_the_gradients(labels: str) -> None:
     model = testing.tiny_model()
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     batches = testing.tiny_batches(model)
     scores = strategy("scorer", "fisher", labels=labels).score(model, groups, batches, torch.Generator().manual_seed(5))
     grads, _ = fastprune.collect_gradients(model, groups, batches, labels, torch.Generator().manual_seed(5))
@@ -113,7 +113,7 @@ def test_importance_is_the_mean_square_of_the_gradients(labels: str) -> None:
 def test_average_of_mini_batches_is_another_matrix() -> None:
     """What the reference code squares, METHOD 1: fewer, averaged vectors, and not the same diagonal."""
     model = testing.tiny_model()
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     batches = testing.tiny_batches(model)
     scores = strategy("scorer", "fisher").score(model, groups, batches, torch.Generator())
     name = groups.items[0].name

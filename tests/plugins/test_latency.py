@@ -11,7 +11,17 @@ import torch
 
 import fastprune
 from clocks import counted
-from fastprune import Groups, Mask, MeasuredTable, ModelError, OptionError, TableError, Workload, strategy, testing
+from fastprune import (
+    Mask,
+    MeasuredTable,
+    ModelError,
+    OptionError,
+    TableError,
+    Workload,
+    resolve_groups,
+    strategy,
+    testing,
+)
 from fastprune.testing.guards import state_of
 from fastprune_latency import probe
 from fastprune_latency.cost import same_shape, step_of
@@ -22,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 def case(model_type: str = "bert", **config: Any):
     model = testing.tiny_model(model_type, **config)
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     return model, groups, Workload.of(testing.tiny_batches(model))
 
 
@@ -145,7 +155,7 @@ def test_pruned_layers_have_curves_of_their_own() -> None:
     kept = (0, 60, 2, 52)  # whole steps
     counts = {group.name: count for group, count in zip(groups, kept, strict=True)}
     pruned = fastprune.materialize(model, groups, Mask.first(groups, counts)).eval()
-    left = Groups.resolve(fastprune.architecture_for(pruned), pruned)
+    left = resolve_groups(fastprune.architecture_for(pruned), pruned)
     assert [len(members) for members in same_shape(pruned, left)] == [1, 1, 1, 1]
     table = strategy("cost", "latency", batch_size=2).table(pruned, left, workload)
     whole = strategy("cost", "latency", batch_size=2).measure(model, groups, workload)

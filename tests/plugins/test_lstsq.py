@@ -9,7 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastprune import Block, Group, Groups, Mask, Scores, Statistics, UsageError, architecture_for, strategy, testing
+from fastprune import (
+    Block,
+    Group,
+    Mask,
+    Scores,
+    Statistics,
+    UsageError,
+    architecture_for,
+    resolve_groups,
+    strategy,
+    testing,
+)
 from fastprune.surgery import materialize
 from fastprune.testing.comparing import hidden_error
 from fastprune_lstsq.bias import add_mean_error
@@ -138,12 +149,12 @@ def test_what_is_held_back_alone_keeps_the_ridge() -> None:
 
 def test_few_samples_are_met_better_with_a_ridge_chosen_on_some() -> None:
     model = testing.tiny_model("bert")
-    groups = Groups.resolve(architecture_for(model), model)
+    groups = resolve_groups(architecture_for(model), model)
     few, others = testing.tiny_batches(model, samples=24), testing.tiny_batches(model, samples=128, seed=1)
     errors = []
     for one_of in (0, 10):
         student = materialize(model, groups, Mask({g.name: torch.arange(g.units) % 2 == 0 for g in groups})).eval()
-        left = Groups.resolve(architecture_for(student), student)
+        left = resolve_groups(architecture_for(student), student)
         strategy("tuner", "weights", held_back=one_of).tune(model, student, left, few, Scores(importance={}))
         errors.append(hidden_error(model, student, left, others))
     assert errors[1] < 0.97 * errors[0]
@@ -163,12 +174,12 @@ def test_options_out_of_range_are_said(name: str, options: dict[str, float]) -> 
 @pytest.mark.parametrize("name", ["weights", "descent"])
 def test_enough_tokens_are_shown_and_all_where_all_are_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = testing.tiny_model("bert")
-    groups = Groups.resolve(architecture_for(model), model)
+    groups = resolve_groups(architecture_for(model), model)
     batches = testing.tiny_batches(model, samples=64, batch_size=4)
     counts: dict[float, float] = {}
     for tokens_per_feature in (0.0, 1e6, 2.0):
         student = materialize(model, groups, Mask({g.name: torch.arange(g.units) % 2 == 0 for g in groups})).eval()
-        left = Groups.resolve(architecture_for(student), student)
+        left = resolve_groups(architecture_for(student), student)
         tuner = strategy("tuner", name, tokens_per_feature=tokens_per_feature, held_back=0)
         shown: list[float] = []
 

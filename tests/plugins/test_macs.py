@@ -8,12 +8,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastprune
-from fastprune import Groups, Mask, Workload, strategy, testing
+from fastprune import Groups, Mask, Workload, resolve_groups, strategy, testing
 
 
 def case(model_type: str, head: str = "ForSequenceClassification"):
     model = testing.tiny_model(model_type, head)
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     return model, groups, Workload.of(testing.tiny_batches(model))
 
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from fastprune import (
-    Groups,
     Mask,
     Recipe,
     UsageError,
     architecture_for,
     collect_gradients,
     consumer_of,
+    resolve_groups,
     strategy,
     testing,
 )
@@ -86,7 +86,7 @@ def test_importance_ranks_as_the_units_left() -> None:
 @pytest.fixture
 def scored():
     model = testing.tiny_model("bert", "ForSequenceClassification")
-    groups = Groups.resolve(architecture_for(model), model)
+    groups = resolve_groups(architecture_for(model), model)
     batches = testing.tiny_batches(model, samples=24)
     return model, groups, batches
 
@@ -162,7 +162,7 @@ def test_a_share_of_the_losses_runs_backward(
     monkeypatch.setattr("fastprune_obs.scorer.FEWEST", 4)
     monkeypatch.setattr("fastprune_obs.scorer.MOST", most)
     model = testing.tiny_model("bert", "ForSequenceClassification")
-    groups = Groups.resolve(architecture_for(model), model)
+    groups = resolve_groups(architecture_for(model), model)
     batches = testing.tiny_batches(model, samples=8, batch_size=4)
     fourfold = batches.only(place for place in range(len(batches)) for _ in range(4))
     sizes = []
@@ -185,7 +185,7 @@ def test_a_share_of_the_losses_runs_backward(
 def test_few_samples_all_run_backward() -> None:
     scorer = strategy("scorer", "obs")
     model = testing.tiny_model("bert", "ForSequenceClassification")
-    groups, batches = Groups.resolve(architecture_for(model), model), testing.tiny_batches(model, samples=24)
+    groups, batches = resolve_groups(architecture_for(model), model), testing.tiny_batches(model, samples=24)
     scores = scorer.score(model, groups, batches, torch.Generator().manual_seed(0))
     whole = strategy("scorer", "obs", gradient_share=1.0)
     expected = whole.score(model, groups, batches, torch.Generator().manual_seed(0))

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import Groups, Mask, testing
+from fastprune import Groups, Mask, resolve_groups, testing
 from fastprune.registry import loading
-from fastprune.units.groups import places
+from fastprune.units.rows import places
 
 QUERY_HEADS = loading.installed().architecture["llama-query-heads"]
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
@@ -24,7 +24,7 @@ IDS = [f"{name}-{len(config)}" for name, config in FAMILIES]
 def shared_model() -> tuple[Any, Groups]:
     """8 heads of 4 features on 2 keys and values: 4 units."""
     model = testing.tiny_model("llama", "ForCausalLM", num_attention_heads=8)
-    return model, Groups.resolve(QUERY_HEADS, model)
+    return model, resolve_groups(QUERY_HEADS, model)
 
 
 @pytest.mark.parametrize(("model_type", "config"), FAMILIES, ids=IDS)
@@ -91,7 +91,7 @@ def test_costs_are_what_torch_counts_down_to_the_last_head() -> None:
     for name in ("macs", "params"):
         cost = fastprune.strategy("cost", name)
         table = cost.measure(model, groups, workload)
-        assert table.of(mask.counts()) == cost.measure(pruned, Groups.resolve(QUERY_HEADS, pruned), workload).total
+        assert table.of(mask.counts()) == cost.measure(pruned, resolve_groups(QUERY_HEADS, pruned), workload).total
 
 
 def test_a_pruned_model_is_inspected_as_it_was_pruned(tmp_path: Any) -> None:

@@ -11,8 +11,8 @@ import transformers
 from datasets import Dataset
 
 import fastprune
-from fastprune import Groups, Mask, testing
-from fastprune.registry import loading
+from fastprune import Mask, resolve_groups, testing
+from fastprune.registry import loading, serving
 
 SIZES: dict[str, Any] = {"vocab_size": 64, "d_model": 32, "max_position_embeddings": 64}
 SIZES |= {"d_kv": 8, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2, "d_ff": 48}
@@ -56,7 +56,7 @@ def test_every_claimed_model_type_is_checked() -> None:
 
 
 def test_both_stacks_and_what_lies_between_are_groups() -> None:
-    groups = Groups.resolve(loading.installed().architecture["t5"], tiny("T5Model"))
+    groups = resolve_groups(loading.installed().architecture["t5"], tiny("T5Model"))
     kinds = [group.name.removeprefix("decoder.block.0.") for group in groups if ".block.0." in group.name]
     assert kinds == ["encoder.block.0.attention", "encoder.block.0.ffn", "attention", "cross-attention", "ffn"]
     assert [len(stack) for stack in groups.stacks()] == [4, 6]
@@ -64,7 +64,7 @@ def test_both_stacks_and_what_lies_between_are_groups() -> None:
 
 def test_heads_keep_their_own_slices_of_the_shared_bias() -> None:
     model = tiny("MT5EncoderModel")
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     kept = Mask({g.name: torch.arange(g.units) % 2 == (".0." in g.name) for g in groups})  # other heads in each layer
     pruned = fastprune.materialize(model, groups, kept)
     inputs = fastprune.model_inputs(testing.tiny_batches(model).batches[0], None)
@@ -102,7 +102,7 @@ def test_from_texts_to_a_smaller_model_that_writes(class_name: str, tmp_path: Pa
 
 
 def test_decoder_sees_the_target_one_token_later(tiny_tokenizer) -> None:
-    task = loading.task_for(tiny("T5ForConditionalGeneration").config, transformers.T5ForConditionalGeneration)
+    task = serving.task_for(tiny("T5ForConditionalGeneration").config, transformers.T5ForConditionalGeneration)
     data = Dataset.from_dict({"source": ["a good film"], "target": ["not bad"]})
     batches = fastprune.make_batches(data, task, tiny_tokenizer)
     batch = batches.batches[0]
@@ -112,6 +112,6 @@ def test_decoder_sees_the_target_one_token_later(tiny_tokenizer) -> None:
 
 
 def test_a_source_without_a_target_is_refused(tiny_tokenizer) -> None:
-    task = loading.task_for(tiny("T5ForConditionalGeneration").config, transformers.T5ForConditionalGeneration)
+    task = serving.task_for(tiny("T5ForConditionalGeneration").config, transformers.T5ForConditionalGeneration)
     with pytest.raises(fastprune.DataError, match="a source and a target text; the data has text. Name two"):
         fastprune.make_batches(Dataset.from_dict({"text": ["a film"]}), task, tiny_tokenizer)

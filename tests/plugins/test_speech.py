@@ -15,7 +15,7 @@ import transformers
 from datasets import Audio, ClassLabel, Dataset, Features, List, Value
 
 import fastprune
-from fastprune import Groups, Mask, testing
+from fastprune import Mask, resolve_groups, testing
 from fastprune.cli.main import main
 from fastprune.registry import loading
 from fastprune_tasks.ctc import CTC
@@ -65,7 +65,7 @@ def test_padding_of_recordings_counts_for_nothing(scorer: str) -> None:
 def test_frames_that_are_not_heard_are_no_rows() -> None:
     """As many rows as the model's own mask leaves, padding half as long as the recordings or not."""
     model = testing.tiny_model("hubert", "ForCTC", **PRE)
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     batches = testing.tiny_batches(model)
     for each in (batches, testing.tiny.pad_further(model, batches)):
         batch = each.batches[0]
@@ -299,7 +299,7 @@ def test_bad_recordings_are_refused(rows: dict[str, Any], complaint: str, ctc_mo
 
 def test_encoder_and_decoder_are_stacks_of_their_own() -> None:
     model = testing.tiny_model("whisper", "ForSpeechSeq2Seq")
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     assert [len(stack) for stack in groups.stacks()] == [4, 6]
     kept = Mask({g.name: torch.arange(g.units) < (0 if "cross" in g.name else g.units) for g in groups})
     deaf = fastprune.materialize(model, groups, kept)

@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from fastprune import Batches, Columns, DataError, Task
-from fastprune.data.batches import make_batches, model_inputs
+from fastprune.data.batches import model_inputs
+from fastprune.data.encoding import make_batches
 from fastprune.data.reading import read_dataset
 from fastprune_tasks.classification import SequenceClassification
 from fastprune_tasks.embedding import Embedding

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 import fastprune
-from fastprune import Groups, Mask, testing
+from fastprune import Mask, resolve_groups, testing
 from fastprune.cli.main import main
 from fastprune.registry import loading
 
@@ -66,7 +66,7 @@ def test_windows(class_name: str, config: dict[str, Any]) -> None:
 
 def test_heads_keep_their_own_columns_of_the_bias_table(tmp_path: Path) -> None:
     model = swin()
-    groups = Groups.resolve(fastprune.architecture_for(model), model)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
     assert [len(stack) for stack in groups.stacks()] == [4, 4]
     kept = Mask({group.name: torch.arange(group.units) % 2 == 1 for group in groups})
     pruned = fastprune.materialize(model, groups, kept)
@@ -88,7 +88,7 @@ def test_a_table_that_does_not_fit_is_said() -> None:
         blocks = (dataclasses.replace(stack.blocks[0], tables=(table,)), *stack.blocks[1:])
         wrong = dataclasses.replace(architecture, stacks=(dataclasses.replace(stack, blocks=blocks),))
         with pytest.raises(fastprune.ModelError, match=complaint):
-            Groups.resolve(wrong, model)
+            resolve_groups(wrong, model)
 
 
 def test_plain_encoder_embeds_pictures() -> None:

@@ -79,7 +79,7 @@ def test_twig_is_drafted_from_one_run() -> None:
 def test_large_activations_count_more_under_a_higher_power() -> None:
     model = random_toy()
     batches = testing.tiny_batches(model)
-    groups = fastprune.Groups.resolve(fastprune.architecture_for(model), model)
+    groups = fastprune.resolve_groups(fastprune.architecture_for(model), model)
     shares = []
     for power in (1.0, 4.0):
         scores = PowerScorer(power=power).score(model, groups, batches, torch.Generator())

@@ -1,0 +1,91 @@
+"""fastprune bench."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from fastprune.cli.opening import (
+    check_files,
+    open_model,
+)
+from fastprune.cli.options import model_options, serving_options
+from fastprune.cli.working import working
+from fastprune.errors import UsageError
+
+
+@click.command(short_help="Time a dense and a pruned model side by side.")
+@click.argument("dense")
+@click.argument("pruned")
+@click.option("--batch-size", type=click.IntRange(1), help="What PRUNED was measured for, or 32.")
+@click.option("--seq-len", type=click.IntRange(1), help="Tokens a sample; what PRUNED was measured for, or 128.")
+@click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Turns each.")
+@click.option("--latency-table", help="What to predict from; else what the manifest of PRUNED says, if it fits.")
+@serving_options
+@model_options
+def bench(dense: str, pruned: str, **options: Any) -> None:
+    """Time DENSE and PRUNED in turns on the same inputs: median, spread, throughput, memory, and what was predicted.
+
+    \b
+    fastprune bench ./my-classifier small
+    fastprune bench ./my-classifier small --batch-size 1 --seq-len 64
+    fastprune bench dense-onnx small-onnx                             both of fastprune export: in onnxruntime
+    """
+    check_files(options["latency_table"])
+    with working(as_json=options["as_json"]) as where:
+        from fastprune.cli import terminal
+        from fastprune.exporting import timing
+        from fastprune.measuring import side_by_side
+
+        asked = {name: options[name] for name in ("batch_size", "seq_len", "rounds", "threads")}
+        exported = [timing.is_exported(each) for each in (dense, pruned)]
+        if any(exported):
+            if not all(exported) or options["attention"] or options["compile"] or options["latency_table"]:
+                raise UsageError(
+                    "An exported model is compared with an exported model, without --attention, --compile and "
+                    "--latency-table: export both."
+                )
+            compared = timing.bench_exported(dense, pruned, **asked)
+        else:
+            compared = side_by_side.bench_saved(
+                open_model(dense, options),
+                open_model(pruned, options),
+                table_file=options["latency_table"],
+                attention=options["attention"],
+                compile=options["compile"],
+                **asked,
+            )
+    figures = compared.summary()
+    if options["as_json"]:
+        click.echo(json.dumps(figures))
+        return
+    title = f"{compared.batch_size} x {compared.seq_len} tokens, {options['rounds']} rounds"
+    where.print(terminal.figures_table(_bench_rows(figures), title))
+
+
+def _bench_rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """What a comparison found, for people."""
+    from fastprune.reports.figures import count, ratio
+
+    dense, pruned = figures["dense"], figures["pruned"]
+
+    def row(name: str, say: Callable[[Mapping[str, Any]], str], means: str = "") -> tuple[str, str, str, str]:
+        return name, say(dense), say(pruned), means
+
+    rows = [
+        row("milliseconds", lambda side: f"{side['milliseconds']['median']:.4g}", f"{figures['speedup']:.2f}x as fast"),
+        row(
+            "  middle half", lambda side: "{lower_quartile:.4g} to {upper_quartile:.4g}".format(**side["milliseconds"])
+        ),
+    ]
+    if "predicted_milliseconds" in pruned:
+        means = f"{figures['predicted_speedup']:.2f}x as fast"
+        rows.append(row("  predicted", lambda side: f"{side['predicted_milliseconds']:.4g}", means))
+    rows.append(row("samples a second", lambda side: f"{side['samples_per_second']:.4g}"))
+    for name, key in (("weights", "weight_bytes"), ("memory beside them", "peak_bytes")):
+        if key in dense:
+            rows.append((name, f"{count(dense[key])}B", f"{count(pruned[key])}B", ratio(dense[key], pruned[key])))
+    return rows

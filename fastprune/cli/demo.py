@@ -1,0 +1,44 @@
+"""fastprune demo."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from fastprune.cli.options import verbosity_options
+from fastprune.cli.working import working
+from fastprune.files import check_output
+
+
+@click.command(short_help="Halve a real sentence encoder. Needs no Hub.")
+@click.option("--output", default="fastprune-demo", show_default=True, help="Where the pruned model goes.")
+@click.option("--budget", type=float, default=0.5, show_default=True, help="What may be left of the MACs.")
+@click.option("--samples", type=click.IntRange(64), default=1024, show_default=True, help="Sentences to calibrate on.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else.")
+@verbosity_options
+def demo(output: str, budget: float, samples: int, as_json: bool) -> None:
+    """Halve a real sentence encoder, without labels, on text that every Python has. Needs no Hub."""
+    from fastprune.strategies import budgets
+
+    check_output(output)
+    budgets.read_budget(budget)
+    with working(as_json=as_json) as where:
+        from fastprune.cli import terminal
+        from fastprune.cli.demo_run import run
+        from fastprune.reports import figures
+
+        outcome = run(output, budget=budget, samples=samples, say=where.print)
+    if as_json:
+        click.echo(json.dumps(outcome.figures))
+        return
+    where.print(terminal.groups_table(outcome.result.kept()))
+    where.print(
+        terminal.figures_table(
+            figures.rows(outcome.result.summary()), "all-MiniLM-L6-v2, pruned without labels or retraining"
+        )
+    )
+    where.print(
+        f"Saved in {output}, with {output}/report.html to open in a browser. Load it:\n\n"
+        f"    import fastprune\n    model = fastprune.load({output!r})\n"
+    )

@@ -1,0 +1,70 @@
+"""fastprune measure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fastprune.cli.opening import (
+    check_files,
+    check_sources,
+    open_model,
+)
+from fastprune.cli.options import model_options, serving_options
+from fastprune.cli.working import working
+from fastprune.errors import UsageError
+from fastprune.files import check_file
+
+
+@click.command(short_help="Measure a latency table of a model on this machine.")
+@click.argument("model", required=False)
+@click.option("--output", help="The table, as JSON; with --show, a picture (.png, .svg, .pdf).")
+@click.option("--show", help="Draw the curves of a table instead of measuring one.")
+@click.option("--cost", default="latency", show_default=True, help="The cost model; it must be one that measures.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--seq-len", type=click.IntRange(1), help="Tokens a sample; 128, or 16,000 readings.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Times each width is measured.")
+@click.option("--cache/--no-cache", default=True, help="Use and keep tables in the user's cache directory.")
+@serving_options
+@model_options
+def measure(model: str | None, output: str | None, show: str | None, **options: Any) -> None:
+    """Measure how long MODEL takes with any number of heads and filters, on this machine, as a table for --latency-table.
+
+    \b
+    fastprune measure ./my-classifier --batch-size 1 --seq-len 64 --output table.json
+    fastprune measure ./my-classifier --device cuda --dtype bfloat16 --output table.json
+    fastprune measure --show table.json
+    """
+    if bool(model) == bool(show):
+        raise UsageError("Name a MODEL to measure, or a table to --show.")
+    check_sources(model)
+    check_files(show)
+    if output:
+        check_file(output)
+    with working(as_json=options["as_json"]) as where:
+        from fastprune.cli import terminal
+        from fastprune.measuring import cost_tables
+        from fastprune.strategies.tables import MeasuredTable
+
+        if show:
+            table = MeasuredTable.read(show)
+        else:
+            assert model is not None
+            names = ("batch_size", "seq_len", "rounds", "cache", "attention", "threads", "compile")
+            opened = open_model(model, options)
+            table = cost_tables.measure(opened, cost=options["cost"], **{name: options[name] for name in names})
+        if output:
+            cost_tables.draw(table, output) if show else table.save(output)
+    if options["as_json"]:
+        click.echo(table.to_json())
+        return
+    if show or not output:
+        for curve in table.curves:
+            where.print(cost_tables.title(curve))
+            where.print(terminal.curve_table(table.measure, curve.kept, curve.cost, curve.spread))
+    where.print(cost_tables.conditions_text(table.conditions))
+    where.print(f"{table.total:.4g} {table.measure}, of which {table.fixed:.4g} cannot be pruned")
+    if output:
+        use = "" if show else f" Use it: fastprune prune ... --latency-table {output}"
+        where.print(f"Saved in {output}.{use}", soft_wrap=True)

@@ -1,0 +1,106 @@
+"""Models, data and architectures from the command line's options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from fastprune.data.batches import Batches
+    from fastprune.models.pretrained import Pretrained
+    from fastprune.units.architecture import Architecture
+
+
+def read_architecture_option(options: Mapping[str, Any]) -> Architecture | None:
+    """The architecture of ``--architecture``: a TOML file or a registered name; None if not given."""
+    from fastprune.registry import loading
+    from fastprune.units.toml import read_architecture
+
+    given = options["architecture"]
+    if not given:
+        return None
+    return read_architecture(given) if architecture_file(given) else loading.installed().architecture[given]
+
+
+def architecture_file(given: str | None) -> str | None:
+    """What was given where it is a file and no name: it ends in .toml, or is there."""
+    return given if given and (Path(given).suffix or Path(given).is_file()) else None
+
+
+def check_sources(model: str | None, *data: str | None) -> None:
+    """Refuse names that lead nowhere, before torch is imported."""
+    from fastprune import sources
+
+    if model is not None:
+        sources.check_model(model)
+    for each in data:
+        if each is not None:
+            sources.check_data(each)
+
+
+def check_files(*files: str | None) -> None:
+    """Raise ``UsageError`` for files that do not exist; None is skipped."""
+    from fastprune.sources import check_read
+
+    for file in files:
+        check_read(file)
+
+
+def open_model(model: str, options: Mapping[str, Any]) -> Pretrained:
+    """The model of a command, on the device and in the dtype of its options."""
+    import dataclasses
+
+    from fastprune.models.pretrained import open_pretrained
+
+    opened = open_pretrained(model, dtype=options["dtype"], device=options["device"])
+    pooling = options.get("pooling")
+    if pooling is None:
+        return opened
+    if not any(field.name == "pooling" for field in dataclasses.fields(opened.task)):
+        raise UsageError(f"--pooling is for plain encoders; {model} is a model for {opened.task.name}.")
+    return dataclasses.replace(opened, task=dataclasses.replace(opened.task, pooling=pooling))  # type: ignore[call-arg]
+
+
+def read_batches(
+    source: str,
+    opened: Pretrained,
+    options: Mapping[str, Any],
+    *,
+    samples: int | None,
+    seed: int = 0,
+    default_split: str | tuple[str, ...] = "train",
+) -> Batches:
+    """The batches of ``--data``, read by the options of ``data_options``."""
+    from fastprune.data.batches import token_limit
+    from fastprune.data.encoding import make_batches
+    from fastprune.data.tasks import Columns
+
+    if opened.tokenizer is None:
+        raise UsageError(
+            f"There is no tokenizer in {opened.source}; save it there, or use the Python API with batches."
+        )
+    text = tuple(name.strip() for name in (options["text_columns"] or "").split(",") if name.strip())
+    return make_batches(
+        source,
+        opened.task,
+        opened.tokenizer,
+        samples=samples,
+        batch_size=options["batch_size"],
+        max_length=options["max_length"],
+        limit=token_limit(opened.model),
+        seed=seed,
+        columns=Columns(text=text, label=options["label_column"]),
+        split=options["split"],
+        default_split=default_split,
+    )
+
+
+def read_evaluation_batches(source: str, opened: Pretrained, options: Mapping[str, Any]) -> Batches:
+    """The batches of ``--eval-data``: all rows of ``--eval-split``."""
+    from fastprune.measuring.evaluation import EVALUATION_SPLITS
+
+    evaluation = {**options, "split": options["eval_split"]}
+    return read_batches(source, opened, evaluation, samples=None, default_split=EVALUATION_SPLITS)

@@ -1,0 +1,21 @@
+"""fastprune plugins."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command(short_help="List the installed plugins.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plugins(as_json: bool) -> None:
+    """List the installed plugins, and what is wrong with those that did not load."""
+    from fastprune.registry import loading as found
+
+    rows = [{"name": p.name, "distribution": p.distribution, "problem": p.problem} for p in found.installed().found]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        click.echo(f"{row['name']:<14} {row['distribution']:<24} {row['problem'] or 'loaded'}")

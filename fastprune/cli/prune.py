@@ -1,0 +1,158 @@
+"""fastprune prune."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from fastprune.cli.opening import (
+    architecture_file,
+    check_files,
+    check_sources,
+    open_model,
+    read_architecture_option,
+    read_batches,
+    read_evaluation_batches,
+)
+from fastprune.cli.options import data_options, model_options
+from fastprune.cli.working import working
+from fastprune.errors import OptionError
+from fastprune.files import check_output
+
+
+@click.command(short_help="Prune a model to a budget and save the smaller one.")
+@click.argument("model")
+@click.option("--data", required=True, help="Calibration data: a file, a directory, or a Hub name such as glue/mrpc.")
+@click.option("--budget", help="What may be left: 0.5 of the cost, or by cost: latency=0.6,params=0.7, latency=3.5ms.")
+@click.option("--speedup", type=float, help="How many times as fast: --budget latency=1/SPEEDUP.")
+@click.option("--target-ms", type=float, help="Milliseconds that a forward pass may take: --budget latency=..ms.")
+@click.option("--latency-table", help="A table of fastprune measure, of this or another machine, instead of measuring.")
+@click.option("--output", required=True, help="A directory that does not exist, or is empty.")
+@click.option(
+    "--preset",
+    default="default",
+    show_default=True,
+    help="The recipe to start from, by name: 'fastprune strategies preset' lists them.",
+)
+@click.option("--recipe", help="A TOML file laid over the preset.")
+@click.option("--architecture", help="Where the units are: a TOML file, or a family by name.")
+@click.option("--cost", help="What the budget counts: macs, params, latency.")
+@click.option("--scorer", help="The importance criterion.")
+@click.option("--searcher", help="Stage 1.")
+@click.option("--rearranger", help="Stage 2.")
+@click.option("--tuner", help="Stage 3.")
+@click.option("--schedule", help="How many passes.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="STAGE.OPTION=VALUE", help="An option of a stage; repeatable."
+)
+@click.option("--samples", type=click.IntRange(1), default=2048, show_default=True, help="Rows to calibrate on.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--eval-data", help="Data to measure the dense and the pruned model on.")
+@click.option("--eval-split", help="Of the evaluation data.")
+@click.option("--reroute", is_flag=True, help="Experts that lose all filters leave their router's choice.")
+@click.option("--bench/--no-bench", default=True, show_default=True, help="Time both models, for the report.")
+@data_options
+@model_options
+def prune(model: str, data: str, output: str, **options: Any) -> None:
+    """Prune MODEL, a directory or Hub name, to a budget, and save the smaller model.
+
+    \b
+    fastprune prune textattack/bert-base-uncased-MRPC --data glue/mrpc --budget 0.5 --output bert-half
+    fastprune prune ./my-classifier --data train.csv --budget 0.4 --output small --eval-data test.csv
+    fastprune prune sentence-transformers/all-MiniLM-L6-v2 --data sentences.txt --budget 0.5 --output mini
+    fastprune prune ./my-classifier --data train.csv --speedup 2 --set cost.batch_size=1 --output fast
+    """
+    from fastprune.strategies import budgets
+
+    check_output(output)
+    budget, settings = _budget(options), _settings(options["settings"])
+    asked = budgets.read_budget(budget)
+    check_sources(model, data, options["eval_data"])
+    check_files(architecture_file(options["architecture"]), options["latency_table"])
+    with working(as_json=options["as_json"]) as where:
+        from fastprune.registry.recipe import Recipe, main_cost
+
+        architecture = read_architecture_option(options)
+        stages = {name: options[name] for name in ("cost", "scorer", "searcher", "rearranger", "tuner", "schedule")}
+        stages["cost"] = stages["cost"] or main_cost(asked)
+        if options["latency_table"]:
+            stages["cost"] = stages["cost"] or "latency"
+            settings.setdefault("cost", {})["table_file"] = options["latency_table"]
+        recipe = Recipe.of(options["preset"], file=options["recipe"], settings=settings, **stages)
+
+        from fastprune.cli import terminal
+        from fastprune.measuring.cost_tables import conditions_text
+        from fastprune.pipeline import prune as pipeline
+        from fastprune.reports import figures
+
+        opened = open_model(model, options)
+        batches = read_batches(data, opened, options, samples=options["samples"], seed=options["seed"])
+        tests = None
+        if options["eval_data"]:
+            tests = read_evaluation_batches(options["eval_data"], opened, options)
+        where.print(f"{batches.n_samples} samples of {batches.mean_length} tokens on average from {data}")
+        result = pipeline.prune(
+            opened,
+            batches,
+            budget=budget,
+            recipe=recipe,
+            architecture=architecture,
+            seed=options["seed"],
+            reroute=options["reroute"],
+            bench=options["bench"],
+        )
+        if tests is not None:
+            from fastprune.measuring.evaluation import compare_models
+
+            result.metrics.update(compare_models(opened.model, result.model, tests))
+        result.save(output)
+    if options["as_json"]:
+        click.echo(json.dumps(result.summary() | {"output": output}))
+        return
+    where.print(terminal.groups_table(result.kept()))
+    where.print(
+        terminal.figures_table(
+            figures.rows(result.summary()), f"{result.measure} {result.cost_after / result.cost_before:.3f}"
+        )
+    )
+    for cost in result.costs:
+        if "batch_size" in cost["conditions"]:
+            where.print(f"{cost['name']} for {conditions_text(cost['conditions'])}")
+    seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in result.timings.items())
+    where.print(f"{seconds}\nSaved in {output}, with report.html. Load it: fastprune.load({output!r})")
+
+
+def _budget(options: Mapping[str, Any]) -> str:
+    """--budget, --speedup and --target-ms as one text."""
+    from fastprune.errors import BudgetError
+
+    speedup, target = options["speedup"], options["target_ms"]
+    given = [text for text in (options["budget"],) if text is not None]
+    if speedup is not None:
+        if not speedup >= 1:
+            raise BudgetError(f"--speedup must be 1 or more; got {speedup:g}.")
+        given.append(f"latency={1 / speedup!r}")
+    if target is not None:
+        given.append(f"latency={target!r}ms")
+    if not given:
+        raise BudgetError("Say how small or how fast: --budget 0.5, --speedup 2 or --target-ms 3.5.")
+    if len(given) > 1 and not all("=" in text for text in given):
+        raise BudgetError(
+            "A budget without a name stands alone; with --speedup or --target-ms name it: --budget params=0.7."
+        )
+    return ",".join(given)
+
+
+def _settings(values: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """STAGE.OPTION=VALUE texts to options by stage."""
+    settings: dict[str, dict[str, str]] = {}
+    for text in values:
+        path, equals, value = text.partition("=")
+        stage, dot, name = path.partition(".")
+        if not (equals and dot and name):
+            raise OptionError(f"--set takes STAGE.OPTION=VALUE, such as scorer.labels=model; got '{text}'.")
+        settings.setdefault(stage.strip(), {})[name.strip()] = value.strip()
+    return settings

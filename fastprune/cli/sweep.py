@@ -1,0 +1,109 @@
+"""fastprune sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fastprune.cli.opening import (
+    check_files,
+    check_sources,
+    open_model,
+    read_batches,
+    read_evaluation_batches,
+)
+from fastprune.cli.options import data_options, model_options
+from fastprune.cli.working import working
+from fastprune.errors import UsageError
+from fastprune.files import check_output
+
+
+@click.command(short_help="Draw accuracy against cost over many budgets.")
+@click.argument("model")
+@click.option("--data", required=True, help="Calibration data: a file, a directory, or a Hub name such as glue/mrpc.")
+@click.option("--eval-data", required=True, help="Labelled data to measure every model on.")
+@click.option("--budgets", default="0.9:0.2:0.1", show_default=True, help="from:to:step, or 0.7,0.5,0.3.")
+@click.option("--recipes", default="default", show_default=True, help="Presets and TOML files, separated by commas.")
+@click.option("--seeds", default="0", show_default=True, help="Separated by commas.")
+@click.option("--metric", help="Of the curve; the task's first.")
+@click.option("--pick", help="Save the cheapest model that keeps to it: 'drop<=1' (points), or 'cost<=0.5'.")
+@click.option("--output", required=True, help="A new directory, or that of a sweep to go on with.")
+@click.option("--samples", type=click.IntRange(1), default=2048, show_default=True, help="Rows to calibrate on.")
+@click.option("--eval-split", help="Of the evaluation data.")
+@data_options
+@model_options
+def sweep(model: str, data: str, output: str, **options: Any) -> None:
+    """Prune MODEL to many budgets and draw accuracy against cost. Interrupted, the same command goes on.
+
+    \b
+    fastprune sweep ./my-classifier --data train.csv --eval-data test.csv --output curve
+    fastprune sweep ./my-classifier --data train.csv --eval-data test.csv --budgets 0.7,0.5,0.3 \\
+        --recipes default,paper --seeds 0,1,2 --pick 'drop<=1' --output curve
+    """
+
+    from fastprune.pipeline.curves import read_rule
+    from fastprune.strategies.budgets import read_budgets
+
+    budgets, seeds = read_budgets(options["budgets"]), _seeds(options["seeds"])
+    if options["pick"]:
+        read_rule(options["pick"])
+        check_output(Path(output) / "model")
+    check_sources(model, data, options["eval_data"])
+    check_files(*(name for name in options["recipes"].split(",") if name.endswith(".toml")))
+    with working(as_json=options["as_json"]) as where:
+        import functools
+
+        from fastprune.cli import terminal
+        from fastprune.pipeline import sweeps
+        from fastprune.pipeline.curves import Sweep
+        from fastprune.registry.recipe import Recipe
+
+        recipes = {
+            name: Recipe.of(file=name) if name.endswith(".toml") else Recipe.of(name)
+            for name in options["recipes"].split(",")
+        }
+        state = Path(output) / "sweep.json"
+        if state.is_file():
+            where.print(
+                f"Going on with the sweep in {output}: {len(Sweep.read(state).runs)} models are measured already."
+            )
+        opened = open_model(model, options)
+        tests = read_evaluation_batches(options["eval_data"], opened, options)
+        read = functools.cache(lambda seed: read_batches(data, opened, options, samples=options["samples"], seed=seed))
+        found = sweeps.sweep(
+            opened,
+            read,
+            tests,
+            budgets=budgets,
+            recipes=recipes,
+            seeds=seeds,
+            metric=options["metric"],
+            folder=output,
+        )
+        picked = found.pick(options["pick"]) if options["pick"] else None
+        if picked:
+            result = sweeps.prune_point(opened, read, picked, recipes[picked.recipe], seeds[0], Path(output))
+            from fastprune.measuring.evaluation import compare_models
+
+            result.metrics.update(compare_models(opened.model, result.model, tests))
+            result.save(Path(output) / "model")
+        sweeps.drop_scores(Path(output))
+    if options["as_json"]:
+        click.echo(found.to_json())
+        return
+    where.print(terminal.sweep_table(found))
+    knee = found.knee()
+    if knee:
+        where.print(f"The knee: {found.sentence(knee)}.")
+    if picked:
+        where.print(f"Picked {picked.recipe} at {picked.budget:g}: {found.sentence(picked)}. Saved in {output}/model")
+    where.print(f"The curve is in {output}/sweep.png and sweep.svg, all figures in sweep.csv and sweep.json")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError as error:
+        raise UsageError(f"Seeds are whole numbers separated by commas, such as 0,1,2; got {text}.") from error

@@ -1,0 +1,171 @@
+"""Rows to batches: draw, encode, pad."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fastprune.data.processors import tokenizer_of
+from fastprune.data.tasks import Columns, Sample, Task
+from fastprune.errors import DataError
+from fastprune.progress import step
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+    from transformers import PreTrainedTokenizerBase
+from fastprune.data.batches import COUNTED, NO_LABEL, SAMPLE, Batches, log
+
+DEFAULT_MAX_LENGTH = 512
+
+
+STREAMED = 10
+"""Rows of a stream that are read for each sample, to draw from."""
+
+
+def make_batches(
+    data: Dataset | IterableDataset | str | Path,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    samples: int | None = 2048,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    columns: Columns | None = None,
+    split: str | None = None,
+    default_split: str | tuple[str, ...] = "train",
+    source: str = "",
+) -> Batches:
+    """Draw rows, encode them, and pad them in batches of similar length. The same arguments give the same batches.
+
+    Args:
+        data: A data set, or a source for ``read_dataset``. Of a stream, rows are drawn from its first ten times ``samples``.
+        task: What encodes the rows.
+        tokenizer: The model's; of a model of pictures or recordings, what ``Pretrained.tokenizer`` is.
+        samples: How many rows to draw, without replacement; None, or more than there are: all. A row may give more
+            than one sample, or none (``Task.encode``).
+        batch_size: Samples a batch.
+        max_length: Tokens a sample, at most. None: what tokenizer and model take, but no more than 512.
+        limit: Tokens that the model can take, where it has a limit.
+        seed: Of the draw, and of what the task draws while encoding.
+        columns: Which columns hold what; None: guess.
+        split: For sources with splits.
+        default_split: For sources with splits, as in ``read_dataset``.
+        source: Where the data came from; by default the source itself.
+
+    Raises:
+        DataError: The data cannot be read or does not fit the task, or a number is out of range.
+    """
+    if batch_size < 1 or (samples is not None and samples < 1):
+        raise DataError(f"batch_size and samples must be 1 or more; got {batch_size} and {samples}.")
+    longest = min(
+        length
+        for length in (getattr(tokenizer_of(tokenizer), "model_max_length", None), limit, 10**30)
+        if length is not None
+    )
+    if max_length is not None and not 0 < max_length <= longest:
+        raise DataError(
+            f"max_length must be between 1 and the {longest} tokens that the model takes; got {max_length}."
+        )
+    with step("reading"):
+        if isinstance(data, (str, Path)):
+            from fastprune.data.reading import read_dataset  # takes seconds
+
+            source = source or str(data)
+            data = read_dataset(data, split=split, default_split=default_split)
+        if is_dataset(data, streamed=True):
+            data = _from_stream(data, samples)
+        if samples is not None and samples < len(data) and not task.running_text:
+            order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+            data = data.select(sorted(order[:samples].tolist()))
+        encoded = task.encode(
+            data,
+            tokenizer,
+            columns=columns or Columns(),
+            max_length=max_length or min(longest, DEFAULT_MAX_LENGTH),
+            seed=seed,
+        )
+        if samples is not None and samples < len(encoded) and task.running_text:
+            order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(seed))
+            encoded = [encoded[index] for index in sorted(order[:samples].tolist())]
+    if not encoded:
+        raise DataError(
+            f"The task {task.name} found nothing to encode in the {len(data)} rows of {source or 'the data'}."
+        )
+    encoded.sort(key=_length)
+    batches = tuple(
+        _collate(encoded[start : start + batch_size], start, task, tokenizer)
+        for start in range(0, len(encoded), batch_size)
+    )
+    log.info("read %d samples in %d batches from %s", len(encoded), len(batches), source or "the data")
+    return Batches(batches=batches, task=task, samples=tuple(encoded), source=source)
+
+
+def is_dataset(data: object, *, streamed: bool = False) -> bool:
+    """Whether it is a data set of ``datasets``; where nobody has imported that, there is none.
+
+    Args:
+        data: Anything.
+        streamed: Only a streamed one will do.
+    """
+    library = sys.modules.get("datasets")
+    if library is None:
+        return False
+    return isinstance(data, library.IterableDataset) or (not streamed and isinstance(data, library.Dataset))
+
+
+def _from_stream(stream: IterableDataset, samples: int | None) -> Dataset:
+    """The first rows of a stream, enough to draw from.
+
+    Raises:
+        DataError: It has none, or all of an endless one were asked for.
+    """
+    if samples is None:
+        raise DataError("A streamed data set has no end that is known; say how many samples to take from it.")
+    rows = list(stream.take(STREAMED * samples))
+    if not rows:
+        raise DataError("The streamed data set holds no rows.")
+    from datasets import Dataset  # it has been imported, or there were no stream
+
+    return Dataset.from_list(rows, features=stream.features)
+
+
+def _collate(
+    samples: Sequence[Sample], start: int, task: Task, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Tensor]:
+    """Pad consecutive samples, the first of which has the index ``start``."""
+    text = tokenizer_of(tokenizer)
+    pad = getattr(text, "pad_token_id", None)
+    side = getattr(tokenizer if text is None else text, "padding_side", "right")
+    if pad is None and "input_ids" in samples[0] and len({_length(sample) for sample in samples}) > 1:
+        raise DataError("The tokenizer has no padding token; set tokenizer.pad_token, or use batch_size=1.")
+    fill = {"input_ids": pad, "decoder_input_ids": pad, "token_type_ids": getattr(text, "pad_token_type_id", 0)}
+    batch: dict[str, Tensor] = {}
+    for name in dict.fromkeys((*tokenizer.model_input_names, *task.input_names, *task.label_names)):
+        if name not in samples[0]:
+            continue
+        values = [sample[name] for sample in samples]
+        if name in task.token_label_names:
+            batch[name] = _pad(values, NO_LABEL, side)
+        elif name in task.label_names:
+            batch[name] = torch.tensor(values)  # [samples] or [samples, outputs]
+        else:
+            batch[name] = _pad(values, fill.get(name) or 0, side)
+    batch[SAMPLE] = torch.arange(start, start + len(samples))  # [samples]
+    return batch
+
+
+def _pad(rows: Sequence[Sequence[int] | Tensor], value: int, side: str) -> Tensor:
+    """Rows of unequal length to [samples, tokens]; pictures, which are all of one size, to [samples, channels, ...]."""
+    return nn.utils.rnn.pad_sequence([torch.as_tensor(row) for row in rows], True, value, side)
+
+
+def _length(sample: Sample) -> int:
+    """Tokens of a text, or readings of a recording."""
+    return next((len(sample[name]) for _, values in COUNTED for name in values if name in sample), 0)

@@ -1,0 +1,49 @@
+"""The task and the architecture of a model, among those registered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from fastprune.data.tasks import Task
+from fastprune.errors import ModelError
+from fastprune.units.architecture import Architecture
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+from fastprune.registry.loading import installed
+
+
+def task_for(config: PretrainedConfig, model_class: type[nn.Module]) -> Task:
+    """The task that a model with this configuration and class is for.
+
+    Raises:
+        ModelError: No task serves the class.
+    """
+    registry = installed().task
+    for task in (registry[name] for name in registry):
+        if task.serves(config, model_class.__name__):
+            return task.for_config(config)
+    raise ModelError(
+        f"No task serves the model class {model_class.__name__}; known tasks: {', '.join(registry)}. "
+        "Open the model with another head, or register a task in a plugin."
+    )
+
+
+def architecture_for(model: nn.Module) -> Architecture:
+    """The architecture of a model, by ``config.model_type``.
+
+    Raises:
+        ModelError: No architecture serves the model.
+    """
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    registry = installed().architecture
+    for name in registry:
+        if model_type in registry[name].model_types:
+            return registry[name]
+    known = sorted(model_type for name in registry for model_type in registry[name].model_types)
+    raise ModelError(
+        f"No architecture is known for the model type '{model_type}' ({type(model).__name__}). Known: {', '.join(known)}. "
+        "Give one as architecture=Architecture(...), or register it in a plugin (docs/plugins.md)."
+    )

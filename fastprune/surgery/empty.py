@@ -1,0 +1,79 @@
+"""Empty sublayers: what stands in for a sublayer without units."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastprune.modeling import BiasOnly, EmptySublayer, put
+from fastprune.surgery.slicing import slice_group
+from fastprune.units.groups import Group
+from fastprune.units.linears import linear_at
+from fastprune.units.paths import number_of
+
+
+def owns_bias(model: nn.Module, group: Group) -> bool:
+    """Whether the group's module computes a bias for other layers, so that it must run whatever becomes of its units."""
+    bias = group.block.bias
+    return bias is not None and bool(bias.owner) and bool(getattr(model.get_submodule(group.module), bias.owner))
+
+
+def empty_group(model: nn.Module, group: Group) -> None:
+    """Replace a sublayer that lost all its units, in place."""
+    if owns_bias(model, group):
+        # the other layers need the bias that this module computes: one unit stays to run it, and is not listened to
+        slice_group(model, group, torch.zeros(1, dtype=torch.long))
+        put(model, group.consumer, _bias_only(model, group))
+        return
+    stand_in(model, group, _bias_only(model, group))
+
+
+def stand_in(model: nn.Module, group: Group, consumer: nn.Module) -> None:
+    """Put in the place of a group's sublayer what computes nothing: it gives what ``consumer`` gives, whatever comes in."""
+    block, module = group.block, model.get_submodule(group.module)
+    facts, inside = _facts(module, group), block.consumer.startswith(f"{block.module}.")
+    if not inside:
+        put(model, group.consumer, consumer)
+    norm = module.get_submodule(facts["norm"]) if facts["norm"] else None
+    sublayer = EmptySublayer(facts, consumer if inside else None, norm)
+    put(model, group.module, sublayer.train(module.training))
+
+
+def _bias_only(model: nn.Module, group: Group) -> BiasOnly:
+    consumer = linear_at(model, group.consumer)
+    return BiasOnly.of(model.get_submodule(group.consumer), with_bias=consumer.bias is not None)
+
+
+def _facts(module: nn.Module, group: Group) -> dict[str, Any]:
+    """What an empty sublayer must know of the module that it replaces."""
+    block = group.block
+    inside, holds_norm = (path.startswith(f"{block.module}.") for path in (block.consumer, block.residual))
+    counts = [name for name in (*block.counts, block.units) if name and "." not in name]
+    return {
+        "arguments": list(inspect.signature(module.forward).parameters),
+        "outputs": block.outputs,
+        "cache": block.cache,
+        "seen": block.seen,
+        "bias_argument": block.bias.argument if block.bias else "",
+        "bias_output": block.bias.output if block.bias else 0,
+        "consumer": block.consumer.removeprefix(f"{block.module}.") if inside else "",
+        "norm": block.residual.removeprefix(f"{block.module}.")
+        if holds_norm and block.residual != block.consumer
+        else "",
+        "attributes": {name: number_of(module, name) for name in (*block.unit_width, block.repeats) if name}
+        | dict.fromkeys(counts, 0)
+        | ({"layer_idx": layer_number(module)} if block.cache else {}),
+    }
+
+
+NUMBERS = ("layer_idx", "layer_id")
+"""What modules call the place of their layer, by which a cache keeps keys and values."""
+
+
+def layer_number(module: Any) -> int | None:
+    """The place of the layer, as the module tells it to the cache; None where there is none, as in an encoder."""
+    number: int | None = next(getattr(module, name) for name in NUMBERS if hasattr(module, name))
+    return number

@@ -1,0 +1,82 @@
+"""Paths of modules and the numbers on them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+from torch import nn
+
+from fastprune.errors import ModelError
+from fastprune.units.architecture import Architecture, Conditions
+
+
+def base_prefix(model: nn.Module) -> str:
+    """The path of the base model inside the model, with a dot behind it; empty where they are the same."""
+    base = getattr(model, "base_model", model)
+    path = next((name for name, module in model.named_modules() if module is base), "")
+    return f"{path}." if path else ""
+
+
+def absolute(layer: str, path: str) -> str:
+    """Where a path of a block leads from a layer; one with a slash in front is absolute."""
+    return path[1:] if path.startswith("/") else f"{layer}.{path}"
+
+
+def conditions_hold(conditions: Conditions, config: Any) -> bool:
+    """Whether the configuration has these values; a missing one counts as False."""
+    return all((config_value(config, name) or False) == value for name, value in conditions)
+
+
+def config_value(config: Any, path: str) -> Any:
+    """The value at a dotted path of a configuration; None if there is none."""
+    for name in path.split("."):
+        config = getattr(config, name, None)
+    return config
+
+
+def product_of(module: nn.Module, attributes: tuple[str, ...]) -> int:
+    """The product of some attributes of a module or of its configuration; 1 without any."""
+    return math.prod(int(number_of(module, attribute)) for attribute in attributes)
+
+
+def number_of(module: Any, attribute: str) -> Any:
+    """What an attribute of a module is, or of its configuration: ``config.num_key_value_heads``."""
+    if hasattr(module, attribute):  # an empty sublayer has them under the whole of their names
+        return getattr(module, attribute)
+    return functools.reduce(getattr, attribute.split("."), module)
+
+
+def submodule(architecture: Architecture, model: nn.Module, path: str) -> nn.Module:
+    """The module at a path.
+
+    Raises:
+        ModelError: There is none; the message lists what is there instead.
+    """
+    try:
+        return model.get_submodule(path)
+    except AttributeError as error:
+        parent = path
+        found: list[str] = []
+        while parent and not found:
+            parent = parent.rpartition(".")[0]
+            try:
+                found = [name for name, _ in model.get_submodule(parent).named_children()]
+            except AttributeError:
+                continue
+        raise ModelError(
+            f"The architecture '{architecture.name}' expects a module at '{path}', but this {type(model).__name__} has "
+            f"none; '{parent or 'the model'}' holds {', '.join(found) or 'nothing'}.{hidden_of(model, path)}"
+        ) from error
+
+
+def hidden_of(model: nn.Module, path: str) -> str:
+    """What to say where there is something at a path that torch knows nothing of."""
+    try:
+        value = functools.reduce(getattr, path.split("."), model)
+    except AttributeError:
+        return ""
+    return (
+        f" There is a {type(value).__name__} of that name, which torch does not look into; it has to be a ModuleList."
+    )
