@@ -21,7 +21,7 @@ options, _ = parser.parse_known_args()
 # %%
 opened = fastprune.open_pretrained(options.model)
 batches = fastprune.make_batches(options.data, opened.task, opened.tokenizer, samples=int(options.samples))
-shared = fastprune.Shared()  # the Fisher information is the same for all of them
+shared = fastprune.PruningCache()  # the Fisher information is the same for all of them
 stages = {
     "search": {"rearranger": "none", "tuner": "none"},
     "rearrangement": {"tuner": "none"},

@@ -20,7 +20,7 @@ from .data.encoding import make_batches as make_batches
 from .data.processors import part_of as part_of
 from .data.processors import tokenizer_of as tokenizer_of
 from .data.reading import read_dataset as read_dataset
-from .data.recombining import recombined as recombined
+from .data.span_mixing import mix_spans as mix_spans
 from .data.tasks import Batch as Batch
 from .data.tasks import Columns as Columns
 from .data.tasks import Sample as Sample
@@ -53,15 +53,15 @@ from .models.checkpoint import load as load
 from .models.hub import push_to_hub as push_to_hub
 from .models.pretrained import Pretrained as Pretrained
 from .models.pretrained import open_pretrained as open_pretrained
-from .pipeline.cache import Shared as Shared
+from .pipeline.cache import PruningCache as PruningCache
 from .pipeline.curves import Sweep as Sweep
 from .pipeline.prune import prune as prune
 from .pipeline.result import PruningResult as PruningResult
 from .pipeline.sweeps import sweep as sweep
 from .progress import track as track
+from .reconstruction.bf16 import bf16_matmuls as bf16_matmuls
 from .reconstruction.layer_fit import LayerFit as LayerFit
 from .reconstruction.layerwise import reconstruct as reconstruct
-from .reconstruction.rounding import rounded_products as rounded_products
 from .reconstruction.sums import Statistics as Statistics
 from .registry.hookspecs import hookimpl as hookimpl
 from .registry.recipe import Recipe as Recipe
@@ -94,8 +94,8 @@ from .units.architecture import Part as Part
 from .units.architecture import Producer as Producer
 from .units.architecture import Stack as Stack
 from .units.architecture import UnitBias as UnitBias
-from .units.experts import every_expert as every_expert
-from .units.experts import open_experts as open_experts
+from .units.experts import dense_routing as dense_routing
+from .units.experts import unfuse_experts as unfuse_experts
 from .units.groups import Group as Group
 from .units.groups import Groups as Groups
 from .units.groups import consumer_of as consumer_of

@@ -40,7 +40,7 @@ def narrow(base: nn.Module, plan: Mapping[str, Mapping[str, Any]]) -> None:
         module = base.get_submodule(path)
         if "experts" in changes:
             experts = Experts.of(module)
-            experts.routed = list(changes["experts"])
+            experts.choices = list(changes["experts"])
             put(base, path, experts)
             continue
         if "empty" in changes:
@@ -121,7 +121,7 @@ class BiasOnly(nn.Module):
         value = weight.new_zeros(hidden) if bias is None else bias.detach().clone()
         return cls(weight, nn.Parameter(value, requires_grad=bias is None or bias.requires_grad))
 
-    def forward(self, features: Tensor, seen: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor, routed: Tensor | None = None) -> Tensor:
         if self.bias is None:
             return features.new_zeros(*features.shape[:-1], self.out_features)  # [..., hidden]
         # a copy, because some families add to it in place
@@ -148,7 +148,7 @@ class EmptySublayer(nn.Module):
 
         Args:
             facts: ``arguments``: their names, the hidden states' first. ``outputs``: how many it returns. ``cache``: the
-                argument with earlier keys and values, if any. ``seen``: the argument that says which tokens it sees, if it
+                argument with earlier keys and values, if any. ``routed``: the argument that says which tokens it sees, if it
                 sees only some. ``bias_argument``, ``bias_output``: where a bias that
                 layers share comes in, and its place among the outputs, if any. ``consumer``: the path of the consumer
                 that it holds, if any. ``norm``: the path of the norm that it holds, if any. ``attributes``: numbers that
@@ -180,8 +180,8 @@ class EmptySublayer(nn.Module):
         hidden: Tensor = arguments[0] if arguments else given[facts["arguments"][0]]
         output = hidden.new_empty(*hidden.shape[:-1], 0)  # [..., no features]
         if facts["consumer"]:
-            seen = [given[facts["seen"]]] if facts.get("seen") else []
-            output = self.get_submodule(facts["consumer"])(output, *seen)  # [..., hidden]
+            routed = [given[facts["routed"]]] if facts.get("routed") else []
+            output = self.get_submodule(facts["consumer"])(output, *routed)  # [..., hidden]
         if facts.get("norm"):
             output = self.get_submodule(facts["norm"])(hidden + output)  # [..., hidden]
         if facts["cache"]:
@@ -208,12 +208,12 @@ class Experts(nn.ModuleList):
     parameter for all of them.
 
     Attributes:
-        routed: Those that the router chooses from, in the order of its rows.
+        choices: Those that the router chooses from, in the order of its rows.
     """
 
     def __init__(self, experts: Iterable[nn.Module] = ()) -> None:
         super().__init__(experts)
-        self.routed = list(range(len(self)))
+        self.choices = list(range(len(self)))
 
     @classmethod
     def of(cls, fused: Any) -> Experts:
@@ -234,16 +234,16 @@ class Experts(nn.ModuleList):
 
         Args:
             hidden_states: [tokens, hidden].
-            top_k_index: The experts of each token, as places in ``routed`` [tokens, k].
+            top_k_index: The experts of each token, as places in ``choices`` [tokens, k].
             top_k_weights: How much each counts [tokens, k].
         """
         total = torch.zeros_like(hidden_states)
-        for place, index in enumerate(self.routed):
+        for place, index in enumerate(self.choices):
             expert, chosen = self[index], top_k_index == place  # [tokens, k]
-            seen = chosen.any(-1)  # [tokens]
-            rows = seen.nonzero()[:, 0]  # [routed]
+            routed = chosen.any(-1)  # [tokens]
+            rows = routed.nonzero()[:, 0]  # [routed]
             if len(rows):
-                added = expert(hidden_states[rows], top_k_weights[chosen].to(hidden_states), seen)  # [routed, hidden]
+                added = expert(hidden_states[rows], top_k_weights[chosen].to(hidden_states), routed)  # [routed, hidden]
                 total.index_add_(0, rows, added)
         return total
 
@@ -255,18 +255,18 @@ class Expert(nn.Module):
         super().__init__()
         self.producer, self.consumer, self.activation = producer, consumer, activation
 
-    def forward(self, hidden: Tensor, weights: Tensor, seen: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, weights: Tensor, routed: Tensor) -> Tensor:
         """What the expert adds [routed, hidden] to its tokens [routed, hidden], which have these weights [routed] and are
-        those of all that ``seen`` [tokens] marks."""
+        those of all that ``routed`` [tokens] marks."""
         gate, up = self.producer(hidden).chunk(2, dim=-1)  # [routed, filters] each
         # weighted before the consumer, whose output is added as it is: so is a bias that it may be given
-        return self.consumer(self.activation(gate) * up * weights[:, None], seen)  # type: ignore[no-any-return]
+        return self.consumer(self.activation(gate) * up * weights[:, None], routed)  # type: ignore[no-any-return]
 
 
 class RoutedLinear(nn.Linear):
     """A linear that is told which tokens its rows are of, for hooks to know."""
 
-    def forward(self, features: Tensor, seen: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, features: Tensor, routed: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(features)
 
 

@@ -9,16 +9,19 @@ import pytest
 import torch
 
 from fastprune import BudgetError, CostTable, Scores, strategy
-from fastprune.strategies.budgets import Asked, read_budget
+from fastprune.strategies.budgets import BudgetRequest, read_budget
 from fastprune.strategies.limits import Limit, Limits
 
 
 def test_readings() -> None:
-    assert read_budget(0.5) == {"": Asked(0.5)}
-    assert read_budget("0.5") == {"": Asked(0.5)}
-    assert read_budget(" latency=0.6, params = 7e-1") == {"latency": Asked(0.6), "params": Asked(0.7)}
-    assert read_budget("latency=3.5ms") == {"latency": Asked(3.5, "ms")}
-    assert read_budget({"latency": "3.5 ms", "params": 0.7}) == {"latency": Asked(3.5, "ms"), "params": Asked(0.7)}
+    assert read_budget(0.5) == {"": BudgetRequest(0.5)}
+    assert read_budget("0.5") == {"": BudgetRequest(0.5)}
+    assert read_budget(" latency=0.6, params = 7e-1") == {"latency": BudgetRequest(0.6), "params": BudgetRequest(0.7)}
+    assert read_budget("latency=3.5ms") == {"latency": BudgetRequest(3.5, "ms")}
+    assert read_budget({"latency": "3.5 ms", "params": 0.7}) == {
+        "latency": BudgetRequest(3.5, "ms"),
+        "params": BudgetRequest(0.7),
+    }
 
 
 @pytest.mark.parametrize(
@@ -43,10 +46,10 @@ def test_bad_budgets(budget, says: str) -> None:
 
 def test_amounts_are_shares_of_the_dense_cost() -> None:
     table = CostTable(measure="ms", groups={"a": torch.tensor([0.0, 6.0]).double()}, fixed=2.0)
-    assert Asked(2.0, "ms").share(table) == 0.25
-    assert Asked(80.0, "ms").share(table) == 1.0
+    assert BudgetRequest(2.0, "ms").share(table) == 0.25
+    assert BudgetRequest(80.0, "ms").share(table) == 1.0
     with pytest.raises(BudgetError, match="2 s is for a cost in ms; say 2ms, or a fraction"):
-        Asked(2.0, "s").share(table)
+        BudgetRequest(2.0, "s").share(table)
 
 
 def problem(seed: int, tables: int) -> tuple[Scores, Limits]:

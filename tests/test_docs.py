@@ -72,9 +72,11 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 def test_every_option_in_the_readme_exists() -> None:
-    from fastprune.cli.main import main
+    from fastprune.cli.main import COMMANDS, main
 
-    known = {name for command in main.commands.values() for option in command.params for name in option.opts}
+    context = click.Context(main)
+    commands = [command for name in COMMANDS if (command := main.get_command(context, name))]
+    known = {name for command in commands for option in command.params for name in option.opts}
     used = set(re.findall(r"(?<=\s)--[a-z-]+", (ROOT / "README.md").read_text()))
     assert used
     assert used <= known

@@ -159,7 +159,7 @@ def test_statistics_equal_a_direct_computation(model_type: str, weighted: bool) 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_what_is_held_back_is_summed_apart(model_type: str, weighted: bool) -> None:
     """Sums over some samples and over the others, of consumers and producers, against those of each alone."""
-    model = fastprune.open_experts(testing.tiny_model(model_type, "Model"))
+    model = fastprune.unfuse_experts(testing.tiny_model(model_type, "Model"))
     groups = resolve_groups(fastprune.architecture_for(model), model)
     batches = testing.tiny_batches(model, samples=12)
     weighted = weighted and "input_ids" in batches.batches[0] and model_type != "t5"

@@ -11,7 +11,7 @@ from torch import nn
 
 import fastprune
 from fastprune import Batches, CostModel, CostTable, Groups, Scorer, Scores, Workload, testing
-from fastprune.pipeline.cache import Shared
+from fastprune.pipeline.cache import PruningCache
 
 CALLS: list[str] = []
 
@@ -35,7 +35,7 @@ class CountedCost(CostModel):
         return CostTable(measure="units", groups=tables, fixed=0.0)
 
 
-def prune(budget: float, shared: Shared | None) -> fastprune.PruningResult:
+def prune(budget: float, cache: PruningCache | None) -> fastprune.PruningResult:
     model = testing.tiny_model()
     return fastprune.prune(
         model,
@@ -46,7 +46,7 @@ def prune(budget: float, shared: Shared | None) -> fastprune.PruningResult:
         searcher="threshold",
         rearranger="none",
         tuner="none",
-        shared=shared,
+        cache=cache,
     )
 
 
@@ -56,9 +56,9 @@ def test_work_is_done_once_and_results_stay_the_same(tmp_path: Path) -> None:
     assert CALLS == ["measure", "score"] * 2
 
     CALLS.clear()
-    shared = Shared(folder=tmp_path)
-    together = [prune(budget, shared) for budget in (0.7, 0.4)]
-    resumed = prune(0.4, Shared(folder=tmp_path))  # another process
+    cache = PruningCache(folder=tmp_path)
+    together = [prune(budget, cache) for budget in (0.7, 0.4)]
+    resumed = prune(0.4, PruningCache(folder=tmp_path))  # another process
     assert CALLS == ["measure", "score"]
 
     for one, other in zip([*alone, alone[1]], [*together, resumed], strict=True):
@@ -68,18 +68,18 @@ def test_work_is_done_once_and_results_stay_the_same(tmp_path: Path) -> None:
 
 def test_later_draws_are_those_of_a_pruning_of_its_own() -> None:
     generators = [torch.Generator().manual_seed(3) for _ in range(2)]
-    shared = Shared()
+    cache = PruningCache()
     for generator in generators:
-        shared.scores(
+        cache.scores(
             CountedScorer(), generator, lambda g=generator: Scores(importance={"a": torch.rand(4, generator=g)})
         )
     assert torch.equal(*(torch.rand(4, generator=generator) for generator in generators))
 
 
 def test_a_broken_file_is_computed_again(tmp_path: Path) -> None:
-    prune(0.5, Shared(folder=tmp_path))
+    prune(0.5, PruningCache(folder=tmp_path))
     for file in tmp_path.iterdir():
         file.write_bytes(b"torn")
     CALLS.clear()
-    prune(0.5, Shared(folder=tmp_path))
+    prune(0.5, PruningCache(folder=tmp_path))
     assert CALLS == ["measure", "score"]

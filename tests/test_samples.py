@@ -115,12 +115,12 @@ def test_layers_above_see_all_samples_whatever_was_shown_below(refined: bool) ->
 
 def test_layers_of_experts_show_all() -> None:
     """An expert sees few of the tokens that there are."""
-    model = fastprune.open_experts(testing.tiny_model("mixtral", "Model"))
+    model = fastprune.unfuse_experts(testing.tiny_model("mixtral", "Model"))
     groups = resolve_groups(fastprune.architecture_for(model), model)
     batches = testing.tiny_batches(model, samples=16, batch_size=2)
     hidden = [torch.zeros(*batch["input_ids"].shape, 4) for batch in batches]
     for _, members in groups.layers():
-        assert any(group.block.seen for group in members)
+        assert any(group.block.routed for group in members)
         assert Samples(batches, None, None).enough(members, hidden, 1e-3) == list(range(len(batches)))
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 import fastprune
-from fastprune import Batches, Shared, testing
+from fastprune import Batches, PruningCache, testing
 from fastprune.calibration import dense_states, gradients
 from fastprune.calibration.dense_states import DenseStates
 from fastprune.pipeline import choosing
@@ -35,9 +35,11 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def prune(model: nn.Module, batches: Batches, shared: Shared | None, *, budget: float = 0.5, tuner: str = "weights"):
+def prune(
+    model: nn.Module, batches: Batches, cache: PruningCache | None, *, budget: float = 0.5, tuner: str = "weights"
+):
     return fastprune.prune(
-        model, batches, budget=budget, scorer="magnitude", searcher="threshold", tuner=tuner, shared=shared, bench=False
+        model, batches, budget=budget, scorer="magnitude", searcher="threshold", tuner=tuner, cache=cache, bench=False
     )
 
 
@@ -48,24 +50,24 @@ def same(one: fastprune.PruningResult, other: fastprune.PruningResult) -> bool:
 
 @pytest.mark.parametrize("memory", [None, 0, 40_000])
 def test_results_are_the_same_with_what_was_kept(model: nn.Module, batches: Batches, memory: int | None) -> None:
-    shared = Shared(memory=memory)
+    cache = PruningCache(memory=memory)
     for tuner, budget in [("mask", 0.7), ("weights", 0.7), ("weights", 0.2), ("mask", 0.2)]:
-        found = prune(model, batches, shared, budget=budget, tuner=tuner)
+        found = prune(model, batches, cache, budget=budget, tuner=tuner)
         assert same(found, prune(model, batches, None, budget=budget, tuner=tuner))
 
 
 def test_the_dense_layers_run_once(model: nn.Module, batches: Batches, ran: list[str]) -> None:
-    shared = Shared()
+    cache = PruningCache()
     for tuner in ("weights", "weights", "mask"):
-        prune(model, batches, shared, tuner=tuner)
+        prune(model, batches, cache, tuner=tuner)
     assert ran == ["0", "1", "2"]
 
 
 def test_more_to_look_at_is_looked_at_once(model: nn.Module, batches: Batches, ran: list[str]) -> None:
     """The tuner ``mask`` does not look at producers: their inputs are seen when ``weights`` first asks."""
-    shared = Shared()
+    cache = PruningCache()
     for tuner in ("mask", "weights", "weights"):
-        prune(model, batches, shared, tuner=tuner)
+        prune(model, batches, cache, tuner=tuner)
     assert ran == ["0", "1", "2"] * 2
 
 
@@ -74,10 +76,10 @@ def test_of_a_larger_set_only_what_is_new_runs(model: nn.Module, monkeypatch: py
     numbers: list[int] = []
     keep = DenseStates._keep
     monkeypatch.setattr(DenseStates, "_keep", lambda *a: (numbers.append(len(a[2]["output"])), keep(*a))[1])
-    shared, batches = Shared(), testing.tiny_batches(model, samples=16, batch_size=4)
+    cache, batches = PruningCache(), testing.tiny_batches(model, samples=16, batch_size=4)
     for part in (slice(None, None, 2), slice(None), slice(1, None)):
         some = Batches(batches=batches.batches[part], task=batches.task)
-        found = prune(model, some, _with(shared))
+        found = prune(model, some, _with(cache))
         after = len(numbers)
         assert same(found, prune(model, some, None))
         del numbers[after:]
@@ -114,7 +116,7 @@ def test_drafts_are_compared_with_what_scoring_showed(
             whole.append(len(output.logits))
 
     handle = model.register_forward_hook(note)
-    assert same(found, fastprune.prune(model, batches, shared=Shared(memory=memory), **arguments))
+    assert same(found, fastprune.prune(model, batches, cache=PruningCache(memory=memory), **arguments))
     handle.remove()
     passes = [samples for samples in whole if samples > 1]  # one sample says how layers run
     again = 0 if memory is None else 3 * 2  # two batches for each of three drafts
@@ -122,27 +124,27 @@ def test_drafts_are_compared_with_what_scoring_showed(
 
 
 def test_scoring_keeps_no_more_than_there_is_room_for(model: nn.Module, batches: Batches) -> None:
-    whole = Shared()
-    found = fastprune.prune(model, batches, budget=0.5, preset="paper", shared=whole, bench=False)
-    half = Shared(memory=whole.states.held // 2)
-    assert same(found, fastprune.prune(model, batches, budget=0.5, preset="paper", shared=half, bench=False))
+    whole = PruningCache()
+    found = fastprune.prune(model, batches, budget=0.5, preset="paper", cache=whole, bench=False)
+    half = PruningCache(memory=whole.states.held // 2)
+    assert same(found, fastprune.prune(model, batches, budget=0.5, preset="paper", cache=half, bench=False))
     assert 0.25 * whole.states.held < half.states.held <= whole.states.held // 2
 
 
 def test_a_student_is_not_taken_for_the_dense_model(model: nn.Module, batches: Batches) -> None:
     """In later rounds it is the student that is scored."""
     found = fastprune.prune(model, batches, budget=0.5, preset="fast", schedule="rounds", bench=False)
-    limited = Shared(memory=0)
+    limited = PruningCache(memory=0)
     assert same(
         found,
-        fastprune.prune(model, batches, budget=0.5, preset="fast", schedule="rounds", shared=limited, bench=False),
+        fastprune.prune(model, batches, budget=0.5, preset="fast", schedule="rounds", cache=limited, bench=False),
     )
 
 
 def test_lower_layers_are_kept_up_to_the_limit(model: nn.Module, batches: Batches, ran: list[str]) -> None:
-    whole = Shared()
+    whole = PruningCache()
     prune(model, batches, whole)
-    half = Shared(memory=whole.states.held // 2)
+    half = PruningCache(memory=whole.states.held // 2)
     prune(model, batches, half)
     assert 0 < half.states.held <= whole.states.held // 2
     ran.clear()
@@ -151,20 +153,20 @@ def test_lower_layers_are_kept_up_to_the_limit(model: nn.Module, batches: Batche
 
 
 def test_another_model_or_calibration_set_is_not_mistaken(model: nn.Module, batches: Batches) -> None:
-    shared = Shared()
-    prune(model, batches, shared)
+    cache = PruningCache()
+    prune(model, batches, cache)
     fewer = Batches(batches=batches.batches[:2], task=batches.task)
     other = testing.tiny_model("bert", "ForSequenceClassification", num_hidden_layers=3, seed=1)
     for one, data in [(model, fewer), (other, fewer), (model, batches)]:
         states = DenseStates()
         states.belong(one, data)
         assert states.held == 0
-        found = prune(one, data, _with(shared))
+        found = prune(one, data, _with(cache))
         assert same(found, prune(one, data, None))
 
 
-def _with(shared: Shared) -> Shared:
+def _with(cache: PruningCache) -> PruningCache:
     """The same states, but no scores."""
-    fresh = Shared()
-    fresh.states = shared.states
+    fresh = PruningCache()
+    fresh.states = cache.states
     return fresh

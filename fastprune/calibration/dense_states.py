@@ -202,7 +202,7 @@ def _inputs(producers: Iterable[str]) -> dict[str, str]:
 
 def _producers(members: Iterable[Group]) -> list[str]:
     """The paths of producers whose inputs a tuner may ask for: those that see all tokens."""
-    return [path for group in members if not group.block.seen for path in group.producers]
+    return [path for group in members if not group.block.routed for path in group.producers]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastprune.calibration.dense_states import watched
 from fastprune.calibration.hooks import frozen
 from fastprune.calibration.objectives import Labels, choose_labels, sample_losses
-from fastprune.calibration.tokens import seen_of, spread
+from fastprune.calibration.tokens import routed_of, spread
 from fastprune.data.batches import Batches, to_device, token_mask
 from fastprune.data.tasks import Batch
 from fastprune.progress import track
@@ -67,7 +67,7 @@ def collect_gradients(
 
 def _unseen(group: Group, batch: Batch, samples: int) -> Tensor:
     """Weights of nothing [samples, tokens], for a group that no token of a batch came to."""
-    return torch.zeros_like(token_mask(batch), dtype=torch.float32) if group.block.seen else torch.zeros(samples, 1)
+    return torch.zeros_like(token_mask(batch), dtype=torch.float32) if group.block.routed else torch.zeros(samples, 1)
 
 
 @dataclass
@@ -115,7 +115,7 @@ def _count_samples(seen: UnitGradients) -> Callable[[nn.Module, tuple[Any, ...],
 
 def _watch_inputs(group: Group, seen: UnitGradients) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
     def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        features, seen_tokens = arguments[0], seen_of(arguments)  # [samples, tokens, features]
+        features, seen_tokens = arguments[0], routed_of(arguments)  # [samples, tokens, features]
         if not features.requires_grad:
             features = features.detach().requires_grad_()
         values = features.detach()
@@ -147,7 +147,7 @@ def _watch_outputs(group: Group, seen: UnitGradients) -> Callable[[nn.Module, tu
             squares = (
                 gradient.float().square().sum(-1, keepdim=True)
             )  # [..., tokens, 1], also windows, flattened samples
-            by_token = spread(squares, seen_of(arguments)).reshape(seen.samples, -1)  # [samples, tokens]
+            by_token = spread(squares, routed_of(arguments)).reshape(seen.samples, -1)  # [samples, tokens]
             _accumulate(seen.by_token, group.name, by_token)
 
         output.register_hook(keep)

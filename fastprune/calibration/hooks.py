@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration.tokens import seen_of, spread
+from fastprune.calibration.tokens import routed_of, spread
 from fastprune.units.groups import Group, Groups, consumer_of
 
 
@@ -47,7 +47,7 @@ def consumer_inputs(model: nn.Module, groups: Groups, see: Callable[[Group, Tens
         for group in groups:
 
             def hook(_: nn.Module, arguments: tuple[Tensor, ...], group: Group = group) -> None:
-                see(group, spread(arguments[0][..., : group.features], seen_of(arguments)))
+                see(group, spread(arguments[0][..., : group.features], routed_of(arguments)))
 
             hooks.callback(consumer_of(model, group).register_forward_pre_hook(hook).remove)
         yield
@@ -101,7 +101,7 @@ Entering = tuple[Tensor, Tensor | None]
 def tap_consumer(model: nn.Module, group: Group, see: Callable[[Entering], None]) -> Iterator[None]:
     """While open, what the group's consumer is called with is shown to ``see``."""
     consumer = consumer_of(model, group)
-    handle = consumer.register_forward_pre_hook(lambda _, arguments: see((arguments[0], seen_of(arguments))))
+    handle = consumer.register_forward_pre_hook(lambda _, arguments: see((arguments[0], routed_of(arguments))))
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastprune.calibration.dense_states import watched
 from fastprune.calibration.gram import add_second_moment, mirrored
 from fastprune.calibration.hooks import frozen
-from fastprune.calibration.tokens import real_rows, seen_of
+from fastprune.calibration.tokens import real_rows, routed_of
 from fastprune.data.batches import Batches, outputs_of, to_device, token_count
 from fastprune.data.tasks import Batch
 from fastprune.progress import track
@@ -108,15 +108,15 @@ class MomentsCollector:
     def _hook(self, group: Group, batch: Batch) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
         def hook(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
             features = arguments[0].detach()[..., : group.features]
-            seen = seen_of(arguments)
-            x = real_rows(features, group, batch, seen)
+            routed = routed_of(arguments)
+            x = real_rows(features, group, batch, routed)
             # layers may have more tokens than the input, or fewer; of those, a group may see only some
-            share = self._share * (token_count(batch) / max(len(x), 1) if seen is None else 1.0)
+            share = self._share * (token_count(batch) / max(len(x), 1) if routed is None else 1.0)
             if not self._by_gradient:
                 self._add_inputs(group, x, None, share)
 
             def keep(gradient: Tensor) -> None:
-                g = real_rows(gradient, group, batch, seen).float()
+                g = real_rows(gradient, group, batch, routed).float()
                 add_second_moment(self.by_group[group.name].upper_gradients, g, g)
                 if self._by_gradient:
                     self._add_inputs(group, x, g.square().sum(-1), share)

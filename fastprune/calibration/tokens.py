@@ -11,41 +11,41 @@ from fastprune.data.tasks import Batch
 from fastprune.units.groups import Group
 
 
-def seen_of(arguments: tuple[Tensor, ...]) -> Tensor | None:
+def routed_of(arguments: tuple[Tensor, ...]) -> Tensor | None:
     """Which tokens a consumer's rows are of [samples * tokens], from what it was called with; None: of all."""
     return arguments[1] if len(arguments) > 1 else None
 
 
-def spread(rows: Tensor, seen: Tensor | None) -> Tensor:
+def spread(rows: Tensor, routed: Tensor | None) -> Tensor:
     """Rows of the tokens seen, among zeros for the others: [seen, features] -> [samples * tokens, features]. With None they
     are as they were."""
-    if seen is None:
+    if routed is None:
         return rows
-    return rows.new_zeros(len(seen), rows.shape[-1]).index_copy(0, seen.nonzero()[:, 0], rows)
+    return rows.new_zeros(len(routed), rows.shape[-1]).index_copy(0, routed.nonzero()[:, 0], rows)
 
 
-def only_seen(values: Tensor, seen: Tensor | None) -> Tensor:
+def routed_rows(values: Tensor, routed: Tensor | None) -> Tensor:
     """The rows of the tokens seen: [..., features] -> [seen, features]. With None they are as they were."""
-    return values if seen is None else values.flatten(0, -2)[seen]
+    return values if routed is None else values.flatten(0, -2)[routed]
 
 
-def real_rows(values: Tensor, group: Group, batch: Batch, seen: Tensor | None = None) -> Tensor:
+def real_rows(values: Tensor, group: Group, batch: Batch, routed: Tensor | None = None) -> Tensor:
     """What is there for real tokens: [..., features] -> [tokens, features].
 
     Args:
         values: What flows through the group, such as its consumer's input.
         group: It says, by its stack, which input marks the real tokens, and which convolutions lie between.
         batch: The model's inputs. Where the mark is missing or of another shape (images, windows), all rows are real.
-        seen: Which of the tokens ``values`` are of [samples * tokens], where those are only some.
+        routed: Which of the tokens ``values`` are of [samples * tokens], where those are only some.
     """
     rows = values.flatten(0, -2)
     mark = batch.get(group.stack.tokens)
     if mark is not None and mark.dim() == 2 and group.convolutions:
         mark = convolved(mark, len(rows) // len(mark), group.convolutions)
-    if mark is None or mark.dim() != 2 or mark.numel() != (len(rows) if seen is None else len(seen)):
+    if mark is None or mark.dim() != 2 or mark.numel() != (len(rows) if routed is None else len(routed)):
         return rows
     real = mark.flatten().bool().to(rows.device)
-    return rows[real if seen is None else real[seen]]
+    return rows[real if routed is None else real[routed]]
 
 
 def by_token(samples: Tensor, values: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from fastprune.surgery.materialize import materialize
 from fastprune.testing import conformance
 from fastprune.testing.comparing import all_outputs, furthest_apart
 from fastprune.units.architecture import Architecture, Block, Part, Producer, Stack
-from fastprune.units.experts import open_experts
+from fastprune.units.experts import unfuse_experts
 from fastprune.units.groups import Groups
 from fastprune.units.linears import LINEARS
 from fastprune.units.masks import Mask
@@ -97,7 +97,7 @@ def draft_architecture(model: nn.Module | str | Path) -> Draft:
     """
     if isinstance(model, (str, Path)):
         model = conformance.random_model(model)
-    exact = open_experts(copy.deepcopy(model), inplace=True).double().eval()
+    exact = unfuse_experts(copy.deepcopy(model), inplace=True).double().eval()
     inputs = _small_inputs(exact)
     prefix = base_prefix(exact)
     stacks, findings, unclaimed = [], list[Finding](), list[str]()

@@ -17,7 +17,7 @@ from fastprune.reports.pictures import save_figure, subplots
 from fastprune.strategies.contracts import MeasuredCost
 from fastprune.strategies.costs import Conditions
 from fastprune.strategies.tables import Curve, MeasuredTable
-from fastprune.units.experts import open_experts
+from fastprune.units.experts import unfuse_experts
 from fastprune.units.resolve import resolve_groups
 
 
@@ -45,7 +45,7 @@ def measure(
     chosen = strategy("cost", cost, seq_len=workload.seq_len, **options)
     if not isinstance(chosen, MeasuredCost):
         raise UsageError(f"The cost model '{cost}' counts and has nothing to measure; its tables need no file.")
-    model = open_experts(opened.model)
+    model = unfuse_experts(opened.model)
     groups = resolve_groups(serving.architecture_for(model), model)
     with torch.inference_mode(False), listening(progress):
         return chosen.table(model, groups, workload)

@@ -10,7 +10,7 @@ from fastprune.models.manifests import MANIFEST, read_manifest
 from fastprune.models.pretrained import Pretrained
 from fastprune.registry import loading, serving
 from fastprune.units.architecture import Architecture
-from fastprune.units.experts import open_experts
+from fastprune.units.experts import unfuse_experts
 from fastprune.units.resolve import resolve_groups
 from fastprune.units.toml import architecture_of
 
@@ -32,7 +32,7 @@ def inspect(
     Raises:
         ModelError: No architecture serves the model, or the length is more than it takes.
     """
-    model = open_experts(opened.model)
+    model = unfuse_experts(opened.model)
     groups = resolve_groups(architecture or _pruned_with(opened.source) or serving.architecture_for(model), model)
     workload = Workload.made_up(model, seq_len)
     registry = loading.installed().cost

@@ -22,7 +22,7 @@ from fastprune.models.pretrained import Pretrained
 from fastprune.progress import Progress, listening
 from fastprune.registry import serving
 from fastprune.strategies.tables import MeasuredTable
-from fastprune.units.experts import open_experts
+from fastprune.units.experts import unfuse_experts
 from fastprune.units.resolve import resolve_groups
 
 
@@ -181,7 +181,7 @@ def _told(source: str) -> dict[str, Any]:
 
 
 def _predicted(table: MeasuredTable, model: nn.Module) -> float:
-    opened = open_experts(model)
+    opened = unfuse_experts(model)
     return table.costs(resolve_groups(serving.architecture_for(opened), opened)).total
 
 

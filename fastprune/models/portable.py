@@ -54,7 +54,7 @@ def difference(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, An
     touched = {path for group in groups for path in (group.layer, group.module, group.consumer, *group.producers)}
     layers = tuple({f"{path.removeprefix(prefix)}." for path in touched})
     plan: dict[str, dict[str, Any]] = {
-        path: {"experts": each.routed} for path, each in base.named_modules() if isinstance(each, Experts)
+        path: {"experts": each.choices} for path, each in base.named_modules() if isinstance(each, Experts)
     }
     for path in plan:
         put(dense, path, Experts.of(dense.get_submodule(path)))

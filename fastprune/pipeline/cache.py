@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Shared:
+class PruningCache:
     """Cost tables and first scores of one dense model on one calibration set, by the strategy that made them, and what
     tuners see of it.
 

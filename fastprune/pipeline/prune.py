@@ -26,7 +26,7 @@ from fastprune.measuring.memory import weight_bytes
 from fastprune.measuring.timing import interleaved, speedup
 from fastprune.models import portable
 from fastprune.models.pretrained import Pretrained, open_pretrained
-from fastprune.pipeline.cache import Shared
+from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.choosing import choose
 from fastprune.pipeline.result import PruningResult
 from fastprune.progress import Progress, listening, step
@@ -34,7 +34,7 @@ from fastprune.registry.loading import installed
 from fastprune.registry.recipe import Recipe, main_cost, strategy
 from fastprune.registry.serving import architecture_for, task_for
 from fastprune.strategies import checks
-from fastprune.strategies.budgets import Asked, Budget, read_budget
+from fastprune.strategies.budgets import Budget, BudgetRequest, read_budget
 from fastprune.strategies.contracts import CostModel, Rearranger, Scorer, Searcher, Strategy, Tuner
 from fastprune.strategies.limits import Limit, Limits
 from fastprune.strategies.schedules import Schedule
@@ -43,7 +43,7 @@ from fastprune.surgery.materialize import materialize
 from fastprune.surgery.reconstruction import adopt, apply_reconstruction
 from fastprune.surgery.routing import drop_routes
 from fastprune.units.architecture import Architecture
-from fastprune.units.experts import open_experts
+from fastprune.units.experts import unfuse_experts
 from fastprune.units.groups import Groups
 from fastprune.units.masks import Mask
 from fastprune.units.resolve import resolve_groups
@@ -74,7 +74,7 @@ def prune(
     reroute: bool = False,
     inplace: bool = False,
     progress: Progress | None = None,
-    shared: Shared | None = None,
+    cache: PruningCache | None = None,
     bench: bool = True,
 ) -> PruningResult:
     """Make a trained Transformer smaller, without retraining (Kwon et al., NeurIPS 2022).
@@ -97,7 +97,7 @@ def prune(
             others, which a budget of MACs or latency does not foresee. False: such an expert is still chosen.
         inplace: Change this very model at the end, instead of leaving it as it is.
         progress: Called as (description, steps done, steps in all).
-        shared: Cost tables and first scores kept from other prunings of this model with the same data and seed.
+        cache: Cost tables and first scores kept from other prunings of this model with the same data and seed.
         bench: Time a few forward passes of both models at the end, for the report: about as long as ten batches take.
 
     Returns:
@@ -130,33 +130,33 @@ def prune(
     if isinstance(architecture, str):
         architecture = installed().architecture[architecture]
     architecture = architecture or architecture_for(given)
-    dense = open_experts(given)
+    dense = unfuse_experts(given)
     groups = resolve_groups(architecture, dense)
     batches = Batches.wrap(data, task)
     task = batches.task or task_for(dense.config, type(dense))  # type: ignore[arg-type]
     batches = Batches.wrap(batches, task)
     check_tokens(dense, batches)
     generator = torch.Generator().manual_seed(seed)
-    shared = shared or Shared()
+    cache = cache or PruningCache()
 
     timings: dict[str, float] = {}
     with torch.inference_mode(False), torch.enable_grad(), listening(progress):
         with _timed(timings, "measure"), frozen(dense):
-            limits = _limits(asked, recipe.cost, dense, groups, Workload.of(batches), shared)
+            limits = _limits(asked, recipe.cost, dense, groups, Workload.of(batches), cache)
         student, mask = dense, Mask.full(groups)
         importance: Mapping[str, Tensor] = {}
         settled: frozenset[str] = frozenset()
         passes = checks.checked_passes(recipe.schedule, limits.first.share, groups)
-        with keeping(shared.states, dense, batches):
+        with keeping(cache.states, dense, batches):
             for step in passes:
                 left = limits.at(step.budget).left(mask, settled)
-                known = shared if student is dense else Shared()
+                known = cache if student is dense else PruningCache()
                 student, kept, scores = _one_pass(
                     dense,
                     student,
                     architecture,
                     left,
-                    step.settles,
+                    step.fixes,
                     batches,
                     task,
                     recipe,
@@ -167,7 +167,7 @@ def prune(
                 )
                 mask = kept.within(mask)
                 importance = importance or scores.importance
-                settled |= step.settles or frozenset()
+                settled |= step.fixes or frozenset()
         latency = {}
         if bench:
             with _timed(timings, "bench"):
@@ -176,7 +176,7 @@ def prune(
     size = weight_bytes(dense)
     pruned = student
     if inplace:
-        pruned = adopt(open_experts(given, inplace=True), groups, mask, student)
+        pruned = adopt(unfuse_experts(given, inplace=True), groups, mask, student)
         if reroute:
             drop_routes(pruned, resolve_groups(architecture, pruned))
     left_over = resolve_groups(architecture, pruned)
@@ -231,7 +231,12 @@ def _read(
 
 
 def _limits(
-    asked: Mapping[str, Asked], cost: CostModel, model: nn.Module, groups: Groups, workload: Workload, shared: Shared
+    asked: Mapping[str, BudgetRequest],
+    cost: CostModel,
+    model: nn.Module,
+    groups: Groups,
+    workload: Workload,
+    cache: PruningCache,
 ) -> Limits:
     """The table of every cost that was named, the recipe's first, and what may be left of it."""
     own = asked.get("", asked.get(cost.name))
@@ -239,7 +244,7 @@ def _limits(
     found = []
     for name, each in (({cost.name: own} if own else {}) | others).items():
         chosen: CostModel = cost if name == cost.name else strategy("cost", name)
-        table = shared.costs(chosen, partial(chosen.measure, model, groups, workload))
+        table = cache.costs(chosen, partial(chosen.measure, model, groups, workload))
         checks.check_costs(table, groups, chosen)
         found.append(Limit(name=name, table=table, share=each.share(table), dense=table.total))
     limits = Limits(tuple(found))
@@ -271,13 +276,13 @@ def _one_pass(
     student: nn.Module,
     architecture: Architecture,
     limits: Limits,
-    settles: frozenset[str] | None,
+    fixes: frozenset[str] | None,
     batches: Batches,
     task: Task,
     recipe: Recipe,
     generator: torch.Generator,
     timings: dict[str, float],
-    shared: Shared,
+    cache: PruningCache,
     reroute: bool,
 ) -> tuple[nn.Module, Mask, Scores]:
     """Prune the student to the budgets: the smaller model, which of its units are left, and their scores. The search sees
@@ -288,11 +293,11 @@ def _one_pass(
     searchable = limits.first.table.groups
     open_groups = groups.only(searchable)
     with _timed(timings, "score"), frozen(student):
-        scores = shared.scores(
+        scores = cache.scores(
             recipe.scorer, generator, lambda: recipe.scorer.score(student, groups, batches, generator)
         )
         checks.check_scores(scores, groups, recipe.scorer)
-    pruned = frozenset(searchable) if settles is None else settles
+    pruned = frozenset(searchable) if fixes is None else fixes
     masks = []
     for searcher in recipe.searcher.variants():
         with _timed(timings, "search"):
@@ -309,7 +314,7 @@ def _one_pass(
         left = resolve_groups(architecture, small)
         if reroute:
             drop_routes(small, left)
-        for tuned in [left] if settles is None else _by_layer(left.only(settles)):
+        for tuned in [left] if fixes is None else _by_layer(left.only(fixes)):
             with frozen(teacher), frozen(small):
                 reconstruction = tuner.tune(teacher, small, tuned, batches, scores)
                 checks.check_reconstruction(reconstruction, small, tuned, tuner)

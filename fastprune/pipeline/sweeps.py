@@ -13,7 +13,7 @@ from fastprune.errors import BudgetError, UsageError
 from fastprune.files import check_output, write_text
 from fastprune.measuring.evaluation import evaluate
 from fastprune.models.pretrained import Pretrained
-from fastprune.pipeline.cache import Shared
+from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.curves import Point, Run, Sweep, draw, to_csv
 from fastprune.pipeline.prune import prune
 from fastprune.pipeline.result import PruningResult
@@ -65,12 +65,12 @@ def sweep(
     todo = [(seed, budget, name) for seed in seeds for budget in budgets for name in recipes]
     for seed, budget, name in track(todo, "sweeping"):
         if seed != drawn:  # what is kept of the last seed goes
-            drawn, batches, shared = seed, data(seed), Shared(folder / "scores" / str(seed) if folder else None)
+            drawn, batches, cache = seed, data(seed), PruningCache(folder / "scores" / str(seed) if folder else None)
             _note_calibration(found, seed, batches, folder)
         if found.find(name, budget, seed):
             continue
         start = time.perf_counter()
-        result = prune(model, batches, budget=budget, recipe=recipes[name], seed=seed, shared=shared, bench=False)
+        result = prune(model, batches, budget=budget, recipe=recipes[name], seed=seed, cache=cache, bench=False)
         seconds = time.perf_counter() - start
         found.measure = _counted(recipes[name].cost, result)
         found.runs.append(
@@ -96,8 +96,8 @@ def prune_point(
     model: Pretrained, data: Callable[[int], Batches], point: Point, recipe: Recipe, seed: int, folder: Path
 ) -> PruningResult:
     """The pruned model of one point, made again from the scores that the sweep kept."""
-    shared = Shared(folder / "scores" / str(seed))
-    return prune(model, data(seed), budget=point.budget, recipe=recipe, seed=seed, shared=shared)
+    cache = PruningCache(folder / "scores" / str(seed))
+    return prune(model, data(seed), budget=point.budget, recipe=recipe, seed=seed, cache=cache)
 
 
 def drop_scores(folder: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastprune.calibration.hooks import Entering, frozen, tap_consumer, tap_entering, tap_residual
 from fastprune.calibration.layer_calls import LayerCall, Stop
-from fastprune.calibration.tokens import by_token, only_seen, real_rows
+from fastprune.calibration.tokens import by_token, real_rows, routed_rows
 from fastprune.data.batches import Batches, outputs_of
 from fastprune.data.tasks import Batch
 from fastprune.reconstruction.layer import LayerRun
@@ -35,7 +35,7 @@ def streams_into(
             hooks.enter_context(tap_entering(model, path, inputs.append))
         call.run(model.get_submodule(members[0].layer), hidden)
     streams: dict[str, dict[str, list[str]]] = {}
-    for group in (group for group in members if not group.block.seen):
+    for group in (group for group in members if not group.block.routed):
         found: dict[str, list[str]] = {}
         for path in group.producers:
             once = len(seen[path]) == len(seen[group.consumer]) == 1
@@ -124,14 +124,14 @@ def _add(
         weights: How much each token counts [samples, tokens].
         held: Which samples are held back [samples].
     """
-    features, seen = entering
+    features, routed = entering
     marks = None if held is None else by_token(held, error)
     counted = None if weights is None else weights.to(error.device).unsqueeze(-1)  # [samples, tokens, 1]
     statistics.add(
-        real_rows(features[..., : group.features], group, batch, seen),
-        real_rows(only_seen(error, seen), group, batch, seen),
-        None if counted is None else real_rows(only_seen(counted, seen), group, batch, seen)[:, 0],
-        None if marks is None else real_rows(only_seen(marks, seen), group, batch, seen)[:, 0],
+        real_rows(features[..., : group.features], group, batch, routed),
+        real_rows(routed_rows(error, routed), group, batch, routed),
+        None if counted is None else real_rows(routed_rows(counted, routed), group, batch, routed)[:, 0],
+        None if marks is None else real_rows(routed_rows(marks, routed), group, batch, routed)[:, 0],
     )
 
 

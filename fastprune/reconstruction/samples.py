@@ -49,7 +49,7 @@ class Samples:
             tokens_per_feature: How many real tokens each feature of the widest regression is to have; None: all.
         """
         every = range(len(self.batches))
-        if tokens_per_feature is None or any(group.block.seen for group in members):  # some may see few tokens
+        if tokens_per_feature is None or any(group.block.routed for group in members):  # some may see few tokens
             return list(every)
         here = (
             real_rows(states[..., :1], members[0], batch) for states, batch in zip(hidden, self.batches, strict=True)

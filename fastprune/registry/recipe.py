@@ -13,7 +13,7 @@ from typing import Any
 from fastprune.errors import OptionError, UnknownNameError, UsageError
 from fastprune.registry import loading
 from fastprune.sources import check_read
-from fastprune.strategies.budgets import Asked
+from fastprune.strategies.budgets import BudgetRequest
 from fastprune.strategies.contracts import CostModel, MeasuredCost, Rearranger, Scorer, Searcher, Strategy, Tuner
 from fastprune.strategies.options import build, options_of
 from fastprune.strategies.schedules import Schedule
@@ -32,9 +32,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         stages = (self.searcher, self.rearranger, self.tuner)
-        object.__setattr__(self, "scorer", self.scorer.giving(frozenset().union(*(stage.needs for stage in stages))))
+        object.__setattr__(
+            self, "scorer", self.scorer.configured_for(frozenset().union(*(stage.requires for stage in stages)))
+        )
         for stage in stages:
-            for need in sorted(stage.needs - self.scorer.gives):
+            for need in sorted(stage.requires - self.scorer.provides):
                 raise UsageError(
                     f"{_kind_of(stage)} '{stage.name}' needs {_NEEDS.get(need, need)}, which scorer '{self.scorer.name}' "
                     f"does not give. Choose another {_kind_of(stage)} ('none' does without, where there is one) or another scorer."
@@ -181,7 +183,7 @@ def _toml(value: Any) -> str:
     return json.dumps(value) if isinstance(value, str) else repr(value)  # JSON's escapes are TOML's
 
 
-def main_cost(asked: Mapping[str, Asked]) -> str | None:
+def main_cost(asked: Mapping[str, BudgetRequest]) -> str | None:
     """Of the costs that were named, the recipe's own, which takes its options: the first that is measured, or the first.
 
     Raises:

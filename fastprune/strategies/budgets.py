@@ -18,7 +18,7 @@ fraction, or the amount as text, by the name of each cost model."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class BudgetRequest:
     """What may be left of one cost: a share of the dense model's, or an amount of a unit such as ``ms``."""
 
     number: float
@@ -49,7 +49,7 @@ class Asked:
         return min(1.0, self.number / table.total)
 
 
-def read_budget(budget: Budget) -> dict[str, Asked]:
+def read_budget(budget: Budget) -> dict[str, BudgetRequest]:
     """What was asked for, by the name of the cost model; the name is empty where none was named.
 
     Raises:
@@ -91,12 +91,12 @@ def read_budgets(text: str) -> list[float]:
     return list(dict.fromkeys(found))
 
 
-def _asked(value: float | str) -> Asked:
+def _asked(value: float | str) -> BudgetRequest:
     found = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z]*)\s*", str(value))
     try:
         if not isinstance(value, str):
-            return Asked(value)
-        return Asked(float(found[1]), found[2]) if found else Asked(float(value))
+            return BudgetRequest(value)
+        return BudgetRequest(float(found[1]), found[2]) if found else BudgetRequest(float(value))
     except ValueError as error:
         raise BudgetError(
             f"The budget '{value}' is no number; give a fraction such as 0.5, costs by name such as "

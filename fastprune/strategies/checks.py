@@ -42,10 +42,10 @@ def checked_passes(schedule: Schedule, budget: float, groups: Groups) -> list[Pa
         raise ContractError(f"The {who} returned {said}; none may rise, or be above 1.")
     settled: set[str] = set()
     for each in passes:
-        unknown, again = set(each.settles or ()) - set(names), settled & set(each.settles or ())
+        unknown, again = set(each.fixes or ()) - set(names), settled & set(each.fixes or ())
         if unknown or again:
             raise ContractError(f"The {who} settles the unknown {sorted(unknown)} and {sorted(again)} twice.")
-        settled |= set(names if each.settles is None else each.settles)
+        settled |= set(names if each.fixes is None else each.fixes)
     if settled != set(names):
         raise ContractError(f"The {who} leaves out the groups {sorted(set(names) - settled)}.")
     return passes
@@ -58,7 +58,7 @@ def check_scores(scores: Scores, groups: Groups, scorer: Scorer) -> None:
     for group in groups:
         _shape(who, group.name, "importance", scores.importance[group.name], (group.units,))
         _finite(who, group.name, "importance", scores.importance[group.name], negative=False)
-    for name in sorted(scorer.gives):
+    for name in sorted(scorer.provides):
         field = getattr(scores, name)
         if field is None:
             raise ContractError(f"The {who} says that it gives '{name}' and returned none.")

@@ -42,7 +42,7 @@ class Strategy:
         check_options(self)
 
     @property
-    def needs(self) -> frozenset[str]:
+    def requires(self) -> frozenset[str]:
         """The optional fields of Scores (``grads``, ``token_weights``, ``damage``) without which this cannot run."""
         return frozenset()
 
@@ -52,11 +52,11 @@ class Scorer(Strategy, ABC):
     """Stage 0: how much the loss suffers when a unit goes."""
 
     @property
-    def gives(self) -> frozenset[str]:
+    def provides(self) -> frozenset[str]:
         """The optional fields of Scores that this fills."""
         return frozenset()
 
-    def giving(self, needs: frozenset[str]) -> Scorer:
+    def configured_for(self, requires: frozenset[str]) -> Scorer:
         """The scorer for a recipe whose other strategies need these fields: where one takes time that the scores could do
         without, this scorer set to fill it. This one itself, unless it says otherwise."""
         return self

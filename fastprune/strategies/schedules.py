@@ -15,12 +15,12 @@ class Pass:
 
     Attributes:
         budget: What may be left once all is done as this pass sees it, as a fraction of the dense model's cost.
-        settles: The groups that lose units in this pass, and in no later one; the search sees those not settled yet.
+        fixes: The groups that lose units in this pass, and in no later one; the search sees those not settled yet.
             None: every group loses units, and may again.
     """
 
     budget: float
-    settles: frozenset[str] | None = None
+    fixes: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ def _facts(module: nn.Module, group: Group) -> dict[str, Any]:
         "arguments": list(inspect.signature(module.forward).parameters),
         "outputs": block.outputs,
         "cache": block.cache,
-        "seen": block.seen,
+        "routed": block.routed,
         "bias_argument": block.bias.argument if block.bias else "",
         "bias_output": block.bias.output if block.bias else 0,
         "consumer": block.consumer.removeprefix(f"{block.module}.") if inside else "",

@@ -39,4 +39,4 @@ def replaying(model: nn.Module, group: Group, outputs: Sequence[Tensor]) -> Iter
 
 def replayable(model: nn.Module, group: Group) -> bool:
     """Whether a sublayer computes anything, of all tokens, and nothing that others need beside its consumer's output."""
-    return group.units > 0 and not group.block.seen and not owns_bias(model, group)
+    return group.units > 0 and not group.block.routed and not owns_bias(model, group)

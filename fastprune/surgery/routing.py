@@ -36,10 +36,10 @@ def drop_routes(model: nn.Module, groups: Groups) -> None:
     for path, members in by_router.items():
         experts: Any = model.get_submodule(members[0].module.rpartition(".")[0])
         assert isinstance(experts, Experts)
-        left = [place for place, index in enumerate(experts.routed) if members[index].units]
-        if 0 < len(left) < len(experts.routed):
-            _keep_choices(path, model.get_submodule(path), len(experts.routed), torch.tensor(left))
-            experts.routed = [experts.routed[place] for place in left]
+        left = [place for place, index in enumerate(experts.choices) if members[index].units]
+        if 0 < len(left) < len(experts.choices):
+            _keep_choices(path, model.get_submodule(path), len(experts.choices), torch.tensor(left))
+            experts.choices = [experts.choices[place] for place in left]
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ from fastprune.testing.comparing import all_outputs, furthest_apart, same_tensor
 from fastprune.testing.problems import some_mask, telling_masks
 from fastprune.testing.tiny import pad_token_of, sample_count, tiny_batches
 from fastprune.units.architecture import Architecture
-from fastprune.units.experts import open_experts
+from fastprune.units.experts import unfuse_experts
 from fastprune.units.groups import Group, Groups, consumer_of
 from fastprune.units.masks import Mask
 from fastprune.units.resolve import resolve_groups
@@ -72,7 +72,7 @@ def architecture_checks(
         ModelError: The architecture does not fit the model.
     """
     batches = batches or tiny_batches(model)
-    given, model = model, open_experts(model)
+    given, model = model, unfuse_experts(model)
     groups = resolve_groups(architecture, model)
     who = f"architecture '{architecture.name}' on {type(model).__name__}"
     names = [group.name for group in groups]

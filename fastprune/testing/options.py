@@ -23,7 +23,9 @@ def check_options(strategy: Strategy) -> None:
     written = (kind.__doc__ or "").strip()
     assert written, f"{who} needs a docstring: help and documentation print it."
     assert not written.startswith(f"{kind.__name__}("), f"{who} needs a docstring of its own, not dataclass's."
-    assert strategy.needs <= OPTIONAL_SCORES, f"{who} needs {sorted(strategy.needs - OPTIONAL_SCORES)}; no such scores."
+    assert strategy.requires <= OPTIONAL_SCORES, (
+        f"{who} needs {sorted(strategy.requires - OPTIONAL_SCORES)}; no such scores."
+    )
     keyword_only = {field.name: field.kw_only for field in dataclasses.fields(kind)}
     for info in options_of(kind):
         value = getattr(strategy, info.name)

@@ -35,10 +35,12 @@ def check_scorer(scorer: Scorer, *, model: nn.Module | None = None, batches: Bat
     model, batches = model_and_batches(model, batches)
     who = f"scorer '{scorer.name}'"
     groups = resolve_groups(serving.architecture_for(model), model)
-    assert scorer.gives <= OPTIONAL_SCORES, f"The {who} gives {sorted(scorer.gives - OPTIONAL_SCORES)}; no such scores."
+    assert scorer.provides <= OPTIONAL_SCORES, (
+        f"The {who} gives {sorted(scorer.provides - OPTIONAL_SCORES)}; no such scores."
+    )
     scores = _score(scorer, model, groups, batches)
-    for name in OPTIONAL_SCORES - scorer.gives:
-        assert getattr(scores, name) is None, f"The {who} fills '{name}', but does not say so in 'gives'."
+    for name in OPTIONAL_SCORES - scorer.provides:
+        assert getattr(scores, name) is None, f"The {who} fills '{name}', but does not say so in 'provides'."
     _check_optional_scores(who, scores, model, groups, batches)
     again = _score(scorer, model, groups, batches)
     padded = _score(scorer, model, groups, pad_further(model, batches))

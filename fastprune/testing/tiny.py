@@ -16,7 +16,7 @@ from fastprune.calibration.hooks import frozen
 from fastprune.data.batches import COUNTED, NO_LABEL, Batches, token_mask
 from fastprune.data.tasks import Task
 from fastprune.registry import loading, serving
-from fastprune.units.experts import open_experts
+from fastprune.units.experts import unfuse_experts
 
 PARTS = ("encoder", "decoder")
 SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id")
@@ -171,7 +171,7 @@ def model_and_batches(
     model: nn.Module | None, batches: Batches | None, *, samples: int = 24
 ) -> tuple[nn.Module, Batches]:
     """Those that were given, experts opened, or a tiny BERT and random batches for it."""
-    model = tiny_model() if model is None else open_experts(model)
+    model = tiny_model() if model is None else unfuse_experts(model)
     return model, tiny_batches(model, samples=samples) if batches is None else batches
 
 

@@ -93,7 +93,7 @@ class Block:
             distance in a window.
         cache: The argument of ``module`` that carries the keys and values of earlier tokens. Empty: there is none.
         outputs: How many values ``module`` returns: 1 a tensor, n > 1 a tuple with the tensor first.
-        seen: The argument of ``module`` that says which of the layer's tokens it sees [samples * tokens], where those are
+        routed: The argument of ``module`` that says which of the layer's tokens it sees [samples * tokens], where those are
             only some (an expert). The consumer gets it behind the features, which are those tokens' alone.
         router: The module whose rows choose among these, where they are experts and it ranks all of them alike.
         name: What the group is called in its layer; ``kind`` unless said, for layers with two blocks of a kind.
@@ -114,7 +114,7 @@ class Block:
     tables: tuple[str, ...] = ()
     cache: str = ""
     outputs: int = 1
-    seen: str = ""
+    routed: str = ""
     router: str = ""
     name: str = ""
     when: Conditions = ()

@@ -17,7 +17,7 @@ from fastprune.units.sharing import sharing_copy
 M = TypeVar("M", bound=nn.Module)
 
 
-def open_experts(model: M, *, inplace: bool = False) -> M:
+def unfuse_experts(model: M, *, inplace: bool = False) -> M:
     """The model with its experts as modules of their own: what architectures with ``*`` for the experts are about.
 
     transformers keeps all experts of a layer in ``gate_up_proj`` [experts, 2 x filters, hidden] and ``down_proj`` [experts,
@@ -67,7 +67,7 @@ def _check(path: str, module: Any) -> None:
 
 
 @contextlib.contextmanager
-def every_expert(model: nn.Module) -> Iterator[dict[str, float]]:
+def dense_routing(model: nn.Module) -> Iterator[dict[str, float]]:
     """While open, every token visits every expert, so that what is counted does not depend on where tokens go.
 
     Yields:
@@ -84,6 +84,6 @@ def every_expert(model: nn.Module) -> Iterator[dict[str, float]]:
 
 def _visit_all(path: str, shares: dict[str, float], experts: Experts, arguments: tuple[Tensor, ...]) -> Any:
     hidden, index, weights = arguments
-    shares[path] = index.shape[-1] / len(experts.routed)
-    everyone = torch.arange(len(experts.routed), device=index.device).expand(len(hidden), -1)  # [tokens, experts]
+    shares[path] = index.shape[-1] / len(experts.choices)
+    everyone = torch.arange(len(experts.choices), device=index.device).expand(len(hidden), -1)  # [tokens, experts]
     return hidden, everyone, weights.new_ones(everyone.shape)

@@ -24,7 +24,7 @@ class TaylorScorer(Scorer):
     )
 
     @property
-    def gives(self) -> frozenset[str]:
+    def provides(self) -> frozenset[str]:
         return frozenset({"grads", "token_weights"})
 
     def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:

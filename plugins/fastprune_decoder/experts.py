@@ -17,7 +17,7 @@ EXPERT = Block(
     module="mlp.experts.*",
     producers=(Producer(linear="mlp.experts.*.producer", parts=(Part(), Part())),),
     consumer="mlp.experts.*.consumer",
-    seen="seen",
+    routed="routed",
     optional=True,
 )
 

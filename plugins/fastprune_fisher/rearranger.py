@@ -23,7 +23,7 @@ class FisherRearranger(Rearranger):
     shrinkage: float = option(0.0, help="How far the block is shrunk toward its diagonal, 0 to 1; 1 changes nothing.")
 
     @property
-    def needs(self) -> frozenset[str]:
+    def requires(self) -> frozenset[str]:
         return frozenset({"grads"})
 
     def rearrange(self, mask: Mask, scores: Scores) -> Mask:

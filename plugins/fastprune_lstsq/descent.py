@@ -17,9 +17,9 @@ from fastprune import (
     Reconstruction,
     Scores,
     UsageError,
+    bf16_matmuls,
+    mix_spans,
     option,
-    recombined,
-    rounded_products,
 )
 from fastprune_lstsq.weights import WeightsTuner
 
@@ -77,7 +77,7 @@ class DescentTuner(WeightsTuner):
     ) -> Reconstruction:
         refine = partial(descend, epochs=self.epochs, rate=self.rate, originals=len(batches), rounded=self.rounded)
         held = self._held(batches)
-        shown = recombined(batches, max(self.recombine, math.ceil(self.fill / batches.n_tokens) - 1), held=held)
+        shown = mix_spans(batches, max(self.recombine, math.ceil(self.fill / batches.n_tokens) - 1), held=held)
         held = held and held * (len(shown) // len(batches))
         return self._reconstruct(teacher, student, groups, shown, scores, held=held, refine=refine)
 
@@ -138,7 +138,7 @@ def relative_error(fit: LayerFit, index: int, parameters: Mapping[str, Tensor], 
 def _fitted(fit: LayerFit, seen: Sequence[int], steps: int, rate: float, rounded: bool) -> Parameters:
     """The parameters in the mean of the last steps, float32 whatever the layer computes in."""
     old = fit.parameters
-    products = rounded_products(next(iter(old.values())).device) if rounded else contextlib.nullcontext()
+    products = bf16_matmuls(next(iter(old.values())).device) if rounded else contextlib.nullcontext()
     masters = {name: value.float().clone().requires_grad_(True) for name, value in old.items()}
     sizes = {name: float(value.square().mean().sqrt()) for name, value in old.items()}
     typical = max(sizes.values())

@@ -65,7 +65,7 @@ class WeightsTuner(Tuner):
             )
 
     @property
-    def needs(self) -> frozenset[str]:
+    def requires(self) -> frozenset[str]:
         return frozenset({"token_weights"} if self.tokens == "gradient" else ())
 
     def tune(

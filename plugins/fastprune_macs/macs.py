@@ -15,7 +15,7 @@ from fastprune import (
     Groups,
     Mask,
     Workload,
-    every_expert,
+    dense_routing,
     frozen,
     materialize,
     option,
@@ -68,7 +68,7 @@ def module_macs(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, float]
     """What torch counts for each module in one forward pass, by path; the model's own is the empty one."""
     counter = FlopCounterMode(display=False)
     # the fused kernels of some devices have no formula in torch's counter; the plain one has
-    with frozen(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), every_expert(model) as shares, counter:
+    with frozen(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), dense_routing(model) as shares, counter:
         model(**inputs)
     found: dict[str, float] = {"": counter.get_total_flops() / 2}
     for name, counts in counter.get_flop_counts().items():

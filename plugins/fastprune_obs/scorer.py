@@ -77,11 +77,11 @@ class OBSScorer(Scorer):
             object.__setattr__(self, "gradient_share", 1.0)  # tokens count by their gradients
 
     @property
-    def gives(self) -> frozenset[str]:
+    def provides(self) -> frozenset[str]:
         return frozenset({"damage"} if self.gradient_share < 1.0 else {"damage", "grads", "token_weights"})
 
-    def giving(self, needs: frozenset[str]) -> Scorer:
-        return dataclasses.replace(self, gradient_share=1.0) if needs & {"grads", "token_weights"} else self
+    def configured_for(self, requires: frozenset[str]) -> Scorer:
+        return dataclasses.replace(self, gradient_share=1.0) if requires & {"grads", "token_weights"} else self
 
     def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
         moments = MomentsCollector(

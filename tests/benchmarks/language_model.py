@@ -19,7 +19,7 @@ import click
 import torch
 from accuracy import forward, recipe_of, record
 
-from fastprune import Batches, Pretrained, Shared, evaluate, make_batches, open_pretrained, prune
+from fastprune import Batches, Pretrained, PruningCache, evaluate, make_batches, open_pretrained, prune
 
 RECIPES = {
     "wanda-sp": "default+scorer=activation+searcher=uniform+tuner=none",
@@ -64,7 +64,7 @@ def run_recipe(
 ) -> None:
     """One recipe at all budgets."""
     recipe = recipe_of(f"{RECIPES.get(name, name)}+cost=params+cost.scope=layers")
-    shared, scoring = Shared(), 0.0
+    shared, scoring = PruningCache(), 0.0
     for budget in map(float, options["budgets"].split(",")):
         result = prune(opened, train, budget=budget, recipe=recipe, seed=options["seed"], shared=shared, bench=False)
         scoring = scoring or result.timings["score"]

@@ -19,8 +19,8 @@ import torch
 from fastprune import (
     Batches,
     Pretrained,
+    PruningCache,
     Recipe,
-    Shared,
     Workload,
     architecture_for,
     evaluate,
@@ -69,7 +69,7 @@ def main(**options: Any) -> None:
             max_length=options["max_length"],
             seed=seed,
         )
-        shared = Shared()
+        shared = PruningCache()
         for share in map(float, options["shares"].split(",")):
             compare(opened, train, test, cost, share, seed, shared, options)
 
@@ -81,7 +81,7 @@ def compare(
     cost: Any,
     share: float,
     seed: int,
-    shared: Shared,
+    shared: PruningCache,
     options: dict[str, Any],
 ) -> None:
     """Both searches at one share of the latency."""
@@ -108,7 +108,9 @@ def compare(
         record(options, found)
 
 
-def same_latency(opened: Pretrained, train: Batches, recipe: Recipe, share: float, seed: int, shared: Shared) -> float:
+def same_latency(
+    opened: Pretrained, train: Batches, recipe: Recipe, share: float, seed: int, shared: PruningCache
+) -> float:
     """The share of the MACs whose mask takes as long, by the table, as the latency share allows."""
     model = opened.model
     groups = resolve_groups(architecture_for(model), model)

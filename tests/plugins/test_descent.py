@@ -15,7 +15,7 @@ from fastprune import (
     LayerFit,
     Mask,
     UsageError,
-    recombined,
+    mix_spans,
     reconstruct,
     resolve_groups,
     strategy,
@@ -78,7 +78,7 @@ def test_rounded_steps_lead_to_the_same_place(monkeypatch, model_type: str) -> N
     batches = testing.tiny_batches(model, samples=128)
     errors, weights = {}, {}
     for faster, rounded in ((True, True), (True, False), (False, True)):
-        monkeypatch.setattr(fastprune.rounding, "faster_rounded", lambda _, faster=faster: faster)
+        monkeypatch.setattr(fastprune.rounding, "bf16_is_faster", lambda _, faster=faster: faster)
         student = materialize(model, groups, mask).eval()
         left = resolve_groups(architecture, student)
         tuner = strategy("tuner", "descent", epochs=4.0, rounded=rounded)
@@ -141,7 +141,7 @@ def test_nothing_is_fitted_to_what_is_held_back_nor_to_its_copies(one_of: int) -
     touched: list[tuple[int, torch.Tensor]] = []
     batches = testing.tiny_batches(model, samples=96)
     held = batches.held_back(one_of)
-    shown, seen = recombined(batches, 2, held=held), set[int]()
+    shown, seen = mix_spans(batches, 2, held=held), set[int]()
 
     class Watched(LayerFit):
         def outputs(self, index, parameters):

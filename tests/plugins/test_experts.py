@@ -61,7 +61,7 @@ HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnsw
 
 
 def opened(model_type: str = "mixtral", **config: Any) -> tuple[Any, Groups]:
-    model = fastprune.open_experts(testing.tiny_model(model_type, "ForCausalLM", **config))
+    model = fastprune.unfuse_experts(testing.tiny_model(model_type, "ForCausalLM", **config))
     return model, resolve_groups(fastprune.architecture_for(model), model)
 
 
@@ -124,11 +124,11 @@ def test_macs_are_those_of_the_untouched_model(k: int) -> None:
 def test_experts_are_views_and_the_model_stays_as_it_is() -> None:
     model = testing.tiny_model("mixtral", "ForCausalLM")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    one = fastprune.open_experts(model)
+    one = fastprune.unfuse_experts(model)
     fused, expert = model.model.layers[1].mlp.experts, one.model.layers[1].mlp.experts[2]
     assert expert.producer.weight.data_ptr() == fused.gate_up_proj[2].data_ptr()
-    assert fastprune.open_experts(one) is one
-    assert fastprune.open_experts(other := testing.tiny_model()) is other
+    assert fastprune.unfuse_experts(one) is one
+    assert fastprune.unfuse_experts(other := testing.tiny_model()) is other
     result = fastprune.prune(model, testing.tiny_batches(model), budget=0.6)
     assert testing.comparing.same_tensors(model.state_dict(), before)
     assert isinstance(result.model.model.layers[1].mlp.experts, Experts)
@@ -172,7 +172,7 @@ def test_a_rerouted_token_goes_to_the_best_experts_that_are_left(k: int) -> None
     model, pruned, left = without_two_experts("mixtral", num_experts_per_tok=k)
     routing.drop_routes(pruned, left)
     moe, dense = pruned.model.layers[0].mlp, model.model.layers[0].mlp
-    assert moe.experts.routed == [1, 3]
+    assert moe.experts.choices == [1, 3]
     assert (tuple(moe.gate.weight.shape), moe.gate.num_experts, moe.gate.top_k) == ((2, 32), 2, min(k, 2))
     hidden = torch.randn(20, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -199,11 +199,11 @@ def test_a_rerouted_model_is_pruned_on_saved_loaded_and_counted(model_type: str,
     checkpoint.save(pruned, tmp_path / "small", architecture=architecture, details={})
     loaded = fastprune.load(tmp_path / "small")
     assert torch.equal(loaded(**inputs_of(pruned)).logits, pruned(**inputs_of(pruned)).logits)
-    assert loaded.model.layers[0].mlp.experts.routed == [1, 3]
+    assert loaded.model.layers[0].mlp.experts.choices == [1, 3]
     again = Mask.first(left, {g.name: 0 if g.name == "layers.0.expert.1" else g.units for g in left})
     once_more = fastprune.materialize(loaded, left, again)
     routing.drop_routes(once_more, resolve_groups(architecture, once_more))
-    assert once_more.model.layers[0].mlp.experts.routed == [3]
+    assert once_more.model.layers[0].mlp.experts.choices == [3]
     assert torch.equal(once_more.model.layers[0].mlp.gate.weight, loaded.model.layers[0].mlp.gate.weight[1:])
 
 
@@ -227,7 +227,7 @@ def test_tuners_see_the_rerouted_model(inplace: bool) -> None:
         copy.deepcopy(model), batches, tuner="weights", reroute=True, inplace=inplace, **settings
     ).model
     for pruned in (plain, tuned):
-        assert all(layer.mlp.experts.routed == [0, 1, 3] for layer in pruned.model.layers)
+        assert all(layer.mlp.experts.choices == [0, 1, 3] for layer in pruned.model.layers)
     groups = resolve_groups(fastprune.architecture_for(plain), plain)
     errors = [testing.comparing.hidden_error(model, pruned, groups, batches) for pruned in (plain, tuned)]
     assert errors[1] < errors[0]
@@ -291,4 +291,4 @@ def test_fused_experts_are_told_to_be_opened() -> None:
 def test_experts_of_another_kind_are_refused() -> None:
     model = testing.tiny_model("gpt_oss", "ForCausalLM", head_dim=8)
     with pytest.raises(fastprune.ModelError, match=r"'model\.layers\.0\.mlp\.experts' cannot be opened.*GptOssExperts"):
-        fastprune.open_experts(model)
+        fastprune.unfuse_experts(model)

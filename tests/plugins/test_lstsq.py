@@ -293,8 +293,8 @@ def test_group_without_features_is_left_to_its_bias() -> None:
 
 
 def test_gradient_weights_are_a_need_and_equal_ones_are_not() -> None:
-    assert strategy("tuner", "weights", tokens="gradient").needs == {"token_weights"}
-    assert strategy("tuner", "weights").needs == frozenset()
+    assert strategy("tuner", "weights", tokens="gradient").requires == {"token_weights"}
+    assert strategy("tuner", "weights").requires == frozenset()
 
 
 def test_tokens_that_all_count_nothing_leave_the_consumer() -> None:

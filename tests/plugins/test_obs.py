@@ -194,13 +194,13 @@ def test_few_samples_all_run_backward() -> None:
 
 
 def test_all_losses_run_backward_where_a_recipe_needs_it() -> None:
-    assert strategy("scorer", "obs").gives == {"damage"}
+    assert strategy("scorer", "obs").provides == {"damage"}
     assert strategy("scorer", "obs", tokens="gradient").gradient_share == 1.0
     assert Recipe.of().scorer.gradient_share == 0.25
     for stages in ({"rearranger": "fisher"}, {"settings": {"tuner": {"tokens": "gradient"}}}):
         scorer = Recipe.of(**stages).scorer
         assert scorer.gradient_share == 1.0
-        assert scorer.gives == {"damage", "grads", "token_weights"}
+        assert scorer.provides == {"damage", "grads", "token_weights"}
     assert Recipe.of(rearranger="fisher").change(rearranger="none").scorer.gradient_share == 1.0  # said by then
 
 

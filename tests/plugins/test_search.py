@@ -147,7 +147,7 @@ def test_once() -> None:
 
 def test_rounds() -> None:
     passes = strategy("schedule", "rounds", steps=3).passes(0.2, ["a", "b"])
-    assert all(each.settles is None for each in passes)
+    assert all(each.fixes is None for each in passes)
     assert [each.budget for each in passes] == pytest.approx([0.2 ** (1 / 3), 0.2 ** (2 / 3), 0.2])
     assert strategy("schedule", "rounds", steps=1).passes(0.2, ["a", "b"]) == [Pass(0.2)]
     with pytest.raises(UsageError, match="needs at least 1 step; got 0"):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from fastprune import rounded_products
-from fastprune.reconstruction.rounding import RoundedProducts, faster_rounded
+from fastprune import bf16_matmuls
+from fastprune.reconstruction.bf16 import Bf16Matmuls, bf16_is_faster
 
 CPU = torch.device("cpu")
 
@@ -23,7 +23,7 @@ def outputs_and_gradients(linear: torch.nn.Module, *, rounded: bool) -> list[tor
     x = torch.randn(3, 7, 48, generator=torch.Generator().manual_seed(1)).to(next(linear.parameters()).dtype)
     x.requires_grad_(True)
     linear.zero_grad()
-    with RoundedProducts() if rounded else contextlib.nullcontext():
+    with Bf16Matmuls() if rounded else contextlib.nullcontext():
         y = linear(x)
     y.square().sum().backward()
     return [y.detach(), x.grad, *(parameter.grad for parameter in linear.parameters())]
@@ -49,7 +49,7 @@ def test_other_dtypes_compute_as_ever(dtype: torch.dtype) -> None:
 def test_arguments_may_be_named() -> None:
     x, weight, bias = torch.randn(3, 48), torch.randn(40, 48), torch.randn(40)
     exact = torch.nn.functional.linear(x, weight, bias)
-    with RoundedProducts():
+    with Bf16Matmuls():
         for y in (
             torch.nn.functional.linear(x, weight, bias=bias),
             torch.nn.functional.linear(input=x, weight=weight, bias=bias),
@@ -62,7 +62,7 @@ def test_arguments_may_be_named() -> None:
 def test_what_is_no_linear_is_exact() -> None:
     x, y = torch.randn(2, 5, 8, 16, generator=torch.Generator().manual_seed(0))[:, :, None].unbind(0)
     exact = x @ y.mT, torch.nn.functional.scaled_dot_product_attention(x, y, y)
-    with RoundedProducts():
+    with Bf16Matmuls():
         inside = x @ y.mT, torch.nn.functional.scaled_dot_product_attention(x, y, y)
     assert all(torch.equal(one, other) for one, other in zip(exact, inside, strict=True))
 
@@ -78,11 +78,11 @@ def test_what_is_no_linear_is_exact() -> None:
 )
 def test_only_where_the_processor_has_instructions_for_it(monkeypatch, capabilities: dict, faster: bool) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert faster_rounded(CPU) == faster
-    assert isinstance(rounded_products(CPU), RoundedProducts) == faster
-    assert not faster_rounded(torch.device("meta"))
+    assert bf16_is_faster(CPU) == faster
+    assert isinstance(bf16_matmuls(CPU), Bf16Matmuls) == faster
+    assert not bf16_is_faster(torch.device("meta"))
 
 
 def test_a_pytorch_that_cannot_tell_does_not_round(monkeypatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert not faster_rounded(CPU)
+    assert not bf16_is_faster(CPU)

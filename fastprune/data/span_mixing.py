@@ -15,7 +15,7 @@ TEXT = {"input_ids", "attention_mask", "token_type_ids"}
 """Inputs of which tokens can be exchanged; where a model takes more, what it takes has to fit together."""
 
 
-def recombined(batches: Batches, copies: int, seed: int = 0, *, held: Sequence[Tensor] | None = None) -> Batches:
+def mix_spans(batches: Batches, copies: int, seed: int = 0, *, held: Sequence[Tensor] | None = None) -> Batches:
     """The calibration set, followed by copies in which half of each text is another's of its batch.
 
     What reconstruction learns from them is how layers answer to more contexts than there are samples; no label is needed.

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 
-def faster_rounded(device: torch.device) -> bool:
+def bf16_is_faster(device: torch.device) -> bool:
     """Whether a device multiplies matrices in bfloat16 by instructions of its own, for which it takes about half the time."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -22,16 +22,16 @@ def faster_rounded(device: torch.device) -> bool:
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def rounded_products(device: torch.device) -> contextlib.AbstractContextManager[object]:
+def bf16_matmuls(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """While open, linears of float32 multiply in bfloat16, forward and backward, where the device is faster with it.
 
     What comes in and what goes out is rounded to 8 significant bits; sums, and everything between the linears, are kept in
     float32. An output is wrong by a few thousandths of its size, and by about a hundred-thousandth of its energy.
     """
-    return RoundedProducts() if faster_rounded(device) else contextlib.nullcontext()
+    return Bf16Matmuls() if bf16_is_faster(device) else contextlib.nullcontext()
 
 
-class RoundedProducts(TorchFunctionMode):
+class Bf16Matmuls(TorchFunctionMode):
     """While open, linears of float32, and what GPT-2 has in their place, multiply in bfloat16, whatever the device."""
 
     def __torch_function__(
