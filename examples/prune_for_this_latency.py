@@ -30,7 +30,8 @@ workload = {"batch_size": int(options.batch_size), "seq_len": int(options.seq_le
 # The table is measured once for a machine and a workload, and kept in the cache.
 
 # %%
-result = fastprune.prune(opened, batches, budget={"latency": float(options.share)}, settings={"cost": workload})
+cost = fastprune.strategy("cost", "latency", **workload)
+result = fastprune.prune(opened, batches, budget=float(options.share), cost=cost)
 result.save(options.output)
 print(f"predicted: {result.cost_before:.2f} ms before, {result.cost_after:.2f} ms after")
 

@@ -21,7 +21,7 @@ options, _ = parser.parse_known_args()
 # %%
 opened = fastprune.open_pretrained(options.model)
 batches = fastprune.make_batches(options.data, opened.task, opened.tokenizer, samples=int(options.samples))
-shared = fastprune.PruningCache()  # the Fisher information is the same for all of them
+cache = fastprune.PruningCache()  # the Fisher information is the same for all of them
 stages = {
     "search": {"rearranger": "none", "tuner": "none"},
     "rearrangement": {"tuner": "none"},
@@ -31,7 +31,7 @@ stages = {
 # %%
 print("dense", fastprune.evaluate(opened.model, options.test, tokenizer=opened.tokenizer))
 for name, without in stages.items():
-    result = fastprune.prune(opened, batches, budget=0.6, preset="paper", shared=shared, **without)
+    result = fastprune.prune(opened, batches, budget=0.6, recipe="paper", cache=cache, **without)
     print(f"after {name}", fastprune.evaluate(result.model, options.test, tokenizer=opened.tokenizer))
 
 # %% [markdown]

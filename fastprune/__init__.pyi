@@ -1,3 +1,4 @@
+from .calibration.dense_states import DenseStates as DenseStates
 from .calibration.gradients import collect_gradients as collect_gradients
 from .calibration.gradients import unit_gradients as unit_gradients
 from .calibration.hooks import consumer_inputs as consumer_inputs
@@ -61,7 +62,9 @@ from .pipeline.sweeps import sweep as sweep
 from .progress import track as track
 from .reconstruction.bf16 import bf16_matmuls as bf16_matmuls
 from .reconstruction.layer_fit import LayerFit as LayerFit
+from .reconstruction.layerwise import Solver as Solver
 from .reconstruction.layerwise import reconstruct as reconstruct
+from .reconstruction.samples import Samples as Samples
 from .reconstruction.sums import Statistics as Statistics
 from .registry.hookspecs import hookimpl as hookimpl
 from .registry.recipe import Recipe as Recipe
@@ -69,6 +72,7 @@ from .registry.recipe import strategy as strategy
 from .registry.serving import architecture_for as architecture_for
 from .registry.serving import task_for as task_for
 from .strategies.budgets import Budget as Budget
+from .strategies.context import Context as Context
 from .strategies.contracts import CostModel as CostModel
 from .strategies.contracts import MeasuredCost as MeasuredCost
 from .strategies.contracts import Rearranger as Rearranger

@@ -63,11 +63,11 @@ def prune(run: Run, checkpoint: Path, data: Path, output: Path, *more: object) -
     ("asked", "share"),
     [
         (("--speedup", 2), 0.5),
-        (("--target-ms", 6), 6 / DENSE_MS),
+        (("--budget", "latency=6ms"), 6 / DENSE_MS),
         (("--budget", "latency=0.4"), 0.4),
         (("--budget", "latency=9ms"), 9 / DENSE_MS),
         (("--budget", "0.7", "--cost", "latency"), 0.7),
-        (("--target-ms", 1000), 1.0),
+        (("--budget", "latency=1000ms"), 1.0),
     ],
 )
 def test_a_latency_asked_for_in_any_words(
@@ -79,7 +79,7 @@ def test_a_latency_asked_for_in_any_words(
     asked: tuple[object, ...],
     share: float,
 ) -> None:
-    result = prune(run, tiny_checkpoint, tiny_data, tmp_path / "out", "--latency-table", table_file, *asked)
+    result = prune(run, tiny_checkpoint, tiny_data, tmp_path / "out", "--set", f"cost.table_file={table_file}", *asked)
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout)
     (cost,) = summary["costs"]
@@ -92,7 +92,16 @@ def test_a_latency_asked_for_in_any_words(
 def test_several_budgets_are_all_kept(
     run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, table_file: Path
 ) -> None:
-    asked = ("--latency-table", table_file, "--speedup", 1.5, "--budget", "params=0.8,macs=0.6", "--schedule", "rounds")
+    asked = (
+        "--set",
+        f"cost.table_file={table_file}",
+        "--speedup",
+        1.5,
+        "--budget",
+        "params=0.8,macs=0.6",
+        "--schedule",
+        "rounds",
+    )
     result = prune(run, tiny_checkpoint, tiny_data, tmp_path / "out", *asked)
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout)
@@ -106,13 +115,13 @@ def test_several_budgets_are_all_kept(
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ((), "Say how small or how fast: --budget 0.5, --speedup 2 or --target-ms 3.5."),
+        ((), "Give a budget: --budget 0.5, --budget latency=3.5ms or --speedup 2."),
         (("--speedup", 0.5), "--speedup must be 1 or more; got 0.5"),
         (("--speedup", 1000), "with every unit pruned 0.0476 (1) is left"),
-        (("--target-ms", 0.5), "The budget of 0.0238 of the ms (0.5) cannot be met"),
-        (("--target-ms", -1), "no number"),
+        (("--budget", "latency=0.5ms"), "The budget of 0.0238 of the ms (0.5) cannot be met"),
+        (("--budget", "latency=-1ms"), "no number"),
         (("--speedup", 2, "--budget", 0.5), "stands alone"),
-        (("--speedup", 2, "--target-ms", 3), "may be named once"),
+        (("--speedup", 2, "--budget", "latency=3ms"), "may be named once"),
         (("--budget", "latency=3.5s"), "is for a cost in ms"),
         (("--budget", "lattency=0.5"), "did you mean 'latency'"),
         (("--speedup", 2, "--set", "cost.batch_size=3"), "batch_size is 2 in the table and 3 here"),
@@ -128,7 +137,7 @@ def test_bad_input(
     asked: tuple[object, ...],
     says: str,
 ) -> None:
-    result = prune(run, tiny_checkpoint, tiny_data, tmp_path / "out", "--latency-table", table_file, *asked)
+    result = prune(run, tiny_checkpoint, tiny_data, tmp_path / "out", "--set", f"cost.table_file={table_file}", *asked)
     assert result.exit_code == 2, result.output
     assert says in " ".join(result.stderr.split())
     assert not (tmp_path / "out").exists()
@@ -138,7 +147,9 @@ def test_a_broken_table_is_refused(
     run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, table_file: Path
 ) -> None:
     table_file.write_text(table_file.read_text()[:500])
-    result = prune(run, tiny_checkpoint, tiny_data, tmp_path / "out", "--latency-table", table_file, "--speedup", 2)
+    result = prune(
+        run, tiny_checkpoint, tiny_data, tmp_path / "out", "--set", f"cost.table_file={table_file}", "--speedup", 2
+    )
     assert result.exit_code == 2
     assert "is broken" in result.stderr
     assert not (tmp_path / "out").exists()
@@ -157,7 +168,7 @@ def test_bench_of_what_was_pruned_to_a_latency(
     run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, table_file: Path
 ) -> None:
     small = tmp_path / "small"
-    prune(run, tiny_checkpoint, tiny_data, small, "--latency-table", table_file, "--speedup", 4)
+    prune(run, tiny_checkpoint, tiny_data, small, "--set", f"cost.table_file={table_file}", "--speedup", 4)
     result = run("bench", tiny_checkpoint, small, "--json", "--rounds", 3, "--device", "cpu")
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)

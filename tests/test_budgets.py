@@ -8,7 +8,7 @@ import statistics
 import pytest
 import torch
 
-from fastprune import BudgetError, CostTable, Scores, strategy
+from fastprune import Block, BudgetError, Context, CostTable, Group, Groups, Scores, strategy
 from fastprune.strategies.budgets import BudgetRequest, read_budget
 from fastprune.strategies.limits import Limit, Limits
 
@@ -73,12 +73,21 @@ def kept(limits: Limits, counts: dict[str, int]) -> bool:
     return all(limit.table.of(counts) <= limit.budget * (1 + 1e-9) for limit in limits.items)
 
 
+def groups_of(costs: CostTable) -> Groups:
+    """Groups whose kind is the last word of their name."""
+    blocks = {
+        name: Block(kind=name.rpartition(".")[2], module="m", producers=(), consumer="c") for name in costs.groups
+    }
+    sizes = {name: table.numel() - 1 for name, table in costs.groups.items()}
+    return Groups(tuple(Group(name=n, layer="", units=sizes[n], width=1, hidden=1, block=b) for n, b in blocks.items()))
+
+
 @pytest.mark.parametrize("tables", [2, 3])
 def test_several_budgets_are_all_kept_and_little_is_lost(tables: int) -> None:
     gaps = []
     for seed in range(12):
         scores, limits = problem(seed, tables)
-        counts = limits.search(strategy("searcher", "knapsack"), scores).counts()
+        counts = limits.search(strategy("searcher", "knapsack"), scores, Context()).counts()
         assert kept(limits, counts)
         damage = {name: scores.damage_of(name) for name in counts}
         lost = sum(float(damage[name][count]) for name, count in counts.items())
@@ -104,15 +113,15 @@ def test_every_searcher_keeps_several_budgets(searcher: str) -> None:
         table = CostTable(measure="coins", groups=groups, fixed=3.0)
         limits.append(Limit(name=str(share), table=table, share=share, dense=table.total))
     both = Limits(tuple(limits))
-    counts = both.search(strategy("searcher", searcher), scores).counts()
+    counts = both.search(strategy("searcher", searcher), scores, Context(groups=groups_of(both.first.table))).counts()
     assert kept(both, counts)
     assert max(limit.table.of(counts) / limit.budget for limit in limits) > 0.95
 
 
 def test_one_budget_is_the_searchers_own_business() -> None:
     scores, limits = problem(0, 1)
-    alone = strategy("searcher", "knapsack").search(scores, limits.first.table, limits.first.budget)
-    assert limits.search(strategy("searcher", "knapsack"), scores).counts() == alone.counts()
+    alone = strategy("searcher", "knapsack").search(scores, limits.first.table, limits.first.budget, Context())
+    assert limits.search(strategy("searcher", "knapsack"), scores, Context()).counts() == alone.counts()
 
 
 def test_passes_come_nearer_to_all_budgets() -> None:

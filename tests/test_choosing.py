@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from fastprune import Batches, Mask, Scores, Task, fidelity, testing
+from fastprune import Batches, Mask, Scores, Task, testing
+from fastprune.calibration.dense_states import DenseStates
+from fastprune.measuring.evaluation import agreement
 from fastprune.pipeline import choosing
 from fastprune.pipeline.choosing import choose
 
@@ -30,7 +32,7 @@ class Drafts:
         self.model = model
         self.seen: list[tuple[Batches, Scores]] = []
 
-    def __call__(self, mask: Mask, *, batches: Batches, scores: Scores) -> nn.Module:
+    def __call__(self, mask: Mask, batches: Batches, scores: Scores) -> nn.Module:
         self.seen.append((batches, scores))
         off = copy.deepcopy(self.model)
         with torch.no_grad():
@@ -45,17 +47,14 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[Batches]:
     """What drafts were compared on, one after another."""
     seen: list[Batches] = []
 
-    def watched(teacher: nn.Module, student: nn.Module, data: Batches, *, task: Task) -> dict[str, float]:
+    def watched(
+        teacher: nn.Module, student: nn.Module, data: Batches, task: Task, states: DenseStates
+    ) -> dict[str, float]:
         seen.append(data)
-        return fidelity(teacher, student, data, task=task)
+        return agreement(teacher, student, data, task, states)
 
-    monkeypatch.setattr(choosing, "fidelity", watched)
+    monkeypatch.setattr(choosing, "agreement", watched)
     return seen
-
-
-def task_of(batches: Batches) -> Task:
-    assert batches.task is not None
-    return batches.task
 
 
 def places(part: Batches, whole: Batches) -> list[int]:
@@ -80,7 +79,7 @@ def test_the_nearest_is_taken(model: nn.Module, kept: tuple[int, ...]) -> None:
     batches = testing.tiny_batches(model, samples=16)
     masks = [mask(each) for each in kept]
     nearest = min(masks, key=lambda each: abs(each.counts()["ffn"] - 5))
-    assert choose(masks, Drafts(model), model, task_of(batches), batches, told(batches), share=0.25) is nearest
+    assert choose(masks, Drafts(model), DenseStates(model, batches), batches, told(batches), share=0.25) is nearest
 
 
 @pytest.mark.parametrize(
@@ -99,10 +98,10 @@ def test_what_may_be_nearer_by_chance_is_not_taken(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch, nearness: list[list[float]], taken: int
 ) -> None:
     figures = iter([each for draft in nearness for each in draft])
-    monkeypatch.setattr(choosing, "fidelity", lambda *_, **__: {"cosine": next(figures)})
+    monkeypatch.setattr(choosing, "agreement", lambda *_, **__: {"cosine": next(figures)})
     batches = testing.tiny_batches(model, samples=16 * len(nearness[0]), batch_size=8)
     masks = [mask(kept) for kept in range(4, 4 + len(nearness))]
-    assert choose(masks, Drafts(model), model, task_of(batches), batches, told(batches), share=0.25) is masks[taken]
+    assert choose(masks, Drafts(model), DenseStates(model, batches), batches, told(batches), share=0.25) is masks[taken]
 
 
 @pytest.mark.usefixtures("small_numbers")
@@ -129,7 +128,7 @@ def test_what_drafts_see_and_are_compared_on(
     compared: list[list[int]],
 ) -> None:
     batches, drafts = testing.tiny_batches(model, samples=samples, batch_size=size), Drafts(model)
-    choose([mask(3), mask(5)], drafts, model, task_of(batches), batches, told(batches), share=share)
+    choose([mask(3), mask(5)], drafts, DenseStates(model, batches), batches, told(batches), share=share)
     assert [places(each, batches) for each, _ in drafts.seen] == [drafted] * 2
     assert [places(each, batches) for each in judged] == compared * 2
     numbers = torch.arange(samples).split(size)
@@ -167,9 +166,9 @@ def test_what_cannot_be_told_is_looked_at_again(
         seen.append(place)
         return {"cosine": 0.5 + gain[place] * (seen.count(place) == 2)}  # the first draft is the first to be looked at
 
-    monkeypatch.setattr(choosing, "fidelity", found)
+    monkeypatch.setattr(choosing, "agreement", found)
     masks = [mask(4), mask(6)]
-    chosen = choose(masks, Drafts(model), model, task_of(batches), batches, told(batches), share=0.25)
+    chosen = choose(masks, Drafts(model), DenseStates(model, batches), batches, told(batches), share=0.25)
     assert list(dict.fromkeys(seen)) == compared
     assert chosen is masks[taken]
 
@@ -187,20 +186,20 @@ def test_one_that_is_far_behind_is_the_last(
 ) -> None:
     batches, drafts = testing.tiny_batches(model, samples=8), Drafts(model)
     figures = iter(nearness)
-    monkeypatch.setattr(choosing, "fidelity", lambda *_, **__: {"cosine": next(figures)})
+    monkeypatch.setattr(choosing, "agreement", lambda *_, **__: {"cosine": next(figures)})
     masks = [mask(kept) for kept in range(2, 2 + len(nearness))]
-    chosen = choose(masks, drafts, model, task_of(batches), batches, told(batches), share=0.25)
+    chosen = choose(masks, drafts, DenseStates(model, batches), batches, told(batches), share=0.25)
     assert len(drafts.seen) == tried
     assert chosen is masks[nearness.index(max(nearness[:tried]))]
 
 
 def test_masks_that_are_the_same_are_tried_once(model: nn.Module) -> None:
     batches, drafts = testing.tiny_batches(model, samples=16), Drafts(model)
-    assert choose([mask(3), mask(3)], drafts, model, task_of(batches), batches, told(batches), share=0.25).counts() == {
-        "ffn": 3
-    }
+    assert choose(
+        [mask(3), mask(3)], drafts, DenseStates(model, batches), batches, told(batches), share=0.25
+    ).counts() == {"ffn": 3}
     assert not drafts.seen
-    choose([mask(3), mask(4), mask(3)], drafts, model, task_of(batches), batches, told(batches), share=0.25)
+    choose([mask(3), mask(4), mask(3)], drafts, DenseStates(model, batches), batches, told(batches), share=0.25)
     assert len(drafts.seen) == 2
 
 
@@ -217,5 +216,5 @@ def test_drafts_of_which_little_is_left_see_more(
 ) -> None:
     monkeypatch.setattr(choosing, "FEWEST", 4)
     batches, drafts = testing.tiny_batches(model, samples=64, batch_size=1), Drafts(model)
-    choose([mask(each) for each in kept], drafts, model, task_of(batches), batches, told(batches), share=0.2)
+    choose([mask(each) for each in kept], drafts, DenseStates(model, batches), batches, told(batches), share=0.2)
     assert [places(each, batches) for each, _ in drafts.seen] == [[*range(0, 64, step)]] * 2

@@ -92,7 +92,7 @@ def test_options_reach_the_recipe(run: Run, tiny_checkpoint: Path, tiny_data: Pa
         (("--pooling", "cls"), "--pooling is for plain encoders"),
         (("--label-column", "nope"), "nope"),
         (("--recipe", "nosuch.toml"), "There is no such file: nosuch.toml"),
-        (("--recipe", "best"), "'best' is a preset, not a TOML file: say --preset best"),
+        (("--recipe", "bets"), "There is no preset 'bets'; did you mean 'best'"),
         (("--architecture", "nosuch.toml"), "There is no such file: nosuch.toml"),
         (("--architecture", "brt"), "There is no architecture 'brt'; did you mean"),
         (("--budget", 50), "got 50; 50 % is 0.5"),
@@ -277,7 +277,7 @@ def test_strategies_and_presets_are_printed(run: Run, tmp_path: Path) -> None:
     assert {entry["name"] for entry in json.loads(run("strategies", "scorer", "--json").stdout)} >= {"fisher", "taylor"}
     recipe = tmp_path / "paper.toml"
     recipe.write_text(run("strategies", "preset", "paper").stdout)
-    assert fastprune.Recipe.of(file=recipe) == fastprune.Recipe.of("paper")
+    assert fastprune.Recipe.of(recipe) == fastprune.Recipe.of("paper")
     assert run("strategies", "scorers").exit_code == 2
 
 

@@ -149,7 +149,7 @@ class OwnRandomness(fastprune.Scorer):
 
     name: ClassVar[str] = "own-randomness"
 
-    def score(self, model, groups, batches, generator):
+    def score(self, model, groups, batches, context):
         return fastprune.Scores(importance={group.name: torch.rand(group.units) for group in groups})
 
 
@@ -159,7 +159,7 @@ class CountsPadding(fastprune.Scorer):
 
     name: ClassVar[str] = "counts-padding"
 
-    def score(self, model, groups, batches, generator):
+    def score(self, model, groups, batches, context):
         importance = {group.name: torch.zeros(group.units) for group in groups}
 
         def see(group, features):
@@ -178,7 +178,7 @@ class Touches(fastprune.Scorer):
 
     name: ClassVar[str] = "touches"
 
-    def score(self, model, groups, batches, generator):
+    def score(self, model, groups, batches, context):
         model.train()
         return fastprune.Scores(importance={group.name: torch.ones(group.units) for group in groups})
 
@@ -189,7 +189,7 @@ class Overspends(fastprune.Searcher):
 
     name: ClassVar[str] = "overspends"
 
-    def search(self, scores, costs, budget):
+    def search(self, scores, costs, budget, context):
         return fastprune.Mask(
             {name: torch.ones(len(table) - 1, dtype=torch.bool) for name, table in costs.groups.items()}
         )
@@ -201,7 +201,7 @@ class Stingy(fastprune.Searcher):
 
     name: ClassVar[str] = "stingy"
 
-    def search(self, scores, costs, budget):
+    def search(self, scores, costs, budget, context):
         return fastprune.Mask(
             {name: torch.zeros(len(table) - 1, dtype=torch.bool) for name, table in costs.groups.items()}
         )
@@ -213,7 +213,7 @@ class Writes(fastprune.Rearranger):
 
     name: ClassVar[str] = "writes"
 
-    def rearrange(self, mask, scores):
+    def rearrange(self, mask, scores, context):
         for name in mask:
             mask[name].copy_(mask[name].flip(0))
         return mask
@@ -225,7 +225,7 @@ class Spoils(fastprune.Tuner):
 
     name: ClassVar[str] = "spoils"
 
-    def tune(self, teacher, student, groups, batches, scores):
+    def tune(self, teacher, student, groups, batches, scores, context):
         consumers = {group.consumer: student.get_submodule(group.consumer) for group in groups}
         return {name: (2 * consumer.weight.detach(), consumer.bias.detach()) for name, consumer in consumers.items()}
 

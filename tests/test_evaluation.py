@@ -9,12 +9,12 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from fastprune.calibration.dense_states import DenseStates, keeping
+from fastprune.calibration.dense_states import DenseStates
 from fastprune.data.batches import Batches
 from fastprune.data.encoding import make_batches
 from fastprune.data.tasks import Columns
 from fastprune.errors import DataError, ModelError
-from fastprune.measuring.evaluation import evaluate, fidelity
+from fastprune.measuring.evaluation import agreement, evaluate, fidelity
 from fastprune_tasks.classification import SequenceClassification
 
 TASK = SequenceClassification(classes=("no", "yes"))
@@ -80,8 +80,8 @@ def test_a_teacher_runs_once_for_all_students_where_there_is_room(
     expected = [fidelity(says_yes, student, batches) for student in students]
     assert len({tuple(each.items()) for each in expected}) > 1
     says_yes.register_forward_hook(lambda *_: seen.append(1))
-    with keeping(DenseStates(memory), says_yes, batches):
-        assert [fidelity(says_yes, student, batches) for student in students] == expected
+    states = DenseStates(says_yes, batches, memory)
+    assert [agreement(says_yes, student, batches, TASK, states) for student in students] == expected
     assert len(seen) == runs
 
 

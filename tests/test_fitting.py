@@ -9,8 +9,18 @@ import torch
 from torch import Tensor
 
 import fastprune
-from fastprune import Group, LayerFit, Mask, Statistics, reconstruct, resolve_groups, testing
-from fastprune.surgery import materialize
+from fastprune import (
+    Group,
+    LayerFit,
+    Mask,
+    Samples,
+    Solver,
+    Statistics,
+    materialize,
+    reconstruct,
+    resolve_groups,
+    testing,
+)
 from fastprune.surgery.reconstruction import apply_reconstruction
 from fastprune.testing.comparing import all_outputs, furthest_apart
 
@@ -48,7 +58,7 @@ def test_a_fit_gives_the_outputs_of_the_layer_and_knows_its_linears(model_type: 
             assert float(output.sum()) == pytest.approx(float(fit._real(called, index).sum()), rel=1e-5)
         return {}
 
-    reconstruct(model, student, groups, batches, keep, refine=look)
+    reconstruct(model, student, groups, Samples(batches), Solver(solve=keep, refine=look))
     assert seen == [layer for layer, _ in groups.layers()]
 
 
@@ -62,7 +72,7 @@ def test_refined_parameters_are_in_the_student_and_in_the_reconstruction(model_t
         return {name: value * 1.5 for name, value in fit.parameters.items() if name.endswith("weight")}
 
     before = all_outputs(student, batches)
-    reconstruction = reconstruct(model, student, groups, batches, keep, refine=larger)
+    reconstruction = reconstruct(model, student, groups, Samples(batches), Solver(solve=keep, refine=larger))
     assert furthest_apart(before, all_outputs(student, batches)) > 1e-3
     apply_reconstruction(untouched, reconstruction)
     assert furthest_apart(all_outputs(untouched, batches), all_outputs(student, batches)) < 1e-6
@@ -80,7 +90,7 @@ def test_gradients_reach_the_parameters_through_a_layer_and_padding_counts_for_n
         assert len(fit.targets(0)) == int(batches.batches[0]["attention_mask"].sum())
         return {}
 
-    reconstruct(model, student, groups, batches, keep, refine=gradients)
+    reconstruct(model, student, groups, Samples(batches), Solver(solve=keep, refine=gradients))
     assert min(found) >= 0
     assert sum(value > 0 for value in found) > 0.8 * len(found)  # a key's bias has none
 
@@ -100,7 +110,7 @@ def test_token_weights_are_those_of_the_last_group_without_padding() -> None:
         seen.append(float(given[0]))
         return {}
 
-    reconstruct(model, student, groups, batches, keep, refine=look, token_weights=weights)
+    reconstruct(model, student, groups, Samples(batches, token_weights=weights), Solver(solve=keep, refine=look))
     assert seen == [1.0, 3.0]
 
 
@@ -116,7 +126,7 @@ def test_samples_held_back_are_marked_without_padding(model_type: str) -> None:
         seen.append(fit)
         return {}
 
-    reconstruct(model, student, groups, batches, keep, refine=look, held=held)
+    reconstruct(model, student, groups, Samples(batches, held=held), Solver(solve=keep, refine=look))
     assert 0 < sum(int(marks.sum()) for marks in held) < batches.n_samples
     assert seen
     assert not any(bool(replace(fit, held=None).held_back(0).any()) for fit in seen)

@@ -9,7 +9,19 @@ import torch
 from torch import Tensor, nn
 
 import fastprune
-from fastprune import Batches, Group, Groups, Mask, Statistics, model_inputs, resolve_groups, testing, token_mask
+from fastprune import (
+    Batches,
+    Group,
+    Groups,
+    Mask,
+    Samples,
+    Solver,
+    Statistics,
+    model_inputs,
+    resolve_groups,
+    testing,
+    token_mask,
+)
 from fastprune.calibration.hooks import frozen, tap_entering
 from fastprune.calibration.layer_calls import layer_calls
 from fastprune.surgery.replaying import replayable, replaying
@@ -96,7 +108,11 @@ def test_hooks_come_off_where_a_solution_fails() -> None:
 
     with pytest.raises(ZeroDivisionError):
         fastprune.reconstruct(
-            model, student, resolve_groups(fastprune.architecture_for(student), student), batches, fail
+            model,
+            student,
+            resolve_groups(fastprune.architecture_for(student), student),
+            Samples(batches),
+            Solver(solve=fail),
         )
     assert model.training
     for one in (model, student):
@@ -122,7 +138,13 @@ def test_statistics_equal_a_direct_computation(model_type: str, weighted: bool) 
         seen[group.name] = statistics
         return weight, bias
 
-    fastprune.reconstruct(model, student, left, batches, see, token_weights=weights if weighted else None)
+    fastprune.reconstruct(
+        model,
+        student,
+        left,
+        Samples(batches, token_weights=weights if weighted else None),
+        Solver(solve=see),
+    )
     for group in left:
         inputs, errors, counted = [], [], []
         for index, batch in enumerate(batches):
@@ -179,7 +201,13 @@ def test_what_is_held_back_is_summed_apart(model_type: str, weighted: bool) -> N
             return torch.zeros_like(statistics.cross), torch.zeros_like(statistics.errors)
 
         weights = {g.name: tuple(batch["input_ids"] % 5 + 1.0 for batch in batches) for g in left} if weighted else None
-        fastprune.reconstruct(model, student, left, batches, see, correct=correct, token_weights=weights, held=held)
+        fastprune.reconstruct(
+            model,
+            student,
+            left,
+            Samples(batches, token_weights=weights, held=held),
+            Solver(solve=see, correct=correct),
+        )
         return found
 
     assert 0 < sum(int(marks.sum()) for marks in held) < batches.n_samples
@@ -214,7 +242,7 @@ def test_nothing_is_to_be_repaired_where_nothing_was_pruned(model_type: str) -> 
         energies.append(float(statistics.energy))
         return weight, bias
 
-    fastprune.reconstruct(model, student, groups, batches, see)
+    fastprune.reconstruct(model, student, groups, Samples(batches), Solver(solve=see))
     assert len(energies) == len(groups)
     assert max(energies) < 1e-6
 
@@ -232,7 +260,7 @@ def test_a_solution_is_what_the_layers_above_see() -> None:
             energies[ruin][group.name] = float(statistics.energy)
             return (weight * 0 - 1 if ruin and group.name == groups.items[0].name else weight), bias
 
-        fastprune.reconstruct(model, student, left, batches, solve)
+        fastprune.reconstruct(model, student, left, Samples(batches), Solver(solve=solve))
     names = [group.name for group in groups]
     assert energies[True][names[0]] == energies[False][names[0]]
     assert all(energies[True][name] != energies[False][name] for name in names[1:])
@@ -254,7 +282,7 @@ def test_errors_below_are_repaired_above() -> None:
         change = torch.linalg.solve(statistics.gram + 1e-3 * torch.eye(len(statistics.gram)), statistics.cross)
         return weight + change.T.float(), bias
 
-    fastprune.reconstruct(model, student, left, batches, solve)
+    fastprune.reconstruct(model, student, left, Samples(batches), Solver(solve=solve))
     assert hidden_error(model, student, groups, batches) < 0.9 * before
 
 
@@ -269,7 +297,13 @@ def test_padding_does_not_count() -> None:
             seen[group.name] = (float(statistics.weight), float(statistics.energy))
             return weight, bias
 
-        fastprune.reconstruct(model, student, resolve_groups(fastprune.architecture_for(student), student), data, see)
+        fastprune.reconstruct(
+            model,
+            student,
+            resolve_groups(fastprune.architecture_for(student), student),
+            Samples(data),
+            Solver(solve=see),
+        )
         found.append(seen)
     for name, (tokens, energy) in found[0].items():
         assert tokens == batches.n_tokens
@@ -280,7 +314,13 @@ def test_reconstruction_is_what_the_student_ends_up_with() -> None:
     model, groups, batches = case()
     student = fastprune.materialize(model, groups, half(groups))
     left = resolve_groups(fastprune.architecture_for(student), student)
-    solved = fastprune.reconstruct(model, student, left, batches, lambda _, __, weight, bias: (weight * 0.5, bias + 1))
+    solved = fastprune.reconstruct(
+        model,
+        student,
+        left,
+        Samples(batches),
+        Solver(solve=lambda _, __, weight, bias: (weight * 0.5, bias + 1)),
+    )
     assert set(solved) == {group.consumer for group in left}
     for path, (weight, bias) in solved.items():
         assert torch.equal(student.get_submodule(path).weight, weight)
@@ -301,7 +341,7 @@ def test_producers_take_up_what_is_linear_in_what_they_see() -> None:
         assert with_shift
         return regression(statistics, 1e-9)
 
-    solved = fastprune.reconstruct(model, student, groups, batches, keep, correct=correct)
+    solved = fastprune.reconstruct(model, student, groups, Samples(batches), Solver(solve=keep, correct=correct))
     reads = groups.items[2]
     assert reads.layer.endswith("layer.1")
     states = hidden_states(model, batches.batches[0])[1]
@@ -321,7 +361,11 @@ def test_producers_of_other_streams_stay_as_they_are() -> None:
     student = fastprune.materialize(model, groups, half(groups))
     left = resolve_groups(fastprune.architecture_for(student), student)
     solved = fastprune.reconstruct(
-        model, student, left, batches, keep, correct=lambda statistics, _: regression(statistics, 0.01)
+        model,
+        student,
+        left,
+        Samples(batches),
+        Solver(solve=keep, correct=lambda statistics, _: regression(statistics, 0.01)),
     )
     corrected = {path for path in solved if path not in {group.consumer for group in left}}
     assert corrected

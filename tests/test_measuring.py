@@ -32,7 +32,7 @@ def test_measure_writes_a_table_that_show_draws(run: Run, tiny_checkpoint: Path,
     assert result.exit_code == 0, result.output
     table = MeasuredTable.read(output)
     assert {"batch_size": 2, "seq_len": 8, "threads": 1, "dtype": "float32"}.items() <= table.conditions.items()
-    assert "--latency-table" in result.stderr
+    assert "--set cost.table_file=" in result.stderr
     shown = run("measure", "--show", output)
     assert shown.exit_code == 0, shown.output
     assert "encoder.layer.0.attention and 1 more" in shown.stderr

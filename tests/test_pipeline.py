@@ -67,7 +67,9 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_budget_is_kept_and_nearly_spent(preset: str, cost: str, budget: float) -> None:
     model, batches = case()
     settings = {"cost": {"scope": "layers"}}
-    result = fastprune.prune(model, batches, budget=budget, preset=preset, cost=cost, settings=settings)
+    result = fastprune.prune(
+        model, batches, budget=budget, recipe=fastprune.Recipe.of(preset, cost=cost, settings=settings)
+    )
     assert result.cost_after <= budget * result.cost_before
     assert result.cost_after > budget * result.cost_before - 0.05 * result.cost_before
     groups = resolve_groups(result.architecture, result.model)
@@ -91,7 +93,9 @@ def test_budget_below_the_floor() -> None:
 
 def test_budget_at_the_floor_empties_every_sublayer() -> None:
     model, batches = case()
-    result = fastprune.prune(model, batches, budget=1e-6, settings={"cost": {"scope": "layers"}})
+    result = fastprune.prune(
+        model, batches, budget=1e-6, recipe=fastprune.Recipe.of(settings={"cost": {"scope": "layers"}})
+    )
     assert set(result.mask.counts().values()) == {0}
     assert bool(torch.isfinite(logits(result.model, batches)).all())
 
@@ -130,7 +134,13 @@ def test_inplace_changes_nothing_where_pruning_fails() -> None:
     model, batches = case(labels=False)
     before = weights(model)
     with pytest.raises(DataError, match="labels=dataset needs labels"):
-        fastprune.prune(model, batches, budget=0.5, inplace=True, settings={"scorer": {"labels": "dataset"}})
+        fastprune.prune(
+            model,
+            batches,
+            budget=0.5,
+            inplace=True,
+            recipe=fastprune.Recipe.of(settings={"scorer": {"labels": "dataset"}}),
+        )
     assert equal(weights(model), before)
 
 
@@ -196,8 +206,9 @@ def test_tuning_brings_the_model_closer_to_the_dense_one() -> None:
 def test_pruned_model_is_pruned_again(model_type: str, first: float) -> None:
     model, batches = case(model_type)
     settings = {"cost": {"scope": "layers"}}
-    once = fastprune.prune(model, batches, budget=first, settings=settings)
-    twice = fastprune.prune(once.model, batches, budget=0.5, settings=settings)
+    recipe = fastprune.Recipe.of(settings=settings)
+    once = fastprune.prune(model, batches, budget=first, recipe=recipe)
+    twice = fastprune.prune(once.model, batches, budget=0.5, recipe=recipe)
     assert twice.cost_before == once.cost_after
     assert twice.cost_after <= 0.5 * once.cost_after
     assert bool(torch.isfinite(logits(twice.model, batches)).all())
@@ -205,7 +216,9 @@ def test_pruned_model_is_pruned_again(model_type: str, first: float) -> None:
 
 def test_emptied_model_is_pruned_again() -> None:
     model, batches = case()
-    empty = fastprune.prune(model, batches, budget=1e-6, settings={"cost": {"scope": "layers"}}).model
+    empty = fastprune.prune(
+        model, batches, budget=1e-6, recipe=fastprune.Recipe.of(settings={"cost": {"scope": "layers"}})
+    ).model
     again = fastprune.prune(empty, batches, budget=1.0)
     torch.testing.assert_close(logits(again.model, batches), logits(empty, batches), rtol=1e-3, atol=1e-3)
 
@@ -266,7 +279,7 @@ def test_tokens_of_another_model() -> None:
 def test_a_single_sample(preset: str, tokens: int) -> None:
     model = testing.tiny_model("bert", "ForSequenceClassification")
     batch = {"input_ids": torch.arange(1, 1 + tokens)[None] % model.config.vocab_size, "labels": torch.zeros(1).long()}
-    result = fastprune.prune(model, [batch], budget=0.5, preset=preset)
+    result = fastprune.prune(model, [batch], budget=0.5, recipe=preset)
     assert all(bool(torch.isfinite(parameter).all()) for parameter in result.model.parameters())
 
 
@@ -320,7 +333,7 @@ def test_result_is_saved_and_loaded(tmp_path: Path) -> None:
     assert manifest["kept_units"] == {name: result.mask.kept(name).tolist() for name in result.mask}
     file = tmp_path / "recipe.toml"
     file.write_text(manifest["recipe"])
-    assert fastprune.Recipe.of(file=file) == result.recipe
+    assert fastprune.Recipe.of(file) == result.recipe
 
 
 def test_result_trains_with_the_trainer(tmp_path: Path) -> None:
@@ -376,10 +389,10 @@ def test_bottom_up_prunes_one_sublayer_after_another() -> None:
     class Watching(strategy("tuner", "weights").__class__):
         """Says what it was given."""
 
-        def tune(self, teacher, student, groups, batches, scores):
+        def tune(self, teacher, student, groups, batches, scores, context):
             names = [group.name for group in resolve_groups(fastprune.architecture_for(student), student)]
             seen.append([names.index(group.name) for group in groups])
-            return super().tune(teacher, student, groups, batches, scores)
+            return super().tune(teacher, student, groups, batches, scores, context)
 
     alone = strategy("searcher", "knapsack")
     result = fastprune.prune(model, batches, budget=0.5, schedule="bottom-up", searcher=alone, tuner=Watching())
@@ -466,5 +479,5 @@ def test_of_several_variants_the_nearest_to_the_dense_model_wins(tuner: str) -> 
 @pytest.mark.parametrize("preset", ["best", "fast"])
 def test_other_presets_keep_the_budget(preset: str) -> None:
     model, batches = case()
-    result = fastprune.prune(model, batches, budget=0.5, preset=preset)
+    result = fastprune.prune(model, batches, budget=0.5, recipe=preset)
     assert result.cost_after <= 0.5 * result.cost_before

@@ -31,7 +31,7 @@ def test_instance_is_taken_as_it_is() -> None:
 def test_settings_lie_over_everything(tmp_path: Path) -> None:
     file = tmp_path / "recipe.toml"
     file.write_text('[tuner]\nuse = "mask"\ndamp = 0.5\nlimit = 3.0\n')
-    recipe = Recipe.of(file=file, settings={"tuner": {"damp": "2"}, "cost": {"scope": "layers"}})
+    recipe = Recipe.of(file, settings={"tuner": {"damp": "2"}, "cost": {"scope": "layers"}})
     assert recipe.tuner == strategy("tuner", "mask", damp=2.0, limit=3.0)
     assert recipe.cost == strategy("cost", "macs", scope="layers")
     instance = Recipe.of(tuner=strategy("tuner", "mask", limit=4.0), settings={"tuner": {"damp": 7}})
@@ -40,8 +40,8 @@ def test_settings_lie_over_everything(tmp_path: Path) -> None:
 
 def test_file_replaces_whole_stages_of_the_preset(tmp_path: Path) -> None:
     file = tmp_path / "recipe.toml"
-    file.write_text('[scorer]\nuse = "magnitude"\n\n[rearranger]\nuse = "none"\n')
-    recipe = Recipe.of("paper", file=file)
+    file.write_text('preset = "paper"\n\n[scorer]\nuse = "magnitude"\n\n[rearranger]\nuse = "none"\n')
+    recipe = Recipe.of(file)
     assert (recipe.scorer.name, recipe.rearranger.name, recipe.tuner.name) == ("magnitude", "none", "mask")
 
 
@@ -54,7 +54,7 @@ def test_round_trip_through_toml(tmp_path: Path) -> None:
     )
     file = tmp_path / "recipe.toml"
     file.write_text(recipe.to_toml())
-    assert Recipe.of(file=file) == recipe
+    assert Recipe.of(file) == recipe
     assert recipe != Recipe.of("paper")
     tables = tomllib.loads(recipe.to_toml())
     options = {"damping": 1e-5, "tokens": "gradient", "producers": True, "producer_damping": 0.01, "held_back": 10}
@@ -64,7 +64,7 @@ def test_round_trip_through_toml(tmp_path: Path) -> None:
 def test_option_that_is_none_survives_toml(tmp_path: Path) -> None:
     file = tmp_path / "recipe.toml"
     file.write_text(Recipe.of().to_toml())
-    assert Recipe.of(file=file).cost.seq_len is None
+    assert Recipe.of(file).cost.seq_len is None
 
 
 def test_text_in_toml_is_quoted() -> None:
@@ -76,7 +76,7 @@ def test_text_in_toml_is_quoted() -> None:
 
 def test_change_keeps_the_rest() -> None:
     recipe = Recipe.of("paper", scorer=strategy("scorer", "fisher", labels="model"))
-    changed = recipe.change(tuner="bias", settings={"cost": {"scope": "layers"}})
+    changed = Recipe.of(recipe, tuner="bias", settings={"cost": {"scope": "layers"}})
     assert changed.scorer is recipe.scorer
     assert changed.tuner == strategy("tuner", "bias")
     assert changed.cost == strategy("cost", "macs", scope="layers")
@@ -85,8 +85,8 @@ def test_change_keeps_the_rest() -> None:
 
 def test_change_to_the_name_that_is_there_keeps_its_options() -> None:
     recipe = Recipe.of(tuner=strategy("tuner", "mask", damp=0.5))
-    assert recipe.change(tuner="mask").tuner.damp == 0.5
-    assert recipe.change(tuner=strategy("tuner", "mask")).tuner.damp == 1.0
+    assert Recipe.of(recipe, tuner="mask").tuner.damp == 0.5
+    assert Recipe.of(recipe, tuner=strategy("tuner", "mask")).tuner.damp == 1.0
 
 
 @pytest.mark.parametrize(
@@ -123,12 +123,12 @@ def test_file_that_is_no_recipe(tmp_path: Path, text: str, error: type[Exception
     file = tmp_path / "recipe.toml"
     file.write_text(text)
     with pytest.raises(error, match=complaint):
-        Recipe.of(file=file)
+        Recipe.of(file)
 
 
 def test_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"There is no such file: .*nowhere\.toml"):
-        Recipe.of(file=tmp_path / "nowhere.toml")
+        Recipe.of(tmp_path / "nowhere.toml")
 
 
 def test_strategy_by_name() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fastprune
-from fastprune import Batches, CostModel, CostTable, Groups, Scorer, Scores, Workload, testing
+from fastprune import Batches, Context, CostModel, CostTable, Groups, Scorer, Scores, Workload, testing
 from fastprune.pipeline.cache import PruningCache
 
 CALLS: list[str] = []
@@ -20,9 +20,9 @@ CALLS: list[str] = []
 class CountedScorer(Scorer):
     name: ClassVar[str] = "counted"
 
-    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
         CALLS.append("score")
-        return Scores(importance={group.name: torch.rand(group.units, generator=generator) for group in groups})
+        return Scores(importance={group.name: torch.rand(group.units, generator=context.generator) for group in groups})
 
 
 @dataclass(frozen=True, kw_only=True)

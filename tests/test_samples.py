@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import fastprune
-from fastprune import Batches, Groups, LayerFit, Mask, Statistics, resolve_groups, testing
+from fastprune import Batches, Groups, LayerFit, Mask, Solver, Statistics, resolve_groups, testing
 from fastprune.reconstruction.samples import Samples
 
 MODEL_TYPES = ("bert", "llama", "t5", "vit", "wav2vec2")
@@ -38,7 +38,13 @@ def sums(
         return torch.zeros_like(statistics.cross), torch.zeros_like(statistics.errors)
 
     data = batches if shown is None else batches.only(shown)
-    fastprune.reconstruct(model, student, left, data, solve, correct=correct, tokens_per_feature=tokens_per_feature)
+    fastprune.reconstruct(
+        model,
+        student,
+        left,
+        Samples(data, tokens_per_feature=tokens_per_feature),
+        Solver(solve=solve, correct=correct),
+    )
     return found, batches, left
 
 
@@ -95,10 +101,8 @@ def test_layers_above_see_all_samples_whatever_was_shown_below(refined: bool) ->
             model,
             student,
             left,
-            batches,
-            solve,
-            refine=larger if refined else None,
-            tokens_per_feature=tokens_per_feature,
+            Samples(batches, tokens_per_feature=tokens_per_feature),
+            Solver(solve=solve, refine=larger if refined else None),
         )
         with torch.no_grad():
             for hidden, batch in zip(entered, batches, strict=refined):

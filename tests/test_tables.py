@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import Curve, Groups, Mask, MeasuredTable, TableError, resolve_groups, testing
-from fastprune.surgery import materialize
+from fastprune import Curve, Groups, Mask, MeasuredTable, TableError, materialize, resolve_groups, testing
 
 
 def groups_of(model) -> Groups:

@@ -10,10 +10,11 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 import fastprune
-from fastprune import Batches, PruningCache, testing
+from fastprune import Batches, PruningCache, Samples, Solver, testing
 from fastprune.calibration import dense_states, gradients
 from fastprune.calibration.dense_states import DenseStates
 from fastprune.pipeline import choosing
+from fastprune.testing.problems import some_mask
 
 
 @pytest.fixture
@@ -76,14 +77,25 @@ def test_of_a_larger_set_only_what_is_new_runs(model: nn.Module, monkeypatch: py
     numbers: list[int] = []
     keep = DenseStates._keep
     monkeypatch.setattr(DenseStates, "_keep", lambda *a: (numbers.append(len(a[2]["output"])), keep(*a))[1])
-    cache, batches = PruningCache(), testing.tiny_batches(model, samples=16, batch_size=4)
-    for part in (slice(None, None, 2), slice(None), slice(1, None)):
-        some = Batches(batches=batches.batches[part], task=batches.task)
-        found = prune(model, some, _with(cache))
+    batches = testing.tiny_batches(model, samples=16, batch_size=4)
+    states, groups = DenseStates(model, batches), fastprune.resolve_groups(fastprune.architecture_for(model), model)
+
+    def errors(part: Batches, states: DenseStates | None) -> list[torch.Tensor]:
+        seen: list[torch.Tensor] = []
+        solve = lambda _, statistics, weight, bias: (seen.append(statistics.errors), (weight, bias))[1]  # noqa: E731
+        student = fastprune.materialize(model, groups, some_mask(groups)).eval()
+        left = fastprune.resolve_groups(fastprune.architecture_for(student), student)
+        fastprune.reconstruct(model, student, left, Samples(part), Solver(solve=solve), states)
+        return seen
+
+    for places in (range(0, 4, 2), range(4), range(1, 4)):
+        part = fastprune.mix_spans(batches.only(places), 1)
+        found = errors(part, states)
         after = len(numbers)
-        assert same(found, prune(model, some, None))
+        assert all(map(torch.equal, found, errors(part, None)))
+        assert found
         del numbers[after:]
-    assert numbers == [2, 2, 2] * 2
+    assert [number for number in numbers if number] == [2, 2, 2] * 2
 
 
 @pytest.mark.parametrize("preset", ["paper", "default"])
@@ -91,10 +103,10 @@ def test_what_scoring_showed_does_not_run_again(
     model: nn.Module, batches: Batches, ran: list[str], monkeypatch: pytest.MonkeyPatch, preset: str
 ) -> None:
     settings = {"tuner": {"fill": 0}, "searcher": {"tries": 1}} if preset == "default" else {}
-    arguments = {"budget": 0.5, "preset": preset, "settings": settings, "bench": False}
+    arguments = {"budget": 0.5, "recipe": fastprune.Recipe.of(preset, settings=settings), "bench": False}
     found = fastprune.prune(model, batches, **arguments)
     assert ran == ["0", "1", "2"] * len(batches)  # as it was scored
-    monkeypatch.setattr(gradients, "watched", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(gradients, "watching", lambda *_: contextlib.nullcontext())
     ran.clear()
     assert same(found, fastprune.prune(model, batches, **arguments))
     assert ran == ["0", "1", "2"]
@@ -108,7 +120,8 @@ def test_drafts_are_compared_with_what_scoring_showed(
         monkeypatch.setattr(choosing, name, samples)
     batches = testing.tiny_batches(model, samples=32, batch_size=4)
     whole: list[int] = []  # the samples of each forward pass of the dense model that went to the end
-    arguments = {"budget": 0.3, "bench": False, "settings": {"tuner": {"fill": 0, "epochs": 0}}}
+    recipe = fastprune.Recipe.of(settings={"tuner": {"fill": 0, "epochs": 0}})
+    arguments = {"budget": 0.3, "bench": False, "recipe": recipe}
     found = fastprune.prune(model, batches, **arguments)
 
     def note(ran: nn.Module, _: object, output: SequenceClassifierOutput) -> None:
@@ -125,19 +138,19 @@ def test_drafts_are_compared_with_what_scoring_showed(
 
 def test_scoring_keeps_no_more_than_there_is_room_for(model: nn.Module, batches: Batches) -> None:
     whole = PruningCache()
-    found = fastprune.prune(model, batches, budget=0.5, preset="paper", cache=whole, bench=False)
+    found = fastprune.prune(model, batches, budget=0.5, recipe="paper", cache=whole, bench=False)
     half = PruningCache(memory=whole.states.held // 2)
-    assert same(found, fastprune.prune(model, batches, budget=0.5, preset="paper", cache=half, bench=False))
+    assert same(found, fastprune.prune(model, batches, budget=0.5, recipe="paper", cache=half, bench=False))
     assert 0.25 * whole.states.held < half.states.held <= whole.states.held // 2
 
 
 def test_a_student_is_not_taken_for_the_dense_model(model: nn.Module, batches: Batches) -> None:
     """In later rounds it is the student that is scored."""
-    found = fastprune.prune(model, batches, budget=0.5, preset="fast", schedule="rounds", bench=False)
+    found = fastprune.prune(model, batches, budget=0.5, recipe="fast", schedule="rounds", bench=False)
     limited = PruningCache(memory=0)
     assert same(
         found,
-        fastprune.prune(model, batches, budget=0.5, preset="fast", schedule="rounds", cache=limited, bench=False),
+        fastprune.prune(model, batches, budget=0.5, recipe="fast", schedule="rounds", cache=limited, bench=False),
     )
 
 
@@ -158,9 +171,6 @@ def test_another_model_or_calibration_set_is_not_mistaken(model: nn.Module, batc
     fewer = Batches(batches=batches.batches[:2], task=batches.task)
     other = testing.tiny_model("bert", "ForSequenceClassification", num_hidden_layers=3, seed=1)
     for one, data in [(model, fewer), (other, fewer), (model, batches)]:
-        states = DenseStates()
-        states.belong(one, data)
-        assert states.held == 0
         found = prune(one, data, _with(cache))
         assert same(found, prune(one, data, None))
 

@@ -1,10 +1,9 @@
-"""The teacher's side: what the dense model and its layers give, kept where tunings toward it and comparisons are to come."""
+"""Dense states: outputs of the dense model and of its layers, cached for tuners and for the comparison of drafts."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,124 +14,129 @@ from fastprune.calibration.hooks import tap_entering, tap_output, tap_residual
 from fastprune.calibration.layer_calls import LayerCall
 from fastprune.data.batches import Batches, outputs_of
 from fastprune.data.tasks import Batch, Task
-from fastprune.units.groups import Group, Groups
+from fastprune.units.groups import Group
 
 States = dict[str, list[Tensor]]
 """Hidden states by name, one tensor a batch."""
 
 Kept = dict[str, dict[int, Tensor]]
-"""Hidden states by name and the batch's id."""
+"""Hidden states by name and by the batch's place in the calibration set."""
 
 
 class DenseStates:
-    """What one dense model and its layers give for the batches of one calibration set, kept up to a limit.
+    """Outputs of one dense model and of its layers on one calibration set, cached up to a memory limit.
 
-    A scorer's forward passes fill it; what they did not show is run for when somebody asks, for those batches alone that
-    lack it. Once a layer finds no room, no more of layers is kept, and is run anew each time; a model's outputs that find
-    none stand in nobody's way. All is forgotten once another model comes, or batches of which none was there before.
+    Filled during scoring; missing entries are computed on demand, per batch. Once a layer finds no room, no further layers
+    are cached; model outputs that find no room are skipped one by one. Batches that are not part of the calibration set
+    (augmented copies) are never cached.
 
     Attributes:
-        held: Bytes that are kept.
+        teacher: The dense model.
+        held: Bytes that are cached.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
-        """Keep up to ``limit`` bytes; None: a quarter of the memory that is free when the first layer comes."""
-        self._limit, self._full, self.held = limit, False, 0
+    def __init__(self, teacher: nn.Module, batches: Batches, limit: int | None = None) -> None:
+        """Cache up to ``limit`` bytes [a quarter of the memory that is free at the first entry]."""
+        self.teacher, self.held = teacher, 0
+        self._batches, self._limit, self._full = batches.batches, limit, False
         self._kept: dict[str, Kept] = {}  # by the layer
-        self._outputs: dict[int, Any] = {}  # by the batch's id
-        self._memory: set[int] = set()  # addresses of what is kept: one layer's output is what enters the next
-        self._teacher: nn.Module | None = None
-        self._seen: dict[int, Batch] = {}  # by their ids, which are theirs as long as they are here
-        self._asked: list[int] = []
+        self._outputs: dict[int, Any] = {}  # by the batch's place
+        self._memory: set[int] = set()  # addresses of cached storage: one layer's output is the next one's input
+
+    def belong_to(self, teacher: nn.Module, batches: Batches) -> bool:
+        """Whether they are of this model and of these very batches."""
+        same = len(batches) == len(self._batches) and all(map(_same, batches, self._batches))
+        return teacher is self.teacher and same
 
     def layer(
         self,
-        teacher: nn.Module,
         path: str,
         members: Sequence[Group],
         producers: Iterable[str],
         calls: Sequence[LayerCall],
         hidden: Sequence[Tensor],
+        batches: Batches,
     ) -> tuple[States, States, list[Tensor]]:
-        """What a layer gives for the batches that were last said to ``belong``; it runs for those of which that is not kept.
+        """Outputs inside and after a layer; the layer runs for the batches that are not cached.
 
         Args:
-            teacher: The dense model.
-            path: The layer's.
+            path: The layer's path.
             members: Its groups.
-            producers: Those to look at.
-            calls: How the model calls the layer, by the batch.
-            hidden: The hidden states that enter it [samples, tokens, hidden], by the batch.
+            producers: Paths of producers whose inputs are needed.
+            calls: The model's call of the layer, by batch.
+            hidden: The hidden states that enter it [samples, tokens, hidden], by batch.
+            batches: The batches, of the calibration set or not.
 
         Returns:
-            The residual stream after each sublayer, by the group; what enters each producer, by its path; the layer's
-            output.
+            The residual stream after each sublayer, by group; the input of each producer, by path; the layer's output.
         """
         streams, inputs = _streams(members), _inputs(producers)
         names = (*streams, *inputs, "output")
         kept = self._kept.get(path, {})
-        new = [place for place, one in enumerate(self._asked) if not all(one in kept.get(name, {}) for name in names)]
-        if new:
-            layer = teacher.get_submodule(path)
-            with _tapping(teacher, path, streams, inputs) as found:
-                for place in new:
-                    calls[place].run(layer, hidden[place])
-            batches = [self._asked[place] for place in new]
-            ran = {name: dict(zip(batches, tensors, strict=True)) for name, tensors in found.items()}
-            self._keep(path, ran)
-            kept = {name: tensors | kept.get(name, {}) for name, tensors in ran.items()}
-        here = {name: [kept[name][batch] for batch in self._asked] for name in names}
-        by_group = {group.name: here[name] for name, group in streams.items()}
-        return by_group, {one: here[name] for name, one in inputs.items()}, here["output"]
+        places = [self._place(batch) for batch in batches]
+        missing = [i for i, place in enumerate(places) if not all(place in kept.get(name, {}) for name in names)]
+        states: dict[str, dict[int, Tensor]] = {
+            name: {i: kept[name][place] for i, place in enumerate(places) if place in kept.get(name, {})}
+            for name in names
+        }
+        if missing:
+            layer = self.teacher.get_submodule(path)
+            with _tapping(self.teacher, path, streams, inputs) as noted:
+                for index in missing:
+                    calls[index].run(layer, hidden[index])
+            for name, tensors in noted.items():
+                states[name] = dict(zip(missing, tensors, strict=True)) | states[name]
+            new = {index: place for index in missing if (place := places[index]) is not None}
+            self._keep(path, {name: {place: states[name][i] for i, place in new.items()} for name in names})
+        ordered = {name: [states[name][index] for index in range(len(places))] for name in names}
+        by_group = {group.name: ordered[name] for name, group in streams.items()}
+        return by_group, {one: ordered[name] for name, one in inputs.items()}, ordered["output"]
 
     @contextlib.contextmanager
-    def watch(self, model: nn.Module, groups: Groups, batch: Batch) -> Iterator[None]:
-        """While open, one forward pass over a batch is kept, if it is the dense model's.
+    def watch(self, layers: Iterable[tuple[str, Sequence[Group]]], batch: Batch) -> Iterator[None]:
+        """While open, one forward pass of the dense model over a batch of the calibration set is cached.
 
         Args:
-            model: What runs.
-            groups: Its groups.
-            batch: Of the calibration set, the very one.
+            layers: The path of each layer and its groups.
+            batch: The very batch of the calibration set; another one is not cached.
         """
-        if model is not self._teacher or self._full:
+        place = self._place(batch)
+        if place is None or self._full:
             yield
             return
         with contextlib.ExitStack() as hooks:
-            found = {
-                path: hooks.enter_context(_tapping(model, path, _streams(members), _inputs(_producers(members))))
-                for path, members in groups.layers()
+            noted = {
+                path: hooks.enter_context(_tapping(self.teacher, path, _streams(members), _inputs(_producers(members))))
+                for path, members in layers
             }
             outputs: list[Any] = []
-            hooks.callback(model.register_forward_hook(lambda _, __, output: outputs.append(output)).remove)
+            hooks.callback(self.teacher.register_forward_hook(lambda _, __, output: outputs.append(output)).remove)
             yield
-        for path, states in found.items():
+        for path, states in noted.items():
             if len(states["output"]) == 1:  # the layer ran once
-                self._keep(path, {name: {id(batch): seen[0]} for name, seen in states.items() if len(seen) == 1})
+                self._keep(path, {name: {place: each[0]} for name, each in states.items() if len(each) == 1})
         if len(outputs) == 1:
-            self._keep_output(batch, outputs[0])
+            self._keep_output(place, outputs[0])
 
-    def output(self, teacher: nn.Module, batch: Batch, task: Task) -> Any:
-        """What the model gives for a batch, as its class returns it; it runs if that is not kept."""
-        if teacher is self._teacher and id(batch) in self._outputs:
-            return self._outputs[id(batch)]
-        found = outputs_of(teacher, batch, task)
-        if teacher is self._teacher and id(batch) in self._seen:
-            self._keep_output(batch, found)
-        return found
+    def output(self, batch: Batch, task: Task) -> Any:
+        """The dense model's output for a batch, as its class returns it, on its device."""
+        place = self._place(batch)
+        if place in self._outputs:
+            return self._outputs[place]
+        output = outputs_of(self.teacher, batch, task)
+        if place is not None:
+            self._keep_output(place, output)
+        return output
 
-    def belong(self, teacher: nn.Module, batches: Batches) -> None:
-        """Say whose layers come and for which batches; forget what is kept of another model or calibration set."""
-        self._asked = [id(batch) for batch in batches]
-        if self._teacher is not teacher or self._seen.keys().isdisjoint(self._asked):
-            self._kept, self._outputs, self._memory, self._seen = {}, {}, set(), {}
-            self.held, self._full, self._teacher = 0, False, teacher
-        self._seen |= zip(self._asked, batches, strict=True)
+    def _place(self, batch: Batch) -> int | None:
+        """The place of a batch in the calibration set; None for any other batch."""
+        return next((place for place, own in enumerate(self._batches) if own is batch), None)
 
     def _keep(self, path: str, states: Kept) -> None:
-        """Keep of a layer what is not there yet, or nothing where that finds no room."""
+        """Cache the new states of a layer, or nothing if they find no room."""
         kept = self._kept.setdefault(path, {})
         new = {
-            name: {batch: tensor for batch, tensor in tensors.items() if batch not in kept.get(name, {})}
+            name: {place: tensor for place, tensor in tensors.items() if place not in kept.get(name, {})}
             for name, tensors in states.items()
         }
         self._full = self._full or not self._room([one for tensors in new.values() for one in tensors.values()])
@@ -140,14 +144,14 @@ class DenseStates:
             for name, tensors in new.items():
                 kept.setdefault(name, {}).update(tensors)
 
-    def _keep_output(self, batch: Batch, output: Any) -> None:
-        """Keep what the model gave for a batch, if that finds room."""
+    def _keep_output(self, place: int, output: Any) -> None:
+        """Cache the model's output for a batch, if there is room."""
         detached = tree_map(lambda value: value.detach() if isinstance(value, Tensor) else value, output)
         if self._room([leaf for leaf in tree_leaves(detached) if isinstance(leaf, Tensor)]):
-            self._outputs[id(batch)] = detached
+            self._outputs[place] = detached
 
     def _room(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether there is room for these beside what is kept; if so, they count as kept."""
+        """Whether the tensors fit beside what is cached; if so, they count as cached."""
         if self._limit is None and tensors:
             self._limit = free_bytes(tensors[0].device) // 4
         memory = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
@@ -159,37 +163,17 @@ class DenseStates:
         return True
 
 
-_current: ContextVar[DenseStates | None] = ContextVar("states", default=None)
+def watching(
+    states: DenseStates | None, model: nn.Module, layers: Iterable[tuple[str, Sequence[Group]]], batch: Batch
+) -> contextlib.AbstractContextManager[None]:
+    """``DenseStates.watch`` if there are states and they are of this model."""
+    if states is None or states.teacher is not model:
+        return contextlib.nullcontext()
+    return states.watch(layers, batch)
 
 
-@contextlib.contextmanager
-def keeping(states: DenseStates, teacher: nn.Module, batches: Batches) -> Iterator[None]:
-    """While open, what this model's layers give for these batches is kept there, whatever scores or tunes in this context."""
-    states.belong(teacher, batches)
-    token = _current.set(states)
-    try:
-        yield
-    finally:
-        _current.reset(token)
-
-
-def states_of(teacher: nn.Module, batches: Batches) -> DenseStates:
-    """Where the states of this model and calibration set are to be kept; nothing is kept where nobody opened ``keeping``."""
-    states = _current.get() or DenseStates(limit=0)
-    states.belong(teacher, batches)
-    return states
-
-
-def watched(model: nn.Module, groups: Groups, batch: Batch) -> contextlib.AbstractContextManager[None]:
-    """``DenseStates.watch`` of those that are kept, if any are."""
-    states = _current.get()
-    return states.watch(model, groups, batch) if states else contextlib.nullcontext()
-
-
-def dense_output(teacher: nn.Module, batch: Batch, task: Task) -> Any:
-    """What the dense model gives for a batch, on its device: ``DenseStates.output`` of those that are kept, if any are."""
-    states = _current.get()
-    return states.output(teacher, batch, task) if states else outputs_of(teacher, batch, task)
+def _same(one: object, other: object) -> bool:
+    return one is other
 
 
 def _streams(members: Iterable[Group]) -> dict[str, Group]:
@@ -201,7 +185,7 @@ def _inputs(producers: Iterable[str]) -> dict[str, str]:
 
 
 def _producers(members: Iterable[Group]) -> list[str]:
-    """The paths of producers whose inputs a tuner may ask for: those that see all tokens."""
+    """The paths of producers whose inputs a tuner may need: those that see all tokens."""
     return [path for group in members if not group.block.routed for path in group.producers]
 
 
@@ -209,11 +193,11 @@ def _producers(members: Iterable[Group]) -> list[str]:
 def _tapping(
     teacher: nn.Module, path: str, streams: Mapping[str, Group], inputs: Mapping[str, str]
 ) -> Iterator[States]:
-    """While open, what ``streams`` and ``inputs`` name of a layer is noted as it runs, and its output."""
-    found: States = {name: [] for name in (*streams, *inputs, "output")}
+    """While open, the named streams and inputs of a layer are noted as it runs, and its output."""
+    noted: States = {name: [] for name in (*streams, *inputs, "output")}
 
     def note(name: str) -> Callable[[Tensor], None]:
-        return lambda value: found[name].append(value.detach())
+        return lambda value: noted[name].append(value.detach())
 
     with contextlib.ExitStack() as hooks:
         for name, group in streams.items():
@@ -221,4 +205,4 @@ def _tapping(
         for name, producer in inputs.items():
             hooks.enter_context(tap_entering(teacher, producer, note(name)))
         hooks.enter_context(tap_output(teacher, path, note("output")))
-        yield found
+        yield noted

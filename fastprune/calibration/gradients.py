@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration.dense_states import watched
+from fastprune.calibration.dense_states import DenseStates, watching
 from fastprune.calibration.hooks import frozen
 from fastprune.calibration.objectives import Labels, choose_labels, sample_losses
 from fastprune.calibration.tokens import routed_of, spread
@@ -28,6 +28,7 @@ def collect_gradients(
     generator: torch.Generator,
     *,
     watch: Callable[[Batch], contextlib.AbstractContextManager[None]] | None = None,
+    states: DenseStates | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, ...]]]:
     """The gradients of the whole calibration set, at about two forward passes' cost.
 
@@ -38,6 +39,7 @@ def collect_gradients(
         labels: Whose labels the losses use.
         generator: Draws labels where they are the model's, on the CPU.
         watch: What else is to see each batch go forward and backward, such as ``MomentsCollector.watch``.
+        states: Filled with what the dense model and its layers give, if ``model`` is the dense model.
 
     Returns:
         By the name of the group: the gradients by the mask [samples, units], and the squared norms of the gradients at
@@ -53,7 +55,7 @@ def collect_gradients(
     for given in track(batches.batches, "scoring"):
         batch = to_device(given, device)
         with (
-            watched(model, groups, given),
+            watching(states, model, groups.layers(), given),
             unit_gradients(model, groups) as seen,
             watch(batch) if watch else contextlib.nullcontext(),
         ):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration.dense_states import watched
+from fastprune.calibration.dense_states import DenseStates, watching
 from fastprune.calibration.gram import add_second_moment, mirrored
 from fastprune.calibration.hooks import frozen
 from fastprune.calibration.tokens import real_rows, routed_of
@@ -96,13 +96,13 @@ class MomentsCollector:
             yield
 
     @torch.no_grad()
-    def run(self, batches: Batches) -> None:
-        """Add what batches show that run forward alone: of inputs, not of gradients."""
+    def run(self, batches: Batches, states: DenseStates | None = None) -> None:
+        """Add the inputs of batches in forward passes alone; ``states`` are filled if the model is the dense one."""
         device = next(self._model.parameters()).device
         with frozen(self._model):
             for given in track(batches.batches, "scoring"):
                 batch = to_device(given, device)
-                with watched(self._model, self._groups, given), self.watch(batch):
+                with watching(states, self._model, self._groups.layers(), given), self.watch(batch):
                     outputs_of(self._model, batch, batches.task)
 
     def _hook(self, group: Group, batch: Batch) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:

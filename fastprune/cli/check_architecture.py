@@ -7,9 +7,9 @@ import json
 import click
 
 from fastprune.cli.opening import (
-    architecture_file,
     check_files,
     check_sources,
+    named_file,
     read_architecture_option,
 )
 from fastprune.cli.options import verbosity_options
@@ -34,7 +34,7 @@ def check_architecture(ctx: click.Context, model: str, architecture: str | None,
     fastprune check-architecture ./my-model --architecture my.toml
     """
     check_sources(model)
-    check_files(architecture_file(architecture))
+    check_files(named_file(architecture))
     with working(as_json=as_json) as where:
         from fastprune.cli import terminal
         from fastprune.testing.conformance import check_model

@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from fastprune.cli.opening import (
-    architecture_file,
     check_files,
     check_sources,
+    named_file,
     open_model,
     read_architecture_option,
 )
@@ -36,7 +36,7 @@ def inspect(model: str, seq_len: int | None, draft: bool, **options: Any) -> Non
     fastprune inspect ./my-model --draft > my.toml
     """
     check_sources(model)
-    check_files(architecture_file(options["architecture"]))
+    check_files(named_file(options["architecture"]))
     if draft:
         _print_draft(model, as_json=options["as_json"])
         return

@@ -29,7 +29,7 @@ from fastprune.files import check_file
 @serving_options
 @model_options
 def measure(model: str | None, output: str | None, show: str | None, **options: Any) -> None:
-    """Measure how long MODEL takes with any number of heads and filters, on this machine, as a table for --latency-table.
+    """Measure how long MODEL takes with any number of heads and filters, on this machine, as a table for prune.
 
     \b
     fastprune measure ./my-classifier --batch-size 1 --seq-len 64 --output table.json
@@ -66,5 +66,5 @@ def measure(model: str | None, output: str | None, show: str | None, **options: 
     where.print(cost_tables.conditions_text(table.conditions))
     where.print(f"{table.total:.4g} {table.measure}, of which {table.fixed:.4g} cannot be pruned")
     if output:
-        use = "" if show else f" Use it: fastprune prune ... --latency-table {output}"
+        use = "" if show else f" Use it: fastprune prune ... --set cost.table_file={output}"
         where.print(f"Saved in {output}.{use}", soft_wrap=True)

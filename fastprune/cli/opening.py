@@ -22,11 +22,11 @@ def read_architecture_option(options: Mapping[str, Any]) -> Architecture | None:
     given = options["architecture"]
     if not given:
         return None
-    return read_architecture(given) if architecture_file(given) else loading.installed().architecture[given]
+    return read_architecture(given) if named_file(given) else loading.installed().architecture[given]
 
 
-def architecture_file(given: str | None) -> str | None:
-    """What was given where it is a file and no name: it ends in .toml, or is there."""
+def named_file(given: str | None) -> str | None:
+    """The value of an option that takes a name or a file, if it is a file: it has an ending, or exists."""
     return given if given and (Path(given).suffix or Path(given).is_file()) else None
 
 

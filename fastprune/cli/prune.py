@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from fastprune.cli.opening import (
-    architecture_file,
     check_files,
     check_sources,
+    named_file,
     open_model,
     read_architecture_option,
     read_batches,
@@ -28,16 +28,8 @@ from fastprune.files import check_output
 @click.option("--data", required=True, help="Calibration data: a file, a directory, or a Hub name such as glue/mrpc.")
 @click.option("--budget", help="What may be left: 0.5 of the cost, or by cost: latency=0.6,params=0.7, latency=3.5ms.")
 @click.option("--speedup", type=float, help="How many times as fast: --budget latency=1/SPEEDUP.")
-@click.option("--target-ms", type=float, help="Milliseconds that a forward pass may take: --budget latency=..ms.")
-@click.option("--latency-table", help="A table of fastprune measure, of this or another machine, instead of measuring.")
 @click.option("--output", required=True, help="A directory that does not exist, or is empty.")
-@click.option(
-    "--preset",
-    default="default",
-    show_default=True,
-    help="The recipe to start from, by name: 'fastprune strategies preset' lists them.",
-)
-@click.option("--recipe", help="A TOML file laid over the preset.")
+@click.option("--recipe", default="default", show_default=True, help="A preset by name, or a TOML file.")
 @click.option("--architecture", help="Where the units are: a TOML file, or a family by name.")
 @click.option("--cost", help="What the budget counts: macs, params, latency.")
 @click.option("--scorer", help="The importance criterion.")
@@ -69,23 +61,20 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
 
     check_output(output)
     budget, settings = _budget(options), _settings(options["settings"])
-    asked = budgets.read_budget(budget)
+    requested = budgets.read_budget(budget)
     check_sources(model, data, options["eval_data"])
-    check_files(architecture_file(options["architecture"]), options["latency_table"])
+    check_files(named_file(options["architecture"]), named_file(options["recipe"]))
     with working(as_json=options["as_json"]) as where:
         from fastprune.registry.recipe import Recipe, main_cost
 
         architecture = read_architecture_option(options)
         stages = {name: options[name] for name in ("cost", "scorer", "searcher", "rearranger", "tuner", "schedule")}
-        stages["cost"] = stages["cost"] or main_cost(asked)
-        if options["latency_table"]:
-            stages["cost"] = stages["cost"] or "latency"
-            settings.setdefault("cost", {})["table_file"] = options["latency_table"]
-        recipe = Recipe.of(options["preset"], file=options["recipe"], settings=settings, **stages)
+        stages["cost"] = stages["cost"] or main_cost(requested)
+        recipe = Recipe.of(options["recipe"], settings=settings, **stages)
 
         from fastprune.cli import terminal
         from fastprune.measuring.cost_tables import conditions_text
-        from fastprune.pipeline import prune as pipeline
+        from fastprune.pipeline.prune import prune as run
         from fastprune.reports import figures
 
         opened = open_model(model, options)
@@ -94,7 +83,7 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
         if options["eval_data"]:
             tests = read_evaluation_batches(options["eval_data"], opened, options)
         where.print(f"{batches.n_samples} samples of {batches.mean_length} tokens on average from {data}")
-        result = pipeline.prune(
+        result = run(
             opened,
             batches,
             budget=budget,
@@ -126,23 +115,19 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
 
 
 def _budget(options: Mapping[str, Any]) -> str:
-    """--budget, --speedup and --target-ms as one text."""
+    """--budget and --speedup as one text."""
     from fastprune.errors import BudgetError
 
-    speedup, target = options["speedup"], options["target_ms"]
+    speedup = options["speedup"]
     given = [text for text in (options["budget"],) if text is not None]
     if speedup is not None:
         if not speedup >= 1:
             raise BudgetError(f"--speedup must be 1 or more; got {speedup:g}.")
         given.append(f"latency={1 / speedup!r}")
-    if target is not None:
-        given.append(f"latency={target!r}ms")
     if not given:
-        raise BudgetError("Say how small or how fast: --budget 0.5, --speedup 2 or --target-ms 3.5.")
+        raise BudgetError("Give a budget: --budget 0.5, --budget latency=3.5ms or --speedup 2.")
     if len(given) > 1 and not all("=" in text for text in given):
-        raise BudgetError(
-            "A budget without a name stands alone; with --speedup or --target-ms name it: --budget params=0.7."
-        )
+        raise BudgetError("A budget without a name stands alone; with --speedup name it: --budget params=0.7.")
     return ",".join(given)
 
 

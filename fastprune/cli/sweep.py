@@ -60,10 +60,7 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
         from fastprune.pipeline.curves import Sweep
         from fastprune.registry.recipe import Recipe
 
-        recipes = {
-            name: Recipe.of(file=name) if name.endswith(".toml") else Recipe.of(name)
-            for name in options["recipes"].split(",")
-        }
+        recipes = {name: Recipe.of(name) for name in options["recipes"].split(",")}
         state = Path(output) / "sweep.json"
         if state.is_file():
             where.print(

@@ -120,6 +120,10 @@ class Batches:
         names = _label_names(self.task)
         return all(name in batch for batch in self.batches for name in names)
 
+    def summary(self) -> dict[str, Any]:
+        """Source, samples and tokens, ready for JSON."""
+        return {"source": self.source, "samples": self.n_samples, "tokens": self.n_tokens}
+
     @property
     def described(self) -> str:
         """The source in brackets, to go after the word that it explains in a message; empty where it is unknown."""

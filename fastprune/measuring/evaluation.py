@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import torch
 from torch import nn
 
-from fastprune.calibration.dense_states import dense_output
+from fastprune.calibration.dense_states import DenseStates
 from fastprune.data.batches import Batches, outputs_of, to_device, token_limit
 from fastprune.data.encoding import make_batches
 from fastprune.data.tasks import Batch, Columns, Task
@@ -103,9 +103,28 @@ def fidelity(
     if _device(teacher) != _device(student):
         raise ModelError(f"The two models are on {_device(teacher)} and {_device(student)}; move one of them.")
     batches = _encoded(data, teacher, task, tokenizer, reading)
+    return agreement(teacher, student, batches, task)
+
+
+def agreement(
+    teacher: nn.Module, student: nn.Module, batches: Batches, task: Task, states: DenseStates | None = None
+) -> dict[str, float]:
+    """The agreement of two models on the same device: figures by name, 1.0 for equal outputs.
+
+    Args:
+        teacher: The model to agree with.
+        student: The other model.
+        batches: The data; labels are not needed.
+        task: What the models are for.
+        states: Cached outputs of the teacher.
+    """
+
+    def dense(batch: Batch) -> Any:
+        return states.output(batch, task) if states else outputs_of(teacher, batch, task)
+
     with torch.inference_mode(), _evaluating(teacher), _evaluating(student):
         return task.compare(
-            (dense_output(teacher, batch, task) for batch in batches),
+            (dense(batch) for batch in batches),
             (outputs for outputs, _ in _results(student, task, batches)),
             (to_device(batch, _device(teacher)) for batch in batches),
         )

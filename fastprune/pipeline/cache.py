@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fastprune.calibration.dense_states import DenseStates
+from fastprune.data.batches import Batches
 from fastprune.strategies.contracts import CostModel, Scorer
 from fastprune.strategies.costs import CostTable
 from fastprune.strategies.scores import Scores
@@ -38,12 +40,15 @@ class PruningCache:
 
     folder: Path | None = None
     memory: int | None = None
-    states: DenseStates = field(init=False, repr=False)
+    states: DenseStates | None = field(default=None, init=False, repr=False)
     _costs: dict[str, CostTable] = field(default_factory=dict)
     _scores: dict[str, tuple[Scores, torch.Tensor]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.states = DenseStates(self.memory)
+    def dense_states(self, teacher: nn.Module, batches: Batches) -> DenseStates:
+        """The cached states of this model on these batches; those of another model or calibration set are dropped."""
+        if self.states is None or not self.states.belong_to(teacher, batches):
+            self.states = DenseStates(teacher, batches, self.memory)
+        return self.states
 
     def costs(self, cost: CostModel, measure: Callable[[], CostTable]) -> CostTable:
         """The table of a cost model, measured at the first call."""

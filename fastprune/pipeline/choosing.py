@@ -11,9 +11,9 @@ from typing import Protocol
 
 from torch import nn
 
+from fastprune.calibration.dense_states import DenseStates
 from fastprune.data.batches import Batches
-from fastprune.data.tasks import Task
-from fastprune.measuring.evaluation import fidelity
+from fastprune.measuring.evaluation import agreement
 from fastprune.strategies.scores import Scores
 from fastprune.units.masks import Mask
 
@@ -32,14 +32,13 @@ FAR = 0.25  # of what an earlier draft lacks: one that lacks so much more is the
 class Build(Protocol):
     """Makes the model that a mask leaves, tuned on these samples."""
 
-    def __call__(self, mask: Mask, *, batches: Batches, scores: Scores) -> nn.Module: ...
+    def __call__(self, mask: Mask, calibration: Batches, scores: Scores, /) -> nn.Module: ...
 
 
 def choose(
     masks: Sequence[Mask],
     build: Build,
-    teacher: nn.Module,
-    task: Task,
+    states: DenseStates,
     batches: Batches,
     scores: Scores,
     *,
@@ -57,9 +56,8 @@ def choose(
     Args:
         masks: Of the variants.
         build: What makes a draft.
-        teacher: The dense model.
-        task: Says how near two models are.
-        batches: The calibration set.
+        states: Cached outputs of the dense model.
+        batches: The calibration set; its task compares outputs.
         scores: What the scorer said, on all of it.
         share: The part of the calibration set to tune drafts on, at most 0.5; of masks that leave little, more.
     """
@@ -71,7 +69,7 @@ def choose(
     looks = [_parts(batches.only(places[first::step])) for first in _looks(step)]
     best: _Draft | None = None
     for mask in masks:
-        draft = _Draft(mask, build(mask, batches=drafted, scores=scores), teacher, task)
+        draft = _Draft(mask, build(mask, drafted, scores), states)
         if best is None or draft.nearer_than(best, looks):
             best = draft
         elif draft.far_behind(best, looks[0]):
@@ -86,15 +84,15 @@ class _Draft:
 
     mask: Mask
     model: nn.Module
-    teacher: nn.Module
-    task: Task
+    states: DenseStates
     lacking: list[float] = field(default_factory=list)
 
     def lacks(self, parts: Sequence[Batches]) -> list[float]:
         """On the first parts; these are the same at every call, or more."""
         for part in parts[len(self.lacking) :]:
-            agreement = fidelity(self.teacher, self.model, part, task=self.task)
-            self.lacking.append(1 - statistics.fmean(agreement.values()))
+            assert part.task is not None
+            figures = agreement(self.states.teacher, self.model, part, part.task, self.states)
+            self.lacking.append(1 - statistics.fmean(figures.values()))
         return self.lacking[: len(parts)]
 
     def gain(self, other: _Draft, parts: Sequence[Batches]) -> tuple[float, float, float]:

@@ -1,36 +1,56 @@
-"""One layer at a time over cached hidden states, teacher beside student: what every tuner runs on (METHOD 4)."""
+"""Layer-by-layer reconstruction over cached hidden states, teacher beside student: the loop of every tuner (METHOD 4)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration.dense_states import states_of
+from fastprune.calibration.dense_states import DenseStates
 from fastprune.calibration.hooks import frozen
 from fastprune.calibration.layer_calls import in_turn, layer_calls, layer_outputs
-from fastprune.data.batches import Batches
 from fastprune.progress import track
 from fastprune.reconstruction.layer import LayerRun
 from fastprune.reconstruction.layer_fit import LayerFit
 from fastprune.reconstruction.layer_sums import group_statistics, input_statistics, streams_into, whole_statistics
-from fastprune.reconstruction.samples import Samples, TokenWeights
+from fastprune.reconstruction.samples import Samples
 from fastprune.reconstruction.sums import Statistics
 from fastprune.surgery.reconstruction import Reconstruction, set_linear
 from fastprune.units.groups import Group, Groups, consumer_of
 from fastprune.units.linears import as_linear, as_lying, linear_at
 
 Solve = Callable[[Group, Statistics, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
-"""From a group's statistics and its consumer's weight [hidden, features] and bias [hidden] to the new ones."""
+"""The least squares of one group: from its statistics and its consumer's weight [hidden, features] and bias [hidden] to the
+new weight and bias."""
 
 Correct = Callable[[Statistics, bool], tuple[Tensor, Tensor]]
-"""From what enters producers (x) and what the dense model's see more (e), and whether they have biases, to the change
-[hidden, hidden] and the shift [hidden] with which x + x change + shift is nearest to what they should see."""
+"""The least squares of a producer's input x toward the dense model's: from the statistics of x and of the error e, and whether
+the producers have biases, to the change A [hidden, hidden] and the shift a [hidden] of x + x A + a."""
 
 Refine = Callable[[LayerFit], Mapping[str, Tensor]]
-"""From a layer whose consumers are solved to new values of its linears' parameters, by their names in the student."""
+"""The fit of a whole layer after its consumers: from the layer to new parameters of its linears, by their names in the student."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver:
+    """The computations of a reconstruction, in the order in which a layer runs through them.
+
+    Attributes:
+        solve: For each group's consumer.
+        correct: For the input of a group's producers, before its consumer; the correction is folded into the producers.
+            Skipped for producers that run several times in a pass of their layer, and for those with another input than the
+            residual stream that their consumer writes to (keys and values of a cross-attention). None: no correction.
+        refine: For a whole layer, after its consumers. None: no refinement.
+
+    Layers that run several times in a forward pass only get ``solve``.
+    """
+
+    solve: Solve
+    correct: Correct | None = None
+    refine: Refine | None = None
 
 
 @torch.no_grad()
@@ -38,107 +58,121 @@ def reconstruct(
     teacher: nn.Module,
     student: nn.Module,
     groups: Groups,
-    batches: Batches,
-    solve: Solve,
-    *,
-    correct: Correct | None = None,
-    refine: Refine | None = None,
-    token_weights: TokenWeights | None = None,
-    held: Sequence[Tensor] | None = None,
-    tokens_per_feature: float | None = None,
+    samples: Samples,
+    solver: Solver,
+    states: DenseStates | None = None,
 ) -> Reconstruction:
-    """Solve the student's consumers one after another, each on the inputs that the solved ones below it give.
+    """Solve the student's consumers one after another, each on the inputs that the solved ones below it produce.
 
-    Only the hidden states entering the current layer are cached, twice; a layer runs through its own module with the
-    arguments that the model really calls it with. Padding is left out. Stacks follow each other: a decoder's layers see
-    what their own model's encoder gives, the student's already solved. Layers that run several times in a pass are solved
-    for all uses at once, from whole forward passes, two a group.
+    Only the hidden states that enter the current layer are held, of teacher and student. A layer runs through its own module,
+    with the arguments that the model calls it with. Padding is left out. Stacks follow each other: a decoder's layers see
+    their own model's encoder output, the student's already solved. Layers that run several times in a forward pass are solved
+    for all uses at once, from two forward passes of each model per group.
 
     Args:
         teacher: The dense model.
         student: The pruned model; its consumers are set as they are solved.
-        groups: The student's groups, those of layers that follow on each other; the student's layers below them, where
-            there are any, run as they are.
-        batches: The calibration set.
-        solve: The least squares of one group.
-        correct: The least squares of what enters a group's producers, which then take the correction up; before the
-            consumer is solved. None: producers stay as they are. So do those that run several times in a pass of their
-            layer, or that see another stream than their consumer writes to (keys and values of a cross-attention).
-        refine: The fit of all of a layer's linears once its consumers are solved. None: they stay as solved. So do those of
-            layers that run several times in a pass.
-        token_weights: By the name of the group, one [samples, tokens] for each batch; None: all tokens count alike.
-        held: Which samples are held back, one [samples] bool for each batch: those that ``Statistics.held`` are of, and
-            that a ``refine`` is to be judged on; None: none are.
-        tokens_per_feature: About how many tokens the least squares of a layer see for each feature of the widest of them,
-            evenly from all batches: their cost grows with the tokens, and little is gained by more. None: all. So do those
-            of layers that run several times in a pass, or in which a group sees only some tokens. A ``refine`` is shown all.
+        groups: Groups of consecutive layers of the student. Layers below them run unchanged.
+        samples: The calibration set, with token weights and held-out samples.
+        solver: The computations.
+        states: Cached states of the dense model; None: nothing is cached.
 
     Returns:
-        The solved weight and bias of each group's consumer, and of the producers that were corrected or refined.
+        The new weight and bias of each group's consumer, and of the producers that were corrected or refined.
     """
+    if states is None or states.teacher is not teacher:
+        states = DenseStates(teacher, samples.batches, limit=0)
     reconstruction: Reconstruction = {}
-    samples = Samples(batches, token_weights, held)
     with frozen(teacher), frozen(student):
         for stack in groups.stacks():
             paths = [layer for layer, _ in stack.layers()]
-            if in_turn(layer_outputs(teacher, paths, batches), paths):
-                _solve_in_turn(
-                    teacher, student, stack, samples, solve, correct, refine, tokens_per_feature, reconstruction
-                )
+            if in_turn(layer_outputs(teacher, paths, samples.batches), paths):
+                reconstruction |= _solve_in_turn(student, stack, samples, solver, states)
             else:
-                _solve_whole(teacher, student, stack, samples, solve, reconstruction)
+                reconstruction |= _solve_whole(teacher, student, stack, samples, solver.solve)
     return reconstruction
 
 
 def _solve_in_turn(
-    teacher: nn.Module,
-    student: nn.Module,
-    groups: Groups,
-    samples: Samples,
-    solve: Solve,
-    correct: Correct | None,
-    refine: Refine | None,
-    tokens_per_feature: float | None,
-    reconstruction: Reconstruction,
-) -> None:
+    student: nn.Module, groups: Groups, samples: Samples, solver: Solver, states: DenseStates
+) -> Reconstruction:
     """Solve layers that run one after another, once each; the stacks before them run as they are by now."""
-    batches = samples.batches
-    layers = groups.layers()
+    teacher, layers = states.teacher, groups.layers()
+    reconstruction: Reconstruction = {}
     paths = [layer for layer, _ in layers]
-    calls, own = layer_calls(teacher, paths, batches), layer_calls(student, paths, batches)
-    dense, pruned = ([batch_calls[0].hidden for batch_calls in recorded] for recorded in (calls, own))
-    states, last = states_of(teacher, batches), layers[-1][1][-1]
+    dense_calls, own_calls = (layer_calls(model, paths, samples.batches) for model in (teacher, student))
+    dense, hidden = ([calls[0].hidden for calls in recorded] for recorded in (dense_calls, own_calls))
     for depth, (path, members) in enumerate(track(layers, "tuning")):
-        here = [batch_calls[depth] for batch_calls in calls]
-        streams = streams_into(teacher, members, here[0], dense[0]) if correct else {}
-        first_ones = [first for found in streams.values() for first in found]
-        targets, entering, dense = states.layer(teacher, path, members, first_ones, here, dense)
-        called = [batch_calls[depth] for batch_calls in own]
-        shown = samples.enough(members, pruned, tokens_per_feature)
-        part, ran = samples.only(shown), dict[int, Tensor]()
-        with LayerRun(student, path, _at(shown, called), _at(shown, pruned)) as layer:
-            for group in members:
-                for first, producers in streams.get(group.name, {}).items():
-                    seen = input_statistics(layer, group, first, _at(shown, entering.pop(first)), part)
-                    if correct and float(seen.energy) > 0:
-                        reconstruction |= _corrected(student, producers, seen, correct)
-                statistics, features = group_statistics(layer, group, _at(shown, targets.pop(group.name)), part)
-                reconstruction[group.consumer] = _solved(student, group, statistics, solve)
-                if group is not (members[-1] if refine else last):
-                    layer.settle(group, features)
-            if depth + 1 < len(layers) and not refine:
-                ran = {place: layer.run(index) for index, place in enumerate(shown)}
+        last = depth + 1 == len(layers)
+        calls = [recorded[depth] for recorded in dense_calls]
+        streams = streams_into(teacher, members, calls[0], dense[0]) if solver.correct else {}
+        firsts = [first for found in streams.values() for first in found]
+        targets, inputs, dense = states.layer(path, members, firsts, calls, dense, samples.batches)
+        calls = [recorded[depth] for recorded in own_calls]
+        places, outputs = samples.enough(members, hidden), dict[int, Tensor]()
+        with LayerRun(student, path, _at(places, calls), _at(places, hidden)) as layer:
+            shown = _Shown(layer, streams, targets, inputs, places, samples.only(places))
+            reconstruction |= _solve_layer(shown, members, solver, to_the_end=not (last or solver.refine))
+            if not last and not solver.refine:
+                outputs = {place: layer.run(index) for index, place in enumerate(places)}
         module = student.get_submodule(path)
-        if refine:
+        if solver.refine:
             share = _size(module) / _size(teacher.get_submodule(path))
             weights = samples.weights(members[-1])
-            fit = LayerFit(path, module, members, called, pruned, dense, batches, share, weights, samples.held)
-            reconstruction |= _refined(student, fit, refine)
-        if depth + 1 < len(layers):
-            pruned = [
-                ran[place] if place in ran else call.run(module, hidden)
-                for place, (call, hidden) in enumerate(zip(called, pruned, strict=True))
+            fit = LayerFit(path, module, members, calls, hidden, dense, samples.batches, share, weights, samples.held)
+            reconstruction |= _refined(student, fit, solver.refine)
+        if not last:
+            hidden = [
+                outputs[place] if place in outputs else call.run(module, states_in)
+                for place, (call, states_in) in enumerate(zip(calls, hidden, strict=True))
             ]
+    return reconstruction
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """One layer during its least squares.
+
+    Attributes:
+        layer: The student's layer over the chosen batches.
+        streams: By group, the producers that share an input, by the first of them.
+        targets: By group, the dense residual stream after it, by batch of the whole set.
+        inputs: By producer, the dense input, by batch of the whole set.
+        places: The chosen batches' places in the whole set.
+        samples: The chosen batches.
+    """
+
+    layer: LayerRun
+    streams: Mapping[str, Mapping[str, list[str]]]
+    targets: dict[str, list[Tensor]]
+    inputs: dict[str, list[Tensor]]
+    places: Sequence[int]
+    samples: Samples
+
+
+def _solve_layer(shown: _Shown, members: Sequence[Group], solver: Solver, *, to_the_end: bool) -> Reconstruction:
+    """Correct and solve the groups of one layer, in the order in which they run.
+
+    Args:
+        shown: The layer.
+        members: Its groups.
+        solver: The computations.
+        to_the_end: Whether the layer runs on after its last group; its output is then replayed, too.
+    """
+    reconstruction: Reconstruction = {}
+    layer, student = shown.layer, shown.layer.student
+    for group in members:
+        for first, producers in shown.streams.get(group.name, {}).items():
+            dense_inputs = _at(shown.places, shown.inputs.pop(first))
+            statistics = input_statistics(layer, group, first, dense_inputs, shown.samples)
+            if solver.correct and float(statistics.energy) > 0:
+                reconstruction |= _corrected(student, producers, statistics, solver.correct)
+        target = _at(shown.places, shown.targets.pop(group.name))
+        statistics, features = group_statistics(layer, group, target, shown.samples)
+        reconstruction[group.consumer] = _solved(student, group, statistics, solver.solve)
+        if to_the_end or group is not members[-1]:
+            layer.settle(group, features)
+    return reconstruction
 
 
 def _at(places: Sequence[int], values: Sequence[Any]) -> list[Any]:
@@ -146,14 +180,10 @@ def _at(places: Sequence[int], values: Sequence[Any]) -> list[Any]:
 
 
 def _solve_whole(
-    teacher: nn.Module,
-    student: nn.Module,
-    groups: Groups,
-    samples: Samples,
-    solve: Solve,
-    reconstruction: Reconstruction,
-) -> None:
-    """Solve groups whose layers run several times, for all uses at once: each from whole forward passes of both models."""
+    teacher: nn.Module, student: nn.Module, groups: Groups, samples: Samples, solve: Solve
+) -> Reconstruction:
+    """Solve groups of layers that run several times, for all uses at once, from whole forward passes of both models."""
+    reconstruction: Reconstruction = {}
     for group in track(groups.items, "tuning"):
         statistics = whole_statistics(
             teacher,
@@ -164,6 +194,7 @@ def _solve_whole(
             held=samples.held,
         )
         reconstruction[group.consumer] = _solved(student, group, statistics[group.name], solve)
+    return reconstruction
 
 
 def _solved(student: nn.Module, group: Group, statistics: Statistics, solve: Solve) -> tuple[Tensor, Tensor | None]:

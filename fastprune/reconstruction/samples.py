@@ -17,11 +17,22 @@ TokenWeights = Mapping[str, tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Samples:
-    """The calibration set, how much its tokens count by the group, and which of its samples are held back."""
+    """The samples of a reconstruction.
+
+    Attributes:
+        batches: The calibration set, maybe augmented.
+        token_weights: The weight of each token, by group: one [samples, tokens] for each batch. None: equal weights.
+        held: Which samples are held out, one [samples] bool for each batch: those of ``Statistics.held``, and those that a
+            refinement is judged on. None: none.
+        tokens_per_feature: Subsample to about this many tokens per input feature of a layer's widest regression, evenly over
+            the batches. None: all tokens. Always all tokens for weight-shared layers, layers with routed tokens, and
+            refinements.
+    """
 
     batches: Batches
-    token_weights: TokenWeights | None
-    held: Sequence[Tensor] | None
+    token_weights: TokenWeights | None = None
+    held: tuple[Tensor, ...] | None = None
+    tokens_per_feature: float | None = None
 
     def weights(self, group: Group) -> tuple[Tensor, ...] | None:
         """How much each token counts in a group, one [samples, tokens] for each batch; None: all alike."""
@@ -37,25 +48,25 @@ class Samples:
         return Samples(
             self.batches.only(places),
             {name: tuple(values[place] for place in places) for name, values in by_group.items()} or None,
-            None if self.held is None else [self.held[place] for place in places],
+            None if self.held is None else tuple(self.held[place] for place in places),
+            self.tokens_per_feature,
         )
 
-    def enough(self, members: Sequence[Group], hidden: Sequence[Tensor], tokens_per_feature: float | None) -> list[int]:
+    def enough(self, members: Sequence[Group], hidden: Sequence[Tensor]) -> list[int]:
         """The places of as many batches as least squares need in a layer, evenly from all, and from those held back.
 
         Args:
             members: The layer's groups.
             hidden: What enters it, by the batch [samples, tokens, hidden].
-            tokens_per_feature: How many real tokens each feature of the widest regression is to have; None: all.
         """
         every = range(len(self.batches))
-        if tokens_per_feature is None or any(group.block.routed for group in members):  # some may see few tokens
+        if self.tokens_per_feature is None or any(group.block.routed for group in members):  # some may see few tokens
             return list(every)
         here = (
             real_rows(states[..., :1], members[0], batch) for states, batch in zip(hidden, self.batches, strict=True)
         )
         widest = max(max(group.features, group.hidden) for group in members)
-        share = min(1.0, tokens_per_feature * widest / max(sum(map(len, here)), 1))
+        share = min(1.0, self.tokens_per_feature * widest / max(sum(map(len, here)), 1))
         held = [marks is not None and bool(marks.any()) for marks in map(self.held_back, every)]
         chosen: list[int] = []
         for mark in (False, True):

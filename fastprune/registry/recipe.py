@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fastprune.errors import OptionError, UnknownNameError, UsageError
 from fastprune.registry import loading
@@ -21,7 +21,7 @@ from fastprune.strategies.schedules import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What each stage is done with. Two recipes that are equal prune alike. The scorer is set to give what the others need."""
+    """What each stage is done with. Equal recipes prune alike."""
 
     scorer: Scorer
     searcher: Searcher
@@ -31,46 +31,46 @@ class Recipe:
     schedule: Schedule
 
     def __post_init__(self) -> None:
-        stages = (self.searcher, self.rearranger, self.tuner)
-        object.__setattr__(
-            self, "scorer", self.scorer.configured_for(frozenset().union(*(stage.requires for stage in stages)))
-        )
-        for stage in stages:
+        for stage in (self.searcher, self.rearranger, self.tuner):
             for need in sorted(stage.requires - self.scorer.provides):
                 raise UsageError(
                     f"{_kind_of(stage)} '{stage.name}' needs {_NEEDS.get(need, need)}, which scorer '{self.scorer.name}' "
-                    f"does not give. Choose another {_kind_of(stage)} ('none' does without, where there is one) or another scorer."
+                    f"does not provide. Choose another {_kind_of(stage)} ('none' needs nothing, if there is one) or another scorer."
                 )
 
     @staticmethod
     def of(
-        preset: str = "default",
+        source: Recipe | str | Path = "default",
         *,
-        file: str | Path | None = None,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         **stages: str | Strategy | None,
     ) -> Recipe:
-        """Put a recipe together.
+        """Put a recipe together. The scorer is configured for the scores that the other stages require.
 
         Args:
-            preset: The name of a registered preset, the ground that the rest is laid on.
-            file: A TOML file in the form of a preset. A stage that it names is taken from it whole; the preset fills
-                in the others.
-            settings: Options by stage, such as ``{"scorer": {"labels": "model"}}``, over those of preset and file.
+            source: A preset by name, a TOML file in the form of a preset, or a recipe. A file names the preset that fills in
+                its missing stages: ``preset = "paper"`` on top [default].
+            settings: Options by stage, such as ``{"scorer": {"labels": "model"}}``, laid over those of the source.
             stages: A strategy for a stage (``scorer``, ``searcher``, ``rearranger``, ``tuner``, ``cost``,
                 ``schedule``), by name or as an instance. A named one starts from its own defaults.
 
         Raises:
             UnknownNameError: A preset, stage or strategy of that name is not known.
             OptionError: An option is unknown or of the wrong type.
-            UsageError: The file cannot be read, or a stage needs what the scorer does not give.
+            UsageError: The file cannot be read, or a stage requires scores that the scorer does not provide.
         """
-        ground = _parse(loading.installed().preset[preset], f"the preset '{preset}'")
-        laid = _parse(_read(Path(file)), str(file)) if file is not None else {}
+        if isinstance(source, Recipe):
+            kept = {
+                kind: getattr(source, kind)
+                for kind in loading.KINDS
+                if stages.get(kind) in (None, getattr(source, kind).name)
+            }
+            return Recipe.of(settings=settings, **{**stages, **kept})
+        ground, laid = _tables(source)
         tables = ground | laid
         for kind in loading.KINDS:
             if kind not in tables and stages.get(kind) is None:
-                raise UsageError(f"The preset '{preset}' names no {kind}; give one.")
+                raise UsageError(f"The recipe '{source}' names no {kind}; give one.")
             tables.setdefault(kind, {"use": ""})
         chosen: dict[str, Strategy] = {}
         for kind, value in stages.items():
@@ -90,16 +90,9 @@ class Recipe:
         for kind in loading.KINDS:
             if kind not in chosen:
                 chosen[kind] = strategy(kind, tables[kind]["use"], **_without_use(tables[kind]))
+        required = frozenset().union(*(chosen[kind].requires for kind in ("searcher", "rearranger", "tuner")))
+        chosen["scorer"] = cast("Scorer", chosen["scorer"]).configured_for(required)
         return Recipe(**chosen)  # type: ignore[arg-type]
-
-    def change(
-        self, *, settings: Mapping[str, Mapping[str, Any]] | None = None, **stages: str | Strategy | None
-    ) -> Recipe:
-        """This recipe with other strategies or options; the arguments are those of ``of``."""
-        kept = {
-            kind: getattr(self, kind) for kind in loading.KINDS if stages.get(kind) in (None, getattr(self, kind).name)
-        }
-        return Recipe.of(settings=settings, **{**stages, **kept})
 
     def to_toml(self) -> str:
         """The recipe as TOML, every option written out: what ``file`` reads."""
@@ -153,9 +146,32 @@ def _without_use(table: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in table.items() if name != "use"}
 
 
+def recipe_for(
+    requested: Mapping[str, BudgetRequest], recipe: Recipe | str | Path, **stages: str | Strategy | None
+) -> Recipe:
+    """The recipe of a request; the first measured cost of the budget [the first cost] becomes the recipe's own.
+
+    Args:
+        requested: The budget, by the name of the cost model; an empty name for the recipe's.
+        recipe: As for ``Recipe.of``.
+        stages: As for ``Recipe.of``; None: the recipe's.
+    """
+    if not isinstance(recipe, Recipe):
+        stages["cost"] = stages.get("cost") or main_cost(requested)
+    return Recipe.of(recipe, settings=None, **stages)
+
+
+def _tables(source: str | Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The tables of the preset, and those that a file lays over it."""
+    presets = loading.installed().preset
+    if isinstance(source, str) and (source in presets or not (Path(source).suffix or Path(source).exists())):
+        return _parse(presets[source], f"the preset '{source}'"), {}
+    laid = _parse(_read(Path(source)), str(source))
+    preset: Any = laid.pop("preset", "default")
+    return _parse(presets[preset], f"the preset '{preset}'"), laid
+
+
 def _read(path: Path) -> str:
-    if str(path) in loading.installed().preset and not path.exists():
-        raise UsageError(f"'{path}' is a preset, not a TOML file: say --preset {path}, or in Python preset='{path}'.")
     check_read(path)
     try:
         return path.read_text(encoding="utf-8")
@@ -169,6 +185,8 @@ def _parse(text: str, source: str) -> dict[str, dict[str, Any]]:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{source} is not TOML: {error}.") from error
     for kind, table in tables.items():
+        if kind == "preset" and isinstance(table, str):
+            continue
         _check_kind(kind)
         if not isinstance(table, dict) or not isinstance(table.get("use"), str):
             raise OptionError(f'[{kind}] in {source} must name its strategy: use = "...".')

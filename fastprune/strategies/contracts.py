@@ -1,8 +1,8 @@
-"""The contracts: what a scorer, searcher, rearranger, tuner, cost model and schedule must do.
+"""The contracts of strategies: scorer, searcher, rearranger, tuner, cost model.
 
-A strategy is a frozen, keyword-only dataclass. Its fields are its options, reachable from Python, from a recipe and
-from the command line; its one method is the contract's. Only Scorer, Tuner and CostModel see the model; search and
-rearrangement are pure functions of small tensors.
+A strategy is a frozen, keyword-only dataclass. Its fields are its options, set from Python, from a recipe or from the
+command line; its one method is the contract's. Only Scorer, Tuner and CostModel see the model; search and rearrangement
+are functions of small tensors.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import nn
 
 from fastprune.data.workload import Workload
+from fastprune.strategies.context import Context
 from fastprune.strategies.costs import CostTable
 from fastprune.strategies.options import check_options
 from fastprune.strategies.scores import Scores
@@ -30,131 +30,156 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """What all strategies share: a name to be chosen by, where it comes from, and what they need of the scores."""
+    """The common part of all strategies: name, formula, paper, and the scores that it requires."""
 
     name: ClassVar[str]
+    """The registered name, such as ``fisher``."""
     formula: ClassVar[str] = ""
-    """What is computed, in one line."""
+    """The computation in one line."""
     paper: ClassVar[str] = ""
-    """Who published it, and where to read it."""
+    """Authors, venue, year and address of the paper."""
 
     def __post_init__(self) -> None:
         check_options(self)
 
     @property
     def requires(self) -> frozenset[str]:
-        """The optional fields of Scores (``grads``, ``token_weights``, ``damage``) without which this cannot run."""
+        """The optional fields of ``Scores`` that this strategy cannot run without [none]."""
         return frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer(Strategy, ABC):
-    """Stage 0: how much the loss suffers when a unit goes."""
+    """Stage 0: the importance of each unit."""
+
+    layerwise: ClassVar[bool] = False
+    """Whether ``score`` may be called with the groups of one layer at a time. If not, the whole model must be on its device."""
 
     @property
     def provides(self) -> frozenset[str]:
-        """The optional fields of Scores that this fills."""
+        """The optional fields of ``Scores`` that this scorer fills [none]."""
         return frozenset()
 
     def configured_for(self, requires: frozenset[str]) -> Scorer:
-        """The scorer for a recipe whose other strategies need these fields: where one takes time that the scores could do
-        without, this scorer set to fill it. This one itself, unless it says otherwise."""
+        """The scorer for a recipe whose other strategies require these fields of ``Scores`` [unchanged].
+
+        For scorers with a field that takes extra time and is filled on demand only.
+        """
         return self
 
     @abstractmethod
-    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
         """Score every unit of every group.
 
         Args:
-            model: In eval mode; left as it was found.
+            model: In eval mode; unchanged afterwards.
             groups: The model's groups.
             batches: The calibration set.
-            generator: Where all randomness comes from, on the CPU.
+            context: The generator, and the dense states to fill: pass ``context.states`` on to ``collect_gradients`` and
+                ``MomentsCollector.run``.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Searcher(Strategy, ABC):
-    """Stage 1: which units to keep within the budget."""
+    """Stage 1: the units to keep within the budget."""
+
+    requires_loss: ClassVar[bool] = False
+    """Whether ``search`` evaluates masks by ``context.loss``."""
 
     def variants(self) -> Sequence[Searcher]:
-        """The searchers to try one after another, each farther than the one before from what is right where nothing else is
-        known: where one's model is far behind, those after it are not tried. Of several the one is taken whose model, tuned in
-        draft (``Tuner.draft``), is nearest to the dense model on the calibration set. This one alone, unless it says
-        otherwise."""
+        """Candidate searchers, most conventional first [this one alone].
+
+        A model is pruned by each and tuned in draft (``Tuner.draft``); the one whose outputs agree best with the dense
+        model's wins. Candidates after one that is clearly worse than the best so far are skipped.
+        """
         return (self,)
 
     @property
     def draft_share(self) -> float:
-        """The part of the calibration set that these drafts are tuned on, above 0 and at most 0.5; up to 0.5 is taken where
-        masks leave little."""
+        """The share of the calibration set for tuning drafts, above 0 and at most 0.5. Small masks get up to 0.5."""
         return 0.25
 
     @abstractmethod
-    def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
-        """Keep the most importance that the budget allows.
+    def search(self, scores: Scores, costs: CostTable, budget: float, context: Context) -> Mask:
+        """Keep the most importance within the budget.
 
         Args:
+            scores: Of the groups of ``context.groups``.
+            costs: Of the same groups.
             budget: In the table's measure; at least its floor.
+            context: The groups and the generator; the loss of a mask if ``requires_loss``.
 
         Returns:
-            A mask whose cost never exceeds the budget.
+            A mask whose cost is at most the budget.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rearranger(Strategy, ABC):
-    """Stage 2: which units to swap within a group."""
+    """Stage 2: swaps of kept and pruned units within each group."""
 
     @abstractmethod
-    def rearrange(self, mask: Mask, scores: Scores) -> Mask:
-        """Swap kept and pruned units; each group keeps as many as before."""
+    def rearrange(self, mask: Mask, scores: Scores, context: Context) -> Mask:
+        """Swap kept and pruned units; the number of kept units in each group stays.
+
+        Args:
+            mask: The searcher's.
+            scores: Of the groups of ``context.groups``.
+            context: The groups and the generator.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuner(Strategy, ABC):
-    """Stage 3: how what is left makes up for what is gone."""
+    """Stage 3: new weights for the kept units."""
 
     def draft(self) -> Tuner:
-        """The tuner with which variants of a search are compared before the one that is taken is tuned: one that takes less
-        time and tells them apart as well. This one itself, unless it says otherwise."""
+        """A faster tuner for comparing candidate masks [this one]."""
         return self
 
     @abstractmethod
     def tune(
-        self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        groups: Groups,
+        batches: Batches,
+        scores: Scores,
+        context: Context,
     ) -> Reconstruction:
-        """Find new weights and biases for the student's consumers, and for producers where that helps.
+        """Compute new weights and biases of the student's consumers, and of producers if that helps.
 
         Args:
-            teacher: The dense model; left as it was found.
-            student: The pruned model, already smaller. It may be changed on the way: it is thrown away where the
-                Reconstruction is not, and gets exactly the Reconstruction where it is.
+            teacher: The dense model; unchanged afterwards.
+            student: The pruned model. Weights and biases of its consumers and producers may change during tuning; in the
+                end it gets exactly the returned reconstruction. Other parameters may be shared with the teacher.
             groups: The student's groups.
             batches: The calibration set.
-            scores: What the scorer said, about the units before pruning.
+            scores: Of the units before pruning.
+            context: The generator, and the dense states: pass ``context.states`` on to ``reconstruct``.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class CostModel(Strategy, ABC):
-    """What keeping 0..units of a group costs."""
+    """The cost of keeping 0..units units of each group."""
 
     searcher: ClassVar[str] = ""
-    """The searcher for its tables where nobody names one, for a cost whose tables are no straight lines."""
+    """The default searcher for its tables, by name, if they are not linear in the units [the preset's]."""
 
     @abstractmethod
     def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:
-        """Make the table of this model for this workload; the model is left as it was found."""
+        """Make the table of this model for this workload; the model is unchanged afterwards."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredCost(CostModel, ABC):
-    """A cost model that measures, and whose tables are kept in files."""
+    """A cost model that measures; its tables are stored in files."""
 
     @abstractmethod
     def table(self, model: nn.Module, groups: Groups, workload: Workload) -> MeasuredTable:
-        """Measure this model for this workload; it is left as it was found."""
+        """Measure this model for this workload; the model is unchanged afterwards."""
 
     def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:
         return self.table(model, groups, workload).costs(groups)

@@ -49,8 +49,8 @@ class CostTable:
         groups = {name: costs[: counts[name] + 1] for name, costs in self.groups.items()}
         return CostTable(measure=self.measure, groups=groups, fixed=self.fixed, conditions=self.conditions)
 
-    def settled(self, names: Collection[str]) -> CostTable:
-        """The table where some groups stay as they are: their cost is fixed."""
+    def fixing(self, names: Collection[str]) -> CostTable:
+        """The table without some groups, whose full cost becomes part of the fixed cost."""
         groups = {name: costs for name, costs in self.groups.items() if name not in names}
         fixed = self.fixed + sum(float(self.groups[name][-1]) for name in names)
         return dataclasses.replace(self, groups=groups, fixed=fixed)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastprune.strategies.context import Context
 from fastprune.strategies.contracts import Searcher
 from fastprune.strategies.costs import CostTable
 from fastprune.strategies.scores import Scores
@@ -71,12 +72,12 @@ class Limits:
         for limit in self.items:
             limit.table.check(limit.budget)
 
-    def left(self, mask: Mask, settled: Collection[str] = ()) -> Limits:
+    def remaining(self, mask: Mask, fixed: Collection[str] = ()) -> Limits:
         """Those of a model that has only the mask's units, some groups of which stay as they are."""
         counts = mask.counts()
         tables = [limit.table.within(counts) for limit in self.items]
-        if settled:
-            tables = [table.settled(settled) for table in tables]
+        if fixed:
+            tables = [table.fixing(fixed) for table in tables]
         return Limits(tuple(replace(limit, table=table) for limit, table in zip(self.items, tables, strict=True)))
 
     def at(self, share: float) -> Limits:
@@ -101,7 +102,7 @@ class Limits:
             for limit in self.items
         ]
 
-    def search(self, searcher: Searcher, scores: Scores) -> Mask:
+    def search(self, searcher: Searcher, scores: Scores, context: Context) -> Mask:
         """The best mask that the searcher finds within all budgets.
 
         A single budget is the searcher's own business. With several, each alone comes first: where its mask keeps to the
@@ -109,16 +110,16 @@ class Limits:
         budget, and the prices of what is overspent rise (surrogate relaxation). The least damage within all budgets wins.
         """
         if len(self.items) == 1:
-            return searcher.search(scores, self.first.table, self.first.budget)
+            return searcher.search(scores, self.first.table, self.first.budget, context)
         damage = {name: scores.damage_of(name) for name in scores.importance}
         for limit in self.items:
-            mask = searcher.search(scores, limit.table, limit.budget)
+            mask = searcher.search(scores, limit.table, limit.budget, context)
             if max(self._used(mask)) <= 1:
                 return mask
         best, least = self._cheapest(), float("inf")
         prices = [1.0] * len(self.items)
         for turn in range(ROUNDS):
-            mask = searcher.search(scores, self._priced(prices), 1.0)
+            mask = searcher.search(scores, self._priced(prices), 1.0, context)
             used = self._used(mask)
             counts = self._filled(self._repaired(mask.counts(), damage), damage)
             lost = sum(float(damage[name][count]) for name, count in counts.items())

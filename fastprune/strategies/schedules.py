@@ -1,4 +1,4 @@
-"""Schedules: how many passes there are, and the groups that each prunes."""
+"""The contract of a schedule: the passes of a pruning, and the groups that each pass fixes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fastprune.strategies.contracts import Strategy
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass of a schedule: score, search, rearrange, tune.
+    """One pass: score, search, rearrange, tune.
 
     Attributes:
-        budget: What may be left once all is done as this pass sees it, as a fraction of the dense model's cost.
-        fixes: The groups that lose units in this pass, and in no later one; the search sees those not settled yet.
-            None: every group loses units, and may again.
+        budget: The share of the dense model's cost that is left after the pass.
+        fixes: The groups that this pass prunes for good. Groups of earlier passes are not searched again. None: all groups
+            are pruned, and may be pruned again by a later pass.
     """
 
     budget: float
@@ -25,11 +25,11 @@ class Pass:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Strategy, ABC):
-    """How many passes there are, and what each settles (METHOD 5)."""
+    """The number of passes, and the groups that each fixes (docs/method.md, rounds)."""
 
     @abstractmethod
     def passes(self, budget: float, groups: Sequence[str]) -> Sequence[Pass]:
-        """The passes, in order; the last has ``budget`` itself, and no group is left out of all.
+        """The passes, in order. The last has ``budget`` itself; every group is pruned by some pass.
 
         Args:
             budget: A fraction of the dense model's cost.

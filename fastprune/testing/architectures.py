@@ -16,7 +16,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from fastprune.calibration.dense_states import DenseStates, keeping
+from fastprune.calibration.dense_states import DenseStates
 from fastprune.calibration.gradients import collect_gradients, unit_gradients
 from fastprune.calibration.hooks import frozen
 from fastprune.data.batches import Batches, outputs_of
@@ -24,7 +24,8 @@ from fastprune.data.tasks import Task
 from fastprune.errors import FastpruneError
 from fastprune.models import checkpoint
 from fastprune.reconstruction.layer_sums import whole_statistics
-from fastprune.reconstruction.layerwise import reconstruct
+from fastprune.reconstruction.layerwise import Solver, reconstruct
+from fastprune.reconstruction.samples import Samples
 from fastprune.reconstruction.sums import Statistics
 from fastprune.surgery.masking import masked
 from fastprune.surgery.materialize import materialize
@@ -298,10 +299,10 @@ def _check_layers(
     assert set(consumers) == set(mask), f"The {who}: of {len(list(mask))} groups, tuners are shown {len(consumers)}."
     for group, whole in whole_statistics(model, materialize(model, groups, mask).eval(), left, batches).items():
         _assert_alike(f"The {who}: of '{group}' a tuner is shown", consumers[group], whole)
-    with keeping(DenseStates(), model, batches):
-        with torch.enable_grad():
-            collect_gradients(model, groups, batches, "auto", torch.Generator().manual_seed(0))
-        consumers_too, producers_too = _shown(model, student, left, batches)
+    states = DenseStates(model, batches)
+    with torch.enable_grad():
+        collect_gradients(model, groups, batches, "auto", torch.Generator().manual_seed(0), states=states)
+    consumers_too, producers_too = _shown(model, student, left, batches, states)
     for group, one in consumers.items():
         _assert_alike(f"The {who}: once it was scored, of '{group}' a tuner is shown", consumers_too[group], one)
     for one, other in zip(producers_too, producers, strict=True):
@@ -309,7 +310,7 @@ def _check_layers(
 
 
 def _shown(
-    model: nn.Module, student: nn.Module, groups: Groups, batches: Batches
+    model: nn.Module, student: nn.Module, groups: Groups, batches: Batches, states: DenseStates | None = None
 ) -> tuple[dict[str, Statistics], list[Statistics]]:
     """What a tuner is shown of each consumer, by the group, and of producers, in the order in which they come."""
     consumers: dict[str, Statistics] = {}
@@ -323,7 +324,7 @@ def _shown(
         producers.append(statistics)
         return torch.zeros_like(statistics.upper), torch.zeros_like(statistics.inputs)
 
-    reconstruct(model, student, groups, batches, see, correct=see_producers)
+    reconstruct(model, student, groups, Samples(batches), Solver(solve=see, correct=see_producers), states)
     return consumers, producers
 
 

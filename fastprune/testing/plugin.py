@@ -75,7 +75,7 @@ def check_preset(preset: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "recipe.toml"
         file.write_text(recipe.to_toml(), encoding="utf-8")
-        assert Recipe.of(file=file) == recipe, f"The preset '{preset}' is another recipe once written as TOML and read."
+        assert Recipe.of(file) == recipe, f"The preset '{preset}' is another recipe once written as TOML and read."
 
 
 def check_strategy(strategy: Strategy, *, cost_tolerance: float = 1e-9) -> None:

@@ -7,6 +7,7 @@ import copy
 import torch
 
 from fastprune.strategies import checks
+from fastprune.strategies.context import Context
 from fastprune.strategies.contracts import Rearranger
 from fastprune.testing.comparing import same_tensors
 from fastprune.testing.guards import contract_kept
@@ -32,10 +33,12 @@ def check_rearranger(rearranger: Rearranger, *, trials: int = 20) -> None:
         mask = Mask({g.name: torch.rand(g.units, generator=generator) < 0.6 for g in groups})
         before = copy.deepcopy((dict(mask.values), dict(scores.importance), dict(scores.grads or {})))
         with contract_kept():
-            after = rearranger.rearrange(mask, scores)
+            after = rearranger.rearrange(mask, scores, Context(groups=groups))
             checks.check_rearrangement(after, mask, groups, rearranger)
         now = (dict(mask.values), dict(scores.importance), dict(scores.grads or {}))
         assert all(same_tensors(one, other) for one, other in zip(before, now, strict=True)), (
             f"The {who} changed its arguments."
         )
-        assert after.equals(rearranger.rearrange(mask, scores)), f"The {who} gives two masks for one problem."
+        assert after.equals(rearranger.rearrange(mask, scores, Context(groups=groups))), (
+            f"The {who} gives two masks for one problem."
+        )

@@ -9,6 +9,7 @@ from fastprune.calibration.hooks import consumer_inputs
 from fastprune.data.batches import Batches, outputs_of
 from fastprune.registry import serving
 from fastprune.strategies import checks
+from fastprune.strategies.context import Context
 from fastprune.strategies.contracts import Scorer
 from fastprune.strategies.scores import Scores
 from fastprune.surgery.materialize import materialize
@@ -60,7 +61,7 @@ def check_scorer(scorer: Scorer, *, model: nn.Module | None = None, batches: Bat
 
 def _score(scorer: Scorer, model: nn.Module, groups: Groups, batches: Batches) -> Scores:
     with untouched(model, f"scorer '{scorer.name}'"), contract_kept():
-        scores = scorer.score(model, groups, batches, torch.Generator().manual_seed(0))
+        scores = scorer.score(model, groups, batches, Context(groups=groups))
         checks.check_scores(scores, groups, scorer)
     return scores
 

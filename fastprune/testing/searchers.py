@@ -8,6 +8,7 @@ import torch
 
 from fastprune.errors import UsageError
 from fastprune.strategies import checks
+from fastprune.strategies.context import Context
 from fastprune.strategies.contracts import Searcher
 from fastprune.strategies.costs import CostTable
 from fastprune.testing.comparing import same_tensors
@@ -40,13 +41,13 @@ def check_searcher(searcher: Searcher, *, trials: int = 60) -> None:
         for budget in (costs.floor + share * (costs.total - costs.floor) for share in shares):
             try:
                 with contract_kept():
-                    mask = searcher.search(scores, costs, budget)
+                    mask = searcher.search(scores, costs, budget, Context(groups=groups))
                     checks.check_search(mask, groups, costs, budget, searcher)
             except UsageError as error:
                 if straight:
                     raise AssertionError(f"The {who} refused straight lines of two unit costs: {error}") from error
                 continue
-            again = searcher.search(scores, costs, budget)
+            again = searcher.search(scores, costs, budget, Context(groups=groups))
             assert mask.equals(again), f"The {who} gives two masks for the same scores, costs and budget."
             if budget >= costs.total:
                 kept = sum(mask.counts().values())

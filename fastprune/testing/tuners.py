@@ -11,6 +11,7 @@ from fastprune.calibration.gradients import collect_gradients
 from fastprune.data.batches import Batches
 from fastprune.registry import serving
 from fastprune.strategies import checks
+from fastprune.strategies.context import Context
 from fastprune.strategies.contracts import Tuner
 from fastprune.strategies.scores import Scores
 from fastprune.surgery.materialize import materialize
@@ -66,7 +67,7 @@ def _tune(
     student, untuned = materialize(teacher, groups, mask).eval(), materialize(teacher, groups, mask).eval()
     left = resolve_groups(architecture, student)
     with untouched(teacher, f"tuner '{tuner.name}'"), contract_kept():
-        reconstruction = tuner.tune(teacher, student, left, batches, scores)
+        reconstruction = tuner.tune(teacher, student, left, batches, scores, Context(groups=left))
         checks.check_reconstruction(reconstruction, student, left, tuner)
     tuned = copy.deepcopy(untuned)
     apply_reconstruction(tuned, reconstruction)

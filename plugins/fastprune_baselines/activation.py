@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import nn
 
-from fastprune import Batches, Groups, Scorer, Scores, consumer_of
+from fastprune import Batches, Context, Groups, Scorer, Scores, consumer_of
 from fastprune_baselines.moments import feature_moments
 
 
@@ -21,7 +20,7 @@ class ActivationScorer(Scorer):
     formula: ClassVar[str] = "sum over the unit of mean(x_f^2) ||W_f||^2"
     paper: ClassVar[str] = "Park et al. (K-prune), ICLR 2024, https://arxiv.org/abs/2308.03449"
 
-    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
         moments = feature_moments(model, groups, batches)
         importance = {}
         for group in groups:

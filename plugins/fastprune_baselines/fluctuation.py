@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import nn
 
-from fastprune import Batches, Groups, Scorer, Scores, consumer_of
+from fastprune import Batches, Context, Groups, Scorer, Scores, consumer_of
 from fastprune_baselines.moments import feature_moments
 
 
@@ -23,7 +22,7 @@ class FluctuationScorer(Scorer):
     formula: ClassVar[str] = "mean over the unit of var(x_f) ||W_f||^2, standardised over the features of each group"
     paper: ClassVar[str] = "An et al. (FLAP), AAAI 2024, https://arxiv.org/abs/2312.11983"
 
-    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
         moments = feature_moments(model, groups, batches)
         standardised = {}
         for group in groups:

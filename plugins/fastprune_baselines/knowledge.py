@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import nn
 
-from fastprune import Batches, Groups, Labels, Scorer, Scores, collect_gradients, consumer_of, option
+from fastprune import Batches, Context, Groups, Labels, Scorer, Scores, collect_gradients, consumer_of, option
 from fastprune_baselines.moments import feature_moments
 
 
@@ -28,8 +27,8 @@ class KnowledgeScorer(Scorer):
     representational: float = option(2.5e-5, help="lambda, how much the representational part weighs.")
     attention: float = option(64.0, help="mu, how much more attention units weigh than others.")
 
-    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
-        grads, _ = collect_gradients(model, groups, batches, self.labels, generator)
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
+        grads, _ = collect_gradients(model, groups, batches, self.labels, context.generator, states=context.states)
         moments = feature_moments(model, groups, batches)
         importance = {}
         for group in groups:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastprune import Batches, Group, Groups, Scorer, Scores, consumer_of, producers_of
+from fastprune import Batches, Context, Group, Groups, Scorer, Scores, consumer_of, producers_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class MagnitudeScorer(Scorer):
     formula: ClassVar[str] = "sum of w^2 over the unit's rows of the producers and columns of the consumer"
     paper: ClassVar[str] = "Li et al. (there the l1 norm), ICLR 2017, https://arxiv.org/abs/1608.08710"
 
-    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
         return Scores(importance={group.name: squared_norms(model, group) for group in groups})
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from fastprune import Batches, Groups, Scorer, Scores
+from fastprune import Batches, Context, Groups, Scorer, Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class RandomScorer(Scorer):
     formula: ClassVar[str] = "u times the features that the unit owns, with u uniform in [0, 1)"
     paper: ClassVar[str] = "Mittal et al., 2018, https://arxiv.org/abs/1801.10447"
 
-    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
         sizes = {group.name: group.width * (len(group.producers) + 1) * group.hidden for group in groups}
-        draws = {group.name: torch.rand(group.units, generator=generator) for group in groups}
+        draws = {group.name: torch.rand(group.units, generator=context.generator) for group in groups}
         return Scores(importance={name: draw * sizes[name] for name, draw in draws.items()})

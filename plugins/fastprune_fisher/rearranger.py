@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastprune import Mask, Rearranger, Scores, option, track
+from fastprune import Context, Mask, Rearranger, Scores, option, track
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class FisherRearranger(Rearranger):
     def requires(self) -> frozenset[str]:
         return frozenset({"grads"})
 
-    def rearrange(self, mask: Mask, scores: Scores) -> Mask:
+    def rearrange(self, mask: Mask, scores: Scores, context: Context) -> Mask:
         assert scores.grads is not None
         values = {}
         for name in track(list(mask), "rearranging"):

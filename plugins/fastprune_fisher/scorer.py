@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import nn
 
-from fastprune import Batches, Groups, Labels, Scorer, Scores, collect_gradients, option
+from fastprune import Batches, Context, Groups, Labels, Scorer, Scores, collect_gradients, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,9 @@ class FisherScorer(Scorer):
     def provides(self) -> frozenset[str]:
         return frozenset({"grads", "token_weights"})
 
-    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
-        grads, token_weights = collect_gradients(model, groups, batches, self.labels, generator)
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
+        grads, token_weights = collect_gradients(
+            model, groups, batches, self.labels, context.generator, states=context.states
+        )
         importance = {name: gradient.double().square().mean(0).float() for name, gradient in grads.items()}
         return Scores(importance=importance, grads=grads, token_weights=token_weights)

@@ -5,7 +5,19 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fastprune import Batches, Group, Groups, Reconstruction, Scores, Statistics, Tuner, reconstruct
+from fastprune import (
+    Batches,
+    Context,
+    Group,
+    Groups,
+    Reconstruction,
+    Samples,
+    Scores,
+    Solver,
+    Statistics,
+    Tuner,
+    reconstruct,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +29,9 @@ class BiasTuner(Tuner):
     paper: ClassVar[str] = "An et al. (FLAP), AAAI 2024, eq. 4: https://arxiv.org/abs/2312.11983"
 
     def tune(
-        self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores
+        self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores, context: Context
     ) -> Reconstruction:
-        return reconstruct(teacher, student, groups, batches, add_mean_error)
+        return reconstruct(teacher, student, groups, Samples(batches), Solver(solve=add_mean_error), context.states)
 
 
 def add_mean_error(

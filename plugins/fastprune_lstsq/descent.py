@@ -1,6 +1,7 @@
 """Layer reconstruction: whole layers, one after another, by gradient descent from where least squares left them."""
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -12,14 +13,17 @@ from torch import Tensor, nn
 
 from fastprune import (
     Batches,
+    Context,
     Groups,
     LayerFit,
     Reconstruction,
+    Samples,
     Scores,
     UsageError,
     bf16_matmuls,
     mix_spans,
     option,
+    reconstruct,
 )
 from fastprune_lstsq.weights import WeightsTuner
 
@@ -73,13 +77,25 @@ class DescentTuner(WeightsTuner):
         return WeightsTuner(**{field.name: getattr(self, field.name) for field in fields(WeightsTuner)})
 
     def tune(
-        self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores
+        self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores, context: Context
     ) -> Reconstruction:
         refine = partial(descend, epochs=self.epochs, rate=self.rate, originals=len(batches), rounded=self.rounded)
-        held = self._held(batches)
-        shown = mix_spans(batches, max(self.recombine, math.ceil(self.fill / batches.n_tokens) - 1), held=held)
-        held = held and held * (len(shown) // len(batches))
-        return self._reconstruct(teacher, student, groups, shown, scores, held=held, refine=refine)
+        solver = dataclasses.replace(self._solver(), refine=refine)
+        return reconstruct(teacher, student, groups, self._with_copies(batches, scores), solver, context.states)
+
+    def _with_copies(self, batches: Batches, scores: Scores) -> Samples:
+        """The samples, augmented by copies with mixed spans, which have the token weights and held-out rows of their originals."""
+        samples = self._samples(batches, scores)
+        copies = max(self.recombine, math.ceil(self.fill / batches.n_tokens) - 1)
+        augmented = mix_spans(batches, copies, held=samples.held)
+        times = len(augmented) // len(batches)
+        return dataclasses.replace(
+            samples,
+            batches=augmented,
+            token_weights=samples.token_weights
+            and {name: weights * times for name, weights in samples.token_weights.items()},
+            held=samples.held and samples.held * times,
+        )
 
 
 def descend(

@@ -6,7 +6,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastprune import Batches, Group, Groups, Reconstruction, Scores, Statistics, Tuner, option, reconstruct
+from fastprune import (
+    Batches,
+    Context,
+    Group,
+    Groups,
+    Reconstruction,
+    Samples,
+    Scores,
+    Solver,
+    Statistics,
+    Tuner,
+    option,
+    reconstruct,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +37,9 @@ class MaskTuner(Tuner):
     limit: float = option(10.0, help="A layer with any |s| above this keeps its untuned mask.")
 
     def tune(
-        self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores
+        self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores, context: Context
     ) -> Reconstruction:
-        return reconstruct(teacher, student, groups, batches, self._solve)
+        return reconstruct(teacher, student, groups, Samples(batches), Solver(solve=self._solve), context.states)
 
     def _solve(
         self, group: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None

@@ -1,6 +1,5 @@
 """Weight reconstruction: the whole kept consumer, and its bias."""
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -8,11 +7,13 @@ from torch import Tensor, nn
 
 from fastprune import (
     Batches,
+    Context,
     Group,
     Groups,
-    LayerFit,
     Reconstruction,
+    Samples,
     Scores,
+    Solver,
     Statistics,
     Tuner,
     UsageError,
@@ -69,33 +70,19 @@ class WeightsTuner(Tuner):
         return frozenset({"token_weights"} if self.tokens == "gradient" else ())
 
     def tune(
-        self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores
+        self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores, context: Context
     ) -> Reconstruction:
-        return self._reconstruct(teacher, student, groups, batches, scores, held=self._held(batches))
+        return reconstruct(teacher, student, groups, self._samples(batches, scores), self._solver(), context.states)
 
-    def _reconstruct(
-        self,
-        teacher: nn.Module,
-        student: nn.Module,
-        groups: Groups,
-        batches: Batches,
-        scores: Scores,
-        *,
-        held: Sequence[Tensor] | None,
-        refine: Callable[[LayerFit], Mapping[str, Tensor]] | None = None,
-    ) -> Reconstruction:
-        """Consumers, and what producers take up; then what ``refine`` makes of each layer."""
-        return reconstruct(
-            teacher,
-            student,
-            groups,
+    def _solver(self) -> Solver:
+        return Solver(solve=self._solve, correct=self._correct if self.producers else None)
+
+    def _samples(self, batches: Batches, scores: Scores) -> Samples:
+        return Samples(
             batches,
-            self._solve,
-            correct=self._correct if self.producers else None,
-            refine=refine,
-            token_weights=_repeated(scores, len(batches)) if self.tokens == "gradient" else None,
-            held=held,
-            tokens_per_feature=self.tokens_per_feature or None,
+            scores.token_weights if self.tokens == "gradient" else None,
+            self._held(batches),
+            self.tokens_per_feature or None,
         )
 
     def _held(self, batches: Batches) -> tuple[Tensor, ...] | None:
@@ -108,8 +95,3 @@ class WeightsTuner(Tuner):
 
     def _correct(self, statistics: Statistics, with_shift: bool) -> tuple[Tensor, Tensor]:
         return regression(statistics, self.producer_damping, centred=with_shift)
-
-
-def _repeated(scores: Scores, batches: int) -> dict[str, tuple[Tensor, ...]]:
-    """The token weights of the calibration set by group, as often as they take for so many batches."""
-    return {name: values * (batches // len(values)) for name, values in (scores.token_weights or {}).items()}

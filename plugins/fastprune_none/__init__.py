@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from fastprune import Batches, Groups, Mask, Rearranger, Reconstruction, Scores, Tuner, hookimpl
+from fastprune import Batches, Context, Groups, Mask, Rearranger, Reconstruction, Scores, Tuner, hookimpl
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class NoRearranger(Rearranger):
     formula: ClassVar[str] = "m <- m"
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, the ablation: https://arxiv.org/abs/2204.09656"
 
-    def rearrange(self, mask: Mask, scores: Scores) -> Mask:
+    def rearrange(self, mask: Mask, scores: Scores, context: Context) -> Mask:
         return mask
 
 
@@ -30,7 +30,7 @@ class NoTuner(Tuner):
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, the ablation: https://arxiv.org/abs/2204.09656"
 
     def tune(
-        self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores
+        self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores, context: Context
     ) -> Reconstruction:
         return {}
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastprune import (
     Batches,
+    Context,
     Group,
     Groups,
     Labels,
@@ -83,19 +84,21 @@ class OBSScorer(Scorer):
     def configured_for(self, requires: frozenset[str]) -> Scorer:
         return dataclasses.replace(self, gradient_share=1.0) if requires & {"grads", "token_weights"} else self
 
-    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
         moments = MomentsCollector(
             model,
             groups,
             batches,
             tokens=self.max_tokens,
             by_gradient=self.tokens == "gradient",
-            generator=generator,
+            generator=context.generator,
         )
         step = batches.step(self.gradient_share, FEWEST, MOST)
         part = batches.only(range(0, len(batches), step))
-        grads, token_weights = collect_gradients(model, groups, part, self.labels, generator, watch=moments.watch)
-        moments.run(batches.only(place for place in range(len(batches)) if place % step))
+        grads, token_weights = collect_gradients(
+            model, groups, part, self.labels, context.generator, watch=moments.watch, states=context.states
+        )
+        moments.run(batches.only(place for place in range(len(batches)) if place % step), context.states)
         importance, damage = {}, {}
         for group in track(list(groups), "damage curves"):
             importance[group.name], damage[group.name] = torch.zeros(0), torch.zeros(1, dtype=torch.float64)

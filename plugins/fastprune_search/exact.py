@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fastprune import CostTable, Mask, Scores, Searcher, UsageError
+from fastprune import Context, CostTable, Mask, Scores, Searcher, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class ExactSearcher(Searcher):
     formula: ClassVar[str] = "maximise sum_u m_u importance_u with sum_u m_u cost_u <= budget, for two unit costs"
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, algorithm 1: https://arxiv.org/abs/2204.09656"
 
-    def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
+    def search(self, scores: Scores, costs: CostTable, budget: float, context: Context) -> Mask:
         dear, cheap, *_ = [*units_by_cost(scores, costs), UnitKind.none(), UnitKind.none()]
         dear_counts = torch.arange(len(dear.names) + 1)
         # the slack is for sums of costs that are no whole numbers: a budget of the total pays for everything

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastprune import CostTable, Mask, Scores, Searcher, UsageError, option, track
+from fastprune import Context, CostTable, Mask, Scores, Searcher, UsageError, option, track
 
 VARIANTS = ((1.0, 0.0), (2 / 3, 0.0), (2 / 3, 1.0), (2 / 3, 2.0))
 """Of several tries: what the power is multiplied by, and what is added to the tilt; each goes farther than the one before."""
@@ -65,7 +65,7 @@ class KnapsackSearcher(Searcher):
             for ratio, added in VARIANTS[: self.tries]
         ]
 
-    def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
+    def search(self, scores: Scores, costs: CostTable, budget: float, context: Context) -> Mask:
         last = max(1, len(scores.importance) - 1)
         damage = {
             name: scores.damage_of(name).double().pow(self.power) * 2 ** (self.tilt * place / last)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fastprune import CostTable, Mask, Scores, Searcher, UsageError
+from fastprune import Context, CostTable, Groups, Mask, Scores, Searcher, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,8 @@ class PiecewiseSearcher(Searcher):
     formula: ClassVar[str] = "LAT(k) = 0 if k = 0, c if 0 < k <= T, c + a (k - T) if k > T"
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, section 4.1 and appendix: https://arxiv.org/abs/2204.09656"
 
-    def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
-        kinds = kinds_of(scores, costs)
+    def search(self, scores: Scores, costs: CostTable, budget: float, context: Context) -> Mask:
+        kinds = kinds_of(scores, costs, context.groups)
         limit = budget * (1 + 1e-12)  # for sums of costs that are no whole numbers
         full = {name: table.numel() - 1 for name, table in costs.groups.items()}
         if costs.of(full) <= limit:
@@ -104,15 +104,15 @@ class Choices:
         return counts
 
 
-def kinds_of(scores: Scores, costs: CostTable) -> list[Kind]:
-    """The kinds of sublayers, told apart by the last word of their groups' names and by their longest table.
+def kinds_of(scores: Scores, costs: CostTable, groups: Groups) -> list[Kind]:
+    """The kinds of sublayers, each with a fit of its longest table.
 
     Raises:
         UsageError: There are more than two.
     """
     members: dict[str, list[str]] = {}
     for name in costs.groups:
-        members.setdefault(name.rpartition(".")[2], []).append(name)
+        members.setdefault(groups[name].kind, []).append(name)
     if len(members) > 2:
         raise UsageError(
             f"The searcher 'piecewise' handles two kinds of sublayers, but this model has {len(members)} "

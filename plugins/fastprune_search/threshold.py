@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fastprune import CostTable, Mask, Scores, Searcher, option
+from fastprune import Context, CostTable, Mask, Scores, Searcher, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class ThresholdSearcher(Searcher):
     )
     per_cost: bool = option(False, help="Rank by the score per cost of the unit (K-prune) instead of by the score.")
 
-    def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
+    def search(self, scores: Scores, costs: CostTable, budget: float, context: Context) -> Mask:
         names = list(scores.importance)
         importance = torch.cat([self._rank(scores.importance[name], costs.groups[name]) for name in names])
         owners = [name for name in names for _ in range(scores.importance[name].numel())]

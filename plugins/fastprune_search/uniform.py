@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fastprune import CostTable, Mask, Scores, Searcher
+from fastprune import Context, CostTable, Mask, Scores, Searcher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class UniformSearcher(Searcher):
     formula: ClassVar[str] = "k_g = round(s units_g), s the largest with sum_g cost_g(k_g) <= budget"
     paper: ClassVar[str] = "An et al. (FLAP, its Wanda-sp), AAAI 2024, https://arxiv.org/abs/2312.11983"
 
-    def search(self, scores: Scores, costs: CostTable, budget: float) -> Mask:
+    def search(self, scores: Scores, costs: CostTable, budget: float, context: Context) -> Mask:
         units = {name: table.numel() - 1 for name, table in costs.groups.items()}
         steps = {(kept - 0.5) / count for count in set(units.values()) for kept in range(1, count + 1)}
         counts = units

@@ -64,9 +64,9 @@ def run_recipe(
 ) -> None:
     """One recipe at all budgets."""
     recipe = recipe_of(f"{RECIPES.get(name, name)}+cost=params+cost.scope=layers")
-    shared, scoring = PruningCache(), 0.0
+    cache, scoring = PruningCache(), 0.0
     for budget in map(float, options["budgets"].split(",")):
-        result = prune(opened, train, budget=budget, recipe=recipe, seed=options["seed"], shared=shared, bench=False)
+        result = prune(opened, train, budget=budget, recipe=recipe, seed=options["seed"], cache=cache, bench=False)
         scoring = scoring or result.timings["score"]
         timings = {**result.timings, "score": scoring}
         record(

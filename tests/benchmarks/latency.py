@@ -16,9 +16,8 @@ import click
 import torch
 import transformers
 
-from fastprune import Mask, Scores, Workload, architecture_for, frozen, resolve_groups, strategy
+from fastprune import Context, Mask, Scores, Workload, architecture_for, frozen, materialize, resolve_groups, strategy
 from fastprune.measuring.timing import interleaved, speedup
-from fastprune.surgery import materialize
 
 
 @click.command()
@@ -61,7 +60,7 @@ def main(batch_sizes: tuple[int, ...], shares: tuple[float, ...], **options: int
         models = {"dense": model}
         predicted = {}
         for share in shares:
-            mask = strategy("searcher", "knapsack").search(scores, costs, share * costs.total)
+            mask = strategy("searcher", "knapsack").search(scores, costs, share * costs.total, Context())
             counts = mask.counts()
             predicted[str(share)] = costs.of(counts) / costs.total
             models[str(share)] = materialize(model, groups, Mask.first(groups, counts)).eval()

@@ -45,7 +45,7 @@ def main(model: str, data: str, **options: Any) -> None:
     click.echo(f"dense {evaluate(dense, test)}")
     for recipe in options["recipes"].split(","):
         for budget in map(float, options["budgets"].split(",")):
-            pruned = fastprune.prune(dense, train, budget=budget, preset=recipe, seed=options["seed"], bench=False)
+            pruned = fastprune.prune(dense, train, budget=budget, recipe=recipe, seed=options["seed"], bench=False)
             click.echo(f"{recipe} {budget} {evaluate(pruned.model, test)}")
 
 

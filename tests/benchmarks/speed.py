@@ -43,7 +43,7 @@ def main(model: str, train: str, **options: Any) -> None:
         bills: list[dict[str, float]] = []
         for _ in range(options["rounds"]):
             before = forward(opened, batches)
-            result = prune(opened, batches, budget=options["budget"], preset=preset, bench=False)
+            result = prune(opened, batches, budget=options["budget"], recipe=preset, bench=False)
             unit = (before + forward(opened, batches)) / 2
             bills.append({stage: seconds / unit for stage, seconds in result.timings.items()} | {"F in s": unit})
         medians = {stage: statistics.median(bill[stage] for bill in bills) for stage in bills[0]}

@@ -18,6 +18,7 @@ import torch
 
 from fastprune import (
     Batches,
+    Context,
     Pretrained,
     PruningCache,
     Recipe,
@@ -69,9 +70,9 @@ def main(**options: Any) -> None:
             max_length=options["max_length"],
             seed=seed,
         )
-        shared = PruningCache()
+        cache = PruningCache()
         for share in map(float, options["shares"].split(",")):
-            compare(opened, train, test, cost, share, seed, shared, options)
+            compare(opened, train, test, cost, share, seed, cache, options)
 
 
 def compare(
@@ -81,15 +82,15 @@ def compare(
     cost: Any,
     share: float,
     seed: int,
-    shared: PruningCache,
+    cache: PruningCache,
     options: dict[str, Any],
 ) -> None:
     """Both searches at one share of the latency."""
     recipe = Recipe.of(options["preset"], cost=cost, searcher="knapsack")
-    by_latency = prune(opened, train, budget=share, recipe=recipe, seed=seed, shared=shared, bench=False)
-    macs = same_latency(opened, train, recipe, share, seed, shared)
+    by_latency = prune(opened, train, budget=share, recipe=recipe, seed=seed, cache=cache, bench=False)
+    macs = same_latency(opened, train, recipe, share, seed, cache)
     by_macs = prune(
-        opened, train, budget=macs, recipe=recipe.change(cost="macs"), seed=seed, shared=shared, bench=False
+        opened, train, budget=macs, recipe=Recipe.of(recipe, cost="macs"), seed=seed, cache=cache, bench=False
     )
     inputs = Workload.made_up(opened.model, options["seq_len"]).inputs(batch_size=options["batch_size"])
     models = {"dense": opened.model, "latency": by_latency.model, "macs": by_macs.model}
@@ -109,21 +110,25 @@ def compare(
 
 
 def same_latency(
-    opened: Pretrained, train: Batches, recipe: Recipe, share: float, seed: int, shared: PruningCache
+    opened: Pretrained, train: Batches, recipe: Recipe, share: float, seed: int, cache: PruningCache
 ) -> float:
     """The share of the MACs whose mask takes as long, by the table, as the latency share allows."""
     model = opened.model
     groups = resolve_groups(architecture_for(model), model)
     with frozen(model):
-        latency = shared.costs(recipe.cost, lambda: recipe.cost.measure(model, groups, Workload.of(train)))
+        latency = cache.costs(recipe.cost, lambda: recipe.cost.measure(model, groups, Workload.of(train)))
         counted = strategy("cost", "macs")
-        macs = shared.costs(counted, lambda: counted.measure(model, groups, Workload.of(train)))
+        macs = cache.costs(counted, lambda: counted.measure(model, groups, Workload.of(train)))
         generator = torch.Generator().manual_seed(seed)
-        scores = shared.scores(recipe.scorer, generator, lambda: recipe.scorer.score(model, groups, train, generator))
+        scores = cache.scores(
+            recipe.scorer,
+            generator,
+            lambda: recipe.scorer.score(model, groups, train, Context(groups=groups, generator=generator)),
+        )
     low, high = macs.floor / macs.total, 1.0
     for _ in range(20):
         middle = (low + high) / 2
-        counts = recipe.searcher.search(scores, macs, middle * macs.total).counts()
+        counts = recipe.searcher.search(scores, macs, middle * macs.total, Context(groups=groups)).counts()
         low, high = (middle, high) if latency.of(counts) <= share * latency.total else (low, middle)
     return low
 

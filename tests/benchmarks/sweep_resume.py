@@ -49,7 +49,7 @@ def main(model: str, train: str, test: str, **options: Any) -> None:
         click.echo(f"sweep of {len(runs)}: {swept}, killed after {interrupted} runs; {len(done.stdout)} bytes said")
         start, worst = now(), 0.0
         for at, run in enumerate(runs):
-            asked = ["--budget", str(run["budget"]), "--preset", run["recipe"], "--output", f"{folder}/{at}"]
+            asked = ["--budget", str(run["budget"]), "--recipe", run["recipe"], "--output", f"{folder}/{at}"]
             found = subprocess.run(
                 [*FASTPRUNE, "prune", model, *common, *asked], check=True, capture_output=True, text=True
             )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import fastprune
-from fastprune import resolve_groups, strategy, testing, token_mask
+from fastprune import Context, resolve_groups, strategy, testing, token_mask
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,9 @@ def case():
 
 
 def importance(case, name: str, seed: int = 0) -> dict[str, Tensor]:
-    return dict(strategy("scorer", name).score(*case, torch.Generator().manual_seed(seed)).importance)
+    return dict(
+        strategy("scorer", name).score(*case, Context(generator=torch.Generator().manual_seed(seed))).importance
+    )
 
 
 def real_inputs(case) -> dict[str, Tensor]:
@@ -118,12 +120,10 @@ def test_random_prunes_heads_and_filters_at_the_same_rate() -> None:
     model = testing.tiny_model(num_attention_heads=16, hidden_size=64, intermediate_size=128)
     batches = testing.tiny_batches(model)
     shares = {"attention": 0.0, "ffn": 0.0}
-    settings = {"cost": {"scope": "layers"}}
+    stages = {"scorer": "random", "rearranger": "none", "tuner": "none", "cost": "params", "searcher": "exact"}
+    recipe = fastprune.Recipe.of(settings={"cost": {"scope": "layers"}}, **stages)
     for seed in range(10):
-        result = fastprune.prune(
-            model, batches, budget=0.5, scorer="random", rearranger="none", tuner="none", cost="params",
-            searcher="exact", settings=settings, seed=seed,
-        )  # fmt: skip
+        result = fastprune.prune(model, batches, budget=0.5, recipe=recipe, seed=seed)
         for group in result.groups:
             shares[group.kind] += result.mask.counts()[group.name] / group.units / 20
     assert 0.3 < shares["attention"] < 0.7
@@ -132,10 +132,14 @@ def test_random_prunes_heads_and_filters_at_the_same_rate() -> None:
 
 def test_knowledge_is_fisher_and_energy_in_the_published_mixture(case) -> None:
     model, groups, batches = case
-    fisher = strategy("scorer", "fisher", labels="model").score(*case, torch.Generator().manual_seed(0)).importance
+    fisher = (
+        strategy("scorer", "fisher", labels="model")
+        .score(*case, Context(generator=torch.Generator().manual_seed(0)))
+        .importance
+    )
     energy = importance(case, "activation")
     found = strategy("scorer", "knowledge", representational=0.3, attention=5.0)
-    found = found.score(model, groups, batches, torch.Generator().manual_seed(0)).importance
+    found = found.score(model, groups, batches, Context(generator=torch.Generator().manual_seed(0))).importance
     for group in groups:
         weight = 5.0 if group.kind == "attention" else 1.0
         expected = weight * (fisher[group.name].double() + 0.3 * energy[group.name].double())

@@ -14,14 +14,16 @@ from fastprune import (
     Groups,
     LayerFit,
     Mask,
+    Samples,
+    Solver,
     UsageError,
+    materialize,
     mix_spans,
     reconstruct,
     resolve_groups,
     strategy,
     testing,
 )
-from fastprune.surgery import materialize
 from fastprune.testing.comparing import hidden_error
 from fastprune_lstsq.descent import descend, mean_error, relative_error
 
@@ -54,7 +56,7 @@ def fits(keep_every: int = 2, samples: int = 96, one_of: int = 10) -> list[tuple
         return {}
 
     held = batches.held_back(one_of) if one_of else None
-    reconstruct(model, student, left, batches, lambda g, s, w, b: (w, b), refine=look, held=held)
+    reconstruct(model, student, left, Samples(batches, held=held), Solver(solve=lambda g, s, w, b: (w, b), refine=look))
     return found
 
 
@@ -82,7 +84,7 @@ def test_rounded_steps_lead_to_the_same_place(monkeypatch, model_type: str) -> N
         student = materialize(model, groups, mask).eval()
         left = resolve_groups(architecture, student)
         tuner = strategy("tuner", "descent", epochs=4.0, rounded=rounded)
-        tuned = tuner.tune(model, student, left, batches, fastprune.Scores(importance={}))
+        tuned = tuner.tune(model, student, left, batches, fastprune.Scores(importance={}), fastprune.Context())
         errors[faster, rounded] = hidden_error(model, student, groups, batches)
         weights[faster, rounded] = torch.cat([weight.flatten() for weight, _ in tuned.values()])
     assert torch.equal(weights[True, False], weights[False, True])
@@ -130,7 +132,9 @@ def test_layers_are_nearer_to_the_dense_model_than_weights_alone(model_type: str
     for name, options in (("weights", {}), ("descent", {"epochs": 6.0})):
         student = materialize(model, groups, mask).eval()
         left = resolve_groups(architecture, student)
-        strategy("tuner", name, **options).tune(model, student, left, batches, fastprune.Scores(importance={}))
+        strategy("tuner", name, **options).tune(
+            model, student, left, batches, fastprune.Scores(importance={}), fastprune.Context()
+        )
         errors[name] = hidden_error(model, student, groups, batches)
     assert errors["descent"] < errors["weights"]
 
@@ -155,7 +159,9 @@ def test_nothing_is_fitted_to_what_is_held_back_nor_to_its_copies(one_of: int) -
         descend(Watched(**vars(fit)), epochs=1, rate=0.05, originals=len(batches))
         return {}
 
-    reconstruct(model, student, groups, shown, lambda g, s, w, b: (w, b), refine=look, held=held * 3)
+    reconstruct(
+        model, student, groups, Samples(shown, held=held * 3), Solver(solve=lambda g, s, w, b: (w, b), refine=look)
+    )
     assert seen == {index for index in range(len(shown)) if not bool(held[index % len(batches)].all())}
     for index, tokens in touched:
         real = shown.batches[index]["attention_mask"].bool()
@@ -172,7 +178,7 @@ def test_recombined_texts_bring_few_samples_nearer_on_others() -> None:
     for options in ({"fill": 0}, {"fill": 8 * few.n_tokens}, {"fill": 0, "recombine": 7}):
         _, student, groups, _ = halved()
         tuner = strategy("tuner", "descent", held_back=0, **options)
-        tuner.tune(model, student, groups, few, fastprune.Scores(importance={}))
+        tuner.tune(model, student, groups, few, fastprune.Scores(importance={}), fastprune.Context())
         errors.append(hidden_error(model, student, groups, others))
     assert errors[1] < 0.9 * errors[0]
     assert errors[2] == errors[1]

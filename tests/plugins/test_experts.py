@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, MixtralForCausalLM
 
 import fastprune
-from fastprune import Groups, Mask, resolve_groups, testing
+from fastprune import Context, Groups, Mask, resolve_groups, testing
 from fastprune.modeling import EmptySublayer, Experts
 from fastprune.models import checkpoint
 from fastprune.surgery import routing
@@ -212,7 +212,7 @@ class EmptiesAnExpert(fastprune.Searcher):
 
     name = "empties-an-expert"
 
-    def search(self, scores: Any, costs: Any, budget: float) -> Mask:
+    def search(self, scores: Any, costs: Any, budget: float, context: Context) -> Mask:
         counts = {n: 0 if n.endswith("expert.2") else len(c) // 2 for n, c in costs.groups.items()}
         return Mask.top(scores.importance, counts)
 

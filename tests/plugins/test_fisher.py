@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import Mask, Scores, resolve_groups, strategy, testing
+from fastprune import Context, Mask, Scores, resolve_groups, strategy, testing
 from fastprune_fisher.rearranger import swap
 
 
@@ -82,7 +82,7 @@ def test_two_units_that_cancel_are_pruned_together() -> None:
     scores = scores_of(grads)
     searched = Mask.top(scores.importance, {"g": 2})
     assert searched["g"].tolist() == [True, True, False, False]
-    rearranged = strategy("rearranger", "fisher").rearrange(searched, scores)
+    rearranged = strategy("rearranger", "fisher").rearrange(searched, scores, Context())
     assert rearranged["g"].tolist() == [False, False, True, True]
 
 
@@ -92,9 +92,9 @@ def test_full_shrinkage_leaves_the_best_by_the_diagonal() -> None:
     best = Mask.top(scores.importance, {"g": 4})
     worst = Mask.top({"g": -scores.importance["g"]}, {"g": 4})
     shrunk = strategy("rearranger", "fisher", shrinkage=1.0)
-    assert torch.equal(shrunk.rearrange(best, scores)["g"], best["g"])
-    assert torch.equal(shrunk.rearrange(worst, scores)["g"], best["g"])
-    assert not torch.equal(strategy("rearranger", "fisher").rearrange(best, scores)["g"], best["g"])
+    assert torch.equal(shrunk.rearrange(best, scores, Context())["g"], best["g"])
+    assert torch.equal(shrunk.rearrange(worst, scores, Context())["g"], best["g"])
+    assert not torch.equal(strategy("rearranger", "fisher").rearrange(best, scores, Context())["g"], best["g"])
 
 
 @pytest.mark.parametrize("labels", ["dataset", "model"])
@@ -102,7 +102,9 @@ def test_importance_is_the_mean_square_of_the_gradients(labels: str) -> None:
     model = testing.tiny_model()
     groups = resolve_groups(fastprune.architecture_for(model), model)
     batches = testing.tiny_batches(model)
-    scores = strategy("scorer", "fisher", labels=labels).score(model, groups, batches, torch.Generator().manual_seed(5))
+    scores = strategy("scorer", "fisher", labels=labels).score(
+        model, groups, batches, Context(generator=torch.Generator().manual_seed(5))
+    )
     grads, _ = fastprune.collect_gradients(model, groups, batches, labels, torch.Generator().manual_seed(5))
     for group in groups:
         expected = sum(grads[group.name][row] ** 2 for row in range(24)) / 24
@@ -115,7 +117,7 @@ def test_average_of_mini_batches_is_another_matrix() -> None:
     model = testing.tiny_model()
     groups = resolve_groups(fastprune.architecture_for(model), model)
     batches = testing.tiny_batches(model)
-    scores = strategy("scorer", "fisher").score(model, groups, batches, torch.Generator())
+    scores = strategy("scorer", "fisher").score(model, groups, batches, Context(generator=torch.Generator()))
     name = groups.items[0].name
     averaged = scores.grads[name].unflatten(0, (3, 8)).mean(1).square().mean(0)
     assert not torch.allclose(scores.importance[name], averaged, rtol=0.1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastprune import CostTable, OptionError, Scores, UsageError, strategy
+from fastprune import Context, CostTable, OptionError, Scores, UsageError, strategy
 
 
 def table(kind: str, units: int, generator: torch.Generator) -> Tensor:
@@ -57,7 +57,7 @@ def test_equals_brute_force(seed: int) -> None:
     searcher = strategy("searcher", "knapsack", resolution=100_000)
     for share in (0.0, 0.2, 0.5, 0.8, 0.95):
         budget = costs.floor + share * (costs.total - costs.floor)
-        counts = searcher.search(scores, costs, budget).counts()
+        counts = searcher.search(scores, costs, budget, Context()).counts()
         assert costs.of(counts) <= budget * (1 + 1e-9)
         assert damage(scores, counts) == pytest.approx(least(scores, costs, budget), rel=1e-9, abs=1e-12)
 
@@ -69,7 +69,9 @@ def test_a_coarse_resolution_costs_at_most_a_bucket_a_group(seed: int) -> None:
     for share in (0.3, 0.6, 0.9):
         above = share * (costs.total - costs.floor)
         counts = (
-            strategy("searcher", "knapsack", resolution=buckets).search(scores, costs, costs.floor + above).counts()
+            strategy("searcher", "knapsack", resolution=buckets)
+            .search(scores, costs, costs.floor + above, Context())
+            .counts()
         )
         assert costs.of(counts) <= (costs.floor + above) * (1 + 1e-9)
         spared = above * len(costs.groups) / buckets
@@ -81,7 +83,7 @@ def test_the_units_kept_are_the_most_important() -> None:
     costs = CostTable(
         measure="MACs", groups={"a": torch.arange(4).double(), "b": torch.tensor([0.0, 10.0]).double()}, fixed=0.0
     )
-    mask = strategy("searcher", "knapsack").search(scores, costs, 2.0)
+    mask = strategy("searcher", "knapsack").search(scores, costs, 2.0, Context())
     assert mask["a"].tolist() == [False, True, True]
     assert mask["b"].tolist() == [False]
 
@@ -90,7 +92,7 @@ def test_a_whole_sublayer_goes_where_that_alone_saves_anything() -> None:
     flat = torch.tensor([0.0, 5.0, 5.0, 5.0], dtype=torch.float64)
     scores = Scores(importance={"a": torch.tensor([1.0, 1.0, 1.0]), "b": torch.tensor([1.0, 1.0, 2.0])})
     mask = strategy("searcher", "knapsack").search(
-        scores, CostTable(measure="ms", groups={"a": flat, "b": flat}, fixed=1.0), 6.0
+        scores, CostTable(measure="ms", groups={"a": flat, "b": flat}, fixed=1.0), 6.0, Context()
     )
     assert mask.counts() == {"a": 0, "b": 3}
 
@@ -104,7 +106,7 @@ def test_the_size_of_bert_large_takes_seconds() -> None:
             tables[f"{layer}.{kind}"] = cost * torch.arange(units + 1, dtype=torch.float64)
     costs = CostTable(measure="MACs", groups=tables, fixed=100.0)
     begin = time.perf_counter()
-    mask = strategy("searcher", "knapsack").search(Scores(importance=importance), costs, 0.5 * costs.total)
+    mask = strategy("searcher", "knapsack").search(Scores(importance=importance), costs, 0.5 * costs.total, Context())
     assert time.perf_counter() - begin < 20  # about two on one idle core
     assert 0.499 * costs.total < costs.of(mask.counts()) <= 0.5 * costs.total
 
@@ -132,7 +134,7 @@ def test_a_tilt_spares_late_groups() -> None:
 
     def kept(tilt: float) -> dict[str, int]:
         searcher = strategy("searcher", "knapsack", tilt=tilt, resolution=10_000)
-        return searcher.search(scores, costs, 100.0).counts()
+        return searcher.search(scores, costs, 100.0, Context()).counts()
 
     assert kept(0.0) == {"a": 50, "b": 50}
     assert kept(2.0) == {"a": 20, "b": 80}  # minimise x^2 + 4 y^2 over what goes, x + y = 100
@@ -148,7 +150,9 @@ def test_a_power_below_one_shares_the_damage_more_evenly() -> None:
         importance={name: torch.arange(1, 101, dtype=torch.float64) for name in "ab"}, damage={"a": 4 * lost, "b": lost}
     )
     kept = {
-        power: strategy("searcher", "knapsack", power=power, resolution=10_000).search(scores, costs, 100.0).counts()
+        power: strategy("searcher", "knapsack", power=power, resolution=10_000)
+        .search(scores, costs, 100.0, Context())
+        .counts()
         for power in (1.0, 0.75)
     }
     # minimise 4 x^2 + y^2 over what goes, x + y = 100: x = 20; of 4^p x^(2p) + y^(2p): y / x = 4^(p / (2p - 1))

@@ -11,17 +11,18 @@ from torch import Tensor
 
 from fastprune import (
     Block,
+    Context,
     Group,
     Mask,
     Scores,
     Statistics,
     UsageError,
     architecture_for,
+    materialize,
     resolve_groups,
     strategy,
     testing,
 )
-from fastprune.surgery import materialize
 from fastprune.testing.comparing import hidden_error
 from fastprune_lstsq.bias import add_mean_error
 from fastprune_lstsq.mask import MaskTuner, normal_equations
@@ -155,7 +156,7 @@ def test_few_samples_are_met_better_with_a_ridge_chosen_on_some() -> None:
     for one_of in (0, 10):
         student = materialize(model, groups, Mask({g.name: torch.arange(g.units) % 2 == 0 for g in groups})).eval()
         left = resolve_groups(architecture_for(student), student)
-        strategy("tuner", "weights", held_back=one_of).tune(model, student, left, few, Scores(importance={}))
+        strategy("tuner", "weights", held_back=one_of).tune(model, student, left, few, Scores(importance={}), Context())
         errors.append(hidden_error(model, student, left, others))
     assert errors[1] < 0.97 * errors[0]
 
@@ -188,7 +189,7 @@ def test_enough_tokens_are_shown_and_all_where_all_are_asked_for(name: str, monk
             return ridge(statistics, *arguments)
 
         monkeypatch.setattr("fastprune_lstsq.weights.ridge", see)
-        tuner.draft().tune(model, student, left, batches, Scores(importance={}))
+        tuner.draft().tune(model, student, left, batches, Scores(importance={}), Context())
         counts[tokens_per_feature] = max(shown)
     widest = max(max(group.features, group.hidden) for group in left)
     assert counts[0.0] == counts[1e6] == batches.n_tokens

@@ -7,13 +7,22 @@ import itertools
 import pytest
 import torch
 
-from fastprune import CostTable, Scores, UsageError, strategy
+from fastprune import Block, Context, CostTable, Group, Groups, Scores, UsageError, strategy
 from fastprune_search.piecewise import Fit
 
 
 def line(units: int, threshold: int, constant: float, slope: float) -> torch.Tensor:
     kept = torch.arange(units + 1, dtype=torch.float64)
     return torch.where(kept > 0, constant + slope * (kept - threshold).clamp(min=0), 0.0)
+
+
+def groups_of(costs: CostTable) -> Groups:
+    """Groups whose kind is the last word of their name."""
+    blocks = {
+        name: Block(kind=name.rpartition(".")[2], module="m", producers=(), consumer="c") for name in costs.groups
+    }
+    sizes = {name: table.numel() - 1 for name, table in costs.groups.items()}
+    return Groups(tuple(Group(name=n, layer="", units=sizes[n], width=1, hidden=1, block=b) for n, b in blocks.items()))
 
 
 def problem(seed: int, *, layers: int = 2, heads: int = 3, filters: int = 4):
@@ -48,7 +57,9 @@ def test_near_brute_force_where_its_model_is_true(seed: int) -> None:
     scores, costs = problem(seed)
     dropped, reached = 0, []
     for budget in (2.0, 6.0, 10.0, 14.0, 18.0, 24.0, 30.0):
-        counts = strategy("searcher", "piecewise").search(scores, costs, budget).counts()
+        counts = (
+            strategy("searcher", "piecewise").search(scores, costs, budget, Context(groups=groups_of(costs))).counts()
+        )
         assert costs.of(counts) <= budget
         best = best_of_all(scores, costs, budget)
         reached.append(worth(scores, counts) / best if best else 1.0)
@@ -63,7 +74,11 @@ def test_every_number_of_dropped_sublayers_is_tried() -> None:
     tables = {f"{layer}.attention": line(4, 1, 10.0, 1.0) for layer in range(12)}
     importance = {name: torch.full((4,), 1e-3) for name in tables} | {"7.attention": torch.ones(4)}
     costs = CostTable(measure="ms", groups=tables, fixed=0.0)
-    counts = strategy("searcher", "piecewise").search(Scores(importance=importance), costs, 13.5).counts()
+    counts = (
+        strategy("searcher", "piecewise")
+        .search(Scores(importance=importance), costs, 13.5, Context(groups=groups_of(costs)))
+        .counts()
+    )
     assert counts == dict.fromkeys(tables, 0) | {"7.attention": 4}
 
 
@@ -88,7 +103,11 @@ def test_tables_of_another_shape_keep_their_budget(seed: int) -> None:
     kept = []
     for share in (0.0, 0.1, 0.3, 0.5, 0.8, 1.0):
         budget = costs.floor + share * (costs.total - costs.floor)
-        counts = strategy("searcher", "piecewise").search(Scores(importance=importance), costs, budget).counts()
+        counts = (
+            strategy("searcher", "piecewise")
+            .search(Scores(importance=importance), costs, budget, Context(groups=groups_of(costs)))
+            .counts()
+        )
         assert costs.of(counts) <= budget * (1 + 1e-9)
         kept.append(costs.of(counts) / costs.total)
     assert kept[-1] == pytest.approx(1.0)
@@ -98,7 +117,10 @@ def test_tables_of_another_shape_keep_their_budget(seed: int) -> None:
 def test_three_kinds_are_refused() -> None:
     tables = {name: line(2, 1, 1.0, 1.0) for name in ("0.attention", "0.cross", "0.ffn")}
     scores = Scores(importance={name: torch.ones(2) for name in tables})
+    costs = CostTable(measure="ms", groups=tables, fixed=0.0)
     with pytest.raises(
         UsageError, match=r"handles two kinds of sublayers, but this model has 3 \(attention, cross, ffn"
     ):
-        strategy("searcher", "piecewise").search(scores, CostTable(measure="ms", groups=tables, fixed=0.0), 2.0)
+        strategy("searcher", "piecewise").search(
+            scores, CostTable(measure="ms", groups=tables, fixed=0.0), 2.0, Context(groups=groups_of(costs))
+        )

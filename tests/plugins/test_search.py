@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from fastprune import CostTable, Pass, Scores, UsageError, strategy
+from fastprune import Context, CostTable, Pass, Scores, UsageError, strategy
 
 
 def problem(seed: int, heads: int = 3, filters: int = 3, *, head_cost: float = 5.0, filter_cost: float = 2.0):
@@ -45,7 +45,7 @@ def test_exact_equals_brute_force_over_all_budgets(seed: int) -> None:
     assert sum(values.numel() for values in scores.importance.values()) == 6
     headless = 0
     for budget in range(3, 26):
-        mask = strategy("searcher", "exact").search(scores, costs, float(budget))
+        mask = strategy("searcher", "exact").search(scores, costs, float(budget), Context())
         assert costs.of(mask.counts()) <= budget
         assert worth(scores, mask) == best_of_all(scores, costs, budget)
         headless += mask.counts()["a.heads"] + mask.counts()["b.heads"] == 0
@@ -57,7 +57,7 @@ def test_exact_whichever_is_dearer(head_cost: float, filter_cost: float) -> None
     scores, costs = problem(1, head_cost=head_cost, filter_cost=filter_cost)
     for share in torch.linspace(0, 1, 25).tolist():
         budget = costs.floor + share * (costs.total - costs.floor)
-        mask = strategy("searcher", "exact").search(scores, costs, budget)
+        mask = strategy("searcher", "exact").search(scores, costs, budget, Context())
         assert costs.of(mask.counts()) <= budget * (1 + 1e-9)
         assert worth(scores, mask) >= best_of_all(scores, costs, budget)
 
@@ -66,7 +66,7 @@ def test_exact_whichever_is_dearer(head_cost: float, filter_cost: float) -> None
 def test_exact_with_one_kind_alone(heads: int) -> None:
     scores, costs = problem(2, heads=heads, filters=6 - heads)
     for budget in range(3, 34):
-        mask = strategy("searcher", "exact").search(scores, costs, float(budget))
+        mask = strategy("searcher", "exact").search(scores, costs, float(budget), Context())
         assert worth(scores, mask) == best_of_all(scores, costs, budget)
 
 
@@ -76,7 +76,7 @@ def test_no_search_exceeds_a_budget(name: str, seed: int) -> None:
     scores, costs = problem(seed, heads=12, filters=300, head_cost=64.0, filter_cost=3.0)
     for share in (0.0, 0.001, 0.01, 0.1, 0.33, 0.5, 0.77, 0.999, 1.0):
         budget = costs.floor + share * (costs.total - costs.floor)
-        mask = strategy("searcher", name).search(scores, costs, budget)
+        mask = strategy("searcher", name).search(scores, costs, budget, Context())
         assert costs.of(mask.counts()) <= budget
 
 
@@ -84,7 +84,9 @@ def test_exact_is_never_worth_less_than_the_threshold() -> None:
     better = 0
     for seed in range(20):
         scores, costs = problem(seed, heads=6, filters=20)
-        exact, threshold = (strategy("searcher", name).search(scores, costs, 30.0) for name in ("exact", "threshold"))
+        exact, threshold = (
+            strategy("searcher", name).search(scores, costs, 30.0, Context()) for name in ("exact", "threshold")
+        )
         assert worth(scores, exact) >= worth(scores, threshold)
         better += worth(scores, exact) > worth(scores, threshold)
     assert better > 0
@@ -97,7 +99,7 @@ def test_threshold_keeps_the_highest_scores_until_the_budget_is_spent() -> None:
     kept = {
         budget: [mask["a"].tolist(), mask["b"].tolist()]
         for budget in (9.0, 10.0, 11.0, 12.0, 22.0)
-        for mask in [strategy("searcher", "threshold").search(scores, costs, budget)]
+        for mask in [strategy("searcher", "threshold").search(scores, costs, budget, Context())]
     }
     assert kept[9.0] == [[False, False], [False, False]]
     assert kept[10.0] == [[True, False], [False, False]]
@@ -114,7 +116,7 @@ def test_uniform_keeps_the_same_share_of_all_groups() -> None:
     costs = CostTable(measure="coins", groups=tables, fixed=0.0)
     kept = {}
     for budget in range(61):
-        mask = strategy("searcher", "uniform").search(scores, costs, float(budget))
+        mask = strategy("searcher", "uniform").search(scores, costs, float(budget), Context())
         kept[budget] = (mask.counts()["few"], mask.counts()["many"])
         for name, importance in scores.importance.items():
             lost = importance[~mask[name]]
@@ -133,12 +135,12 @@ def test_exact_refuses_what_it_cannot_do() -> None:
         measure="ms", groups=dict(costs.groups) | {"a.heads": torch.tensor([0.0, 9.0]).double()}, fixed=0.0
     )
     with pytest.raises(UsageError, match="at most two different unit costs, but there are 3 in the ms of this model"):
-        strategy("searcher", "exact").search(scores, bent, 20.0)
+        strategy("searcher", "exact").search(scores, bent, 20.0, Context())
     stepped = CostTable(
         measure="ms", groups=dict(costs.groups) | {"b.heads": torch.tensor([0.0, 9.0, 9.5]).double()}, fixed=0.0
     )
     with pytest.raises(UsageError, match="needs a constant cost a unit, but the ms of 'b.heads' are not"):
-        strategy("searcher", "exact").search(scores, stepped, 20.0)
+        strategy("searcher", "exact").search(scores, stepped, 20.0, Context())
 
 
 def test_once() -> None:
@@ -163,7 +165,7 @@ def test_threshold_by_score_per_cost() -> None:
     scores = Scores(importance={"heads": torch.tensor([6.0, 1.0]), "filters": torch.tensor([3.0, 2.0])})
     tables = {"heads": torch.tensor([0.0, 10.0, 20.0]).double(), "filters": torch.tensor([0.0, 1.0, 2.0]).double()}
     costs = CostTable(measure="coins", groups=tables, fixed=0.0)
-    by_score = strategy("searcher", "threshold").search(scores, costs, 11.0)
-    by_value = strategy("searcher", "threshold", per_cost=True).search(scores, costs, 11.0)
+    by_score = strategy("searcher", "threshold").search(scores, costs, 11.0, Context())
+    by_value = strategy("searcher", "threshold", per_cost=True).search(scores, costs, 11.0, Context())
     assert by_score.counts() == {"heads": 1, "filters": 1}
     assert by_value.counts() == {"heads": 0, "filters": 2}

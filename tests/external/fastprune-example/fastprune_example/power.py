@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastprune import (
     Batches,
+    Context,
     Group,
     Groups,
     Scorer,
@@ -30,7 +31,7 @@ class PowerScorer(Scorer):
     name: ClassVar[str] = "power"
     power: float = option(2.0, help="The exponent: 1 for the mean size, more to let rare large activations count.")
 
-    def score(self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator) -> Scores:
+    def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
         """As ``Scorer.score``."""
         device = next(model.parameters()).device
         sums = {g.name: torch.zeros(g.features, dtype=torch.float64, device=device) for g in groups}

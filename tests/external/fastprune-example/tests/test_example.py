@@ -14,7 +14,7 @@ from fastprune_example.toy import ToyForSequenceClassification, random_toy
 from fastprune_example.twig import TwigModel, random_twig
 
 import fastprune
-from fastprune import testing
+from fastprune import Context, testing
 
 
 def logits(model: torch.nn.Module, batches: fastprune.Batches) -> torch.Tensor:
@@ -40,9 +40,7 @@ def test_it_is_found_where_it_is_installed() -> None:
 def test_toy_is_pruned_saved_and_loaded(tmp_path: Path, tuner: str) -> None:
     model = random_toy()
     batches = testing.tiny_batches(model)
-    result = fastprune.prune(
-        model, batches, budget=0.5, scorer="power", rearranger="none", tuner=tuner, settings={"scorer": {"power": 1}}
-    )
+    result = fastprune.prune(model, batches, budget=0.5, scorer=PowerScorer(power=1.0), rearranger="none", tuner=tuner)
     assert result.recipe.scorer == PowerScorer(power=1.0)
     assert result.cost_after <= 0.5 * result.cost_before
     loaded = fastprune.load(result.save(tmp_path / "toy"), model_class=ToyForSequenceClassification)
@@ -82,7 +80,7 @@ def test_large_activations_count_more_under_a_higher_power() -> None:
     groups = fastprune.resolve_groups(fastprune.architecture_for(model), model)
     shares = []
     for power in (1.0, 4.0):
-        scores = PowerScorer(power=power).score(model, groups, batches, torch.Generator())
+        scores = PowerScorer(power=power).score(model, groups, batches, Context(generator=torch.Generator()))
         importance = scores.importance["layers.0.ffn"]
         shares.append(float(importance.max() / importance.sum()))
     assert shares[1] > 1.5 * shares[0]

@@ -1,0 +1,129 @@
+"""The outcome of a run: the result, with costs and latency before and after."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastprune.calibration.hooks import frozen
+from fastprune.data.batches import Batches, to_device
+from fastprune.data.workload import Workload
+from fastprune.measuring.memory import weight_bytes
+from fastprune.measuring.timing import interleaved, speedup
+from fastprune.models import portable
+from fastprune.pipeline.clock import timed
+from fastprune.pipeline.result import PruningResult
+from fastprune.pipeline.state import State
+from fastprune.pipeline.subject import Subject
+from fastprune.registry.recipe import Recipe, strategy
+from fastprune.strategies.contracts import CostModel
+from fastprune.strategies.limits import Limits
+from fastprune.surgery.reconstruction import adopt
+from fastprune.surgery.routing import drop_routes
+from fastprune.units.experts import unfuse_experts
+from fastprune.units.groups import Groups
+from fastprune.units.resolve import resolve_groups
+
+log = logging.getLogger(__name__)
+
+
+def outcome(
+    state: State, limits: Limits, recipe: Recipe, workload: Workload, *, inplace: bool, **figures: Any
+) -> PruningResult:
+    """The pruned model with its provenance.
+
+    Args:
+        state: After the last pass.
+        limits: The budgets on the dense model.
+        recipe: What each stage was done with.
+        workload: What costs are counted for.
+        inplace: Whether the user's own model becomes the pruned one.
+        figures: Further attributes of ``PruningResult``: ``latency``, ``timings``, ``calibration``.
+    """
+    subject = state.subject
+    size, spent = weight_bytes(subject.teacher), limits.spent(state.mask)
+    pruned = _put_into(subject, state) if inplace else state.student
+    left = resolve_groups(subject.architecture, pruned)
+    if state.reroute:
+        with frozen(pruned):
+            spent = _measured(spent, recipe.cost, pruned, left, workload)
+    portable.describe(pruned, left)
+    opened = subject.opened
+    return PruningResult(
+        model=pruned,
+        mask=state.mask,
+        groups=subject.groups,
+        architecture=subject.architecture,
+        recipe=recipe,
+        budget=limits.first.share,
+        importance=state.importance,
+        measure=limits.first.table.measure,
+        cost_before=spent[0]["before"],
+        cost_after=spent[0]["after"],
+        costs=spent,
+        parameters_before=sum(parameter.numel() for parameter in subject.teacher.parameters()),
+        size_before=size,
+        tokenizer=opened.tokenizer if opened else None,
+        companions=opened.companions if opened else {},
+        base_model=opened.hub_name if opened else "",
+        history=opened.history if opened else (),
+        **figures,
+    )
+
+
+def latency(dense: nn.Module, pruned: nn.Module, calibration: Batches) -> dict[str, Any]:
+    """The time of a forward pass of both models, interleaved, on batches of the calibration set's size and mean length.
+
+    Returns:
+        ``batch_size``, ``seq_len``, ``device``, ``dtype``, ``threads``; ``dense`` and ``pruned`` in milliseconds (median),
+        ``speedup``. Empty if the models cannot be timed.
+    """
+    parameter = next(dense.parameters())
+    shape = {"batch_size": max(calibration.sizes), "seq_len": calibration.mean_length}
+    with timed("bench"):
+        inputs = Workload.of(calibration).inputs(**shape)
+        try:
+            times = interleaved({"dense": dense, "pruned": pruned}, to_device(inputs, parameter.device), rounds=5)
+        except Exception as error:  # made-up inputs do not fit every model; the pruning is not lost for it
+            log.warning("The models cannot be timed: %s: %s", type(error).__name__, error)
+            return {}
+    return {
+        **shape,
+        "device": parameter.device.type,
+        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "dense": statistics.median(times["dense"]),
+        "pruned": statistics.median(times["pruned"]),
+        "speedup": speedup(times["dense"], times["pruned"]),
+    }
+
+
+def _put_into(subject: Subject, state: State) -> nn.Module:
+    """The user's own model, changed into the student."""
+    pruned = adopt(unfuse_experts(subject.given, inplace=True), subject.groups, state.mask, state.student)
+    if state.reroute:
+        drop_routes(pruned, resolve_groups(subject.architecture, pruned))
+    return pruned
+
+
+def _measured(
+    spent: list[dict[str, Any]], cost: CostModel, model: nn.Module, groups: Groups, workload: Workload
+) -> list[dict[str, Any]]:
+    """The costs measured on the pruned model itself: tables do not foresee tokens routed to other experts."""
+    measured = []
+    for each in spent:
+        chosen: CostModel = cost if each["name"] == cost.name else strategy("cost", each["name"])
+        after = chosen.measure(model, groups, workload).total
+        if after > 1.01 * each["budget"] * each["before"]:  # added biases cost less than 1 %
+            log.warning(
+                "Tokens of dropped experts now cost other experts: %.3g of the %s are left, the budget was %.3g.",
+                after / each["before"],
+                each["measure"],
+                each["budget"],
+            )
+        measured.append(each | {"after": after})
+    return measured

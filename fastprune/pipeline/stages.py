@@ -1,0 +1,129 @@
+"""The stages of a pass: score, search (and rearrange), tune (and choose). Each checks the output of its strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import nn
+
+from fastprune.calibration.hooks import frozen
+from fastprune.data.batches import Batches
+from fastprune.data.workload import Workload
+from fastprune.pipeline.cache import PruningCache
+from fastprune.pipeline.choosing import choose
+from fastprune.pipeline.clock import timed
+from fastprune.pipeline.state import State
+from fastprune.pipeline.subject import Subject
+from fastprune.registry.recipe import Recipe, strategy
+from fastprune.strategies import checks
+from fastprune.strategies.budgets import BudgetRequest
+from fastprune.strategies.context import Context
+from fastprune.strategies.contracts import CostModel, Scorer, Tuner
+from fastprune.strategies.limits import Limit, Limits
+from fastprune.strategies.schedules import Pass
+from fastprune.strategies.scores import Scores
+from fastprune.surgery.materialize import materialize
+from fastprune.surgery.reconstruction import apply_reconstruction
+from fastprune.surgery.routing import drop_routes
+from fastprune.units.groups import Groups
+from fastprune.units.masks import Mask
+from fastprune.units.resolve import resolve_groups
+
+
+def measure(
+    subject: Subject, workload: Workload, requested: Mapping[str, BudgetRequest], cost: CostModel, cache: PruningCache
+) -> Limits:
+    """The table and the budget of each requested cost, the recipe's cost first.
+
+    Raises:
+        BudgetError: A budget is below what is left with every unit pruned.
+    """
+    own = requested.get("", requested.get(cost.name))
+    others = {name: each for name, each in requested.items() if name not in ("", cost.name)}
+    limits = []
+    with timed("measure"), frozen(subject.teacher):
+        for name, request in (({cost.name: own} if own else {}) | others).items():
+            chosen: CostModel = cost if name == cost.name else strategy("cost", name)
+            table = cache.costs(chosen, partial(chosen.measure, subject.teacher, subject.groups, workload))
+            checks.check_costs(table, subject.groups, chosen)
+            limits.append(Limit(name=name, table=table, share=request.share(table), dense=table.total))
+    checked = Limits(tuple(limits))
+    checked.check()
+    return checked
+
+
+def score(state: State, scorer: Scorer, generator: torch.Generator, cache: PruningCache) -> Scores:
+    """Stage 0: score the student's units."""
+    student, groups, subject = state.student, state.groups, state.subject
+    context = Context(groups=groups, generator=generator, states=subject.states)
+    with timed("score"), frozen(student):
+        scores = cache.scores(scorer, generator, lambda: scorer.score(student, groups, subject.calibration, context))
+        checks.check_scores(scores, groups, scorer)
+    return scores
+
+
+def search(
+    state: State, scores: Scores, limits: Limits, recipe: Recipe, step: Pass, generator: torch.Generator
+) -> list[Mask]:
+    """Stages 1 and 2: a mask from each variant of the searcher, rearranged.
+
+    All groups that are not fixed yet are searched; only those that this pass fixes are pruned.
+    """
+    searchable = limits.first.table.groups
+    groups, known = state.groups.only(searchable), scores.only(searchable)
+    context = Context(groups=groups, generator=generator)
+    pruned = searchable if step.fixes is None else step.fixes
+    masks = []
+    for searcher in recipe.searcher.variants():
+        with timed("search"):
+            searched = limits.search(searcher, known, context)
+            for limit in limits.items:
+                checks.check_search(searched, groups, limit.table, limit.budget, searcher)
+        with timed("rearrange"):
+            rearranged = recipe.rearranger.rearrange(searched, known, context)
+            checks.check_rearrangement(rearranged, searched, groups, recipe.rearranger)
+        masks.append(Mask({**Mask.full(state.groups).values, **{name: rearranged[name] for name in pruned}}))
+    return masks
+
+
+def tune(
+    state: State, masks: Sequence[Mask], scores: Scores, recipe: Recipe, step: Pass, generator: torch.Generator
+) -> State:
+    """Stage 3: choose the best mask by quickly tuned drafts, and tune the model that it leaves."""
+    subject, mask = state.subject, masks[0]
+    build = partial(_tuned, state, step, generator)
+    if len(masks) > 1:
+        with timed("choose"):
+            draft, share = partial(build, recipe.tuner.draft()), recipe.searcher.draft_share
+            mask = choose(masks, draft, subject.states, subject.calibration, scores, share=share)
+    with timed("tune"):
+        student = build(recipe.tuner, mask, subject.calibration, scores)
+    return state.after(student, mask, step.fixes, scores.importance)
+
+
+def _tuned(
+    state: State,
+    step: Pass,
+    generator: torch.Generator,
+    tuner: Tuner,
+    mask: Mask,
+    calibration: Batches,
+    scores: Scores,
+) -> nn.Module:
+    """The model that a mask leaves, tuned; layer after layer if the pass fixes single groups."""
+    teacher, small = state.subject.teacher, materialize(state.student, state.groups, mask)
+    left = resolve_groups(state.subject.architecture, small)
+    if state.reroute:
+        drop_routes(small, left)
+    parts = [left]
+    if step.fixes is not None:
+        parts = [Groups(members) for _, members in left.only(step.fixes).layers()]
+    for groups in parts:
+        context = Context(groups=groups, generator=generator, states=state.subject.states)
+        with frozen(teacher), frozen(small):
+            reconstruction = tuner.tune(teacher, small, groups, calibration, scores, context)
+            checks.check_reconstruction(reconstruction, small, groups, tuner)
+        apply_reconstruction(small, reconstruction)
+    return small.eval()

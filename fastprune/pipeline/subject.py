@@ -1,0 +1,126 @@
+"""The subject of a run: the dense model with its units, and its calibration set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from fastprune.calibration.dense_states import DenseStates
+from fastprune.data.batches import Batches, check_tokens, token_limit
+from fastprune.data.encoding import is_dataset, make_batches
+from fastprune.data.tasks import Batch, Task
+from fastprune.errors import DataError, ModelError
+from fastprune.models.pretrained import Pretrained, open_pretrained
+from fastprune.pipeline.cache import PruningCache
+from fastprune.registry.loading import installed
+from fastprune.registry.serving import architecture_for, task_for
+from fastprune.units.architecture import Architecture
+from fastprune.units.experts import unfuse_experts
+from fastprune.units.groups import Groups
+from fastprune.units.resolve import resolve_groups
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A dense model, its units, and its calibration set.
+
+    Attributes:
+        given: The user's module.
+        opened: The model with its tokenizer, task and files; None if only a module was given.
+        teacher: The dense model: the user's module, with unfused experts.
+        architecture: The paths of its units.
+        groups: Its groups.
+        calibration: The calibration set.
+        states: Cached outputs of the teacher on the calibration set.
+    """
+
+    given: nn.Module
+    opened: Pretrained | None
+    teacher: nn.Module
+    architecture: Architecture
+    groups: Groups
+    calibration: Batches
+    states: DenseStates
+
+
+def open_subject(
+    model: nn.Module | Pretrained | str | Path,
+    data: Batches | Iterable[Batch] | Dataset | IterableDataset | str | Path,
+    *,
+    architecture: Architecture | str | None,
+    task: Task | None,
+    seed: int,
+    cache: PruningCache,
+) -> Subject:
+    """Open the model, find its units, and read its calibration set.
+
+    Raises:
+        ModelError: The model cannot be opened, is wrapped in another module, fits no architecture, or serves no task.
+        DataError: The data cannot be read, or hold a token that the model does not have.
+    """
+    if isinstance(model, (str, Path)):
+        model = open_pretrained(model)
+    opened = model if isinstance(model, Pretrained) else None
+    given = model.model if isinstance(model, Pretrained) else model
+    _check_bare(given)
+    if isinstance(architecture, str):
+        architecture = installed().architecture[architecture]
+    architecture = architecture or architecture_for(given)
+    teacher = unfuse_experts(given)
+    groups = resolve_groups(architecture, teacher)
+    calibration = _calibration_set(data, teacher, opened, task, seed)
+    return Subject(
+        given=given,
+        opened=opened,
+        teacher=teacher,
+        architecture=architecture,
+        groups=groups,
+        calibration=calibration,
+        states=cache.dense_states(teacher, calibration),
+    )
+
+
+def _calibration_set(
+    data: Batches | Iterable[Batch] | Dataset | IterableDataset | str | Path,
+    teacher: nn.Module,
+    opened: Pretrained | None,
+    task: Task | None,
+    seed: int,
+) -> Batches:
+    """The calibration set with its task: the given one [that of the batches, of the opened model, or of the class]."""
+    if isinstance(data, (str, Path)) or is_dataset(data):
+        data = _read(data, opened, task, seed)
+    batches = Batches.wrap(data, task)
+    chosen = batches.task or (opened.task if opened else None) or task_for(teacher.config, type(teacher))  # type: ignore[arg-type]
+    check_tokens(teacher, batches)
+    return Batches.wrap(batches, chosen)
+
+
+def _read(
+    source: str | Path | Dataset | IterableDataset, opened: Pretrained | None, task: Task | None, seed: int
+) -> Batches:
+    if opened is None or opened.tokenizer is None:
+        name = source if isinstance(source, (str, Path)) else "a data set"
+        raise DataError(
+            f"Reading {name} takes a tokenizer: give the model as open_pretrained returns it, or by its name."
+        )
+    limit = token_limit(opened.model)
+    return make_batches(source, task or opened.task, opened.tokenizer, limit=limit, seed=seed)
+
+
+def _check_bare(model: nn.Module) -> None:
+    """Raise ``ModelError`` for a wrapped model, whose layers are hidden or compute with other weights."""
+    kind = type(model).__name__
+    if hasattr(model, "merge_and_unload"):
+        raise ModelError(f"The model is a {kind} with adapters: merge them, and give model.merge_and_unload().")
+    for inside in ("_orig_mod", "module"):
+        if isinstance(getattr(model, inside, None), PreTrainedModel):
+            raise ModelError(f"{kind} is wrapped around the model: give model.{inside}, and wrap what comes back.")
