@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -29,8 +30,10 @@ from fastprune import (
 )
 from fastprune.data.batches import model_inputs
 from fastprune.models.manifests import read_manifest
+from fastprune.pipeline.subject import open_subject
 from fastprune.testing.comparing import hidden_error
 from fastprune.testing.guards import state_of
+from fastprune_tasks.embedding import Embedding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -481,3 +484,15 @@ def test_other_presets_keep_the_budget(preset: str) -> None:
     model, batches = case()
     result = fastprune.prune(model, batches, budget=0.5, recipe=preset)
     assert result.cost_after <= 0.5 * result.cost_before
+
+
+def test_the_task_of_an_opened_model_is_that_of_batches_in_memory(tmp_path: Path) -> None:
+    """Batches of tensors do not say how an embedding model pools."""
+    model = testing.tiny_model("bert", "Model")
+    model.save_pretrained(tmp_path)
+    opened = dataclasses.replace(
+        fastprune.open_pretrained(tmp_path, device="cpu"), task=Embedding(pooling="cls", normalize=False)
+    )
+    batches = [{name: value for name, value in batch.items() if name != "sample"} for batch in case("bert")[1]]
+    subject = open_subject(opened, batches, architecture=None, task=None, seed=0, cache=fastprune.PruningCache())
+    assert subject.calibration.task == Embedding(pooling="cls", normalize=False)

@@ -66,16 +66,6 @@ def test_work_is_done_once_and_results_stay_the_same(tmp_path: Path) -> None:
         assert all(torch.equal(one.mask[name], other.mask[name]) for name in one.mask)
 
 
-def test_later_draws_are_those_of_a_pruning_of_its_own() -> None:
-    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
-    cache = PruningCache()
-    for generator in generators:
-        cache.scores(
-            CountedScorer(), generator, lambda g=generator: Scores(importance={"a": torch.rand(4, generator=g)})
-        )
-    assert torch.equal(*(torch.rand(4, generator=generator) for generator in generators))
-
-
 def test_a_broken_file_is_computed_again(tmp_path: Path) -> None:
     prune(0.5, PruningCache(folder=tmp_path))
     for file in tmp_path.iterdir():

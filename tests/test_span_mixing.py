@@ -11,6 +11,10 @@ from fastprune import Batches, mix_spans
 FIRST, LAST, PADDING = 1, 2, 0
 
 
+def drawn(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def texts(*lengths: int, left: bool = False, **more: Tensor) -> Batches:
     """One batch; the inner tokens of the text r are 100 (r + 1), 100 (r + 1) + 1 and so on, with a separator in the middle."""
     width = max(lengths) + 3
@@ -27,7 +31,7 @@ def texts(*lengths: int, left: bool = False, **more: Tensor) -> Batches:
 @pytest.mark.parametrize("left", [False, True])
 def test_copies_take_one_span_of_half_a_text_from_another(left: bool) -> None:
     given = texts(8, 6, 12, 8, left=left)
-    found = mix_spans(given, 3)
+    found = mix_spans(given, 3, drawn())
     assert len(found) == 4
     assert found.batches[0] is given.batches[0]
     (batch,) = given
@@ -52,25 +56,25 @@ def test_copies_take_one_span_of_half_a_text_from_another(left: bool) -> None:
 def test_what_is_held_back_gives_nothing_to_the_others_and_takes_nothing() -> None:
     held = torch.tensor([False, True, False, True, False])
     given = texts(8, 9, 10, 11, 12)
-    for copy in mix_spans(given, 5, held=[held]).batches[1:]:
+    for copy in mix_spans(given, 5, drawn(), held=[held]).batches[1:]:
         for row, tokens in enumerate(copy["input_ids"]):
             donors = {int(token) // 100 - 1 for token in tokens if token >= 100} - {row}
             assert len(donors) == 1
             assert held[donors.pop()] == held[row]
-    alone = mix_spans(given, 1, held=[torch.tensor([True] + 4 * [False])]).batches[1]["input_ids"][0]
+    alone = mix_spans(given, 1, drawn(), held=[torch.tensor([True] + 4 * [False])]).batches[1]["input_ids"][0]
     assert {int(token) // 100 for token in alone if token >= 100} == {1}
 
 
 def test_draws_are_the_seed_s() -> None:
     given = texts(8, 9, 10)
-    one, again, other = (mix_spans(given, 1, seed).batches[1]["input_ids"] for seed in (0, 0, 1))
+    one, again, other = (mix_spans(given, 1, drawn(seed)).batches[1]["input_ids"] for seed in (0, 0, 1))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
 
 
 def test_texts_without_inner_tokens_or_others_are_no_trouble() -> None:
     for given in (texts(0, 5), texts(0), texts(7)):
-        copy = mix_spans(given, 1).batches[1]["input_ids"]
+        copy = mix_spans(given, 1, drawn()).batches[1]["input_ids"]
         inner = given.batches[0]["input_ids"] >= 100
         assert bool((copy[inner] >= 100).all())
         assert torch.equal(copy[~inner], given.batches[0]["input_ids"][~inner])
@@ -79,6 +83,6 @@ def test_texts_without_inner_tokens_or_others_are_no_trouble() -> None:
 @pytest.mark.parametrize("name", ["pixel_values", "decoder_input_ids", "bbox"])
 def test_what_has_to_fit_the_text_keeps_it_as_it_is(name: str) -> None:
     given = texts(8, 8, **{name: torch.zeros(2, 3)})
-    assert mix_spans(given, 2) is given
+    assert mix_spans(given, 2, drawn()) is given
     pictures = Batches.wrap([{"pixel_values": torch.zeros(2, 3, 4, 4)}], None)
-    assert mix_spans(pictures, 2) is pictures
+    assert mix_spans(pictures, 2, drawn()) is pictures

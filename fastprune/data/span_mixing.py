@@ -15,7 +15,9 @@ TEXT = {"input_ids", "attention_mask", "token_type_ids"}
 """Inputs of which tokens can be exchanged; where a model takes more, what it takes has to fit together."""
 
 
-def mix_spans(batches: Batches, copies: int, seed: int = 0, *, held: Sequence[Tensor] | None = None) -> Batches:
+def mix_spans(
+    batches: Batches, copies: int, generator: torch.Generator, *, held: Sequence[Tensor] | None = None
+) -> Batches:
     """The calibration set, followed by copies in which half of each text is another's of its batch.
 
     What reconstruction learns from them is how layers answer to more contexts than there are samples; no label is needed.
@@ -23,7 +25,7 @@ def mix_spans(batches: Batches, copies: int, seed: int = 0, *, held: Sequence[Te
     Args:
         batches: The calibration set.
         copies: How many of each batch.
-        seed: Of the draws.
+        generator: Draws the spans, on the CPU.
         held: Which samples are held back [samples], by the batch: they and the others take nothing from each other.
 
     Returns:
@@ -33,7 +35,6 @@ def mix_spans(batches: Batches, copies: int, seed: int = 0, *, held: Sequence[Te
     """
     if any(not set(model_inputs(batch, batches.task)) <= TEXT or "input_ids" not in batch for batch in batches):
         return batches
-    generator = torch.Generator().manual_seed(seed)
     apart = held or [torch.zeros(size, dtype=torch.bool) for size in batches.sizes]
     made = [
         {**batch, "input_ids": _mixed(batch, marks, generator)}

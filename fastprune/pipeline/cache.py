@@ -1,4 +1,4 @@
-"""Reuse: what several prunings of one model share, measured once and kept, so that it survives an interruption."""
+"""The cache of several prunings of one model: what is measured once for all of them."""
 
 from __future__ import annotations
 
@@ -25,24 +25,23 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class PruningCache:
-    """Cost tables and first scores of one dense model on one calibration set, by the strategy that made them, and what
-    tuners see of it.
+    """Cost tables, scores and dense states of one model on one calibration set.
 
-    Give the same instance to several calls of ``prune`` with the same model, data and seed: each cost model measures and
-    each scorer scores once, and the dense model's layers run once for all tuners, as far as there is memory. A pruning gives
-    the same result with it as without it, random draws included.
+    Give the same instance to several calls of ``prune`` with the same model, data and seed: each cost model measures once,
+    each scorer scores the dense model once, and the dense model's layers run once, within the memory limit. A pruning has the
+    same result with it as without it.
 
     Attributes:
-        folder: Where tables and scores are kept for another process; None: in memory alone.
-        memory: Bytes that what the dense model's layers give may take; None: a quarter of what is free when it is first kept.
-        states: What they give.
+        folder: A directory for tables and scores, so that another process can use them [memory only].
+        memory: The limit of the dense states in bytes [a quarter of the memory that is free at the first entry].
+        states: The dense states of the last model and calibration set; None before the first.
     """
 
     folder: Path | None = None
     memory: int | None = None
     states: DenseStates | None = field(default=None, init=False, repr=False)
     _costs: dict[str, CostTable] = field(default_factory=dict)
-    _scores: dict[str, tuple[Scores, torch.Tensor]] = field(default_factory=dict)
+    _scores: dict[str, Scores] = field(default_factory=dict)
 
     def dense_states(self, teacher: nn.Module, batches: Batches) -> DenseStates:
         """The cached states of this model on these batches; those of another model or calibration set are dropped."""
@@ -60,20 +59,15 @@ class PruningCache:
                 self._write("costs", cost, self._costs[key])
         return self._costs[key]
 
-    def scores(self, scorer: Scorer, generator: torch.Generator, score: Callable[[], Scores]) -> Scores:
-        """The scores of a scorer, computed at the first call; the generator is left as scoring leaves it."""
+    def scores(self, scorer: Scorer, score: Callable[[], Scores]) -> Scores:
+        """The scores of a scorer, computed at the first call."""
         key = repr(scorer)
         if key not in self._scores:
             read = self._read("scores", scorer)
-            if read:
-                state = read.pop("generator")
-                self._scores[key] = Scores(**read), state
-            else:
-                self._scores[key] = score(), generator.get_state()
-                self._write("scores", scorer, self._scores[key][0], generator=generator.get_state())
-        scores, state = self._scores[key]
-        generator.set_state(state)
-        return scores
+            self._scores[key] = Scores(**read) if read else score()
+            if not read:
+                self._write("scores", scorer, self._scores[key])
+        return self._scores[key]
 
     def _path(self, kind: str, strategy: Any) -> Path | None:
         digest = hashlib.sha256(repr(strategy).encode()).hexdigest()[:12]
@@ -88,11 +82,11 @@ class PruningCache:
             log.warning("%s cannot be read (%s) and is computed again", path, type(error).__name__)
             return {}
 
-    def _write(self, kind: str, strategy: Any, value: Any, **more: Any) -> None:
+    def _write(self, kind: str, strategy: Any, value: Any) -> None:
         path = self._path(kind, strategy)
         if path is None:
             return
-        content = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)} | more
+        content = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
         try:

@@ -19,7 +19,7 @@ from fastprune.pipeline.outcome import latency, outcome
 from fastprune.pipeline.result import PruningResult
 from fastprune.pipeline.stages import measure, score, search, tune
 from fastprune.pipeline.state import State
-from fastprune.pipeline.subject import open_subject
+from fastprune.pipeline.subject import check_fits, open_subject
 from fastprune.progress import Progress, listening
 from fastprune.registry.recipe import Recipe, recipe_for
 from fastprune.strategies.budgets import Budget, read_budget
@@ -90,16 +90,17 @@ def prune(
     chosen = recipe_for(requested, recipe, cost=cost, schedule=schedule, **stages)
     cache = cache or PruningCache()
     subject = open_subject(model, data, architecture=architecture, task=task, seed=seed, cache=cache)
-    generator, workload = torch.Generator().manual_seed(seed), Workload.of(subject.calibration)
+    check_fits(subject, chosen.scorer)
+    workload = Workload.of(subject.calibration)
     with torch.inference_mode(False), torch.enable_grad(), listening(progress), clock() as timings:
         limits = measure(subject, workload, requested, chosen.cost, cache)
         state = State.dense(subject, reroute=reroute)
         for step in checked_passes(chosen.schedule, limits.first.share, subject.groups):
             remaining = limits.at(step.budget).remaining(state.mask, state.fixed)
             known = cache if state.student is subject.teacher else PruningCache()
-            scores = score(state, chosen.scorer, generator, known)
-            masks = search(state, scores, remaining, chosen, step, generator)
-            state = tune(state, masks, scores, chosen, step, generator)
+            scores = score(state, chosen.scorer, known)
+            masks = search(state, scores, remaining, chosen, step)
+            state = tune(state, masks, scores, chosen, step)
         times = latency(subject.given, state.student, subject.calibration) if bench else {}
     origin = subject.calibration.summary() | {"seed": seed}
     return outcome(state, limits, chosen, workload, inplace=inplace, latency=times, timings=timings, calibration=origin)

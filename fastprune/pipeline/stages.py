@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import torch
 from torch import nn
 
 from fastprune.calibration.hooks import frozen
@@ -14,6 +13,7 @@ from fastprune.data.workload import Workload
 from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.choosing import choose
 from fastprune.pipeline.clock import timed
+from fastprune.pipeline.loss import MaskLoss
 from fastprune.pipeline.state import State
 from fastprune.pipeline.subject import Subject
 from fastprune.registry.recipe import Recipe, strategy
@@ -24,7 +24,7 @@ from fastprune.strategies.contracts import CostModel, Scorer, Tuner
 from fastprune.strategies.limits import Limit, Limits
 from fastprune.strategies.schedules import Pass
 from fastprune.strategies.scores import Scores
-from fastprune.surgery.materialize import materialize
+from fastprune.surgery.materialize import materialize, own_parameters
 from fastprune.surgery.reconstruction import apply_reconstruction
 from fastprune.surgery.routing import drop_routes
 from fastprune.units.groups import Groups
@@ -54,33 +54,33 @@ def measure(
     return checked
 
 
-def score(state: State, scorer: Scorer, generator: torch.Generator, cache: PruningCache) -> Scores:
+def score(state: State, scorer: Scorer, cache: PruningCache) -> Scores:
     """Stage 0: score the student's units."""
     student, groups, subject = state.student, state.groups, state.subject
-    context = Context(groups=groups, generator=generator, states=subject.states)
+    context = Context(groups=groups, generator=subject.generator("score", state.turn), states=subject.states)
     with timed("score"), frozen(student):
-        scores = cache.scores(scorer, generator, lambda: scorer.score(student, groups, subject.calibration, context))
+        scores = cache.scores(scorer, lambda: scorer.score(student, groups, subject.calibration, context))
         checks.check_scores(scores, groups, scorer)
     return scores
 
 
-def search(
-    state: State, scores: Scores, limits: Limits, recipe: Recipe, step: Pass, generator: torch.Generator
-) -> list[Mask]:
+def search(state: State, scores: Scores, limits: Limits, recipe: Recipe, step: Pass) -> list[Mask]:
     """Stages 1 and 2: a mask from each variant of the searcher, rearranged.
 
     All groups that are not fixed yet are searched; only those that this pass fixes are pruned.
     """
     searchable = limits.first.table.groups
     groups, known = state.groups.only(searchable), scores.only(searchable)
-    context = Context(groups=groups, generator=generator)
+    loss = MaskLoss(state) if recipe.searcher.requires_loss else None
     pruned = searchable if step.fixes is None else step.fixes
     masks = []
     for searcher in recipe.searcher.variants():
+        context = Context(groups=groups, generator=state.subject.generator("search", state.turn), loss=loss)
         with timed("search"):
             searched = limits.search(searcher, known, context)
             for limit in limits.items:
                 checks.check_search(searched, groups, limit.table, limit.budget, searcher)
+        context = Context(groups=groups, generator=state.subject.generator("rearrange", state.turn))
         with timed("rearrange"):
             rearranged = recipe.rearranger.rearrange(searched, known, context)
             checks.check_rearrangement(rearranged, searched, groups, recipe.rearranger)
@@ -88,38 +88,32 @@ def search(
     return masks
 
 
-def tune(
-    state: State, masks: Sequence[Mask], scores: Scores, recipe: Recipe, step: Pass, generator: torch.Generator
-) -> State:
+def tune(state: State, masks: Sequence[Mask], scores: Scores, recipe: Recipe, step: Pass) -> State:
     """Stage 3: choose the best mask by quickly tuned drafts, and tune the model that it leaves."""
     subject, mask = state.subject, masks[0]
-    build = partial(_tuned, state, step, generator)
     if len(masks) > 1:
         with timed("choose"):
-            draft, share = partial(build, recipe.tuner.draft()), recipe.searcher.draft_share
+            draft, share = partial(_tuned, state, step, recipe.tuner.draft()), recipe.searcher.draft_share
             mask = choose(masks, draft, subject.states, subject.calibration, scores, share=share)
     with timed("tune"):
-        student = build(recipe.tuner, mask, subject.calibration, scores)
+        student = _tuned(state, step, recipe.tuner, mask, subject.calibration, scores)
+        own_parameters(student, state.student)
     return state.after(student, mask, step.fixes, scores.importance)
 
 
-def _tuned(
-    state: State,
-    step: Pass,
-    generator: torch.Generator,
-    tuner: Tuner,
-    mask: Mask,
-    calibration: Batches,
-    scores: Scores,
-) -> nn.Module:
-    """The model that a mask leaves, tuned; layer after layer if the pass fixes single groups."""
-    teacher, small = state.subject.teacher, materialize(state.student, state.groups, mask)
+def _tuned(state: State, step: Pass, tuner: Tuner, mask: Mask, calibration: Batches, scores: Scores) -> nn.Module:
+    """The model that a mask leaves, tuned; layer after layer if the pass fixes single groups.
+
+    It shares all parameters with the student but those of producers and consumers.
+    """
+    teacher, small = state.subject.teacher, materialize(state.student, state.groups, mask, share=True)
     left = resolve_groups(state.subject.architecture, small)
     if state.reroute:
         drop_routes(small, left)
     parts = [left]
     if step.fixes is not None:
         parts = [Groups(members) for _, members in left.only(step.fixes).layers()]
+    generator = state.subject.generator("tune", state.turn)  # the same draws for every draft
     for groups in parts:
         context = Context(groups=groups, generator=generator, states=state.subject.states)
         with frozen(teacher), frozen(small):

@@ -24,6 +24,7 @@ class State:
         mask: The units kept, of those of the dense model.
         fixed: The groups that no later pass prunes.
         importance: The scores of the first pass, by the name of the group: [units].
+        turn: The number of passes so far.
         reroute: Whether empty experts leave their router's choice.
     """
 
@@ -33,6 +34,7 @@ class State:
     mask: Mask
     fixed: frozenset[str] = frozenset()
     importance: Mapping[str, Tensor] = field(default_factory=dict)
+    turn: int = 0
     reroute: bool = False
 
     @staticmethod
@@ -64,4 +66,5 @@ class State:
             mask=kept.within(self.mask),
             fixed=self.fixed | (fixes or frozenset()),
             importance=self.importance or importance,
+            turn=self.turn + 1,
         )

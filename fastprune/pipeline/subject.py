@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -17,8 +19,10 @@ from fastprune.data.tasks import Batch, Task
 from fastprune.errors import DataError, ModelError
 from fastprune.models.pretrained import Pretrained, open_pretrained
 from fastprune.pipeline.cache import PruningCache
+from fastprune.pipeline.clock import STAGES
 from fastprune.registry.loading import installed
 from fastprune.registry.serving import architecture_for, task_for
+from fastprune.strategies.contracts import Scorer
 from fastprune.units.architecture import Architecture
 from fastprune.units.experts import unfuse_experts
 from fastprune.units.groups import Groups
@@ -40,6 +44,7 @@ class Subject:
         groups: Its groups.
         calibration: The calibration set.
         states: Cached outputs of the teacher on the calibration set.
+        seed: Seed of everything random.
     """
 
     given: nn.Module
@@ -49,6 +54,17 @@ class Subject:
     groups: Groups
     calibration: Batches
     states: DenseStates
+    seed: int
+
+    def generator(self, stage: str, turn: int) -> torch.Generator:
+        """The generator of a stage in a pass, on the CPU. Stages do not depend on each other's draws.
+
+        Args:
+            stage: One of ``clock.STAGES``.
+            turn: The number of passes before.
+        """
+        entropy = [self.seed % 2**63, list(STAGES).index(stage), turn]
+        return torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1))
 
 
 def open_subject(
@@ -85,7 +101,18 @@ def open_subject(
         groups=groups,
         calibration=calibration,
         states=cache.dense_states(teacher, calibration),
+        seed=seed,
     )
+
+
+def check_fits(subject: Subject, scorer: Scorer) -> None:
+    """Raise ``ModelError`` for an offloaded model and a scorer that runs the whole model at once."""
+    offloaded = [name for name, parameter in subject.teacher.named_parameters() if parameter.device.type == "meta"]
+    if offloaded and not scorer.layerwise:
+        raise ModelError(
+            f"The scorer '{scorer.name}' runs the whole model at once, but {len(offloaded)} parameters are offloaded, such as "
+            f"'{offloaded[0]}'. Load the whole model on one device, or use a scorer that runs layer by layer."
+        )
 
 
 def _calibration_set(

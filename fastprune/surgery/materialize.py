@@ -7,36 +7,59 @@ dense sublayer computes with the consumer's input multiplied by the mask (1, 1, 
 
 from __future__ import annotations
 
-import copy
 from typing import TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from fastprune.modeling import there
 from fastprune.surgery.empty import empty_group
 from fastprune.surgery.slicing import slice_group
 from fastprune.units.groups import Groups
 from fastprune.units.masks import Mask
+from fastprune.units.sharing import sharing_copy
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def materialize(model: M, groups: Groups, mask: Mask, *, inplace: bool = False) -> M:
+def materialize(model: M, groups: Groups, mask: Mask, *, inplace: bool = False, share: bool = False) -> M:
     """The model without the pruned units: plain modules, only smaller.
 
     Args:
         model: With the groups' full widths.
         groups: The model's groups.
-        mask: What to keep.
-        inplace: Change this very model instead of a copy.
+        mask: The units to keep.
+        inplace: Change the given model itself.
+        share: Share with ``model`` all parameters but those of producers and consumers, which a tuner may change.
 
     Returns:
-        The smaller model. It agrees to rounding with the model under ``masked`` (METHOD 0).
+        The smaller model. Its outputs equal those of the model under ``masked`` up to rounding (METHOD 0).
     """
-    pruned = model if inplace else copy.deepcopy(model)
+    pruned = model if inplace else sharing_copy(model)
     for group in groups:
         kept = mask.kept(group.name)
         if len(kept) == 0 and group.units > 0:
             empty_group(pruned, group)
         elif len(kept) < group.units:
             slice_group(pruned, group, kept)
+    if not inplace:
+        paths = {path for group in groups for path in (*group.producers, group.consumer) if there(pruned, path)}
+        for part in [pruned.get_submodule(path) for path in sorted(paths)] if share else [pruned]:
+            own_parameters(part, model)
     return pruned
+
+
+@torch.no_grad()
+def own_parameters(module: nn.Module, model: nn.Module) -> None:
+    """Replace, in place, every parameter and buffer that a module shares with a model by a copy; tied ones stay tied."""
+    shared = {*model.parameters(), *model.buffers()}
+    copies: dict[Tensor, Tensor] = {}
+    for part in module.modules():
+        for tensors in (part._parameters, part._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor in shared:
+                    if tensor not in copies:
+                        copy = tensor.detach().clone()
+                        is_parameter = isinstance(tensor, nn.Parameter)
+                        copies[tensor] = nn.Parameter(copy, tensor.requires_grad) if is_parameter else copy
+                    tensors[name] = copies[tensor]  # type: ignore[assignment]

@@ -14,6 +14,7 @@ class MagnitudeScorer(Scorer):
     """The squared norm of all weights that a unit owns: its rows of the producers, its columns of the consumer."""
 
     name: ClassVar[str] = "magnitude"
+    layerwise: ClassVar[bool] = True
     formula: ClassVar[str] = "sum of w^2 over the unit's rows of the producers and columns of the consumer"
     paper: ClassVar[str] = "Li et al. (there the l1 norm), ICLR 2017, https://arxiv.org/abs/1608.08710"
 

@@ -14,6 +14,7 @@ class RandomScorer(Scorer):
     """A uniform number for each unit, times the features it owns, so that heads and filters go at the same rate."""
 
     name: ClassVar[str] = "random"
+    layerwise: ClassVar[bool] = True
     formula: ClassVar[str] = "u times the features that the unit owns, with u uniform in [0, 1)"
     paper: ClassVar[str] = "Mittal et al., 2018, https://arxiv.org/abs/1801.10447"
 

@@ -79,15 +79,24 @@ class DescentTuner(WeightsTuner):
     def tune(
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores, context: Context
     ) -> Reconstruction:
-        refine = partial(descend, epochs=self.epochs, rate=self.rate, originals=len(batches), rounded=self.rounded)
-        solver = dataclasses.replace(self._solver(), refine=refine)
-        return reconstruct(teacher, student, groups, self._with_copies(batches, scores), solver, context.states)
+        refine = partial(
+            descend,
+            epochs=self.epochs,
+            rate=self.rate,
+            originals=len(batches),
+            generator=context.generator,
+            rounded=self.rounded,
+        )
+        solver = dataclasses.replace(self._solver(context), refine=refine)
+        return reconstruct(
+            teacher, student, groups, self._with_copies(batches, scores, context.generator), solver, context.states
+        )
 
-    def _with_copies(self, batches: Batches, scores: Scores) -> Samples:
+    def _with_copies(self, batches: Batches, scores: Scores, generator: torch.Generator) -> Samples:
         """The samples, augmented by copies with mixed spans, which have the token weights and held-out rows of their originals."""
         samples = self._samples(batches, scores)
         copies = max(self.recombine, math.ceil(self.fill / batches.n_tokens) - 1)
-        augmented = mix_spans(batches, copies, held=samples.held)
+        augmented = mix_spans(batches, copies, generator, held=samples.held)
         times = len(augmented) // len(batches)
         return dataclasses.replace(
             samples,
@@ -99,7 +108,13 @@ class DescentTuner(WeightsTuner):
 
 
 def descend(
-    fit: LayerFit, *, epochs: float, rate: float, originals: int, rounded: bool = False
+    fit: LayerFit,
+    *,
+    epochs: float,
+    rate: float,
+    originals: int,
+    generator: torch.Generator | None = None,
+    rounded: bool = False,
 ) -> Mapping[str, Tensor]:
     """Fit the linears of a layer by Adam, a batch a step, with a short warm-up, and average the second half of the steps.
 
@@ -110,6 +125,7 @@ def descend(
         rate: The size of a step, relative to a tensor's root mean square, where the whole output is wrong; where a share e of
             its energy is, sqrt(e) of it.
         originals: How many batches are of the calibration set; those that follow are copies of them, in the same order.
+        generator: Draws the order of the batches, on the CPU [seed 0].
         rounded: Whether steps multiply in bfloat16 where the device is faster with it; what judges them does not.
 
     Returns:
@@ -122,7 +138,8 @@ def descend(
     steps = round(min(epochs / max(fit.share, 1e-6), MOST) * len(seen))
     if steps < 1 or not old or (error := judged(old)) <= SMALL:
         return {}
-    new = _fitted(fit, seen, steps, rate * min(1.0, math.sqrt(error)), rounded)
+    generator = generator or torch.Generator().manual_seed(0)
+    new = _fitted(fit, seen, steps, rate * min(1.0, math.sqrt(error)), generator, rounded)
     best: Parameters = {}
     for way in WAYS:
         between = {name: old[name].lerp(value.to(old[name]), way) for name, value in new.items()}
@@ -151,7 +168,9 @@ def relative_error(fit: LayerFit, index: int, parameters: Mapping[str, Tensor], 
 
 
 @torch.enable_grad()
-def _fitted(fit: LayerFit, seen: Sequence[int], steps: int, rate: float, rounded: bool) -> Parameters:
+def _fitted(
+    fit: LayerFit, seen: Sequence[int], steps: int, rate: float, generator: torch.Generator, rounded: bool
+) -> Parameters:
     """The parameters in the mean of the last steps, float32 whatever the layer computes in."""
     old = fit.parameters
     products = bf16_matmuls(next(iter(old.values())).device) if rounded else contextlib.nullcontext()
@@ -162,7 +181,6 @@ def _fitted(fit: LayerFit, seen: Sequence[int], steps: int, rate: float, rounded
     adam = torch.optim.Adam(
         [{"params": [value], "lr": 0.0} for value in masters.values()], betas=(0.9, 0.98), fused=True
     )
-    generator = torch.Generator().manual_seed(0)
     averaged = math.ceil(AVERAGED * steps)
     mean = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in old.items()}
     order: list[int] = []

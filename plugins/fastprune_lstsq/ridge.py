@@ -14,17 +14,25 @@ STEPS = (1, 10, 100, 1000)  # of the ridge, as multiples of the damping
 DIRECTIONS = 32  # of the hidden states, along which ridges are compared
 
 
-def ridge(statistics: Statistics, weight: Tensor, bias: Tensor | None, damping: float) -> tuple[Tensor, Tensor | None]:
+def ridge(
+    statistics: Statistics,
+    weight: Tensor,
+    bias: Tensor | None,
+    damping: float,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """The weight [hidden, features] and bias [hidden] that repair the error best.
 
     Written in the change of the weight: V - W0' = (Xc'Xc + lambda I)^-1 Xc'Ec, E being what is missing with W0.
     """
-    change, shift = regression(statistics, damping)
+    change, shift = regression(statistics, damping, generator=generator)
     tuned = (weight.double() + change.T).to(weight)
     return tuned, shift.to(weight) if bias is None else (bias.double() + shift).to(bias)
 
 
-def regression(statistics: Statistics, damping: float, *, centred: bool = True) -> tuple[Tensor, Tensor]:
+def regression(
+    statistics: Statistics, damping: float, *, centred: bool = True, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
     """The damped regression of the error on the input: e is about x change + shift.
 
     Where tokens are held back, the damping is raised step by step as long as the regression on the others misses less of them;
@@ -34,6 +42,7 @@ def regression(statistics: Statistics, damping: float, *, centred: bool = True) 
         statistics: Of x [features] and e [hidden].
         damping: lambda relative to the Gram matrix's mean diagonal; the least, where tokens are held back.
         centred: Whether there is a shift; else it is 0.
+        generator: Draws the directions in which held-out errors are compared, on the CPU [seed 0].
 
     Returns:
         The change [features, hidden] and the shift [hidden]; zeros where no token counts.
@@ -42,7 +51,7 @@ def regression(statistics: Statistics, damping: float, *, centred: bool = True) 
     if float(whole.weight) <= 0.0:  # so nothing is to be repaired
         return torch.zeros_like(whole.cross), torch.zeros_like(whole.errors)
     if statistics.held is not None:
-        damping = _chosen(statistics, statistics.held, damping, centred)
+        damping = _chosen(statistics, statistics.held, damping, centred, generator)
     return _Normal.of(whole, centred).solved(damping)
 
 
@@ -69,13 +78,15 @@ class _Normal:
         return change, self.mean_error - self.mean_input @ change
 
 
-def _chosen(statistics: Statistics, held: Statistics, damping: float, centred: bool) -> float:
+def _chosen(
+    statistics: Statistics, held: Statistics, damping: float, centred: bool, generator: torch.Generator | None
+) -> float:
     """The damping, raised as long as what is held back is the better for it.
 
     The errors are compared in random directions of the hidden states, the same ones for all: all of them say little more.
     """
     hidden = len(held.errors)
-    generator = torch.Generator().manual_seed(0)
+    generator = generator or torch.Generator().manual_seed(0)
     drawn = torch.randn(hidden, min(DIRECTIONS, hidden), generator=generator, dtype=torch.float64)
     directions = torch.linalg.qr(drawn).Q  # at right angles: of few hidden states they are all that there is
     shown, held = (_along(each, directions.to(held.errors.device)) for each in (statistics, held))

@@ -72,10 +72,21 @@ class WeightsTuner(Tuner):
     def tune(
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores, context: Context
     ) -> Reconstruction:
-        return reconstruct(teacher, student, groups, self._samples(batches, scores), self._solver(), context.states)
+        return reconstruct(
+            teacher, student, groups, self._samples(batches, scores), self._solver(context), context.states
+        )
 
-    def _solver(self) -> Solver:
-        return Solver(solve=self._solve, correct=self._correct if self.producers else None)
+    def _solver(self, context: Context) -> Solver:
+        def solve(
+            _: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None
+        ) -> tuple[Tensor, Tensor | None]:
+            return ridge(statistics, weight, bias, self.damping, context.generator)
+
+        def correct(statistics: Statistics, with_shift: bool) -> tuple[Tensor, Tensor]:
+            damping, generator = self.producer_damping, context.generator
+            return regression(statistics, damping, centred=with_shift, generator=generator)
+
+        return Solver(solve=solve, correct=correct if self.producers else None)
 
     def _samples(self, batches: Batches, scores: Scores) -> Samples:
         return Samples(
@@ -87,11 +98,3 @@ class WeightsTuner(Tuner):
 
     def _held(self, batches: Batches) -> tuple[Tensor, ...] | None:
         return batches.held_back(self.held_back) if self.held_back else None
-
-    def _solve(
-        self, group: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        return ridge(statistics, weight, bias, self.damping)
-
-    def _correct(self, statistics: Statistics, with_shift: bool) -> tuple[Tensor, Tensor]:
-        return regression(statistics, self.producer_damping, centred=with_shift)

@@ -122,7 +122,6 @@ def same_latency(
         generator = torch.Generator().manual_seed(seed)
         scores = cache.scores(
             recipe.scorer,
-            generator,
             lambda: recipe.scorer.score(model, groups, train, Context(groups=groups, generator=generator)),
         )
     low, high = macs.floor / macs.total, 1.0
