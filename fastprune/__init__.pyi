@@ -44,6 +44,7 @@ from .errors import UnknownNameError as UnknownNameError
 from .errors import UsageError as UsageError
 from .exporting.export import Export as Export
 from .exporting.export import export as export
+from .exporting.opening import open_exported as open_exported
 from .measuring.cost_tables import measure as measure
 from .measuring.evaluation import evaluate as evaluate
 from .measuring.evaluation import fidelity as fidelity
@@ -81,6 +82,8 @@ from .strategies.contracts import Searcher as Searcher
 from .strategies.contracts import Tuner as Tuner
 from .strategies.costs import Conditions as Conditions
 from .strategies.costs import CostTable as CostTable
+from .strategies.export_formats import ExportedModel as ExportedModel
+from .strategies.export_formats import ExportFormat as ExportFormat
 from .strategies.options import option as option
 from .strategies.schedules import Pass as Pass
 from .strategies.schedules import Schedule as Schedule

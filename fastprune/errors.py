@@ -56,7 +56,7 @@ class CheckpointError(UsageError):
 
 
 class ExportError(UsageError):
-    """The model cannot be made a graph, or what came out computes something else."""
+    """The model cannot be written in a format, or what was written computes something else."""
 
 
 class PluginError(FastpruneError):

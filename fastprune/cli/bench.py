@@ -32,16 +32,16 @@ def bench(dense: str, pruned: str, **options: Any) -> None:
     \b
     fastprune bench ./my-classifier small
     fastprune bench ./my-classifier small --batch-size 1 --seq-len 64
-    fastprune bench dense-onnx small-onnx                             both of fastprune export: in onnxruntime
+    fastprune bench dense-onnx small-onnx                             both of fastprune export, in their runtimes
     """
     check_files(options["latency_table"])
     with working(as_json=options["as_json"]) as where:
         from fastprune.cli import terminal
-        from fastprune.exporting import timing
+        from fastprune.exporting import opening, timing
         from fastprune.measuring import side_by_side
 
         asked = {name: options[name] for name in ("batch_size", "seq_len", "rounds", "threads")}
-        exported = [timing.is_exported(each) for each in (dense, pruned)]
+        exported = [opening.format_of(each) is not None for each in (dense, pruned)]
         if any(exported):
             if not all(exported) or options["attention"] or options["compile"] or options["latency_table"]:
                 raise UsageError(

@@ -27,13 +27,14 @@ def evaluate(model: str, data: str, **options: Any) -> None:
     \b
     fastprune evaluate ./my-classifier --data test.csv
     fastprune evaluate small --data glue/mrpc --json
+    fastprune evaluate small-onnx --data test.csv                     of fastprune export, in its runtime
     """
     check_sources(model, data)
     with working(as_json=options["as_json"]) as where:
         from fastprune.measuring.evaluation import EVALUATION_SPLITS
         from fastprune.measuring.evaluation import evaluate as measure
 
-        opened = open_model(model, options)
+        opened = open_model(model, options, exported=True)
         batches = read_batches(data, opened, options, samples=None, default_split=EVALUATION_SPLITS)
         metrics = measure(opened.model, batches)
     if options["as_json"]:

@@ -11,36 +11,54 @@ from fastprune.cli.opening import (
 )
 from fastprune.cli.options import verbosity_options
 from fastprune.cli.working import working
+from fastprune.errors import OptionError
 from fastprune.files import check_output
 
 
-@click.command(short_help="Write a model as ONNX or as a torch.export program.")
+@click.command(short_help="Write a model in a format for another runtime, such as ONNX.")
 @click.argument("model")
 @click.option("--output", required=True, help="A directory that does not exist, or is empty.")
-@click.option("--format", type=click.Choice(["onnx", "torch-export"]), default="onnx", show_default=True)
-@click.option("--opset", type=click.IntRange(1), help="Of ONNX; the exporter's.")
+@click.option("--format", default="onnx", show_default=True, help="By name: 'fastprune strategies format' lists them.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="An option of the format; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else.")
 @verbosity_options
-def export(model: str, output: str, format: str, opset: int | None, as_json: bool) -> None:
-    """Write MODEL, pruned or not, as a graph that runs without Python code, checked against PyTorch.
+def export(model: str, output: str, format: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """Write MODEL, pruned or not, in a format for another runtime, and compare it with PyTorch.
 
     \b
     fastprune export small --output small-onnx
+    fastprune export small --output small-onnx --set opset=18
     fastprune export small --format torch-export --output small-program
     """
     check_output(output)
+    options = _options(settings)
     check_sources(model)
     with working(as_json=as_json) as where:
         from fastprune.exporting import export as exporting
         from fastprune.models.pretrained import open_pretrained
+        from fastprune.registry.recipe import strategy
 
+        chosen = strategy("format", format, **options)
+        chosen.require_packages()
         opened = open_pretrained(model, device="cpu", dtype="float32")
-        made = exporting.export(opened, output, format=format, opset=opset)
-    figures = {"file": str(made.file), "inputs": made.inputs, "outputs": made.outputs, "difference": made.difference}
+        made = exporting.export(opened, output, format=chosen)
     if as_json:
+        figures = {"directory": output, "format": chosen.name, "files": [str(file) for file in made.files]}
+        figures |= {"inputs": made.inputs, "outputs": made.outputs, "difference": made.difference}
         click.echo(json.dumps(figures))
-        return
-    where.print(
-        f"Saved {made.file}: {', '.join(made.inputs)} to {', '.join(made.outputs)}, any number of samples and tokens; "
-        f"off by {made.difference:.1g} from PyTorch at most"
-    )
+    elif made.difference is None:
+        where.print(f"Saved {output}, {chosen.name}; not compared with PyTorch: nothing in Python runs this format")
+    else:
+        where.print(
+            f"Saved {output}, {chosen.name}: {', '.join(made.inputs)} to {', '.join(made.outputs)}; "
+            f"off by {made.difference:.1g} from PyTorch at most"
+        )
+
+
+def _options(values: tuple[str, ...]) -> dict[str, str]:
+    """NAME=VALUE texts to options."""
+    pairs = [text.partition("=") for text in values]
+    for (name, equals, _), text in zip(pairs, values, strict=True):
+        if not (name.strip() and equals):
+            raise OptionError(f"--set takes NAME=VALUE, such as opset=18; got '{text}'.")
+    return {name.strip(): value.strip() for name, _, value in pairs}

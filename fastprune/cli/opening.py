@@ -49,19 +49,39 @@ def check_files(*files: str | None) -> None:
         check_read(file)
 
 
-def open_model(model: str, options: Mapping[str, Any]) -> Pretrained:
-    """The model of a command, on the device and in the dtype of its options."""
+def open_model(model: str, options: Mapping[str, Any], *, exported: bool = False) -> Pretrained:
+    """The model of a command, on the device and in the dtype of its options.
+
+    Args:
+        model: A directory or Hub name.
+        options: Those of ``model_options``.
+        exported: Whether it may be a directory of ``fastprune export``, which runs on the CPU as it was written.
+    """
     import dataclasses
 
     from fastprune.models.pretrained import open_pretrained
 
-    opened = open_pretrained(model, dtype=options["dtype"], device=options["device"])
+    if exported and _is_exported(model, options):
+        from fastprune.exporting.opening import open_exported
+
+        opened = open_exported(model)
+    else:
+        opened = open_pretrained(model, dtype=options["dtype"], device=options["device"])
     pooling = options.get("pooling")
     if pooling is None:
         return opened
     if not any(field.name == "pooling" for field in dataclasses.fields(opened.task)):
         raise UsageError(f"--pooling is for plain encoders; {model} is a model for {opened.task.name}.")
     return dataclasses.replace(opened, task=dataclasses.replace(opened.task, pooling=pooling))  # type: ignore[call-arg]
+
+
+def _is_exported(model: str, options: Mapping[str, Any]) -> bool:
+    from fastprune.exporting.opening import format_of
+
+    found = format_of(model)
+    if found is not None and (options["device"], options["dtype"]) not in (("auto", "auto"), ("cpu", "auto")):
+        raise UsageError(f"{model} was exported and runs on the CPU as it was written; leave out --device and --dtype.")
+    return found is not None
 
 
 def read_batches(

@@ -13,7 +13,7 @@ def _complete_kinds(ctx: click.Context, parameter: click.Parameter, incomplete: 
     return [kind for kind in KINDS if kind.startswith(incomplete)]
 
 
-KINDS = ("scorer", "searcher", "rearranger", "tuner", "cost", "schedule", "preset", "architecture")
+KINDS = ("scorer", "searcher", "rearranger", "tuner", "cost", "schedule", "format", "preset", "architecture")
 """As the catalogue has them, without the seconds that importing it takes."""
 
 
@@ -28,6 +28,7 @@ def strategies(kind: str | None, name: str | None, as_json: bool) -> None:
     fastprune strategies                            everything
     fastprune strategies scorer                     the importance criteria
     fastprune strategies scorer fisher              what it computes, and its options
+    fastprune strategies format                     what fastprune export writes
     fastprune strategies preset paper > mine.toml   a recipe to edit and give to prune --recipe
     fastprune strategies architecture bert          a family to edit and give to prune --architecture
     """

@@ -1,1 +1,1 @@
-"""Export formats: a module each."""
+"""Export: the built-in formats, a module each, and what is done with any format."""

@@ -1,31 +1,97 @@
-"""ONNX."""
+"""The format ONNX, and its models in onnxruntime."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fastprune.exporting.graph import TensorGraph, export_failed, quiet_export
-from fastprune.exporting.torch_export import traced_program
+from fastprune.errors import ModelError, OptionError, UsageError
+from fastprune.exporting.graph import refuses_all_but_one_text, traced_program
+from fastprune.models.pretrained import Pretrained
+from fastprune.strategies.export_formats import ExportFormat
+from fastprune.strategies.options import option
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+FILE = "model.onnx"
 
 
-def write_onnx(graph: TensorGraph, inputs: Mapping[str, Tensor], file: Path, opset: int | None) -> None:
-    """Write the graph as ONNX, with any number of samples and tokens."""
-    program = traced_program(graph, inputs)
-    try:
-        with quiet_export():
-            made = torch.onnx.export(
-                program,
-                input_names=list(graph.names),
-                output_names=list(graph.outputs),
-                opset_version=opset,
-                dynamo=True,
-                verbose=False,
+class OnnxModel:
+    """An ONNX model in onnxruntime, on the CPU.
+
+    Args:
+        file: The graph.
+        threads: That one operator may use; None: onnxruntime's choice.
+
+    Raises:
+        UsageError: onnxruntime is not installed.
+        ModelError: The file is broken.
+    """
+
+    def __init__(self, file: str | Path, *, threads: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UsageError('ONNX models need onnxruntime: pip install "fastprune[onnx]".') from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        try:
+            self._session: onnxruntime.InferenceSession = onnxruntime.InferenceSession(
+                str(file), options, providers=["CPUExecutionProvider"]
             )
-            assert made is not None
-            made.save(file, external_data=False)
-    except Exception as error:  # as above
-        raise export_failed(graph, error) from error
+        except Exception as error:  # onnxruntime's own families
+            reason = str(error).strip().partition("\n")[0]
+            raise ModelError(f"{file} cannot be opened: {reason}") from error
+        self.inputs: tuple[str, ...] = tuple(each.name for each in self._session.get_inputs())
+        self.outputs: tuple[str, ...] = tuple(each.name for each in self._session.get_outputs())
+
+    def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """As ``ExportedModel``."""
+        given: dict[str, np.ndarray] = {name: inputs[name].numpy() for name in self.inputs}
+        found = self._session.run(None, given)
+        return {name: torch.from_numpy(value) for name, value in zip(self.outputs, found, strict=True)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxFormat(ExportFormat):
+    """A graph for onnxruntime and others, with any number of samples and tokens, beside what optimum's ``ORTModelFor...``
+    classes and sentence-transformers read. A decoder's graph keeps no cache: it gives all tokens' logits."""
+
+    name: ClassVar[str] = "onnx"
+    paper: ClassVar[str] = "The specification: https://github.com/onnx/onnx/blob/main/docs/IR.md"
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
+    install: ClassVar[str] = "fastprune[onnx]"
+    files: ClassVar[tuple[str, ...]] = (FILE,)
+
+    opset: int | None = option(None, help="Version of the operators; none: the exporter's.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.opset is not None and self.opset < 1:
+            raise OptionError(f"option 'opset' of 'onnx' is 1 or more, not {self.opset}.")
+
+    def refuses(self, opened: Pretrained) -> str:
+        return refuses_all_but_one_text(opened)
+
+    def write(self, opened: Pretrained, directory: Path) -> None:
+        program = traced_program(opened)
+        made = torch.onnx.export(
+            program,
+            input_names=list(program.graph_signature.user_inputs),
+            output_names=list(program.call_spec.out_spec.context),
+            opset_version=self.opset,
+            dynamo=True,
+            verbose=False,
+        )
+        assert made is not None
+        made.save(directory / FILE, external_data=False)
+        opened.save_companions(directory)
+
+    def open(self, directory: Path, *, threads: int | None = None) -> OnnxModel:
+        return OnnxModel(directory / FILE, threads=threads)

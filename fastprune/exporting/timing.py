@@ -6,14 +6,10 @@ from pathlib import Path
 
 import torch
 
-from fastprune.exporting.onnx_models import ONNX_FILE, OnnxModel
+from fastprune.errors import UsageError
+from fastprune.exporting.opening import format_of, run_exported
 from fastprune.measuring.side_by_side import Comparison
 from fastprune.measuring.timing import take_turns
-
-
-def is_exported(source: str | Path) -> bool:
-    """Whether it is a directory that ``export`` wrote as ONNX."""
-    return (Path(source) / ONNX_FILE).is_file()
 
 
 def bench_exported(
@@ -25,28 +21,40 @@ def bench_exported(
     rounds: int = 15,
     threads: int | None = None,
 ) -> Comparison:
-    """As ``bench`` for two ONNX models, in onnxruntime on the CPU.
+    """As ``bench`` for two exported models of texts, each in the runtime of its format, on the same inputs.
 
     Args:
         dense: A directory that ``export`` wrote.
-        pruned: Likewise.
+        pruned: Likewise; it may be in another format.
         batch_size: Samples at once; None: 32.
         seq_len: Tokens a sample; None: 128.
         rounds: Turns each.
-        threads: That one operator may use; None: onnxruntime's choice.
+        threads: That one operation may use; None: the runtime's choice.
 
     Raises:
-        UsageError: onnxruntime is not installed.
-        ModelError: A file is broken.
+        ModelError: A directory holds no exported model, or a broken one.
+        UsageError: Nothing in Python runs a format, its runtime is not installed, or a model takes more than texts.
     """
     batch_size, seq_len = batch_size or 32, seq_len or 128
-    models = {"dense": OnnxModel(dense, threads=threads), "pruned": OnnxModel(pruned, threads=threads)}
+    directories = {"dense": dense, "pruned": pruned}
+    models = {name: run_exported(directory, threads=threads) for name, directory in directories.items()}
     tokens = torch.ones(batch_size, seq_len, dtype=torch.long)
     known = {"input_ids": tokens, "attention_mask": tokens, "token_type_ids": torch.zeros_like(tokens)}
+    odd = sorted({each for model in models.values() for each in model.inputs} - set(known))
+    if odd:
+        raise UsageError(f"There is no making up '{odd[0]}' for an exported model; only models of texts are timed.")
     makers = {name: lambda model=model: lambda: model(**known) for name, model in models.items()}
-    return Comparison(
-        batch_size=batch_size,
-        seq_len=seq_len,
-        milliseconds=take_turns(makers, rounds=rounds),
-        weights={name: model.file.stat().st_size for name, model in models.items()},
-    )
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads or before)  # of formats that run in torch
+        milliseconds = take_turns(makers, rounds=rounds)
+    finally:
+        torch.set_num_threads(before)
+    weights = {name: _bytes(directory) for name, directory in directories.items()}
+    return Comparison(batch_size=batch_size, seq_len=seq_len, milliseconds=milliseconds, weights=weights)
+
+
+def _bytes(directory: str | Path) -> int:
+    """Bytes of the files that the directory's format is recognised by."""
+    chosen = format_of(directory)
+    return sum(file.stat().st_size for file in chosen.found_in(directory)) if chosen else 0

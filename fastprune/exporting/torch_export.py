@@ -1,27 +1,65 @@
-"""torch.export programs."""
+"""The format torch-export: a program of torch.export."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fastprune.exporting.graph import TensorGraph, export_failed, quiet_export
+from fastprune.errors import ModelError
+from fastprune.exporting.graph import refuses_all_but_one_text, traced_program
+from fastprune.models.pretrained import Pretrained
+from fastprune.strategies.export_formats import ExportFormat
 
-PROGRAM_FILE = "model.pt2"
-
-
-def _dynamic(inputs: Mapping[str, Tensor]) -> tuple[tuple[dict[int, Any], ...]]:
-    free = torch.export.Dim.DYNAMIC
-    return (tuple({0: free, 1: free} for _ in inputs),)
+FILE = "model.pt2"
 
 
-def traced_program(graph: TensorGraph, inputs: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
-    """Trace the graph by torch.export, with any number of samples and tokens."""
-    try:
-        with quiet_export(), torch.no_grad():
-            return torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=_dynamic(inputs), strict=False)
-    except Exception as error:  # whatever tracing somebody's model may raise
-        raise export_failed(graph, error) from error
+class ProgramModel:
+    """A program that ``torch.export.save`` wrote, on the device that it was traced on.
+
+    Args:
+        file: It takes its inputs by name and gives a dictionary of tensors.
+
+    Raises:
+        ModelError: The file is broken.
+    """
+
+    def __init__(self, file: str | Path) -> None:
+        try:
+            program = torch.export.load(file)
+        except Exception as error:  # archives and serialised graphs raise different families
+            reason = str(error).strip().partition("\n")[0]
+            raise ModelError(f"{file} cannot be opened: {reason}") from error
+        self.inputs: tuple[str, ...] = tuple(program.graph_signature.user_inputs)
+        self.outputs: tuple[str, ...] = tuple(program.call_spec.out_spec.context)
+        self._device = next((value.device for value in program.state_dict.values()), torch.device("cpu"))
+        self._module = program.module()
+
+    def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """As ``ExportedModel``."""
+        with torch.inference_mode():
+            found = self._module(**{name: inputs[name].to(self._device) for name in self.inputs})
+        return {name: value.cpu() for name, value in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchExportFormat(ExportFormat):
+    """A program for ``torch.export.load``, AOTInductor and ExecuTorch, with any number of samples and tokens. It takes its
+    inputs by name, gives a dictionary, and runs on the device that the model was on."""
+
+    name: ClassVar[str] = "torch-export"
+    paper: ClassVar[str] = "PyTorch's documentation: https://docs.pytorch.org/docs/stable/export.html"
+    files: ClassVar[tuple[str, ...]] = (FILE,)
+
+    def refuses(self, opened: Pretrained) -> str:
+        return refuses_all_but_one_text(opened)
+
+    def write(self, opened: Pretrained, directory: Path) -> None:
+        torch.export.save(traced_program(opened), directory / FILE)
+        opened.save_companions(directory)
+
+    def open(self, directory: Path, *, threads: int | None = None) -> ProgramModel:
+        return ProgramModel(directory / FILE)

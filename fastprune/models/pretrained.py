@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,16 @@ from transformers import AutoConfig, PreTrainedModel
 from fastprune.data.processors import read_processor
 from fastprune.errors import ModelError
 from fastprune.models import portable
-from fastprune.models.checkpoint import is_pruned, load, save
+from fastprune.models.checkpoint import is_pruned, load, plain_config, save, write_companions
 from fastprune.models.manifests import MANIFEST, read_manifest
 from fastprune.models.sentence_transformers import SentenceTransformer, read_sentence_transformer
 from fastprune.progress import step
-from fastprune.registry.serving import task_for
+from fastprune.registry.serving import architecture_for, task_for
 from fastprune.reports import cards
 from fastprune.sources import check_model
+from fastprune.units.experts import unfuse_experts
+from fastprune.units.groups import Groups
+from fastprune.units.resolve import resolve_groups
 from fastprune.units.toml import architecture_of
 
 if TYPE_CHECKING:
@@ -78,6 +81,26 @@ class Pretrained:
         told = {name: self.manifest[name] for name in TOLD if name in self.manifest}
         return [*self.manifest.get("history", []), *([told] if told else [])]
 
+    def groups(self) -> Groups | None:
+        """Its layers and their widths, as it was pruned or else by its ``config.model_type``; fused experts count one by one.
+
+        None where no architecture serves it.
+        """
+        try:
+            if self.manifest:
+                architecture = architecture_of(self.manifest["architecture"], f"the manifest of {self.source}")
+            else:
+                architecture = architecture_for(self.model)
+        except ModelError:
+            return None
+        return resolve_groups(architecture, unfuse_experts(self.model))
+
+    def save_companions(self, directory: str | Path) -> None:
+        """Write what belongs to the model beside its weights: the configuration, without what was pruned, the tokenizer and
+        the companions."""
+        plain_config(self.model).save_pretrained(directory)  # type: ignore[arg-type]
+        write_companions(Path(directory), self.tokenizer, self.companions)
+
     def save(self, path: str | Path) -> Path:
         """Write a pruned model that was changed since, such as trained on, with all that came with it but the metrics.
 
@@ -129,6 +152,28 @@ def open_pretrained(
     return opened
 
 
+def open_around(directory: str | Path, build: Callable[[PretrainedConfig], nn.Module]) -> Pretrained:
+    """As ``open_pretrained`` for a directory whose weights something else opens.
+
+    Args:
+        directory: With the model's configuration.
+        build: Gives the model for the configuration.
+
+    Raises:
+        ModelError: There is no configuration, or transformers does not have the model's class.
+    """
+    sentence, encoder = _encoder(Path(directory))
+    config = _config(encoder)
+    model_class = _model_class(config, encoder, sentence)
+    return Pretrained(
+        model=build(config),
+        tokenizer=_tokenizer(encoder, model_class, sentence),
+        task=_task(config, model_class, sentence, encoder),
+        source=str(directory),
+        companions=sentence.companions if sentence else {},
+    )
+
+
 def read_class(source: str | Path) -> tuple[PretrainedConfig, type[PreTrainedModel]]:
     """The configuration and the class of a model, of which no weights are read or fetched.
 
@@ -146,9 +191,7 @@ def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.devi
     config = _config(encoder)
     _require_weights(encoder)
     model_class = _model_class(config, encoder, sentence)
-    task = task_for(config, model_class)
-    if sentence and sentence.pooling:
-        task = _with_pooling(task, sentence, encoder)
+    task = _task(config, model_class, sentence, encoder)
     model = _load(model_class, encoder, target_dtype)
     if target_dtype is None and target_device.type == "cpu" and next(model.parameters()).dtype in HALF:
         model = model.float()
@@ -242,6 +285,13 @@ def _tokenizer(
     if tokenizer is not None and sentence is not None and sentence.max_length is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, sentence.max_length)
     return tokenizer
+
+
+def _task(
+    config: PretrainedConfig, model_class: type[PreTrainedModel], sentence: SentenceTransformer | None, directory: Path
+) -> Task:
+    task = task_for(config, model_class)
+    return _with_pooling(task, sentence, directory) if sentence and sentence.pooling else task
 
 
 def _with_pooling(task: Task, sentence: SentenceTransformer, directory: Path) -> Task:

@@ -22,7 +22,7 @@ def entries(kind: str | None = None, name: str | None = None) -> list[dict[str, 
     Raises:
         UnknownNameError: There is no such kind or name.
     """
-    kinds = (*loading.KINDS, "preset", "architecture")
+    kinds = (*loading.STRATEGIES, "preset", "architecture")
     if kind is not None and kind not in kinds:
         raise UnknownNameError(f"There is no kind '{kind}'. Known: {', '.join(kinds)}.")
     return [
@@ -65,8 +65,9 @@ def _entry(kind: str, name: str) -> dict[str, Any]:
             for info in options_of(entry.value)
         ]
         formula, paper = entry.value.formula, entry.value.paper
+        stage = f"{kind}." if kind in loading.KINDS else ""
         use = f"--{kind} {name}" + "".join(
-            f" --set {kind}.{option['name']}={_text(option['default'])}" for option in options
+            f" --set {stage}{option['name']}={_text(option['default'])}" for option in options
         )
     summary = " ".join(description.partition("\n\n")[0].split())
     return {

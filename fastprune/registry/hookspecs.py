@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from fastprune.data.tasks import Task
     from fastprune.strategies.contracts import CostModel, Rearranger, Scorer, Searcher, Tuner
+    from fastprune.strategies.export_formats import ExportFormat
     from fastprune.strategies.schedules import Schedule
     from fastprune.units.architecture import Architecture
 
@@ -60,6 +61,11 @@ def register_tuners(register: Callable[[type[Tuner]], None]) -> None:
 @hookspec
 def register_schedules(register: Callable[[type[Schedule]], None]) -> None:
     """Add schedules: how many passes there are, and the budget of each."""
+
+
+@hookspec
+def register_export_formats(register: Callable[[type[ExportFormat]], None]) -> None:
+    """Add export formats: how a model is written for another runtime."""
 
 
 @hookspec

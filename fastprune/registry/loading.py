@@ -18,6 +18,7 @@ from fastprune.errors import PluginError
 from fastprune.registry import hookspecs
 from fastprune.registry.names import Registry
 from fastprune.strategies.contracts import CostModel, Rearranger, Scorer, Searcher, Strategy, Tuner
+from fastprune.strategies.export_formats import ExportFormat
 from fastprune.strategies.schedules import Schedule
 from fastprune.units.architecture import Architecture
 
@@ -25,6 +26,9 @@ API_VERSION = 1
 """Counts up whenever plugins written for the last number would break. A plugin may state its own as ``fastprune_api``."""
 
 KINDS = ("scorer", "searcher", "rearranger", "tuner", "cost", "schedule")
+"""Of the stages of a recipe."""
+STRATEGIES = (*KINDS, "format")
+"""All kinds of strategies."""
 
 T = TypeVar("T")
 
@@ -48,6 +52,7 @@ class Plugins:
     tuner: Registry[type[Tuner]] = field(default_factory=lambda: Registry("tuner"))
     cost: Registry[type[CostModel]] = field(default_factory=lambda: Registry("cost model"))
     schedule: Registry[type[Schedule]] = field(default_factory=lambda: Registry("schedule"))
+    format: Registry[type[ExportFormat]] = field(default_factory=lambda: Registry("export format"))
     preset: Registry[str] = field(default_factory=lambda: Registry("preset"))
     architecture: Registry[Architecture] = field(default_factory=lambda: Registry("architecture"))
     task: Registry[type[Task]] = field(default_factory=lambda: Registry("task"))
@@ -55,7 +60,7 @@ class Plugins:
     found: list[PluginInfo] = field(default_factory=list)
 
     def strategies(self, kind: str) -> Registry[type[Strategy]]:
-        """The registry of a kind of strategy, one of ``KINDS``."""
+        """The registry of a kind of strategy, one of ``STRATEGIES``."""
         registry: Registry[type[Strategy]] = getattr(self, kind)
         return registry
 
@@ -122,6 +127,7 @@ def _register(plugins: Plugins) -> None:
         ("register_rearrangers", lambda plugin: functools.partial(_add_class, plugins.rearranger, Rearranger, plugin)),
         ("register_tuners", lambda plugin: functools.partial(_add_class, plugins.tuner, Tuner, plugin)),
         ("register_schedules", lambda plugin: functools.partial(_add_class, plugins.schedule, Schedule, plugin)),
+        ("register_export_formats", lambda plugin: functools.partial(_add_class, plugins.format, ExportFormat, plugin)),
         ("register_presets", lambda plugin: lambda name, text: plugins.preset.add(name, text, plugin)),
     ]
     for hook, registrar in hooks:

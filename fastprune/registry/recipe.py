@@ -128,7 +128,8 @@ def strategy(kind: str, name: str, /, **options: Any) -> Any:
         UnknownNameError: No such kind, or nothing registered under the name.
         OptionError: No such option, or a value of the wrong type.
     """
-    _check_kind(kind)
+    if kind not in loading.STRATEGIES:
+        raise UnknownNameError(f"There is no kind of strategy '{kind}'. Known: {', '.join(loading.STRATEGIES)}.")
     return build(kind, loading.installed().strategies(kind)[name], options)
 
 

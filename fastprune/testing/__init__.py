@@ -9,6 +9,7 @@ everything that a plugin registers:
 
 from fastprune.testing.architectures import Check, architecture_checks, check_architecture
 from fastprune.testing.cost_models import check_cost_model
+from fastprune.testing.export_formats import check_export_format
 from fastprune.testing.options import check_options
 from fastprune.testing.plugin import check_plugin, check_preset, check_strategy
 from fastprune.testing.rearrangers import check_rearranger
@@ -16,7 +17,7 @@ from fastprune.testing.schedules import check_schedule
 from fastprune.testing.scorers import check_scorer
 from fastprune.testing.searchers import check_searcher
 from fastprune.testing.tasks import check_task
-from fastprune.testing.tiny import random_weights, tiny_batches, tiny_model
+from fastprune.testing.tiny import random_weights, tiny_batches, tiny_model, tiny_tokenizer
 from fastprune.testing.tuners import check_tuner
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "architecture_checks",
     "check_architecture",
     "check_cost_model",
+    "check_export_format",
     "check_options",
     "check_plugin",
     "check_preset",
@@ -37,4 +39,5 @@ __all__ = [
     "random_weights",
     "tiny_batches",
     "tiny_model",
+    "tiny_tokenizer",
 ]

@@ -16,10 +16,12 @@ from fastprune.errors import FastpruneError
 from fastprune.registry import loading
 from fastprune.registry.recipe import Recipe
 from fastprune.strategies.contracts import CostModel, Rearranger, Scorer, Searcher, Strategy, Tuner
+from fastprune.strategies.export_formats import ExportFormat
 from fastprune.strategies.options import options_of
 from fastprune.strategies.schedules import Schedule
 from fastprune.testing.architectures import check_architecture
 from fastprune.testing.cost_models import check_cost_model
+from fastprune.testing.export_formats import check_export_format
 from fastprune.testing.rearrangers import check_rearranger
 from fastprune.testing.schedules import check_schedule
 from fastprune.testing.scorers import check_scorer
@@ -42,7 +44,7 @@ def check_plugin(module: Any, *, models: Iterable[nn.Module] = (), cost_toleranc
     name = getattr(module, "__name__", type(module).__name__)
     registered = _register_alone(name, module)
     found = 0
-    for kind in loading.KINDS:
+    for kind in loading.STRATEGIES:
         for strategy in (registered.strategies(kind)[name] for name in registered.strategies(kind)):
             assert all(info.default is not dataclasses.MISSING for info in options_of(strategy)), (
                 f"An option of {kind} '{strategy.name}' has no default, so that its name alone does not choose it."
@@ -89,6 +91,7 @@ def check_strategy(strategy: Strategy, *, cost_tolerance: float = 1e-9) -> None:
         Rearranger: check_rearranger,
         Tuner: check_tuner,
         Schedule: check_schedule,
+        ExportFormat: check_export_format,
     }
     fitting = [check for contract, check in checks.items() if isinstance(strategy, contract)]
     assert len(fitting) == 1, f"{type(strategy).__name__} fulfils {len(fitting)} contracts; it must fulfil exactly one."

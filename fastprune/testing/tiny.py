@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor, nn
 
 from fastprune.calibration.hooks import frozen
@@ -109,6 +112,21 @@ def random_weights(build: Callable[[Any], Any], config: Any) -> transformers.Pre
     model.eval()
     assert isinstance(model, transformers.PreTrainedModel)
     return model
+
+
+def tiny_tokenizer(model: nn.Module) -> transformers.PreTrainedTokenizerFast:
+    """A tokenizer of as many words as a tiny model knows: w0, w1 and so on."""
+    config: Any = model.config
+    words = {f"w{number}": number for number in range(config.get_text_config().vocab_size)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="w1"))
+    tokenizer.pre_tokenizer = Whitespace()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=f"w{pad_token_of(model)}",
+        unk_token="w1",
+        model_max_length=64,
+        model_input_names=["input_ids", "attention_mask"],
+    )
 
 
 def tiny_batches(
