@@ -131,6 +131,8 @@ def test_what_can_be_told_at_once_is_told_before_torch_is_imported(tiny_data: Pa
         ("sweep", "owner/name", "--data", tiny_data, "--eval-data", tiny_data, "--budgets", "9:1", *out),
         ("sweep", "owner/name", "--data", tiny_data, "--eval-data", tiny_data, "--pick", "best", *out),
         ("report", tmp_path / "empty"),
+        ("export", "./nothing", *out),
+        ("export", "owner/name", "--set", "opset", *out),
         ("push", tmp_path / "empty", "owner/name"),
         ("demo", "--budget", 2, *out),
     ]

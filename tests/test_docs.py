@@ -37,6 +37,14 @@ def test_the_criterion_of_the_plugin_guide_conforms() -> None:
     testing.check_scorer(names["ColumnNorm"](order=1.0))  # type: ignore[operator]
 
 
+def test_the_export_format_of_the_plugin_guide_conforms() -> None:
+    guide = (ROOT / "docs/plugins.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", guide, re.S) if "my_format.py" in block)
+    names: dict[str, object] = {"__name__": __name__}
+    exec(compile(code, "docs/plugins.md", "exec", dont_inherit=True), names)
+    testing.check_export_format(names["PickleFormat"]())  # type: ignore[operator]
+
+
 def test_the_architecture_of_the_plugin_guide_is_the_built_in_one() -> None:
     guide = (ROOT / "docs/plugins.md").read_text()
     code = next(block for block in re.findall(r"```python\n(.*?)```", guide, re.S) if "MY_BERT" in block)

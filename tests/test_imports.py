@@ -108,7 +108,7 @@ def test_no_model_or_strategy_name_decides_anything(path: Path) -> None:
 
     installed = loading.installed()
     names = {model_type for name in installed.architecture for model_type in installed.architecture[name].model_types}
-    names |= {name for kind in loading.KINDS for name in installed.strategies(kind)} - {"none"}
+    names |= {name for kind in loading.STRATEGIES for name in installed.strategies(kind)} - {"none"}
     if path.is_relative_to(ROOT / "plugins"):
         names = {name for name in names if name in {"bert", "distilbert", "roberta", "mpnet"}}
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -13,8 +13,8 @@ import pytest
 from transformers import GPT2Config, GPT2Model
 
 import fastprune
-from fastprune import ModelError, Pass, PluginError, Schedule, UsageError, hookimpl
-from fastprune.registry import loading
+from fastprune import ExportFormat, ModelError, Pass, PluginError, Schedule, UsageError, hookimpl, option
+from fastprune.registry import catalogue, loading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,50 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
         return EntryPoint(name, module.__name__, "fastprune")
 
     return make
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights(ExportFormat):
+    """The weights alone."""
+
+    name: ClassVar[str] = "weights"
+    shards: int = option(1, help="How many files.")
+
+    def write(self, opened, directory):
+        pass
+
+
+def test_an_export_format_is_registered_and_is_no_stage(install: Install) -> None:
+    @hookimpl
+    def register_export_formats(register):
+        register(Weights)
+
+    loaded = loading.load([install("mine", register_export_formats=register_export_formats)])
+    assert loaded.format["weights"] is Weights
+    assert loaded.strategies("format").entry("weights").plugin == "mine"
+    assert fastprune.strategy("format", "onnx", opset="18").opset == 18
+    assert loading.installed().format.entry("onnx").plugin == "formats"
+    with pytest.raises(UsageError, match="There is no stage 'format'. Known: scorer"):
+        fastprune.Recipe.of(format="onnx")
+    with pytest.raises(UsageError, match="There is no kind of strategy 'formats'. Known: .*, format"):
+        fastprune.strategy("formats", "onnx")
+
+    @hookimpl
+    def register_export_formats(register):
+        register(Twice)
+
+    with pytest.raises(
+        PluginError, match="registers 'Twice' as a format, which is no subclass of fastprune.ExportFormat"
+    ):
+        loading.load([install("bad", register_export_formats=register_export_formats)])
+
+
+def test_export_formats_are_documented() -> None:
+    (entry,) = catalogue.entries("format", "onnx")
+    assert entry["use"] == "--format onnx --set opset=none"
+    assert [option["name"] for option in entry["options"]] == ["opset"]
+    with pytest.raises(UsageError, match="did you mean 'torch-export'"):
+        catalogue.entries("format", "torch-exprot")
 
 
 def registering(value: Any) -> Any:

@@ -52,7 +52,7 @@ class Plugins:
     tuner: Registry[type[Tuner]] = field(default_factory=lambda: Registry("tuner"))
     cost: Registry[type[CostModel]] = field(default_factory=lambda: Registry("cost model"))
     schedule: Registry[type[Schedule]] = field(default_factory=lambda: Registry("schedule"))
-    format: Registry[type[ExportFormat]] = field(default_factory=lambda: Registry("export format"))
+    format: Registry[type[ExportFormat]] = field(default_factory=lambda: Registry("format"))
     preset: Registry[str] = field(default_factory=lambda: Registry("preset"))
     architecture: Registry[Architecture] = field(default_factory=lambda: Registry("architecture"))
     task: Registry[type[Task]] = field(default_factory=lambda: Registry("task"))

@@ -1,4 +1,4 @@
-"""A plugin as an outsider would write it: a scorer, two model families, a subcommand."""
+"""A plugin as an outsider would write it: a scorer, two model families, an export format, a subcommand."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastprune import Architecture, Scorer, hookimpl, read_architecture
+from fastprune import Architecture, ExportFormat, Scorer, hookimpl, read_architecture
 from fastprune_example.power import PowerScorer
 from fastprune_example.toy import TOY
+from fastprune_example.widths import WidthsFormat
 
 if TYPE_CHECKING:
     import click
@@ -25,6 +26,12 @@ def register_architectures(register: Callable[[Architecture], None]) -> None:
     """Add ``toy``, which is written in Python, and ``twig``, which is not."""
     register(TOY)
     register(read_architecture(Path(__file__).with_name("twig.toml")))
+
+
+@hookimpl
+def register_export_formats(register: Callable[[type[ExportFormat]], None]) -> None:
+    """Add ``widths``."""
+    register(WidthsFormat)
 
 
 @hookimpl

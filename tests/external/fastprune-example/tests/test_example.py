@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from fastprune_example.power import PowerScorer
 from fastprune_example.toy import ToyForSequenceClassification, random_toy
 from fastprune_example.twig import TwigModel, random_twig
+from fastprune_example.widths import WidthsFormat
 
 import fastprune
 from fastprune import Context, testing
@@ -84,6 +86,17 @@ def test_large_activations_count_more_under_a_higher_power() -> None:
         importance = scores.importance["layers.0.ffn"]
         shares.append(float(importance.max() / importance.sum()))
     assert shares[1] > 1.5 * shares[0]
+
+
+def test_widths_are_exported(tmp_path: Path) -> None:
+    model = random_toy(layers=1)
+    task = fastprune.task_for(model.config, type(model))
+    opened = fastprune.Pretrained(model=model, tokenizer=None, task=task, source="")
+    made = fastprune.export(opened, tmp_path / "widths", format=fastprune.strategy("format", "widths", multiple="4"))
+    assert json.loads(made.files[0].read_text()) == {"layers.0.attention": 4, "layers.0.ffn": 48}
+    assert made.difference is None
+    with pytest.raises(fastprune.ModelError, match=r"layers.0.attention has 4 units, no multiple of 16\."):
+        fastprune.export(opened, tmp_path / "other", format=WidthsFormat(multiple=16))
 
 
 def test_subcommand() -> None:
