@@ -60,8 +60,11 @@ class OnnxModel:
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxFormat(ExportFormat):
-    """A graph for onnxruntime and others, with any number of samples and tokens, beside what optimum's ``ORTModelFor...``
-    classes and sentence-transformers read. A decoder's graph keeps no cache: it gives all tokens' logits."""
+    """A graph for onnxruntime and others, with any number of samples and tokens.
+
+    Beside it lies what optimum's ``ORTModelFor...`` classes and sentence-transformers read. A decoder's graph has no KV cache:
+    it gives all tokens' logits.
+    """
 
     name: ClassVar[str] = "onnx"
     paper: ClassVar[str] = "The specification: https://github.com/onnx/onnx/blob/main/docs/IR.md"

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from fastprune.errors import ModelError, UsageError
 from fastprune.models.pretrained import Pretrained, open_around

@@ -47,8 +47,10 @@ class ProgramModel:
 
 @dataclass(frozen=True, kw_only=True)
 class TorchExportFormat(ExportFormat):
-    """A program for ``torch.export.load``, AOTInductor and ExecuTorch, with any number of samples and tokens. It takes its
-    inputs by name, gives a dictionary, and runs on the device that the model was on."""
+    """A program for ``torch.export.load``, with any number of samples and tokens.
+
+    It takes its inputs by name, gives a dictionary, and runs on the device that the model was on.
+    """
 
     name: ClassVar[str] = "torch-export"
     paper: ClassVar[str] = "PyTorch's documentation: https://docs.pytorch.org/docs/stable/export.html"
