@@ -133,5 +133,5 @@ def test_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_strategy_by_name() -> None:
     assert strategy("tuner", "mask", damp="0.5").damp == 0.5
-    with pytest.raises(UnknownNameError, match="There is no stage 'tuners'"):
+    with pytest.raises(UnknownNameError, match="There is no kind of strategy 'tuners'"):
         fastprune.strategy("tuners", "mask")

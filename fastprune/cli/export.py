@@ -6,9 +6,7 @@ import json
 
 import click
 
-from fastprune.cli.opening import (
-    check_sources,
-)
+from fastprune.cli.opening import check_sources
 from fastprune.cli.options import verbosity_options
 from fastprune.cli.working import working
 from fastprune.errors import OptionError

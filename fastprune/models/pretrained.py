@@ -82,9 +82,13 @@ class Pretrained:
         return [*self.manifest.get("history", []), *([told] if told else [])]
 
     def groups(self) -> Groups | None:
-        """Its layers and their widths, as it was pruned or else by its ``config.model_type``; fused experts count one by one.
+        """Its layers and their widths, by the architecture that it was pruned with or else by its ``config.model_type``.
 
-        None where no architecture serves it.
+        Returns:
+            Fused experts are groups of their own. None where no architecture serves the model.
+
+        Raises:
+            ModelError: The architecture does not fit the model.
         """
         try:
             if self.manifest:
