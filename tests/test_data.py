@@ -95,7 +95,7 @@ def test_directory_of_data_files(folder: Path) -> None:
         ("a.csv", "", "cannot be read as csv: No columns to parse"),
         ("a.csv", "text,label\n", "no data"),
         ("a.json", "{", "cannot be read as json"),
-        ("a.txt", "\n\n", "holds no rows"),
+        ("a.txt", "\n\n", "has no rows"),
         ("a.xlsx", "x", r"unknown kind; known are \.csv, \.json"),
     ],
 )
@@ -138,7 +138,7 @@ def test_hub_names(name: str, ways: list[tuple[str, ...]], monkeypatch: pytest.M
 
 def test_unreachable_hub_is_one_sentence() -> None:
     with pytest.raises(
-        DataError, match="'nobody/nothing' is no file or directory here, and cannot be had from the Hub"
+        DataError, match="'nobody/nothing' is not a local file or directory and cannot be loaded from the Hub"
     ):
         read_dataset("nobody/nothing")
 

@@ -58,7 +58,7 @@ def test_picture(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
         ((), "Name a MODEL to measure, or a table to --show."),
         (("MODEL", "--show", "t.json"), "Name a MODEL to measure, or a table to --show."),
         (("--show", "none.json"), "There is no such file: none.json"),
-        (("MODEL", "--seq-len", 65), "takes at most 64 tokens; 65 were asked for"),
+        (("MODEL", "--seq-len", 65), "takes at most 64 tokens; 65 were requested"),
         (("MODEL", "--device", "cuda:77"), "There is no device 'cuda:77' here"),
         (("MODEL", "--cost", "macs", "--batch-size", 1), "no option"),
         (("MODEL", "--output", "/"), "cannot be written; name another place"),
@@ -82,12 +82,12 @@ def test_made_up_workloads() -> None:
         "input_ids": (3, 7),
         "attention_mask": (3, 7),
     }
-    with pytest.raises(ModelError, match="takes at most 64 tokens; 65 were asked for"):
+    with pytest.raises(ModelError, match="takes at most 64 tokens; 65 were requested"):
         Workload.made_up(testing.tiny_model(), 65)
     assert Workload.made_up(testing.tiny_model()).seq_len == 64
     recording = Workload.made_up(testing.tiny_model("wav2vec2", "ForCTC"))
     assert recording.inputs(batch_size=2)["input_values"].shape == (2, 16_000)
-    with pytest.raises(ModelError, match="at least 16 readings of a recording; 15 were asked for"):
+    with pytest.raises(ModelError, match="at least 16 readings of a recording; 15 were requested"):
         Workload.made_up(testing.tiny_model("wav2vec2", "ForCTC"), 15)
     spoken = Workload.made_up(testing.tiny_model("whisper", "ForSpeechSeq2Seq"), 8).inputs(batch_size=3, seq_len=5)
     assert {name: tuple(value.shape) for name, value in spoken.items()} == {
@@ -99,5 +99,5 @@ def test_made_up_workloads() -> None:
     picture.config = type("Config", (), {"image_size": 8, "num_channels": 1})()  # type: ignore[assignment]
     assert Workload.made_up(picture, 1).inputs(batch_size=2)["pixel_values"].shape == (2, 1, 8, 8)
     picture.main_input_name = "smells"  # type: ignore[assignment]
-    with pytest.raises(ModelError, match="no making up 'smells'"):
+    with pytest.raises(ModelError, match="no dummy inputs for 'smells'"):
         Workload.made_up(picture, 1)

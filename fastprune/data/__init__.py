@@ -1,1 +1,1 @@
-"""From a file to batches: tasks, reading, encoding."""
+"""Data: tasks, reading of data sets, encoding into batches."""

@@ -1,4 +1,4 @@
-"""Calibration batches: what the stages run the model on."""
+"""Batches of calibration and evaluation data."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from fastprune.errors import DataError
 log = logging.getLogger(__name__)
 
 SAMPLE = "sample"
-"""The tensor of a batch that holds each row's index into ``Batches.samples`` [samples]; the model never sees it."""
+"""Name of the tensor with each row's index into ``Batches.samples``, [samples]; it is not an input of the model."""
 NO_LABEL = -100
 COUNTED = (
     ("attention_mask", ("input_ids", "inputs_embeds", "input_values")),
     ("decoder_attention_mask", ("decoder_input_ids",)),
 )
-"""Where a batch says which of its tokens are real, and whose tokens those are; a decoder's where the encoder has none."""
+"""Attention masks and the inputs they belong to; the decoder's are used if the encoder has no tokens."""
 POSITIONS = ("max_position_embeddings", "max_target_positions")
-"""What configurations call the number of positions: of texts, and of a decoder whose encoder takes something else."""
+"""Settings with the number of positions: of text models, and of decoders behind an encoder of other inputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +33,10 @@ class Batches:
     """A calibration or evaluation set, encoded and padded.
 
     Attributes:
-        batches: On the CPU; each tensor is [samples, ...], by the model's argument names, and labels by the task's.
-        task: What the labels mean; None where nobody said.
-        samples: The encoded samples, with what metrics need beyond the tensors; empty for wrapped batches.
-        source: Where the data came from, for people to read.
+        batches: Tensors [samples, ...] on the CPU, by the model's argument names and the task's label names.
+        task: The task, which defines the labels; None: unknown.
+        samples: The encoded samples with additional data for metrics; empty for wrapped batches.
+        source: Origin of the data, for messages.
     """
 
     batches: tuple[dict[str, Tensor], ...]
@@ -46,20 +46,20 @@ class Batches:
 
     @classmethod
     def wrap(cls, data: Iterable[Batch], task: Task | None) -> Batches:
-        """Take batches that exist already, such as those of a DataLoader.
+        """Build batches from existing ones, such as those of a DataLoader.
 
         Args:
             data: Mappings of tensors [samples, ...] that ``model(**batch)`` accepts. All are read into memory.
-            task: What the labels mean.
+            task: The task, which defines the labels; None: unknown, or the task of ``data`` if that is a ``Batches``.
 
         Raises:
-            DataError: There is no batch, or one is no mapping of tensors with the same first dimension.
+            DataError: There are no batches, or one is not a mapping of tensors with the same first dimension.
         """
         if isinstance(data, Batches):
             return data if task is None else dataclasses.replace(data, task=task)
         batches = tuple(_checked(batch, index) for index, batch in enumerate(data))
         if not batches:
-            raise DataError("The data holds no batches; an iterator that was read before is empty, so give a list.")
+            raise DataError("The data has no batches; an iterator can be read only once, so pass a list.")
         return cls(batches=batches, task=task)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -70,27 +70,28 @@ class Batches:
         return len(self.batches)
 
     def only(self, chosen: Iterable[int]) -> Batches:
-        """Some of the batches alone, by their places."""
-        return dataclasses.replace(self, batches=tuple(self.batches[place] for place in chosen))
+        """The batches with the indices in ``chosen``."""
+        return dataclasses.replace(self, batches=tuple(self.batches[index] for index in chosen))
 
     def held_back(self, one_of: int) -> tuple[Tensor, ...]:
-        """Which samples something is chosen on that is fitted to the others.
+        """Select held-out samples: every k-th batch, with k = ``one_of``.
 
         Args:
-            one_of: How many batches one is held back of, or samples, where there are fewer batches; of fewer samples the last.
+            one_of: k. With fewer than k batches, every k-th sample is held out; with fewer than k samples, the last one.
 
         Returns:
-            [samples] bool, one a batch; of a single sample none is held back.
+            Masks of the held-out samples, one per batch, each [samples] bool. A single sample is not held out.
         """
         if len(self) >= one_of:
-            return tuple(torch.full((size,), place % one_of == one_of // 2) for place, size in enumerate(self.sizes))
+            return tuple(torch.full((size,), index % one_of == one_of // 2) for index, size in enumerate(self.sizes))
         period = min(one_of, self.n_samples)
         held = (torch.arange(1, self.n_samples + 1) % period == 0) & (period > 1)
         return torch.split(held, list(self.sizes))
 
     def step(self, share: float, fewest: int, most: int) -> int:
-        """One of how many batches makes this share of the samples, about as many as ``fewest`` at least and, but for a share of
-        1, as ``most`` at most: 1 or more.
+        """Stride over the batches that selects about ``share`` of the samples.
+
+        The selection is clamped to about [``fewest``, ``most``] samples; no upper bound if ``share`` is 1. At least 1.
         """
         return max(1, min(round(1 / share), self.n_samples // fewest), self.n_samples // most if share < 1.0 else 1)
 
@@ -106,17 +107,17 @@ class Batches:
 
     @property
     def n_tokens(self) -> int:
-        """The number of real tokens in all batches, without padding (``token_count``)."""
+        """The number of tokens in all batches without padding (``token_count``)."""
         return sum(token_count(batch) for batch in self.batches)
 
     @property
     def mean_length(self) -> int:
-        """Real tokens a sample, rounded."""
+        """Mean number of tokens per sample without padding, rounded."""
         return round(self.n_tokens / self.n_samples)
 
     @property
     def has_labels(self) -> bool:
-        """Whether every batch has all of the task's labels (without a task: a tensor called ``labels``)."""
+        """Whether every batch has all labels of the task (without a task: a tensor named ``labels``)."""
         names = _label_names(self.task)
         return all(name in batch for batch in self.batches for name in names)
 
@@ -126,18 +127,18 @@ class Batches:
 
     @property
     def described(self) -> str:
-        """The source in brackets, to go after the word that it explains in a message; empty where it is unknown."""
+        """The source in brackets, as a suffix in messages; empty if unknown."""
         return f" ({self.source})" if self.source else ""
 
 
 def token_mask(batch: Batch) -> Tensor:
-    """Which tokens are real: [samples, tokens], bool.
+    """Mask of the tokens without padding: [samples, tokens], bool.
 
     Raises:
-        DataError: The batch has no input from which the tokens could be told.
+        DataError: The batch has no attention mask and no input with tokens.
     """
-    for mark, values in COUNTED:
-        mask = batch.get(mark)
+    for mask_name, values in COUNTED:
+        mask = batch.get(mask_name)
         if mask is not None and mask.dim() == 2:
             return mask.bool()
         for name in values:
@@ -145,41 +146,44 @@ def token_mask(batch: Batch) -> Tensor:
                 tokens = batch[name]
                 return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)  # [samples, tokens]
     raise DataError(
-        f"A batch with {', '.join(batch)} does not say which tokens it has; "
-        "give input_ids, inputs_embeds or an attention_mask [samples, tokens]."
+        f"The tokens of a batch with {', '.join(batch)} are unknown; "
+        "add input_ids, inputs_embeds or an attention_mask [samples, tokens]."
     )
 
 
 def token_count(batch: Batch) -> int:
-    """How many real tokens a batch has, or readings of its recordings; of what has neither (pictures), how many samples."""
-    counted = any(name in batch for mark, values in COUNTED for name in (mark, *values))
+    """Number of tokens of a batch, or of readings of its recordings, without padding; of images, the number of samples."""
+    counted = any(name in batch for mask_name, values in COUNTED for name in (mask_name, *values))
     return int(token_mask(batch).sum()) if counted else _first_dimension(batch)
 
 
 def model_inputs(batch: Batch, task: Task | None) -> dict[str, Tensor]:
-    """The part of a batch that goes to the model: all but the labels."""
-    aside = {SAMPLE, *_label_names(task)}
-    return {name: tensor for name, tensor in batch.items() if name not in aside}
+    """The model's inputs in a batch: all tensors but the labels and the samples' indices."""
+    excluded = {SAMPLE, *_label_names(task)}
+    return {name: tensor for name, tensor in batch.items() if name not in excluded}
 
 
 def to_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    """The batch on a device."""
+    """Copy the tensors of a batch to a device."""
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def outputs_of(model: nn.Module, batch: Batch, task: Task | None) -> Any:
-    """What the model gives for a batch, which may be on another device, and have labels: they are left out."""
+    """Run the model on a batch, without its labels; the batch is moved to the model's device."""
     return model(**model_inputs(to_device(batch, next(model.parameters()).device), task))
 
 
 def check_tokens(model: nn.Module, batches: Batches) -> None:
-    """Raise ``DataError`` where a token is none of the model's, as another model's tokenizer would give.
+    """Check that all token ids are in the model's vocabulary; another model's tokenizer gives ids outside it.
 
-    On a GPU the model itself would end the process.
+    Without the check, a GPU stops the whole process with a device-side assertion.
+
+    Raises:
+        DataError: A token id is out of range.
     """
     try:
         embedding = model.get_input_embeddings()  # type: ignore[operator]
-    except (AttributeError, NotImplementedError):  # not every model that sees or hears has any
+    except (AttributeError, NotImplementedError):  # some vision and speech models have no input embeddings
         return
     if not isinstance(embedding, nn.Embedding):
         return
@@ -187,15 +191,15 @@ def check_tokens(model: nn.Module, batches: Batches) -> None:
         tokens = batch.get("input_ids")
         if tokens is not None and tokens.numel() and int(tokens.max()) >= embedding.num_embeddings:
             raise DataError(
-                f"Batch {index} has the token {int(tokens.max())}, but the model knows {embedding.num_embeddings}, from 0 on: "
-                "encode the texts with the model's own tokenizer."
+                f"Batch {index} has the token id {int(tokens.max())}, but the model's vocabulary has only "
+                f"{embedding.num_embeddings} tokens; encode the texts with the model's own tokenizer."
             )
 
 
 def token_limit(model: nn.Module) -> int | None:
-    """How many tokens a sample may have for this model; None where its positions have no end.
+    """Maximum number of tokens per sample for this model; None: no limit.
 
-    Families whose positions begin behind the padding (RoBERTa) take fewer than they have embeddings.
+    Families whose positions start behind the padding index (RoBERTa) accept fewer tokens than they have position embeddings.
     """
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -210,9 +214,9 @@ def token_limit(model: nn.Module) -> int | None:
 
 def _checked(batch: Any, index: int) -> dict[str, Tensor]:
     if not isinstance(batch, Mapping) or not batch or not all(isinstance(value, Tensor) for value in batch.values()):
-        found = {k: type(v).__name__ for k, v in batch.items()} if isinstance(batch, Mapping) else type(batch).__name__
+        types = {k: type(v).__name__ for k, v in batch.items()} if isinstance(batch, Mapping) else type(batch).__name__
         raise DataError(
-            f"Batch {index} must be a mapping of argument names to tensors, such as model(**batch) takes; got {found}."
+            f"Batch {index} must be a mapping of argument names to tensors, as for model(**batch); got {types}."
         )
     sizes = {name: value.shape[0] if value.dim() else None for name, value in batch.items()}
     if len(set(sizes.values())) > 1 or None in sizes.values() or 0 in sizes.values():

@@ -1,4 +1,4 @@
-"""Columns: which of a data set's hold the text and the label."""
+"""Columns: the text and label columns of a data set."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 def text_columns(data: Dataset, columns: Columns, usual: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """The columns of text: those that were asked for, or else the first of the usual ones that are all there.
+    """Choose the text columns: the named ones, else the first usual set of names that the data has.
 
     Args:
         data: The data set.
-        columns: What was asked for.
-        usual: Usual names, one tuple for each set of columns that belong together; the first that fits is taken.
+        columns: The named columns; empty: use the usual names.
+        usual: Usual names, one tuple per set of columns that belong together, in order of preference.
 
     Raises:
-        DataError: A column that was asked for is missing, or none of the usual ones is there.
+        DataError: A named column is missing, or the data has none of the usual sets.
     """
     for name in columns.text:
         _require_column(data, name, "text")
@@ -37,10 +37,10 @@ def text_columns(data: Dataset, columns: Columns, usual: Sequence[tuple[str, ...
 
 
 def label_column(data: Dataset, columns: Columns, usual: Sequence[str]) -> str | None:
-    """The column of labels: the one that was asked for, or else the first usual one; None where there is none.
+    """Choose the label column: the named one, else the first usual name that the data has, else None.
 
     Raises:
-        DataError: The column that was asked for is missing.
+        DataError: The named column is missing.
     """
     if columns.label is not None:
         _require_column(data, columns.label, "label")

@@ -1,4 +1,4 @@
-"""Rows to batches: draw, encode, pad."""
+"""From rows to batches: sample, encode, pad."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEFAULT_MAX_LENGTH = 512
 
 
 STREAMED = 10
-"""Rows of a stream that are read for each sample, to draw from."""
+"""Rows read from a stream per requested sample; the samples are drawn from these."""
 
 
 def make_batches(
@@ -45,19 +45,19 @@ def make_batches(
     """Draw rows, encode them, and pad them in batches of similar length. The same arguments give the same batches.
 
     Args:
-        data: A data set, or a source for ``read_dataset``. Of a stream, rows are drawn from its first ten times ``samples``.
-        task: What encodes the rows.
-        tokenizer: The model's; of a model of pictures or recordings, what ``Pretrained.tokenizer`` is.
-        samples: How many rows to draw, without replacement; None, or more than there are: all. A row may give more
-            than one sample, or none (``Task.encode``).
-        batch_size: Samples a batch.
-        max_length: Tokens a sample, at most. None: what tokenizer and model take, but no more than 512.
-        limit: Tokens that the model can take, where it has a limit.
-        seed: Of the draw, and of what the task draws while encoding.
-        columns: Which columns hold what; None: guess.
-        split: For sources with splits.
-        default_split: For sources with splits, as in ``read_dataset``.
-        source: Where the data came from; by default the source itself.
+        data: A data set, or a source for ``read_dataset``. From a stream, samples are drawn among the first 10 x ``samples`` rows.
+        task: Encodes the rows.
+        tokenizer: The model's tokenizer or processor (``Pretrained.tokenizer``).
+        samples: Number of rows to draw without replacement; None: all rows. A row may give several samples or none
+            (``Task.encode``).
+        batch_size: Samples per batch.
+        max_length: Maximum number of tokens per sample [None: the limit of tokenizer and model, at most 512].
+        limit: Maximum number of tokens of the model; None: unlimited.
+        seed: Seed of the draw and of random choices while encoding.
+        columns: Names of the text and label columns [None: guess from usual names].
+        split: Split to read, for sources with splits.
+        default_split: Split to read without ``split``, as in ``read_dataset``.
+        source: Origin of the data, for messages [default: ``data`` if it is a path or name].
 
     Raises:
         DataError: The data cannot be read or does not fit the task, or a number is out of range.
@@ -75,7 +75,7 @@ def make_batches(
         )
     with step("reading"):
         if isinstance(data, (str, Path)):
-            from fastprune.data.reading import read_dataset  # takes seconds
+            from fastprune.data.reading import read_dataset  # imported here because it takes seconds
 
             source = source or str(data)
             data = read_dataset(data, split=split, default_split=default_split)
@@ -108,11 +108,11 @@ def make_batches(
 
 
 def is_dataset(data: object, *, streamed: bool = False) -> bool:
-    """Whether it is a data set of ``datasets``; where nobody has imported that, there is none.
+    """Whether ``data`` is a data set of the library ``datasets``, without importing the library.
 
     Args:
-        data: Anything.
-        streamed: Only a streamed one will do.
+        data: Any object.
+        streamed: Accept streamed data sets only.
     """
     library = sys.modules.get("datasets")
     if library is None:
@@ -121,17 +121,17 @@ def is_dataset(data: object, *, streamed: bool = False) -> bool:
 
 
 def _from_stream(stream: IterableDataset, samples: int | None) -> Dataset:
-    """The first rows of a stream, enough to draw from.
+    """Read the first 10 x ``samples`` rows of a stream.
 
     Raises:
-        DataError: It has none, or all of an endless one were asked for.
+        DataError: The stream is empty, or ``samples`` is None.
     """
     if samples is None:
-        raise DataError("A streamed data set has no end that is known; say how many samples to take from it.")
+        raise DataError("A streamed data set has an unknown length; give the number of samples to read.")
     rows = list(stream.take(STREAMED * samples))
     if not rows:
-        raise DataError("The streamed data set holds no rows.")
-    from datasets import Dataset  # it has been imported, or there were no stream
+        raise DataError("The streamed data set has no rows.")
+    from datasets import Dataset  # already imported, because the stream is of this library
 
     return Dataset.from_list(rows, features=stream.features)
 
@@ -162,10 +162,10 @@ def _collate(
 
 
 def _pad(rows: Sequence[Sequence[int] | Tensor], value: int, side: str) -> Tensor:
-    """Rows of unequal length to [samples, tokens]; pictures, which are all of one size, to [samples, channels, ...]."""
+    """Stack rows of different lengths to [samples, tokens], or images of equal sizes to [samples, channels, height, width]."""
     return nn.utils.rnn.pad_sequence([torch.as_tensor(row) for row in rows], True, value, side)
 
 
 def _length(sample: Sample) -> int:
-    """Tokens of a text, or readings of a recording."""
+    """Number of tokens of a text or readings of a recording; 0 for other samples."""
     return next((len(sample[name]) for _, values in COUNTED for name in values if name in sample), 0)

@@ -1,4 +1,4 @@
-"""Processors: what makes a model's inputs of a row, be it for texts, pictures or recordings, alone or for several of them."""
+"""Processors: tokenizers, image processors, feature extractors, and combinations of these."""
 
 from __future__ import annotations
 
@@ -18,11 +18,18 @@ PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 def read_processor(directory: Path, model_class: type[PreTrainedModel]) -> Any:
-    """What encodes for a model: the tokenizer of texts alone; an image processor, a feature extractor of recordings, or,
-    where there is a tokenizer beside it, the processor that holds both. None where the files are not there.
+    """Read the processor saved with a model.
+
+    Args:
+        directory: The model's directory.
+        model_class: The model's class, which names its input modalities.
+
+    Returns:
+        The tokenizer of a text model; the image processor or feature extractor of other models; a combined processor if they
+        have a tokenizer, too; None without files of a processor.
 
     Raises:
-        ModelError: They cannot be read.
+        ModelError: The files cannot be read.
     """
     modalities = model_class.input_modalities
     kinds = {modalities} if isinstance(modalities, str) else set(modalities)
@@ -40,13 +47,13 @@ def read_processor(directory: Path, model_class: type[PreTrainedModel]) -> Any:
 
 
 def tokenizer_of(processor: Any) -> Any:
-    """The part that encodes texts; None where there is none."""
+    """The tokenizer of a processor, or the tokenizer itself; None if there is none."""
     part = part_of(processor, "tokenizer")
     return part if isinstance(part, PreTrainedTokenizerBase) else None
 
 
 def part_of(processor: Any, name: str) -> Any:
-    """The part of a processor of that name, such as ``image_processor``; what is no processor of several is its only part."""
+    """The part ``name`` of a combined processor, such as ``image_processor``; a simple processor itself."""
     return getattr(processor, name, processor)
 
 

@@ -1,4 +1,4 @@
-"""Opening data: files, directories and Hub names become one ``datasets.Dataset``."""
+"""Reading data sets: files, directories and Hub names become one ``datasets.Dataset``."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from fastprune.sources import check_data
 
 LOADERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ".csv": ("csv", {"keep_default_na": False}),
-    # Tab-separated corpora such as MRPC hold stray quotes: a quote that opened a field would swallow lines.
+    # tab-separated corpora such as MRPC have unbalanced quotes, which would merge lines if quotes were parsed
     ".tsv": ("csv", {"keep_default_na": False, "sep": "\t", "quoting": csv.QUOTE_NONE}),
     ".json": ("json", {}),
     ".jsonl": ("json", {}),
     ".parquet": ("parquet", {}),
 }
-"""File suffixes, and the loader of ``datasets`` with its options. Words such as NA and None stay words."""
+"""Loader of ``datasets`` and its options by file suffix. Words such as NA and None are not read as missing values."""
 
 
 def read_dataset(
     source: str | Path, *, split: str | None = None, default_split: str | tuple[str, ...] = "train"
 ) -> Dataset:
-    """Open a data source.
+    """Read a data set from a file, a directory or the Hub.
 
     Args:
-        source: A file (csv, tsv, json, jsonl, parquet; txt, one sample a line; SQuAD's json), a directory that
-            ``datasets`` saved, of data files, of pictures or of sound files (``fastprune.sounds``), or a Hub name with or
-            without a configuration (``squad``, ``glue/mrpc``, ``owner/name/config``).
-        split: The split to take; only for sources that have splits.
-        default_split: The split taken without ``split``: the first of these that exists, or else the only one.
+        source: A file (csv, tsv, json, jsonl, parquet; txt with one sample per line; SQuAD's json); a directory saved by
+            ``datasets``, of data files, of images or of sound files (``fastprune.data.sounds``); or a Hub name with or without
+            a configuration (``squad``, ``glue/mrpc``, ``owner/name/config``).
+        split: Split to read; only for sources with splits.
+        default_split: Splits to try without ``split``, in order of preference; a single split is always accepted.
 
     Returns:
-        The rows; there is at least one.
+        The data set, with at least one row.
 
     Raises:
-        DataError: There is no such source, it cannot be read, it lacks the split, or it is empty.
+        DataError: The source does not exist, cannot be read, has no such split, or is empty.
     """
     path = check_data(source)
     if path is not None and path.is_file():
         if split is not None:
             raise DataError(
-                f"{source} is one file and has no split '{split}'; leave out the split or name another file."
+                f"{source} is a single file and has no split '{split}'; omit the split or name another file."
             )
         data = _read_file(path)
     else:
@@ -55,7 +55,7 @@ def read_dataset(
         preferred = (default_split,) if isinstance(default_split, str) else default_split
         data = _choose_split(opened, str(source), split, preferred)
     if len(data) == 0:
-        raise DataError(f"{source} holds no rows.")
+        raise DataError(f"{source} has no rows.")
     return data
 
 
@@ -68,7 +68,7 @@ def _read_file(path: Path) -> Dataset:
             return Dataset.from_list(list(_squad_rows(articles)))
         loader, options = LOADERS[suffix]
         return load_dataset(loader, data_files=str(path), split="train", **options)
-    except Exception as error:  # the loaders raise whatever their parsers do: pandas, pyarrow, json, datasets
+    except Exception as error:  # the loaders raise errors of pandas, pyarrow, json and datasets
         raise DataError(f"{path} cannot be read as {suffix[1:]}: {_reason(error)}") from error
 
 
@@ -78,7 +78,7 @@ def _read_lines(path: Path) -> Dataset:
 
 
 def _squad_articles(path: Path) -> list[dict[str, Any]] | None:
-    """The articles of a file in SQuAD's format; None for any other JSON, also for one object a line."""
+    """The articles of a file in SQuAD's format; None for any other JSON, including one object per line."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError:
@@ -117,48 +117,48 @@ def _read_directory(path: Path) -> Dataset | DatasetDict:
 
 
 def _reading_of(path: Path) -> dict[str, Any]:
-    """How the files of a directory are read: as one of them would be, where all are of one kind."""
-    tables = [file for file in path.rglob("*") if file.stem != "metadata"]  # which speaks of pictures
+    """Loader options for a directory: those of its files if all have the same suffix, else none."""
+    tables = [file for file in path.rglob("*") if file.stem != "metadata"]  # metadata describes images
     kinds = {file.suffix.lower() for file in tables} & set(LOADERS)
     options = LOADERS[kinds.pop()][1] if len(kinds) == 1 else {}
-    return {name: value for name, value in options.items() if name != "sep"}  # datasets knows it by the file
+    return {name: value for name, value in options.items() if name != "sep"}  # datasets derives it from the suffix
 
 
 def _read_hub(name: str) -> DatasetDict:
-    """A data set of the Hub; ``a/b`` may be an owner and a name, or a name and a configuration."""
+    """Load a data set from the Hub; ``a/b`` may be an owner and a name, or a name and a configuration."""
     parts = name.split("/")
-    ways = [(name,), (parts[0], parts[1])] if len(parts) == 2 else [("/".join(parts[:2]), *parts[2:])]
-    failures: list[Exception] = []
-    for way in ways:
+    readings = [(name,), (parts[0], parts[1])] if len(parts) == 2 else [("/".join(parts[:2]), *parts[2:])]
+    errors: list[Exception] = []
+    for reading in readings:
         try:
-            return load_dataset(*way)
-        except Exception as error:  # no network, no such name and no such configuration raise different families
-            failures.append(error)
-    reasons = "; ".join(_reason(failure) for failure in failures)
-    raise DataError(f"'{name}' is no file or directory here, and cannot be had from the Hub: {reasons}") from failures[
-        0
-    ]
+            return load_dataset(*reading)
+        except Exception as error:  # a missing network, name or configuration raises unrelated types of errors
+            errors.append(error)
+    reasons = "; ".join(_reason(error) for error in errors)
+    raise DataError(
+        f"'{name}' is not a local file or directory and cannot be loaded from the Hub: {reasons}"
+    ) from errors[0]
 
 
 def _choose_split(opened: Dataset | DatasetDict, source: str, split: str | None, preferred: tuple[str, ...]) -> Dataset:
     if isinstance(opened, Dataset):
         if split is not None:
-            raise DataError(f"{source} is one saved data set and has no split '{split}'; leave out the split.")
+            raise DataError(f"{source} is a single saved data set and has no split '{split}'; omit the split.")
         return opened
-    known = ", ".join(opened)
+    splits = ", ".join(opened)
     if split is not None and split not in opened:
-        raise DataError(f"{source} has no split '{split}'; it has {known}.")
-    wanted = (split,) if split is not None else preferred
-    chosen = next((name for name in wanted if name in opened), None)
+        raise DataError(f"{source} has no split '{split}'; it has {splits}.")
+    candidates = (split,) if split is not None else preferred
+    chosen = next((name for name in candidates if name in opened), None)
     if chosen is None and len(opened) == 1:
         chosen = next(iter(opened))
     if chosen is None:
-        raise DataError(f"{source} has the splits {known} and none of {', '.join(preferred)}; name the split.")
+        raise DataError(f"{source} has the splits {splits} and none of {', '.join(preferred)}; name the split.")
     return opened[chosen]
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what started it: ``datasets`` wraps the parser's error in one that says little."""
+    """First line of the root cause; ``datasets`` wraps the parser's error in a generic one."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Recombined texts: more of a kind than a small calibration set has."""
+"""Span mixing: augment a small calibration set with texts of which half comes from another text."""
 
 from __future__ import annotations
 
@@ -12,62 +12,63 @@ from fastprune.data.batches import Batches, model_inputs, token_mask
 from fastprune.data.tasks import Batch
 
 TEXT = {"input_ids", "attention_mask", "token_type_ids"}
-"""Inputs of which tokens can be exchanged; where a model takes more, what it takes has to fit together."""
+"""Inputs with exchangeable tokens; models with other inputs are not augmented, because these must match the tokens."""
 
 
 def mix_spans(
     batches: Batches, copies: int, generator: torch.Generator, *, held: Sequence[Tensor] | None = None
 ) -> Batches:
-    """The calibration set, followed by copies in which half of each text is another's of its batch.
+    """Append copies of the calibration set in which a span of each text is replaced by a span of another text of its batch.
 
-    What reconstruction learns from them is how layers answer to more contexts than there are samples; no label is needed.
+    The copies show a layer more contexts than the samples alone. They are for unlabelled reconstruction: labels do not match.
 
     Args:
         batches: The calibration set.
-        copies: How many of each batch.
+        copies: Number of copies of each batch.
         generator: Draws the spans, on the CPU.
-        held: Which samples are held back [samples], by the batch: they and the others take nothing from each other.
+        held: Masks of the held-out samples, one per batch, each [samples] bool; spans are exchanged only among held-out
+            samples and only among the others.
 
     Returns:
-        All batches as they are, then all once more for each copy: in each text one span of half its length is taken from
-        another text. First and last tokens, and others like them (separators), stay. Data other than texts come without
-        copies.
+        The batches, followed by their copies in the same order, all batches once per copy. The exchanged span has half of the
+        text's length. The first and the last token, and all tokens equal to them (separators), are kept. Inputs other than
+        texts are returned without copies.
     """
     if any(not set(model_inputs(batch, batches.task)) <= TEXT or "input_ids" not in batch for batch in batches):
         return batches
-    apart = held or [torch.zeros(size, dtype=torch.bool) for size in batches.sizes]
-    made = [
-        {**batch, "input_ids": _mixed(batch, marks, generator)}
+    masks = held or [torch.zeros(size, dtype=torch.bool) for size in batches.sizes]
+    mixed = [
+        {**batch, "input_ids": _mixed(batch, mask, generator)}
         for _ in range(copies)
-        for batch, marks in zip(batches, apart, strict=True)
+        for batch, mask in zip(batches, masks, strict=True)
     ]
-    return dataclasses.replace(batches, batches=(*batches.batches, *made))
+    return dataclasses.replace(batches, batches=(*batches.batches, *mixed))
 
 
 def _mixed(batch: Batch, held: Tensor, generator: torch.Generator) -> Tensor:
-    """Token ids with half of each text from another that is held back [samples] like it, [samples, tokens]."""
+    """Token ids with half of each text from another text, both held out or both not: [samples, tokens]."""
 
     def draw(below: int) -> int:
         return int(torch.randint(below, (1,), generator=generator))
 
-    given, mask = batch["input_ids"], token_mask(batch)
-    mixed, places = given.clone(), [_inner(row, real) for row, real in zip(given, mask, strict=True)]
-    alike = {mark: (held == mark).nonzero()[:, 0].tolist() for mark in (False, True)}
-    for place, own in enumerate(places):
-        others = [row for row in alike[bool(held[place])] if row != place] or [place]
+    ids, mask = batch["input_ids"], token_mask(batch)
+    mixed, positions = ids.clone(), [_inner(row, real) for row, real in zip(ids, mask, strict=True)]
+    partners = {flag: (held == flag).nonzero()[:, 0].tolist() for flag in (False, True)}
+    for row, target in enumerate(positions):
+        others = [index for index in partners[bool(held[row])] if index != row] or [row]
         other = others[draw(len(others))]
-        taken = places[other]
-        length = min((len(own) + 1) // 2, len(taken))
+        source = positions[other]
+        length = min((len(target) + 1) // 2, len(source))
         if length:
-            to, start = draw(len(own) - length + 1), draw(len(taken) - length + 1)
-            mixed[place, own[to : to + length]] = given[other, taken[start : start + length]]
+            to, start = draw(len(target) - length + 1), draw(len(source) - length + 1)
+            mixed[row, target[to : to + length]] = ids[other, source[start : start + length]]
     return mixed
 
 
 def _inner(row: Tensor, real: Tensor) -> Tensor:
-    """The places of a text's tokens but the first, the last, and those like them: [tokens]."""
-    places = real.nonzero()[:, 0]
-    if not len(places):
-        return places
-    ends = torch.stack([row[places[0]], row[places[-1]]])
-    return places[~torch.isin(row[places], ends)]
+    """Positions of a text's tokens without the first, the last, and tokens equal to these: [tokens]."""
+    positions = real.nonzero()[:, 0]
+    if not len(positions):
+        return positions
+    ends = torch.stack([row[positions[0]], row[positions[-1]]])
+    return positions[~torch.isin(row[positions], ends)]

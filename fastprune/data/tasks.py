@@ -1,4 +1,4 @@
-"""The contract of a task: what a model is for, hence its loss, its labels and its metrics."""
+"""The interface of a task: encoding, loss, drawn labels and metrics of a kind of model head."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ Sample = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns of a data set hold what; None or empty means: guess from the usual names.
+    """Names of a data set's columns.
 
     Attributes:
-        text: One or two columns of text (two for sentence pairs; question and context for question answering).
-        label: The column of labels.
+        text: One or two text columns (two for sentence pairs; question and context for question answering) [empty: guess from
+            usual names].
+        label: The label column [None: guess from usual names].
     """
 
     text: tuple[str, ...] = ()
@@ -33,75 +34,86 @@ class Columns:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """What a model is for. One per kind of head; fields are what the model or the data say about it.
+    """The purpose of a model. There is one subclass per kind of head; its fields come from the model's configuration.
 
-    A task never runs the model: it encodes rows into samples, and turns the model's outputs into
-    per-sample losses, labels and metrics. All of it is label-optional: a batch without the tensors
-    named in ``label_names`` is one without labels.
+    A task never runs the model: it encodes rows into samples and converts the model's outputs to per-sample losses, drawn labels
+    and metrics. Labels are optional: a batch without the tensors in ``label_names`` is unlabelled.
     """
 
     name: ClassVar[str]
     heads: ClassVar[tuple[str, ...]]
-    """Endings of the model class names that this task serves, such as ``ForSequenceClassification``."""
+    """Suffixes of the class names of this task's models, such as ``ForSequenceClassification``."""
     label_names: ClassVar[tuple[str, ...]] = ("labels",)
-    """The tensors of a batch that are labels; they are taken out before the model is called."""
+    """Names of the label tensors in a batch; they are removed before the model is called."""
     input_names: ClassVar[tuple[str, ...]] = ()
-    """Inputs of the model beside the tokenizer's ``model_input_names`` that ``encode`` fills, one entry a token each."""
+    """Names of inputs that ``encode`` adds to the tokenizer's ``model_input_names``, with one entry per token."""
     token_label_names: ClassVar[tuple[str, ...]] = ()
-    """Those of ``label_names`` that have one entry a token; -100 means none, and is what they are padded with."""
+    """The ``label_names`` with one entry per token; -100 means no label and is their padding value."""
 
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
-    """The metrics of which less is better."""
+    """Names of the metrics for which a lower value is better."""
 
     metrics_of_samples: ClassVar[bool] = False
-    """The metrics read what the samples say, and need none of ``label_names``."""
+    """The metrics use the samples' own data and need none of ``label_names``."""
 
     running_text: ClassVar[bool] = False
-    """The rows are one text after another that ``encode`` cuts anew: samples are drawn from its blocks, not its rows."""
+    """The rows are joined to one text that ``encode`` cuts into blocks; samples are drawn from the blocks, not from the rows."""
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
-        """Whether a model of this class and configuration is for this task. No two tasks may serve the same one."""
+        """Whether this task is the task of a model with this class and configuration. At most one task may return True."""
         return class_name.endswith(cls.heads)
 
     @classmethod
     @abstractmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
-        """The task of a model with this configuration (number of labels, problem type)."""
+        """Create the task for a model with this configuration (number of labels, problem type)."""
 
     @abstractmethod
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
-        """Rows to samples: unpadded lists of numbers by the model's argument names, and labels where there are any.
+        """Encode rows as samples: unpadded lists of numbers by the model's argument names, with labels if the data has any.
 
-        A row may give several samples (windows of a long text, the two sides of a pair) or none. Of a sample, the
-        tokenizer's ``model_input_names``, ``input_names`` and ``label_names`` become tensors; anything else is kept for the
+        A row may give several samples (windows of a long text, both texts of a pair) or none. The entries of a sample in the
+        tokenizer's ``model_input_names``, ``input_names`` and ``label_names`` become tensors; other entries are kept for the
         metrics.
 
+        Args:
+            data: The rows.
+            tokenizer: The model's tokenizer or processor.
+            columns: Names of the text and label columns.
+            max_length: Maximum number of tokens per sample.
+            seed: Seed of random choices.
+
         Raises:
-            DataError: A column is missing, or a label is not one of the model's.
+            DataError: A column is missing, or a label is unknown to the model.
         """
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """Negative log-likelihood of the batch's labels, one a sample: [samples]. The batch has labels."""
+        """Negative log-likelihood of the labels, one per sample: [samples]. The batch must have labels."""
 
     @abstractmethod
     def draw_labels(self, outputs: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Labels drawn from the model's own predictive distribution, by ``label_names`` (METHOD 1).
+        """Draw labels from the model's own predictive distribution (docs/method.md, section 1).
 
-        ``outputs`` are the model's for this batch; no gradient flows into what is returned.
+        Args:
+            outputs: The model's outputs for the batch; no gradient flows through the draw.
+            batch: The batch.
+            generator: Source of randomness, on the CPU.
+
+        Returns:
+            Label tensors by ``label_names``.
         """
 
     @abstractmethod
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
-        """The task's own metrics over the whole set.
+        """Compute the task's metrics over a whole data set.
 
         Args:
-            results: Pairs of outputs and batch, one a batch; batch["sample"] [samples] holds each row's index
-                into ``samples``.
-            samples: What was encoded, with what metrics need beyond the tensors (offsets, answers).
+            results: Pairs of outputs and batch; batch["sample"] [samples] is each row's index into ``samples``.
+            samples: The encoded samples, with additional data for metrics (offsets, answers).
 
         Raises:
             DataError: The samples have no labels.
@@ -109,7 +121,13 @@ class Task(ABC):
 
     @abstractmethod
     def compare(self, teacher: Iterable[Any], student: Iterable[Any], batches: Iterable[Batch]) -> dict[str, float]:
-        """How far two models agree on the same batches, without labels: named fidelity figures, 1.0 is the same.
+        """Compare the outputs of two models without labels.
 
-        The three iterables run side by side, one item a batch, and may be read only once and only together.
+        Args:
+            teacher: The dense model's outputs, one item per batch.
+            student: The pruned model's outputs, one item per batch.
+            batches: The batches. The three iterables can be read only once and only in parallel.
+
+        Returns:
+            Fidelity figures by name; 1.0 means identical.
         """

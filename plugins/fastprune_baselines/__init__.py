@@ -1,4 +1,4 @@
-"""The other criteria: magnitude, random, taylor, activation, fluctuation, knowledge."""
+"""Scorers for comparison: magnitude, random, taylor, activation, fluctuation, knowledge."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Importance by the energy that a unit adds to the sublayer's output."""
+"""Importance by output energy: mean squared activation times squared weight norm."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +13,8 @@ from fastprune_baselines.moments import feature_moments
 class ActivationScorer(Scorer):
     """Mean square of each feature times the squared norm of its consumer column, summed over the unit's features.
 
-    What Wanda-sp ranks by, and K-prune's representational knowledge (Park et al. 2024; METHOD 1).
+    The criterion of Wanda-sp and the representational part of K-prune's knowledge (Park et al., ICLR 2024; docs/method.md,
+    section 1).
     """
 
     name: ClassVar[str] = "activation"

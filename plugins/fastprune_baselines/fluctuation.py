@@ -1,4 +1,4 @@
-"""Importance by how much a unit's contribution fluctuates: what a bias cannot make up for."""
+"""Importance by the variance of a unit's contribution; its mean can be replaced by a bias."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,9 +13,10 @@ from fastprune_baselines.moments import feature_moments
 class FluctuationScorer(Scorer):
     """Variance of each feature times the squared norm of its consumer column, standardised in each group.
 
-    FLAP (An et al., AAAI 2024, eq. 5 and 6; METHOD 1). A unit of several features has their mean, taken after they were
-    standardised: three heads that are measured by each other alone would always have a worst one. The scores are shifted
-    to start at zero, which no ranking notices. FLAP itself goes with the searcher ``threshold`` and the tuner ``bias``.
+    Source: FLAP (An et al., AAAI 2024, eq. 5 and 6; docs/method.md, section 1). Features are standardised before they are
+    averaged over a unit: standardising three heads against each other would always mark one of them as bad. The scores are
+    shifted to start at 0, which changes no ranking. To reproduce FLAP, combine with the searcher ``threshold`` and the tuner
+    ``bias``.
     """
 
     name: ClassVar[str] = "fluctuation"

@@ -1,4 +1,4 @@
-"""Importance by the knowledge that a unit holds: what it means to the prediction, and to its sublayer's output."""
+"""Importance by K-prune's knowledge: effect on the prediction plus energy in the sublayer's output."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,21 +11,23 @@ from fastprune_baselines.moments import feature_moments
 
 @dataclass(frozen=True, kw_only=True)
 class KnowledgeScorer(Scorer):
-    """K-prune's predictive and representational knowledge, weighted (Park et al., ICLR 2024; METHOD 1).
+    """Weighted sum of K-prune's predictive and representational knowledge.
 
-    The predictive part is the curvature of the KL divergence of the model's predictions, taken as the Fisher information
-    with labels that the model draws; the representational part is the energy of what the unit adds to the sublayer's output.
-    K-prune goes with the searcher ``threshold`` (``per_cost``), the schedule ``bottom-up`` and the tuner ``weights``.
+    The predictive part is the curvature of the KL divergence of the model's predictions, computed as the Fisher information
+    with labels drawn from the model; the representational part is the energy of the unit's contribution to the sublayer's
+    output (Park et al., ICLR 2024; docs/method.md, section 1). To reproduce K-prune, combine with the searcher ``threshold``
+    (``per_cost``), the schedule ``bottom-up`` and the tuner ``weights``.
     """
 
     name: ClassVar[str] = "knowledge"
     formula: ClassVar[str] = "S_u = mu (1/n sum_i g_iu^2 + lambda mean ||X_u W_u^T||^2), mu for attention alone"
     paper: ClassVar[str] = "Park et al. (K-prune), ICLR 2024, https://arxiv.org/abs/2308.03449"
     labels: Labels = option(
-        "model", help="Whose labels the loss uses: the data set's, the model's own draws, or the first that there are."
+        "model",
+        help="Labels of the loss: the data set's, drawn from the model's predictions, or auto (the first available).",
     )
-    representational: float = option(2.5e-5, help="lambda, how much the representational part weighs.")
-    attention: float = option(64.0, help="mu, how much more attention units weigh than others.")
+    representational: float = option(2.5e-5, help="Weight lambda of the representational part.")
+    attention: float = option(64.0, help="Factor mu of attention units; other units have 1.")
 
     def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
         grads, _ = collect_gradients(model, groups, batches, self.labels, context.generator, states=context.states)

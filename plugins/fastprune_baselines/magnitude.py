@@ -1,4 +1,4 @@
-"""Importance by the size of the weights."""
+"""Importance by weight magnitude."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +11,7 @@ from fastprune import Batches, Context, Group, Groups, Scorer, Scores, consumer_
 
 @dataclass(frozen=True, kw_only=True)
 class MagnitudeScorer(Scorer):
-    """The squared norm of all weights that a unit owns: its rows of the producers, its columns of the consumer."""
+    """Squared l2 norm of a unit's weights: its rows of the producers and its columns of the consumer."""
 
     name: ClassVar[str] = "magnitude"
     layerwise: ClassVar[bool] = True
@@ -24,7 +24,7 @@ class MagnitudeScorer(Scorer):
 
 @torch.no_grad()
 def squared_norms(model: nn.Module, group: Group) -> Tensor:
-    """[units]"""
+    """Squared l2 norm of each unit's weights in the producers and the consumer: [units] float32, on the CPU."""
     columns: Tensor = consumer_of(model, group).weight.float().square().sum(0)  # [features]
     norms: Tensor = columns.unflatten(0, (group.units, group.width)).sum(1)
     for linear, rows in zip(producers_of(model, group), group.rows, strict=True):

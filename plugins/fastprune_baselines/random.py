@@ -1,4 +1,4 @@
-"""Importance by lot, for comparison."""
+"""Random importance, the baseline of every comparison."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,11 +11,11 @@ from fastprune import Batches, Context, Groups, Scorer, Scores
 
 @dataclass(frozen=True, kw_only=True)
 class RandomScorer(Scorer):
-    """A uniform number for each unit, times the features it owns, so that heads and filters go at the same rate."""
+    """A uniform random number per unit times its number of weights, so that heads and filters are pruned at the same rate."""
 
     name: ClassVar[str] = "random"
     layerwise: ClassVar[bool] = True
-    formula: ClassVar[str] = "u times the features that the unit owns, with u uniform in [0, 1)"
+    formula: ClassVar[str] = "u times the unit's number of weights, with u uniform in [0, 1)"
     paper: ClassVar[str] = "Mittal et al., 2018, https://arxiv.org/abs/1801.10447"
 
     def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:

@@ -10,16 +10,17 @@ from fastprune import Batches, Context, Groups, Labels, Scorer, Scores, collect_
 
 @dataclass(frozen=True, kw_only=True)
 class TaylorScorer(Scorer):
-    """The mean over the samples of |sum x dL/dx|, the first-order change of the loss when the unit goes.
+    """Mean over the samples of |sum x dL/dx|, the first-order change of the loss when the unit is removed.
 
-    Michel et al., "Are Sixteen Heads Really Better than One?", NeurIPS 2019, section 4.1 (METHOD 1).
+    Michel et al., "Are Sixteen Heads Really Better than One?", NeurIPS 2019, section 4.1 (docs/method.md, section 1).
     """
 
     name: ClassVar[str] = "taylor"
     formula: ClassVar[str] = "1/n sum_i |g_iu|, with g_iu = d loss_i / d m_u at m = 1"
     paper: ClassVar[str] = "Michel et al., NeurIPS 2019, https://arxiv.org/abs/1905.10650"
     labels: Labels = option(
-        "auto", help="Whose labels the loss uses: the data set's, the model's own draws, or the first that there are."
+        "auto",
+        help="Labels of the loss: the data set's, drawn from the model's predictions, or auto (the first available).",
     )
 
     @property

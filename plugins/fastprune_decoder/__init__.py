@@ -1,4 +1,4 @@
-"""Decoder families: causal language models, mixtures of experts among them."""
+"""Decoder families: causal language models, including mixtures of experts."""
 
 from collections.abc import Callable
 

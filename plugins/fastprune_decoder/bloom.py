@@ -1,6 +1,6 @@
-"""BLOOM and MPT: their bias by distance is computed for all heads at once, so only the filters can go.
+"""BLOOM and MPT: only filters can be pruned, because the ALiBi bias is computed once for all heads.
 
-The FFN adds the residual stream itself; what goes with the last filter is its first linear.
+The FFN module adds the residual stream itself, so it stays when all filters are pruned; its first linear is replaced instead.
 """
 
 from fastprune import Architecture, Block, Stack

@@ -1,7 +1,7 @@
-"""Mixtures of experts built like Llama. Each expert's filters are a group of their own.
+"""Mixtures of experts built like Llama. The filters of each expert are a separate group.
 
-An expert without filters stays in the router's choice and adds nothing: what the masked model computes. Where the router
-ranks all experts alike, ``reroute`` takes it out.
+The router can still choose an expert without filters, which then adds nothing, as in the masked model. ``reroute`` removes
+such experts from the router if the family names one (``router``).
 """
 
 from dataclasses import replace
@@ -9,7 +9,7 @@ from dataclasses import replace
 from fastprune import Architecture, Block, Part, Producer, Stack
 from fastprune_decoder.llama import ATTENTION, FFN
 
-SOME_FFN = replace(FFN, optional=True)  # the first layers, or some others, may have a plain one
+SOME_FFN = replace(FFN, optional=True)  # only some layers, often the first ones, have an FFN without experts
 
 EXPERT = Block(
     kind="ffn",
@@ -27,7 +27,7 @@ GATED_SHARED = Block(
     module="mlp.shared_expert",
     producers=("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj"),
     consumer="mlp.shared_expert.down_proj",
-    residual="mlp.shared_expert.down_proj",  # its output is weighted by a gate before it is added
+    residual="mlp.shared_expert.down_proj",  # a gate scales its output before the residual addition
     optional=True,
 )
 
@@ -63,7 +63,7 @@ GLM_MOE = Architecture(
 OLMOE = Architecture(
     name="olmoe",
     model_types=("olmoe", "minimax_m2"),
-    # a norm over the queries of all heads: none can go without changing the others
+    # no attention block: a norm over the queries of all heads makes every head depend on the others
     stacks=(Stack(layers="layers", blocks=(EXPERT,)),),
 )
 
@@ -74,7 +74,7 @@ GRANITE_MOE = Architecture(
         Stack(
             layers="layers",
             blocks=(
-                # both outputs are scaled before they are added
+                # both outputs are scaled before the residual addition
                 replace(ATTENTION, residual=ATTENTION.consumer),
                 replace(
                     EXPERT,
@@ -101,6 +101,6 @@ LATENT_ATTENTION = replace(
 DEEPSEEK = Architecture(
     name="deepseek",
     model_types=("deepseek_v2", "deepseek_v3"),
-    # all heads share what queries, keys and values are first compressed to
+    # the compressed (latent) queries, keys and values are shared by all heads and stay
     stacks=(Stack(layers="layers", blocks=(LATENT_ATTENTION, SOME_FFN, SHARED, EXPERT)),),
 )

@@ -1,6 +1,6 @@
 """Falcon: one key and value for all heads (7B), one for each KV group (40B), or one for each head.
 
-With alibi, a bias that every layer computes for all heads, only the filters can go.
+With ALiBi, whose bias is computed for all heads together, only filters can be pruned.
 """
 
 from dataclasses import replace

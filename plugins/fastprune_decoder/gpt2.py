@@ -1,4 +1,4 @@
-"""GPT-2: query, key and value in one Conv1D, one behind the other; GPT-BigCode with one key and value for all heads."""
+"""GPT-2, with query, key and value concatenated in one Conv1D, and GPT-BigCode, with one key and value for all heads."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""GPT-NeoX, Pythia and Persimmon: each head's query, key and value lie side by side in one linear."""
+"""GPT-NeoX, Pythia and Persimmon: one linear with query, key and value interleaved by head."""
 
 from dataclasses import replace
 

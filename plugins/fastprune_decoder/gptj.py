@@ -1,11 +1,11 @@
-"""GPT-J and GPT-Neo: query, key and value in linears of their own."""
+"""GPT-J and GPT-Neo: separate linears for query, key and value."""
 
 from fastprune import Architecture, Block, Stack
 
 GPTJ = Architecture(
     name="gptj",
     model_types=("gptj",),
-    # attention and FFN run side by side
+    # attention and FFN run in parallel
     stacks=(
         Stack(
             layers="h",

@@ -1,4 +1,4 @@
-"""Llama and the families built like it: the unit is the KV group, and a filter has a gate, an up row and a down column."""
+"""Llama and families built like it. A unit of attention is a KV group; a filter has a gate row, an up row and a down column."""
 
 from dataclasses import replace
 
@@ -45,7 +45,7 @@ LLAMA = Architecture(
 GEMMA = Architecture(
     name="gemma",
     model_types=("gemma2", "gemma3_text", "granite", "exaone4"),
-    # both outputs are normalised or scaled before they are added
+    # both outputs are normalised or scaled before the residual addition
     stacks=(
         Stack(
             layers="layers",

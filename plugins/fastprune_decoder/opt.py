@@ -1,4 +1,4 @@
-"""OPT: LayerNorms come before the sublayers, or after them in the one of 350M parameters; XGLM and BioGPT: before."""
+"""OPT (pre-LN; post-LN in OPT-350M), XGLM and BioGPT (pre-LN)."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Phi, whose attention and FFN run side by side, and Phi-3, whose projections are fused."""
+"""Phi, with attention and FFN in parallel, and Phi-3, with fused projections."""
 
 from dataclasses import replace
 

@@ -1,6 +1,6 @@
-"""Query heads, evenly within KV groups: one head of every group is a unit, and keys and values stay.
+"""Pruning of query heads in Llama-like models: a unit is one query head from every KV group; keys and values stay.
 
-An option for families that share keys and values; the unit is the KV group where nothing is said.
+Selected by name (``architecture="llama-query-heads"``) for models with shared keys and values; the default unit is the KV group.
 """
 
 from dataclasses import replace

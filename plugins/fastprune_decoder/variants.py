@@ -1,4 +1,4 @@
-"""Families that are Llama but for a piece: how the FFN is built, where norms stand, what runs side by side."""
+"""Variants of Llama with another FFN, other positions of the norms, or attention and FFN in parallel."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from fastprune_decoder.llama import ATTENTION, FFN
 COHERE = Architecture(
     name="cohere",
     model_types=("cohere", "cohere2"),
-    # attention and FFN run side by side
+    # attention and FFN run in parallel
     stacks=(Stack(layers="layers", blocks=(replace(ATTENTION, residual=""), FFN)),),
 )
 
@@ -21,7 +21,7 @@ COUNTED = replace(
 STABLELM = Architecture(
     name="stablelm",
     model_types=("stablelm",),
-    # with a norm for each head, only the filters can go
+    # with a norm per head (qk_layernorm), only filters can be pruned
     stacks=(
         Stack(
             layers="layers",
@@ -37,7 +37,7 @@ STABLELM = Architecture(
 OLMO2 = Architecture(
     name="olmo2",
     model_types=("olmo2", "olmo3"),
-    # a norm over the queries of all heads: none can go without changing the others
+    # no attention block: a norm over the queries of all heads makes every head depend on the others
     stacks=(Stack(layers="layers", blocks=(replace(FFN, residual=FFN.consumer),)),),
 )
 
@@ -72,7 +72,7 @@ GLM = Architecture(
 GLM4 = Architecture(
     name="glm4",
     model_types=("glm4",),
-    # both outputs are normalised before they are added
+    # both outputs are normalised before the residual addition
     stacks=(
         Stack(
             layers="layers",
@@ -84,7 +84,7 @@ GLM4 = Architecture(
 LFM2 = Architecture(
     name="lfm2",
     model_types=("lfm2",),
-    # most layers have a short convolution in the place of the attention; it stays
+    # most layers have a short convolution instead of attention; it is not pruned
     stacks=(
         Stack(
             layers="layers",

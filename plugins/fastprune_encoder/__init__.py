@@ -1,4 +1,4 @@
-"""Encoder families: of texts, proteins, tables and pages."""
+"""Encoder families for text, proteins, tables and documents."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""ALBERT: a few layers, often one, that run again and again: one mask for all uses."""
+"""ALBERT: a few layers, often one, run repeatedly with shared weights; one mask applies to all runs."""
 
 from fastprune import Architecture, Block, Stack
 

@@ -1,4 +1,4 @@
-"""BERT and the families built like it; of Longformer the filters alone."""
+"""BERT and families built like it; Longformer (filters only)."""
 
 from fastprune import Architecture, Block, Stack
 
@@ -44,6 +44,6 @@ BERT = Architecture(
 LONGFORMER = Architecture(
     name="longformer",
     model_types=("longformer",),
-    # its attention takes the width of all heads for that of the hidden states
+    # no attention block: its code requires all heads together to be as wide as the hidden states
     stacks=(Stack(layers="encoder.layer", blocks=(FFN,)),),
 )

@@ -1,4 +1,4 @@
-"""DeBERTa v2 and v3: as BERT, with rows for relative positions in two linears more, where they are not shared."""
+"""DeBERTa v2 and v3: like BERT, plus two linears for relative positions unless these share the query and key weights."""
 
 from dataclasses import replace
 

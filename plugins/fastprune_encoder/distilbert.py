@@ -1,4 +1,4 @@
-"""DistilBERT: as BERT, with other names, and consumers inside their sublayers."""
+"""DistilBERT: like BERT with other names; the consumers are inside the attention and FFN modules."""
 
 from fastprune import Architecture, Block, Stack
 

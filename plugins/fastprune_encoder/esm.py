@@ -1,4 +1,4 @@
-"""ESM, XLM-R XL, Megatron-BERT, RoBERTa-PreLayerNorm: as BERT, with LayerNorms before the sublayers."""
+"""ESM, XLM-R XL, Megatron-BERT and RoBERTa-PreLayerNorm: like BERT, but pre-LN."""
 
 from dataclasses import replace
 
@@ -25,7 +25,10 @@ PRE_LAYER_NORM = Architecture(
     stacks=(
         Stack(
             layers="encoder.layer",
-            blocks=(replace(ATTENTION, residual="intermediate"), replace(FFN, residual="")),  # it holds the norm
+            blocks=(
+                replace(ATTENTION, residual="intermediate"),
+                replace(FFN, residual=""),
+            ),  # the norm is in `intermediate`
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""GTE, NomicBERT and Jina: BERT's order of things, with rotary positions and gated FFNs or plain ones; EuroBERT: norms first."""
+"""GTE, NomicBERT and Jina (post-LN like BERT, rotary positions, gated or plain FFN), and EuroBERT (pre-LN)."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""ModernBERT: query, key and value in one linear, and a gated FFN with both halves in another."""
+"""ModernBERT: fused query, key and value, and a gated FFN with fused gate and up projection."""
 
 from fastprune import Architecture, Block, Part, Producer, Stack
 

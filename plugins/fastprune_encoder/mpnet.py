@@ -1,4 +1,4 @@
-"""MPNet: as BERT, with one relative position bias for all layers, of which each keeps the slices of its own heads."""
+"""MPNet: like BERT, plus a relative position bias shared by all layers; each layer uses the slices of its kept heads."""
 
 from fastprune import Architecture, Block, Stack, UnitBias
 from fastprune_encoder.bert import FFN

@@ -1,4 +1,4 @@
-"""XLM and FlauBERT: attentions, FFNs and norms each stand in a list of their own; norms come after the sums."""
+"""XLM and FlauBERT (post-LN): attentions, FFNs and norms are in separate module lists, one entry per layer."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Fisher information of the mask: as importance, and as what rearrangement lowers."""
+"""Fisher information of the mask: the paper's importance scorer and its rearranger."""
 
 from collections.abc import Callable
 

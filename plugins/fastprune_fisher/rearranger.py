@@ -1,4 +1,4 @@
-"""Rearrangement: swap units within a group so that their joint Fisher loss falls."""
+"""Rearrangement: swap kept and pruned units within a group to lower their joint Fisher loss."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,15 +12,18 @@ from fastprune import Context, Mask, Rearranger, Scores, option, track
 
 @dataclass(frozen=True, kw_only=True)
 class FisherRearranger(Rearranger):
-    """Swap kept and pruned units while (1 - m)' I_g (1 - m) falls, I_g being the group's block of the Fisher information.
+    """Swap kept and pruned units of each group to minimise (1 - m)' I_g (1 - m).
 
-    It starts from the searched mask and stops where no single swap helps (Kwon et al. 2022, section 4.2; METHOD 3).
+    I_g is the group's block of the mask's Fisher information. Starts from the searched mask and stops at a local optimum, where
+    no single swap lowers the objective (Kwon et al., NeurIPS 2022, section 4.2; docs/method.md, section 3).
     """
 
     name: ClassVar[str] = "fisher"
     formula: ClassVar[str] = "minimise (1 - m)^T I_g (1 - m) over swaps, with I_g = 1/n G_g^T G_g"
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, https://arxiv.org/abs/2204.09656"
-    shrinkage: float = option(0.0, help="How far the block is shrunk toward its diagonal, 0 to 1; 1 changes nothing.")
+    shrinkage: float = option(
+        0.0, help="Shrinkage of I_g toward its diagonal, 0 to 1; 1 ignores interactions of units."
+    )
 
     @property
     def requires(self) -> frozenset[str]:
@@ -41,14 +44,14 @@ class FisherRearranger(Rearranger):
 
 
 def swap(gram: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Lower 1_P' K 1_P over sets P of pruned units of one size, by single swaps, down to a local optimum.
+    """Minimise 1_P' K 1_P over sets P of pruned units of a fixed size, by single swaps down to a local optimum.
 
     Args:
         gram: K, [units, units], symmetric and positive semi-definite.
-        kept: [units], where to start.
+        kept: Initial mask, [units].
 
     Returns:
-        [units], as many kept as before; its objective is never higher than that of ``kept``.
+        Mask with as many kept units, [units]; its objective is at most that of ``kept``.
     """
     pruned = ~kept
     diagonal = gram.diagonal()
@@ -59,7 +62,7 @@ def swap(gram: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.bool_
         changed = False
         for unit in np.flatnonzero(pruned):
             without = joint - gram[:, unit]  # K 1_P once the unit is put back
-            cost = np.where(pruned, np.inf, 2 * without + diagonal)  # of pruning another instead: [units]
+            cost = np.where(pruned, np.inf, 2 * without + diagonal)  # of pruning another unit instead, [units]
             other = int(cost.argmin())
             if cost[other] < 2 * without[unit] + diagonal[unit] - tolerance:
                 joint = without + gram[:, other]

@@ -10,16 +10,18 @@ from fastprune import Batches, Context, Groups, Labels, Scorer, Scores, collect_
 
 @dataclass(frozen=True, kw_only=True)
 class FisherScorer(Scorer):
-    """Diagonal Fisher information of the mask, from the exact gradient of every single sample.
+    """Diagonal of the mask's empirical Fisher information, from exact per-sample gradients.
 
-    I_uu = (1/n) sum_i g_iu^2 with g_i = d loss_i / d m at m = 1 (Kwon et al. 2022, eq. 6 and 7; METHOD 1).
+    I_uu = (1/n) sum_i g_iu^2 with g_i = d loss_i / d m at m = 1 (Kwon et al., NeurIPS 2022, eq. 6 and 7; docs/method.md,
+    section 1).
     """
 
     name: ClassVar[str] = "fisher"
     formula: ClassVar[str] = "I_uu = 1/n sum_i g_iu^2, with g_iu = d loss_i / d m_u at m = 1"
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, https://arxiv.org/abs/2204.09656"
     labels: Labels = option(
-        "auto", help="Whose labels the loss uses: the data set's, the model's own draws, or the first that there are."
+        "auto",
+        help="Labels of the loss: the data set's, drawn from the model's predictions, or auto (the first available).",
     )
 
     @property

@@ -1,4 +1,4 @@
-"""Measured latency: the time of every number of units, on the machine and for the workload that the model will see."""
+"""Latency as a cost: measured on the target machine for the target workload, by the number of units kept in each group."""
 
 from collections.abc import Callable
 

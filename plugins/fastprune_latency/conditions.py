@@ -1,4 +1,4 @@
-"""What a latency holds for: the machine, the model as it is served, and the workload."""
+"""Measurement conditions of a latency table: the machine, the model's dtype and kernels, and the workload."""
 
 import hashlib
 import json
@@ -15,7 +15,15 @@ from fastprune import Conditions, Groups
 
 
 def conditions_of(model: nn.Module, *, batch_size: int, seq_len: int, threads: int, compiled: bool) -> Conditions:
-    """Everything by which the time of a forward pass may differ."""
+    """Collect everything that affects the time of a forward pass, except the model's architecture and sizes.
+
+    Args:
+        model: The model, on its device and in its dtype.
+        batch_size: Samples per forward pass.
+        seq_len: Tokens per sample.
+        threads: CPU threads; recorded on a CPU only.
+        compiled: torch.compile is used.
+    """
     parameter = next(model.parameters())
     config: Any = getattr(model, "config", None)
     on_cpu = parameter.device.type == "cpu"
@@ -35,7 +43,7 @@ def conditions_of(model: nn.Module, *, batch_size: int, seq_len: int, threads: i
 
 
 def device_name(device: torch.device) -> str:
-    """What the accelerator or the processor calls itself."""
+    """The product name of the accelerator or the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
@@ -47,7 +55,7 @@ def device_name(device: torch.device) -> str:
 
 
 def shape_of(model: nn.Module, groups: Groups) -> str:
-    """A digest of all that makes two models take the same time: modules, sizes, units; whatever the weights are."""
+    """Digest of a model's modules, parameter shapes and units; equal for models that differ only in their weights."""
     modules = [(name, type(module).__name__) for name, module in model.named_modules()]
     sizes = [(name, list(parameter.shape)) for name, parameter in model.named_parameters()]
     units = [(group.name, group.units, group.width) for group in groups]
@@ -55,6 +63,6 @@ def shape_of(model: nn.Module, groups: Groups) -> str:
 
 
 def unpadded(inputs: Mapping[str, Tensor], groups: Groups) -> dict[str, Tensor]:
-    """The inputs with every token marked as real."""
-    marks = {group.stack.tokens for group in groups}
-    return {name: torch.ones_like(value) if name in marks else value for name, value in inputs.items()}
+    """The inputs with attention masks of ones, so that no token is padding."""
+    masks = {group.stack.tokens for group in groups}
+    return {name: torch.ones_like(value) if name in masks else value for name, value in inputs.items()}

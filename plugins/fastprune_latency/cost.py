@@ -1,4 +1,4 @@
-"""Latency, measured on the model's own layers."""
+"""The cost model ``latency``: tables of milliseconds measured on the model's own layers."""
 
 import contextlib
 import copy
@@ -35,37 +35,44 @@ from fastprune_latency.probe import Maker, Probe, Timing
 
 log = logging.getLogger("fastprune")
 
-TILE = 64  # rows and columns of a matrix that an accelerator works on at once
-VECTOR = 16  # numbers that a processor works on at once
+TILE = 64  # rows and columns of a matrix tile on an accelerator
+VECTOR = 16  # numbers in a vector register of a processor
 PASSES = 2  # refinements of a curve at most
-RESTLESS = 0.15  # a spread from which on a table is in doubt
-TOLERANCE = 0.03  # of a curve's rise: what counts as a bend
+NOISY = 0.15  # interquartile range, relative to the median, above which a warning is logged
+TOLERANCE = 0.03  # deviation from a straight line that counts as a bend, relative to the curve's rise
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyCost(MeasuredCost):
-    """Milliseconds of a forward pass, measured on the model's own layers with units taken out of them (METHOD 2).
+    """Milliseconds of a forward pass, measured on the model's own layers with units removed.
 
-    One curve for every distinct sublayer, on a coarse grid that is refined where it bends; the median of several turns,
-    the widths taking turns. What cannot be pruned is the whole model with every group empty. The table of a model,
-    machine and workload is kept in the user's cache directory.
+    There is one curve for each distinct sublayer. It is measured on a coarse grid of widths and refined at bends; each point is
+    the median of several rounds, in which all widths take turns. The fixed cost is the time of the whole model with every group
+    empty. The table for a model, a machine and a workload is cached in the user's cache directory (Kwon et al., NeurIPS 2022,
+    section 4.1; docs/method.md, section 2).
     """
 
     name: ClassVar[str] = "latency"
     searcher: ClassVar[str] = "knapsack"
-    formula: ClassVar[str] = "T = T(every group empty) + sum_g t_g(k_g), each t_g measured and made never to fall"
+    formula: ClassVar[str] = "T = T(every group empty) + sum_g t_g(k_g), each t_g measured and made non-decreasing"
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, section 4.1: https://arxiv.org/abs/2204.09656"
 
-    batch_size: int | None = option(None, help="Samples at once; none: the table's, or 32.")
-    seq_len: int | None = option(None, help="Tokens a sample; none: the table's, or the calibration set's mean.")
-    device: str | None = option(None, help="What it will run on, such as cpu or cuda; none: where the model is.")
-    dtype: Literal["float32", "float16", "bfloat16"] | None = option(None, help="None: the model's.")
-    attention: str | None = option(None, help="Such as eager or sdpa; none: the model's.")
-    threads: int | None = option(None, help="Of a CPU; none: torch's.")
-    compile: bool = option(False, help="Measure what torch.compile makes of the layers.")
-    rounds: int = option(5, help="Times that each width is measured.")
-    table_file: str | None = option(None, help="A table measured before, here or elsewhere, instead of measuring.")
-    cache: bool = option(True, help="Use and keep tables in the user's cache directory.")
+    batch_size: int | None = option(None, help="Samples per forward pass [none: the table file's, else 32].")
+    seq_len: int | None = option(
+        None, help="Tokens per sample [none: the table file's, else the mean length in the calibration set]."
+    )
+    device: str | None = option(None, help="Device to measure on, such as cpu or cuda [none: the model's].")
+    dtype: Literal["float32", "float16", "bfloat16"] | None = option(
+        None, help="Data type of the weights [none: the model's]."
+    )
+    attention: str | None = option(None, help="Attention kernel, such as eager or sdpa [none: the model's].")
+    threads: int | None = option(None, help="CPU threads [none: torch's].")
+    compile: bool = option(False, help="Compile the layers with torch.compile before measuring.")
+    rounds: int = option(5, help="Number of times each width is measured.")
+    table_file: str | None = option(
+        None, help="Table file measured earlier, on this or another machine, to use instead."
+    )
+    cache: bool = option(True, help="Read and store tables in the user's cache directory.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,15 +82,15 @@ class LatencyCost(MeasuredCost):
                 raise OptionError(f"option '{name}' of 'latency' must be 1 or more; got {value}.")
 
     def table(self, model: nn.Module, groups: Groups, workload: Workload) -> MeasuredTable:
-        """The table in the file that was named, in the cache, or else measured.
+        """Read the table from ``table_file`` or the cache, or measure it.
 
         Raises:
-            TableError: The file is broken, or was measured for another model or other conditions than asked for.
-            ModelError: There is no such device or attention kernel, or the length is more than the model takes.
+            TableError: The file cannot be read, or its conditions differ from the options.
+            ModelError: The device or the attention kernel is not available, or the length exceeds the model's limit.
         """
         if self.table_file is not None:
             table = MeasuredTable.read(self.table_file)
-            table.require(self._asked())
+            table.require(self._required_conditions())
             return table
         batch_size, seq_len = self.batch_size or 32, self.seq_len or workload.seq_len
         _check_length(model, seq_len)
@@ -97,25 +104,26 @@ class LatencyCost(MeasuredCost):
                 compiled=self.compile,
             )
             file = cache_file(conditions, shape_of(served, groups))
-            known = _known(file) if self.cache else None
-            if known is None:
-                inputs = unpadded(workload.inputs(batch_size=batch_size, seq_len=seq_len), groups)
-                device = next(served.parameters()).device
-                inputs = {name: value.to(device) for name, value in inputs.items()}
-                known = self._measure(served, groups, inputs, conditions)
-                if self.cache:
-                    _keep(known, file)
-        return known
+            cached = _read_cached(file) if self.cache else None
+            if cached is not None:
+                return cached
+            inputs = unpadded(workload.inputs(batch_size=batch_size, seq_len=seq_len), groups)
+            device = next(served.parameters()).device
+            inputs = {name: value.to(device) for name, value in inputs.items()}
+            table = self._measure(served, groups, inputs, conditions)
+            if self.cache:
+                _store(table, file)
+            return table
 
-    def _asked(self) -> Conditions:
-        """The conditions that the options name."""
-        asked: dict[str, Any] = {"device": self.device and torch.device(self.device).type, "dtype": self.dtype}
-        asked |= {"batch_size": self.batch_size, "seq_len": self.seq_len, "attention": self.attention}
-        asked |= {"threads": self.threads, "compiled": self.compile or None}
-        return {name: value for name, value in asked.items() if value is not None}
+    def _required_conditions(self) -> Conditions:
+        """The conditions set by the options; a table from a file must have them."""
+        required: dict[str, Any] = {"device": self.device and torch.device(self.device).type, "dtype": self.dtype}
+        required |= {"batch_size": self.batch_size, "seq_len": self.seq_len, "attention": self.attention}
+        required |= {"threads": self.threads, "compiled": self.compile or None}
+        return {name: value for name, value in required.items() if value is not None}
 
     def _served(self, model: nn.Module) -> nn.Module:
-        """The model as it will be served: itself, or a copy on another device, in another dtype or with another kernel."""
+        """The model to measure: ``model`` itself, or a copy with the device, dtype and attention kernel of the options."""
         changes = (self.device, self.dtype, self.attention)
         if all(change is None for change in changes):
             return model
@@ -126,7 +134,7 @@ class LatencyCost(MeasuredCost):
             return served.to(device=self.device, dtype=getattr(torch, self.dtype) if self.dtype else None)
         except (RuntimeError, AssertionError, ValueError, ImportError) as error:  # torch without CUDA: AssertionError
             reason = str(error).partition("\n")[0]
-            raise ModelError(f"The model cannot be run on {_said(changes)} here: {reason}") from error
+            raise ModelError(f"The model cannot be run {_describe(changes)} here: {reason}") from error
 
     @contextlib.contextmanager
     def _threads(self) -> Iterator[None]:
@@ -153,8 +161,8 @@ class LatencyCost(MeasuredCost):
             shapes = same_shape(model, groups)
             half = {group.name: (group.units + 1) // 2 for group in groups}
             wholes = [{}, half, {group.name: 0 for group in groups}]
-            (full, middle, empty), found = _times(probe, shapes, wholes, str(conditions["device"]))
-        curves = [_curve(each) for each in found]
+            (full, middle, empty), measured = _times(probe, shapes, wholes, str(conditions["device"]))
+        curves = [_curve(shape) for shape in measured]
         rise = sum(curve.cost[-1] * len(curve.groups) for curve in curves)
         above = full.median - empty.median
         scale = above / rise if above > 0 and rise else 1.0
@@ -167,20 +175,20 @@ class LatencyCost(MeasuredCost):
         )
         predicted = table.costs(groups).of(half)
         check = {"predicted": predicted, "measured": middle.median, "scale": scale}
-        apart = statistics.median([spread for curve in curves for spread in curve.spread])
-        if apart > RESTLESS:
+        spread = statistics.median([value for curve in curves for value in curve.spread])
+        if spread > NOISY:
             log.warning(
-                "The machine was restless: the middle half of the times of a width lie %.0f %% apart. Measure again where "
-                "nothing else runs, or with more rounds.",
-                100 * apart,
+                "The latency measurements are noisy: repeated measurements have an interquartile range of %.0f %%. Measure "
+                "again while no other program is running, or with more rounds.",
+                100 * spread,
             )
-        log.info("latency of half of the units: %.4g ms predicted, %.4g ms measured", predicted, middle.median)
+        log.info("latency with half of the units: %.4g ms predicted, %.4g ms measured", predicted, middle.median)
         return replace(table, check=check)
 
 
 def same_shape(model: nn.Module, groups: Groups) -> list[list[Group]]:
-    """The groups whose sublayers take the same time: of the same module class, sizes and settings."""
-    found: dict[str, list[Group]] = {}
+    """Collect groups whose sublayers take the same time: those with the same module class, sizes and settings."""
+    shapes: dict[str, list[Group]] = {}
     for group in groups:
         module = model.get_submodule(group.module)
         settings = {
@@ -189,19 +197,19 @@ def same_shape(model: nn.Module, groups: Groups) -> list[list[Group]]:
             if isinstance(value, int | float | str) and name not in ("layer_idx", "training")
         }
         key = [group.stack.layers, group.block.name, group.kind, group.units, group.width, group.hidden]
-        found.setdefault(json.dumps([*key, type(module).__name__, settings], default=str), []).append(group)
-    return list(found.values())
+        shapes.setdefault(json.dumps([*key, type(module).__name__, settings], default=str), []).append(group)
+    return list(shapes.values())
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one shape of sublayer.
+    """Measurements of one shape of sublayer.
 
     Attributes:
-        members: The groups of the shape.
-        chain: Those whose layers ran in a row.
-        step: What the hardware rounds up to.
-        times: Of the chain, by the number of units in each of its groups.
+        members: All groups of the shape.
+        chain: The members whose layers were run one after another in a measurement.
+        step: Granularity of the hardware in units; a width costs as much as the next multiple of it.
+        times: Time of the whole chain, by the number of units in each of its groups.
     """
 
     members: list[Group]
@@ -210,47 +218,60 @@ class Measured:
     times: dict[int, Timing]
 
 
-WHOLE = -1  # stands for a shape where the whole model is meant
+WHOLE = -1  # index used for the whole model in place of the index of a shape
 
 
 def _times(
     probe: Probe, shapes: list[list[Group]], wholes: list[dict[str, int]], device: str
 ) -> tuple[list[Timing], list[Measured]]:
-    """Time whole models, and every shape of sublayer on a grid that is refined where its curve bends, all in turns."""
-    found = [
+    """Time whole models and every shape of sublayer, all in turns, on a coarse grid refined at bends.
+
+    Later passes measure the ends of each refined curve again, to correct for a machine that became faster or slower.
+
+    Args:
+        probe: Runs the model.
+        shapes: The groups of each shape of sublayer.
+        wholes: Whole models to time, each as units kept by group name; groups not named keep all.
+        device: Type of the device.
+
+    Returns:
+        The times of the whole models, and the measurements of each shape.
+    """
+    measured = [
         Measured(members, probe.chain(members) if members[0].units else [], step_of(members[0], device), {})
         for members in shapes
     ]
 
     def maker(key: tuple[int, int]) -> Maker:
-        shape, place = key
-        return probe.whole(wholes[place]) if shape == WHOLE else probe.sublayers(found[shape].chain, place)
+        shape, number = key  # number: of a whole model, or of units kept
+        return probe.whole(wholes[number]) if shape == WHOLE else probe.sublayers(measured[shape].chain, number)
 
     times: dict[tuple[int, int], Timing] = {}
-    wanted = {(WHOLE, place) for place in range(len(wholes))}
-    wanted |= {(i, kept) for i, s in enumerate(found) if s.chain for kept in coarse_grid(s.members[0].units, s.step)}
+    points = {(WHOLE, place) for place in range(len(wholes))}
+    points |= {(i, kept) for i, s in enumerate(measured) if s.chain for kept in coarse_grid(s.members[0].units, s.step)}
     for _ in range(1 + PASSES):
-        ends = {(shape, end) for shape, _ in wanted for end in (0, found[shape].members[0].units) if times}
-        new = probe.time({key: maker(key) for key in sorted(wanted | ends)})
+        ends = {(shape, end) for shape, _ in points for end in (0, measured[shape].members[0].units) if times}
+        new = probe.time({key: maker(key) for key in sorted(points | ends)})
         pace = statistics.median([times[key].median / new[key].median for key in ends if new[key].median] or [1.0])
         times = {key: replace(time, median=time.median * pace) for key, time in new.items()} | times
         for (shape, kept), time in times.items():
             if shape != WHOLE:
-                found[shape].times[kept] = time
-        wanted = {(index, kept) for index, each in enumerate(found) for kept in _bends(each)}
-        if not wanted:
+                measured[shape].times[kept] = time
+        points = {(index, kept) for index, shape in enumerate(measured) for kept in _bends(shape)}
+        if not points:
             break
-    return [times[WHOLE, place] for place in range(len(wholes))], found
+    return [times[WHOLE, place] for place in range(len(wholes))], measured
 
 
 def _bends(measured: Measured) -> list[int]:
+    """Numbers of units to measure next for a shape; empty if its curve has no bend."""
     costs = {kept: time.median for kept, time in measured.times.items()}
     errors = {kept: time.error for kept, time in measured.times.items()}
     return bends(costs, errors, measured.step, tolerance=TOLERANCE) if costs else []
 
 
 def _curve(measured: Measured) -> Curve:
-    """The curve of one group of the shape."""
+    """The cost curve of a single group of the shape."""
     first, times = measured.members[0], measured.times
     kept = sorted(times) or [0]
     above = [(times[count].median - times[0].median) / len(measured.chain) for count in kept] if times else [0.0]
@@ -268,35 +289,37 @@ def _curve(measured: Measured) -> Curve:
 
 
 def step_of(group: Group, device: str) -> int:
-    """The number of units that the hardware rounds up to."""
+    """Granularity of the hardware in units: a width costs as much as the next multiple of it."""
     tile = (VECTOR if device == "cpu" else TILE) // group.width
     return max(1, min(tile, group.units // VECTOR))
 
 
 def _scaled(curve: Curve, scale: float) -> Curve:
-    """The curve with costs so much larger, so that the sublayers' sum is what the whole model's time says."""
+    """The curve with its costs multiplied by ``scale``, so that fixed cost plus sublayers equals the dense model's time."""
     return replace(curve, cost=tuple(cost * scale for cost in curve.cost))
 
 
 def cache_file(conditions: Conditions, shape: str) -> Path:
-    """Where the table for these conditions of a model of this shape is kept."""
+    """Path of the cached table for these measurement conditions and this shape of model."""
     digest = hashlib.sha256(json.dumps([dict(conditions), shape], sort_keys=True).encode()).hexdigest()[:24]
     return user_cache_path("fastprune") / "latency" / f"{digest}.json"
 
 
-def _known(file: Path) -> MeasuredTable | None:
+def _read_cached(file: Path) -> MeasuredTable | None:
+    """The cached table; None if there is none or it cannot be read."""
     if not file.is_file():
         return None
     try:
         table = MeasuredTable.read(file)
     except TableError as error:
-        log.warning("%s It is measured again.", error)
+        log.warning("%s The latency table is measured again.", error)
         return None
-    log.info("latency from %s", file)
+    log.info("latency table read from %s", file)
     return table
 
 
-def _keep(table: MeasuredTable, file: Path) -> None:
+def _store(table: MeasuredTable, file: Path) -> None:
+    """Write the table to the cache; a failure is logged, not raised."""
     try:
         table.save(file)
     except TableError as error:
@@ -306,9 +329,10 @@ def _keep(table: MeasuredTable, file: Path) -> None:
 def _check_length(model: nn.Module, seq_len: int) -> None:
     limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     if limit is not None and seq_len > int(limit):
-        raise ModelError(f"The model takes at most {limit} tokens; a latency of {seq_len} was asked for.")
+        raise ModelError(f"The model takes at most {limit} tokens; the latency was requested for {seq_len}.")
 
 
-def _said(changes: tuple[str | None, ...]) -> str:
-    names = ("the device", "in", "with the attention")
+def _describe(changes: tuple[str | None, ...]) -> str:
+    """The changes of device, dtype and attention kernel in words, for an error message."""
+    names = ("on the device", "in", "with the attention")
     return " ".join(f"{name} {change}" for name, change in zip(names, changes, strict=True) if change)

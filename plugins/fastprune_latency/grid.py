@@ -1,21 +1,24 @@
-"""Which widths to measure, and the curve through what was measured."""
+"""The grid of widths to measure, its refinement at bends, and the monotone curve through the measurements."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 
-FEW = 16  # so many units are measured one by one
-CERTAIN = 1.5  # times the errors together: what is no bend but noise
-COARSE = 12  # points of the first grid otherwise
+FEW = 16  # up to this many units, every width is measured
+CERTAIN = 1.5  # a deviation below this many times the combined measurement errors is noise
+COARSE = 12  # intervals of the first grid for more than FEW units
 
 
 def coarse_grid(units: int, step: int) -> list[int]:
-    """The numbers of units to begin with: all of few, else 0, some small ones, and even distances up to all.
+    """The first widths to measure: all widths of a small group, else 0, two small ones, and an even grid up to ``units``.
 
     Args:
-        units: Of the group.
-        step: What the hardware rounds up to; other numbers than its multiples are left out, but for ``units`` itself.
+        units: Number of units of the group.
+        step: Granularity of the hardware in units; only its multiples and ``units`` itself are measured.
+
+    Returns:
+        Numbers of units, rising.
     """
     if units <= FEW:
         return list(range(units + 1))
@@ -25,43 +28,49 @@ def coarse_grid(units: int, step: int) -> list[int]:
 
 
 def bends(costs: Mapping[int, float], errors: Mapping[int, float], step: int, *, tolerance: float) -> list[int]:
-    """Widths to measure further: the middle of the distances on both sides of each bend.
+    """The next widths to measure: the midpoints of the intervals on both sides of each bend.
 
-    A point bends the curve where it lies further than ``tolerance``, relative to the whole curve's rise, from the line
-    between its neighbours, and further than measurements are off.
+    A point is a bend if its distance from the line between its neighbours exceeds both ``tolerance`` times the rise of the
+    whole curve and the measurement errors.
 
     Args:
-        costs: By the number of units, what was measured.
-        errors: How far each may be off.
-        step: What the hardware rounds up to.
-        tolerance: What is no bend yet.
+        costs: Measured cost by number of units.
+        errors: Measurement error of each cost.
+        step: Granularity of the hardware in units.
+        tolerance: Largest deviation that is not a bend, relative to the rise of the curve.
+
+    Returns:
+        Numbers of units without a measurement, rising; empty if there is no bend.
     """
     kept = sorted(costs)
     rise = max(costs.values()) - min(costs.values())
-    wanted: set[int] = set()
-    for left, here, right in zip(kept, kept[1:], kept[2:], strict=False):
-        line = float(np.interp(here, (left, right), (costs[left], costs[right])))
-        unsure = CERTAIN * (errors[here] + (errors[left] + errors[right]) / 2)
-        if abs(costs[here] - line) > max(tolerance * rise, unsure):
-            wanted |= {middle(left, here, step), middle(here, right, step)}
-    return sorted(wanted - set(kept))
+    widths: set[int] = set()
+    for left, point, right in zip(kept, kept[1:], kept[2:], strict=False):
+        line = float(np.interp(point, (left, right), (costs[left], costs[right])))
+        noise = CERTAIN * (errors[point] + (errors[left] + errors[right]) / 2)
+        if abs(costs[point] - line) > max(tolerance * rise, noise):
+            widths |= {middle(left, point, step), middle(point, right, step)}
+    return sorted(widths - set(kept))
 
 
 def middle(left: int, right: int, step: int) -> int:
-    """The multiple of ``step`` nearest to the middle that lies strictly between; ``left`` where there is none."""
-    found = (left + right) // 2 // step * step
-    found = found + step if found <= left else found
-    return found if left < found < right else left
+    """A multiple of ``step`` strictly between ``left`` and ``right``, near their midpoint; ``left`` if there is none."""
+    multiple = (left + right) // 2 // step * step
+    multiple = multiple + step if multiple <= left else multiple
+    return multiple if left < multiple < right else left
 
 
 def rising(kept: Sequence[int], costs: Sequence[float]) -> list[float]:
-    """The nearest curve that never falls and starts at 0, by isotonic regression.
+    """Fit the closest non-decreasing curve that starts at 0, by isotonic regression.
 
     Args:
-        kept: The numbers of units, rising.
-        costs: What was measured above no units, with noise.
+        kept: Numbers of units, strictly rising.
+        costs: Measured costs above the cost of no units, with noise.
+
+    Returns:
+        The costs of the curve at ``kept``, the first of them 0.
     """
-    from scipy.optimize import isotonic_regression  # takes seconds
+    from scipy.optimize import isotonic_regression  # imported here because it takes seconds
 
     assert all(one < other for one, other in pairwise(kept))
     smooth = isotonic_regression(np.asarray(costs, dtype=float)).x

@@ -1,4 +1,4 @@
-"""The time of a model's own layers, with units taken out of them for real."""
+"""Timing of a model's own layers with units removed from their weights."""
 
 import math
 import statistics
@@ -15,19 +15,29 @@ from fastprune import Batches, Group, Groups, LayerCall, Mask, layer_calls, mate
 K = TypeVar("K")
 
 Maker = Callable[[], Callable[[], Any]]
-"""Makes a call that is to be timed."""
+"""Builds the call to be timed."""
 
-CHAIN_MS = 250.0  # milliseconds that one call should take: as many layers run in a row as fit, or one
-SLOW_MS = 45_000.0  # where a round over all calls takes longer, there are fewer rounds
+CHAIN_MS = (
+    250.0  # target duration of a call in milliseconds: as many layers as fit are run one after another, at least one
+)
+SLOW_MS = 45_000.0  # if a round over all calls takes longer, only SLOW_ROUNDS rounds are measured
 SLOW_ROUNDS = 3
-RESTLESS_TIMES = 3
-STEADY = 0.02  # of a time: how sure its median should be, the spread divided by the root of the number of turns
-COMPILED_LAYERS = 2  # as many layers at most run in a row where each width is compiled
+REPEATS = 3  # sets of rounds at most, for noisy measurements
+STEADY = (
+    0.02  # target standard error of a median, relative to it: the spread divided by the root of the number of rounds
+)
+COMPILED_LAYERS = 2  # layers run one after another at most if each width is compiled
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The median of several times in milliseconds, their interquartile range relative to it, and how many there were."""
+    """Summary of repeated time measurements.
+
+    Attributes:
+        median: Median in milliseconds.
+        spread: Interquartile range relative to the median.
+        turns: Number of measurements.
+    """
 
     median: float
     spread: float
@@ -35,7 +45,7 @@ class Timing:
 
     @property
     def error(self) -> float:
-        """How far the median may be off, in milliseconds."""
+        """Estimated error of the median in milliseconds: the interquartile range divided by the root of ``turns``."""
         return self.median * self.spread / math.sqrt(self.turns)
 
     @staticmethod
@@ -46,25 +56,29 @@ class Timing:
 
 
 def without_drift(times: Mapping[K, Sequence[float]]) -> dict[K, list[float]]:
-    """The times of each call, [rounds], without what a whole round was slower or faster than the others."""
-    medians = {key: statistics.median(found) for key, found in times.items()}
-    counted = [key for key, median in medians.items() if median > 0]
+    """Divide the times of each round by the round's pace: the median ratio of its times to the medians of all rounds.
+
+    Args:
+        times: Milliseconds by call, each [rounds].
+    """
+    medians = {key: statistics.median(measured) for key, measured in times.items()}
+    positive = [key for key, median in medians.items() if median > 0]
     rounds = len(next(iter(times.values())))
-    paces = [statistics.median([times[key][r] / medians[key] for key in counted] or [1.0]) for r in range(rounds)]
-    return {key: [time / pace for time, pace in zip(found, paces, strict=True)] for key, found in times.items()}
+    paces = [statistics.median([times[key][r] / medians[key] for key in positive] or [1.0]) for r in range(rounds)]
+    return {key: [time / pace for time, pace in zip(measured, paces, strict=True)] for key, measured in times.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Times layers and whole models of chosen widths, the calls taking turns.
+    """Time layers and whole models with chosen numbers of units; all calls take turns.
 
     Attributes:
-        model: On its device, frozen.
+        model: The dense model, on its device, frozen.
         groups: The model's groups.
-        inputs: What ``model(**inputs)`` takes, on its device.
-        calls: How the model calls each of its layers with these inputs, by the layer's path.
-        compiled: Whether everything goes through torch.compile first.
-        rounds: Turns each.
+        inputs: Keyword arguments of ``model``, on its device.
+        calls: Recorded call of each layer with these inputs, by the layer's path.
+        compiled: Compile every call with torch.compile.
+        rounds: Measurements of each call.
     """
 
     model: nn.Module
@@ -82,49 +96,51 @@ class Probe:
         return Probe(model=model, groups=groups, inputs=inputs, calls=calls, compiled=compiled, rounds=rounds)
 
     def chain(self, members: Sequence[Group]) -> list[Group]:
-        """The groups, all of one shape, whose layers run in a row: as many as take a moment, so that they push each
-        other out of the caches as they do in the model."""
+        """Choose groups of one shape whose layers are run one after another, about ``CHAIN_MS`` long.
+
+        Several layers evict each other's weights from the processor's caches, as in the whole model.
+        """
         dense = self._keeping(partial(self._layers, [members[0].layer], {}))
         milliseconds = min(take_turns({0: dense}, rounds=2, description="measuring")[0])
         several = max(1, min(len(members), int(CHAIN_MS / max(milliseconds, 1e-3))))
         return list(members[: min(several, COMPILED_LAYERS) if self.compiled else several])
 
     def whole(self, counts: Mapping[str, int]) -> Maker:
-        """The whole model with so many units in the groups that are named."""
+        """A forward pass of the whole model with ``counts`` units kept by group name; groups not named keep all."""
         return self._keeping(partial(self._model, counts))
 
     def sublayers(self, chain: Sequence[Group], kept: int) -> Maker:
-        """The layers of the chain, with so many units in the chain's groups, and half of them in the others."""
+        """A run of the chain's layers with ``kept`` units in the chain's groups and half of the units in other groups."""
         paths = list(dict.fromkeys(group.layer for group in chain))
         names = {group.name for group in chain}
         others = {g.name: (g.units + 1) // 2 for g in self.groups if g.layer in paths and g.name not in names}
         return self._keeping(partial(self._layers, paths, others | dict.fromkeys(names, kept)))
 
     def time(self, makers: Mapping[K, Maker]) -> dict[K, Timing]:
-        """The time of each call: as many turns as asked for, and as many again, twice at most, on a restless machine."""
+        """Time each call in ``rounds`` rounds; noisy measurements are repeated, at most twice."""
         times = take_turns(makers, rounds=1, description="measuring")
-        slow = sum(found[0] for found in times.values()) > SLOW_MS
-        left = (min(SLOW_ROUNDS, self.rounds) if slow else self.rounds) - 1
-        for _ in range(1 if slow else RESTLESS_TIMES):
-            more = take_turns(makers, rounds=left, description="measuring")
-            times = {key: [*found, *more[key]] for key, found in times.items()}
-            timings = {key: Timing.of(found) for key, found in without_drift(times).items()}
-            rounds = len(next(iter(times.values())))
-            if statistics.median(timing.spread for timing in timings.values()) <= STEADY * math.sqrt(rounds):
+        slow = sum(measured[0] for measured in times.values()) > SLOW_MS
+        rounds = (min(SLOW_ROUNDS, self.rounds) if slow else self.rounds) - 1
+        for _ in range(1 if slow else REPEATS):
+            more = take_turns(makers, rounds=rounds, description="measuring")
+            times = {key: [*measured, *more[key]] for key, measured in times.items()}
+            timings = {key: Timing.of(measured) for key, measured in without_drift(times).items()}
+            done = len(next(iter(times.values())))
+            if statistics.median(timing.spread for timing in timings.values()) <= STEADY * math.sqrt(done):
                 break
-            left = self.rounds
+            rounds = self.rounds
         return timings
 
     def _keeping(self, make: Maker) -> Maker:
-        """Made anew for each turn, so that only one stands in memory; what takes a compiler is made once."""
+        """With torch.compile, build and compile the call once; otherwise build it for each turn, so only one is in memory."""
         if not self.compiled:
             return make
-        made: list[Callable[[], Any]] = []
+        compiled: list[Callable[[], Any]] = []
 
         def once() -> Callable[[], Any]:
-            if not made:
-                made.append(torch.compile(make(), dynamic=False))
-            return made[0]
+            if not compiled:
+                compiled.append(torch.compile(make(), dynamic=False))
+            return compiled[0]
 
         return once
 
@@ -134,17 +150,17 @@ class Probe:
 
     def _layers(self, paths: Sequence[str], counts: Mapping[str, int]) -> Callable[[], Any]:
         pruned = self._with(counts)
-        run = [(self.calls[path], pruned.get_submodule(path)) for path in paths]
+        layers = [(self.calls[path], pruned.get_submodule(path)) for path in paths]
         del pruned
 
         def call() -> None:
-            for how, layer in run:
-                how.run(layer, how.hidden)
+            for recorded, layer in layers:
+                recorded.run(layer, recorded.hidden)
 
         return call
 
     def _with(self, counts: Mapping[str, int]) -> nn.Module:
-        """The model with so many units in the groups that are named."""
+        """A copy of the model with ``counts`` units kept by group name; groups not named keep all."""
         whole = {group.name: group.units for group in self.groups}
         mask = Mask.first(self.groups, whole | dict(counts))
         return materialize(sharing_copy(self.model), self.groups, mask, inplace=True)

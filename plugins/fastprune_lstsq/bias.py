@@ -1,4 +1,4 @@
-"""The bias alone: add what is missing in the mean."""
+"""Bias compensation: add the mean error to each consumer's bias."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,10 +22,13 @@ from fastprune import (
 
 @dataclass(frozen=True, kw_only=True)
 class BiasTuner(Tuner):
-    """Each consumer's bias gains the mean error, layer by layer: FLAP's bias compensation (An et al. 2024, eq. 4)."""
+    """Add the mean error over the tokens to each consumer's bias, layer by layer.
+
+    FLAP's bias compensation (An et al., AAAI 2024, eq. 4; docs/method.md, section 4).
+    """
 
     name: ClassVar[str] = "bias"
-    formula: ClassVar[str] = "b <- b + mean over the tokens of e, e being what the residual stream lacks"
+    formula: ClassVar[str] = "b <- b + mean over the tokens of e, with e = the dense minus the pruned residual stream"
     paper: ClassVar[str] = "An et al. (FLAP), AAAI 2024, eq. 4: https://arxiv.org/abs/2312.11983"
 
     def tune(
@@ -37,8 +40,19 @@ class BiasTuner(Tuner):
 def add_mean_error(
     group: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """The weight as it is, and the bias [hidden] with the mean error added; as it is where no token came."""
+    """Add the mean error over the tokens to the bias.
+
+    Args:
+        group: The group of the consumer.
+        statistics: Sums over the calibration tokens.
+        weight: The consumer's weight, [hidden, features].
+        bias: The consumer's bias, [hidden]; None: it has none.
+
+    Returns:
+        The unchanged weight [hidden, features] and the new bias [hidden]. With no token (an expert that no token was
+        routed to) the bias is unchanged, too.
+    """
     if float(statistics.weight) <= 0.0:
         return weight, bias
-    missing = (statistics.errors / statistics.weight).to(weight)
-    return weight, missing if bias is None else bias + missing
+    mean_error = (statistics.errors / statistics.weight).to(weight)
+    return weight, mean_error if bias is None else bias + mean_error

@@ -1,4 +1,4 @@
-"""Layer reconstruction: whole layers, one after another, by gradient descent from where least squares left them."""
+"""Layer reconstruction: fine-tune one layer after another by gradient descent, starting from the least-squares solution."""
 
 import contextlib
 import dataclasses
@@ -27,24 +27,26 @@ from fastprune import (
 )
 from fastprune_lstsq.weights import WeightsTuner
 
-SMALL = 1e-4  # of the output's energy: a layer that misses no more is left as it is
-MOST = 10  # epochs, however little is left of a layer
-WARM_UP = 0.05  # of all steps
-AVERAGED = 0.5  # of all steps: the last ones, whose parameters are averaged
-WAYS = (1.0, 0.5, 0.25)  # how far to go from the old parameters to the fitted ones
+SMALL = 1e-4  # relative error of a layer's output below which the layer is not fine-tuned
+MOST = 10  # epochs at most, however few parameters a layer has left
+WARM_UP = 0.05  # share of the steps with a rising learning rate
+AVERAGED = 0.5  # share of the steps, at the end, whose parameters are averaged
+WAYS = (1.0, 0.5, 0.25)  # line search: fractions of the way from the old parameters to the fitted ones
 
 Parameters = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DescentTuner(WeightsTuner):
-    """The tuner ``weights``, and then producers and consumers of each layer together, toward the dense layer's output.
+    """Least squares as in ``weights``, then fine-tune all linears of each layer together toward the dense layer's output.
 
-    Least squares see what is linear: the consumer, given what the filters compute. What the filters compute and where heads
-    look can be fitted as well: without labels, by Adam on the error of a layer's output relative to each token's size, from
-    the solved weights on, as the mean of the weights after each of the last steps. Of the way from the solved to the fitted
-    weights, as much is gone as serves the samples held back best, none where nothing does. Where there are few texts, copies
-    of them whose halves come from one another show layers more contexts. Same inference cost.
+    Least squares fit only the consumers, for which the problem is linear. Here Adam also fits the producers (filter activations
+    and attention patterns), without labels: it starts from the least-squares weights and minimises the squared error of the
+    layer's output relative to the squared norm of each token. The fitted weights are the mean over the second half of the steps.
+
+    Line search: interpolate between least-squares and fine-tuned weights (100, 50, 25, 0 %) by held-out error. Small
+    calibration sets are augmented by swapping half of each text with another (span mixing). Same inference cost as ``weights``
+    (docs/method.md, section 4).
     """
 
     name: ClassVar[str] = "descent"
@@ -53,27 +55,32 @@ class DescentTuner(WeightsTuner):
     )
     paper: ClassVar[str] = "Li et al. (BRECQ), ICLR 2021, https://arxiv.org/abs/2102.05426 (reconstruction by blocks)"
     epochs: float = option(
-        1.0, help="How often a whole layer would see the samples; one with a third left sees them three times."
+        1.0,
+        help="Epochs for a dense layer; a layer with a third of its parameters left gets three times as many, at the same cost.",
     )
     recombine: int = option(
-        0, help="How many copies of each text to learn from as well, half of each from another text."
+        0, help="Mixed copies of each text to add to the training data; half of a copy comes from another text."
     )
-    fill: int = option(4096, help="Tokens to learn from at least: as many copies as that takes.")
+    fill: int = option(4096, help="Minimum number of training tokens; mixed copies are added to reach it.")
     rate: float = option(
-        0.05, help="The size of a step, relative to a tensor's root mean square and the root of the layer's error."
+        0.05,
+        help="Learning rate, relative to each tensor's root mean square and the square root of the layer's relative error.",
     )
-    rounded: bool = option(True, help="Whether steps multiply in bfloat16, where the machine is faster with it.")
+    rounded: bool = option(
+        True,
+        help="Multiply in bfloat16 during the fit where the device is faster with it; held-out errors use full precision.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.epochs < 0 or self.rate <= 0 or min(self.recombine, self.fill) < 0:
             raise UsageError(
-                "The tuner 'descent' needs 0 epochs or more, a rate above 0, and 0 or more copies and tokens; got "
+                "The tuner 'descent' needs epochs, recombine and fill of 0 or more and a rate above 0; got "
                 f"epochs={self.epochs:g}, rate={self.rate:g}, recombine={self.recombine}, fill={self.fill}."
             )
 
     def draft(self) -> WeightsTuner:
-        """The least squares alone."""
+        """The tuner ``weights`` with the same options: least squares without gradient descent."""
         return WeightsTuner(**{field.name: getattr(self, field.name) for field in fields(WeightsTuner)})
 
     def tune(
@@ -116,68 +123,80 @@ def descend(
     generator: torch.Generator | None = None,
     rounded: bool = False,
 ) -> Mapping[str, Tensor]:
-    """Fit the linears of a layer by Adam, a batch a step, with a short warm-up, and average the second half of the steps.
+    """Fit the linears of a layer by Adam, then choose by line search how far to move from the old to the fitted parameters.
+
+    A step uses one batch. The learning rate rises over the first 5 % of the steps; the parameters are averaged over the second
+    half of them.
 
     Args:
-        fit: The layer.
-        epochs: How often a whole layer would see each batch: one that has a third of its parameters left sees it three times
-            as often, at the same cost.
-        rate: The size of a step, relative to a tensor's root mean square, where the whole output is wrong; where a share e of
-            its energy is, sqrt(e) of it.
-        originals: How many batches are of the calibration set; those that follow are copies of them, in the same order.
+        fit: The layer, its inputs and its target outputs.
+        epochs: Passes over the batches for a dense layer; divided by the share of the parameters the layer has left, at most 10.
+        rate: Learning rate relative to a tensor's root mean square, scaled by sqrt(e) for a relative output error e below 1.
+        originals: Number of batches of the calibration set; the batches after them are mixed copies, in the same order.
         generator: Draws the order of the batches, on the CPU [seed 0].
-        rounded: Whether steps multiply in bfloat16 where the device is faster with it; what judges them does not.
+        rounded: Multiply in bfloat16 during the fit where the device is faster with it. The line search uses full precision.
 
     Returns:
-        The fitted parameters by name, or none: where the error on the samples held back does not fall.
+        The new parameters by name; empty if the held-out error (without held-out samples, the error of all) does not fall.
     """
     old = fit.parameters
-    seen = [index for index in range(len(fit)) if not bool(fit.held_back(index).all())]
-    apart = [index for index in range(originals) if bool(fit.held_back(index).any())]
-    judged = partial(mean_error, fit, apart or [index for index in seen if index < originals], held=bool(apart))
-    steps = round(min(epochs / max(fit.share, 1e-6), MOST) * len(seen))
-    if steps < 1 or not old or (error := judged(old)) <= SMALL:
+    training = [index for index in range(len(fit)) if not bool(fit.held_back(index).all())]
+    held_out = [index for index in range(originals) if bool(fit.held_back(index).any())]
+    judges = held_out or [index for index in training if index < originals]
+    error_of = partial(mean_error, fit, judges, held=bool(held_out))
+    steps = round(min(epochs / max(fit.share, 1e-6), MOST) * len(training))
+    if steps < 1 or not old or (least := error_of(old)) <= SMALL:
         return {}
     generator = generator or torch.Generator().manual_seed(0)
-    new = _fitted(fit, seen, steps, rate * min(1.0, math.sqrt(error)), generator, rounded)
+    new = _fitted(fit, training, steps, rate * min(1.0, math.sqrt(least)), generator, rounded)
     best: Parameters = {}
     for way in WAYS:
         between = {name: old[name].lerp(value.to(old[name]), way) for name, value in new.items()}
-        now = judged(between)
-        if now < error:
-            best, error = between, now
+        error = error_of(between)
+        if error < least:
+            best, least = between, error
         elif best:
-            break  # it only gets worse from here
+            break  # the error rises on the way back to the old parameters
     return best
 
 
 @torch.no_grad()
 def mean_error(fit: LayerFit, indices: Sequence[int], parameters: Mapping[str, Tensor], *, held: bool) -> float:
-    """The error of some batches, in the mean: 0 is none, 1 as large as the output itself."""
+    """Mean of ``relative_error`` over the batches ``indices``: 0 is exact, 1 an error as large as the output itself."""
     return sum(float(relative_error(fit, index, parameters, held=held)) for index in indices) / len(indices)
 
 
 def relative_error(fit: LayerFit, index: int, parameters: Mapping[str, Tensor], *, held: bool = False) -> Tensor:
-    """|h - h_dense|^2 / |h_dense|^2, in the mean of a batch's tokens, those held back or the others: a scalar, float32."""
+    """Mean of |h - h_dense|^2 / |h_dense|^2 over a batch's tokens.
+
+    Args:
+        fit: The layer.
+        index: Index of the batch.
+        parameters: The layer's parameters by name.
+        held: Average over the held-out tokens instead of the training tokens.
+
+    Returns:
+        A scalar, float32.
+    """
     target = fit.targets(index).float()  # [tokens, hidden]
     energy = target.square().mean(1)  # [tokens]
-    missed = (fit.outputs(index, parameters).float() - target).square().mean(1)  # [tokens]
-    relative = missed / (energy + 1e-6 * energy.mean())
+    error = (fit.outputs(index, parameters).float() - target).square().mean(1)  # [tokens]
+    relative = error / (energy + 1e-6 * energy.mean())
     weights = fit.weights(index)
     return (relative if weights is None else relative * weights)[fit.held_back(index) == held].mean()
 
 
 @torch.enable_grad()
 def _fitted(
-    fit: LayerFit, seen: Sequence[int], steps: int, rate: float, generator: torch.Generator, rounded: bool
+    fit: LayerFit, training: Sequence[int], steps: int, rate: float, generator: torch.Generator, rounded: bool
 ) -> Parameters:
-    """The parameters in the mean of the last steps, float32 whatever the layer computes in."""
+    """The parameters averaged over the last steps, in float32 for any dtype of the layer."""
     old = fit.parameters
     products = bf16_matmuls(next(iter(old.values())).device) if rounded else contextlib.nullcontext()
     masters = {name: value.float().clone().requires_grad_(True) for name, value in old.items()}
     sizes = {name: float(value.square().mean().sqrt()) for name, value in old.items()}
     typical = max(sizes.values())
-    rates = [rate * max(size, 0.01 * typical) for size in sizes.values()]  # a bias of zeros is to move as well
+    rates = [rate * max(size, 0.01 * typical) for size in sizes.values()]  # above 0 for a bias of zeros
     adam = torch.optim.Adam(
         [{"params": [value], "lr": 0.0} for value in masters.values()], betas=(0.9, 0.98), fused=True
     )
@@ -185,13 +204,13 @@ def _fitted(
     mean = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in old.items()}
     order: list[int] = []
     for step in range(steps):
-        order = order or [seen[place] for place in torch.randperm(len(seen), generator=generator).tolist()]
+        order = order or [training[place] for place in torch.randperm(len(training), generator=generator).tolist()]
         for group, full in zip(adam.param_groups, rates, strict=True):
             group["lr"] = full * min(1.0, (step + 1) / (WARM_UP * steps))
         adam.zero_grad()
-        now = {name: value.to(old[name].dtype) for name, value in masters.items()}
+        current = {name: value.to(old[name].dtype) for name, value in masters.items()}
         with products:
-            error = relative_error(fit, order.pop(), now)
+            error = relative_error(fit, order.pop(), current)
         error.backward()
         adam.step()
         if step >= steps - averaged:

@@ -24,17 +24,18 @@ from fastprune import (
 
 @dataclass(frozen=True, kw_only=True)
 class MaskTuner(Tuner):
-    """min over s of || sum_u s_u X_u W_u' + b - D ||^2, damped around s = 1, layer by layer toward the dense model.
+    """Mask tuning: scale each kept unit to minimise || sum_u s_u X_u W_u' + b - D ||^2, layer by layer.
 
-    Kwon et al. 2022, section 4.3 and eq. 14: the normal equations by LSMR with damping; a layer whose solution holds
-    a scale beyond ``limit`` keeps its mask (METHOD 4). The scales are folded into the consumer's weight.
+    D is the dense model's residual stream after the sublayer. LSMR solves the normal equations with damping around s = 1; a
+    layer with any |s| above ``limit`` keeps its mask unscaled. The scales are folded into the consumer's weight (Kwon et al.,
+    NeurIPS 2022, section 4.3 and eq. 14; docs/method.md, section 4).
     """
 
     name: ClassVar[str] = "mask"
     formula: ClassVar[str] = "min over s of ||sum_u s_u X_u W_u^T + b - D||^2, damped around s = 1"
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, section 4.3: https://arxiv.org/abs/2204.09656"
-    damp: float = option(1.0, help="LSMR's damping of s - 1, on the normal equations summed over the tokens.")
-    limit: float = option(10.0, help="A layer with any |s| above this keeps its untuned mask.")
+    damp: float = option(1.0, help="LSMR damping of s - 1; the normal equations are sums over the tokens.")
+    limit: float = option(10.0, help="Largest |s| accepted; a layer with a larger scale keeps its untuned mask.")
 
     def tune(
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores, context: Context
@@ -44,12 +45,12 @@ class MaskTuner(Tuner):
     def _solve(
         self, group: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        from scipy.sparse.linalg import lsmr  # takes seconds
+        from scipy.sparse.linalg import lsmr  # imported here because it takes seconds
 
         if group.units == 0:
             return weight, bias
-        normal, missing = normal_equations(statistics, weight, group.width)
-        delta = torch.from_numpy(lsmr(normal.cpu().numpy(), missing.cpu().numpy(), damp=self.damp)[0])  # [units], s - 1
+        normal, right = normal_equations(statistics, weight, group.width)
+        delta = torch.from_numpy(lsmr(normal.cpu().numpy(), right.cpu().numpy(), damp=self.damp)[0])  # [units], s - 1
         scales = 1 + delta
         if not bool(torch.isfinite(scales).all()) or float(scales.abs().max()) > self.limit:
             return weight, bias
@@ -57,19 +58,21 @@ class MaskTuner(Tuner):
 
 
 def normal_equations(statistics: Statistics, weight: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """A and r of A (s - 1) = r, for the scales of units of ``width`` features each.
+    """Build the normal equations A (s - 1) = r for the scales of a group's units.
 
-    A_uv sums (X_u W_u') . (X_v W_v') over the tokens: the Hadamard product of X'X and W'W, summed over each unit's
-    block of features. r_u sums (X_u W_u') . e.
+    A_uv is the sum of (X_u W_u') . (X_v W_v') over the tokens: the Hadamard product of X'X and W'W, summed over each unit's
+    block of features. r_u is the sum of (X_u W_u') . e.
 
     Args:
-        weight: [hidden, features].
+        statistics: Sums over the tokens of X'X [features, features] and X'e [features, hidden].
+        weight: The consumer's weight W, [hidden, features].
+        width: Features per unit.
 
     Returns:
-        [units, units] and [units], float64.
+        A [units, units] and r [units], float64.
     """
     weight = weight.double()
     products = statistics.gram * (weight.T @ weight)  # [features, features]
     blocks = products.unflatten(0, (-1, width)).unflatten(2, (-1, width))  # [units, width, units, width]
-    missing = (statistics.cross * weight.T).sum(1)  # [features]
-    return blocks.sum((1, 3)), missing.unflatten(0, (-1, width)).sum(1)
+    right = (statistics.cross * weight.T).sum(1)  # [features]
+    return blocks.sum((1, 3)), right.unflatten(0, (-1, width)).sum(1)

@@ -1,4 +1,4 @@
-"""Ridge regression from sums, with as much ridge as what is held back asks for."""
+"""Ridge regression from sums over tokens, with the ridge strength chosen on held-out samples."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fastprune import Statistics
 
-STEPS = (1, 10, 100, 1000)  # of the ridge, as multiples of the damping
-DIRECTIONS = 32  # of the hidden states, along which ridges are compared
+STEPS = (1, 10, 100, 1000)  # ridge strengths tried, as multiples of the damping
+DIRECTIONS = 32  # random directions of the hidden states along which ridge strengths are compared
 
 
 def ridge(
@@ -21,9 +21,19 @@ def ridge(
     damping: float,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The weight [hidden, features] and bias [hidden] that repair the error best.
+    """Solve for the consumer's weight and bias by ridge regression toward the original weight.
 
-    Written in the change of the weight: V - W0' = (Xc'Xc + lambda I)^-1 Xc'Ec, E being what is missing with W0.
+    The change of the weight is V - W0' = (Xc'Xc + lambda I)^-1 Xc'Ec, with E the error that is left with W0.
+
+    Args:
+        statistics: Sums over the tokens of the consumer's inputs X and of the error E.
+        weight: The original weight W0, [hidden, features].
+        bias: The original bias, [hidden]; None: there is none.
+        damping: lambda, relative to the mean diagonal of Xc'Xc; the smallest tried if there are held-out samples.
+        generator: As for ``regression``.
+
+    Returns:
+        The new weight [hidden, features] and bias [hidden], in the dtypes of the originals.
     """
     change, shift = regression(statistics, damping, generator=generator)
     tuned = (weight.double() + change.T).to(weight)
@@ -33,31 +43,31 @@ def ridge(
 def regression(
     statistics: Statistics, damping: float, *, centred: bool = True, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The damped regression of the error on the input: e is about x change + shift.
+    """Regress the error on the input with ridge damping: e = x change + shift.
 
-    Where tokens are held back, the damping is raised step by step as long as the regression on the others misses less of them;
-    what is returned is of all tokens.
+    With held-out tokens, the damping is raised (1x, 10x, 100x, 1000x) as long as the held-out error of the regression on the
+    other tokens falls; the final solve uses all tokens.
 
     Args:
-        statistics: Of x [features] and e [hidden].
-        damping: lambda relative to the Gram matrix's mean diagonal; the least, where tokens are held back.
-        centred: Whether there is a shift; else it is 0.
+        statistics: Sums over the tokens of x [features] and e [hidden].
+        damping: lambda relative to the Gram matrix's mean diagonal; the smallest tried if there are held-out tokens.
+        centred: Fit a shift; False: the shift is 0.
         generator: Draws the directions in which held-out errors are compared, on the CPU [seed 0].
 
     Returns:
-        The change [features, hidden] and the shift [hidden]; zeros where no token counts.
+        The change [features, hidden] and the shift [hidden]; zeros if the weights of the tokens sum to 0.
     """
     whole = statistics.whole
-    if float(whole.weight) <= 0.0:  # so nothing is to be repaired
+    if float(whole.weight) <= 0.0:  # no token, so no error
         return torch.zeros_like(whole.cross), torch.zeros_like(whole.errors)
     if statistics.held is not None:
-        damping = _chosen(statistics, statistics.held, damping, centred, generator)
+        damping = _best_damping(statistics, statistics.held, damping, centred, generator)
     return _Normal.of(whole, centred).solved(damping)
 
 
 @dataclass(frozen=True)
 class _Normal:
-    """Normal equations: the Gram matrix, its right side, and the means that they are centred around."""
+    """Normal equations: the centred Gram matrix, the centred right-hand side, and the means."""
 
     gram: Tensor
     cross: Tensor
@@ -66,7 +76,7 @@ class _Normal:
 
     @staticmethod
     def of(statistics: Statistics, centred: bool) -> _Normal:
-        weight = (float(statistics.weight) or math.inf) if centred else math.inf  # sums of no token are zeros
+        weight = (float(statistics.weight) or math.inf) if centred else math.inf  # infinite: means of 0, no centring
         mean_input, mean_error = statistics.inputs / weight, statistics.errors / weight
         gram = statistics.gram - torch.outer(mean_input, statistics.inputs)  # Xc'Xc
         cross = statistics.cross - torch.outer(mean_input, statistics.errors)  # Xc'Ec
@@ -78,41 +88,48 @@ class _Normal:
         return change, self.mean_error - self.mean_input @ change
 
 
-def _chosen(
+def _best_damping(
     statistics: Statistics, held: Statistics, damping: float, centred: bool, generator: torch.Generator | None
 ) -> float:
-    """The damping, raised as long as what is held back is the better for it.
+    """Raise the damping as long as the held-out error falls.
 
-    The errors are compared in random directions of the hidden states, the same ones for all: all of them say little more.
+    The errors are compared along at most 32 random directions of the hidden states, the same for every damping: the full
+    hidden size costs more and rarely changes the choice.
     """
     hidden = len(held.errors)
     generator = generator or torch.Generator().manual_seed(0)
     drawn = torch.randn(hidden, min(DIRECTIONS, hidden), generator=generator, dtype=torch.float64)
-    directions = torch.linalg.qr(drawn).Q  # at right angles: of few hidden states they are all that there is
-    shown, held = (_along(each, directions.to(held.errors.device)) for each in (statistics, held))
-    normal, best, least = _Normal.of(shown, centred), damping, math.inf
+    directions = torch.linalg.qr(drawn).Q  # orthonormal; with a hidden size of 32 or less, a full basis
+    training, held = (_along(each, directions.to(held.errors.device)) for each in (statistics, held))
+    normal, best, least = _Normal.of(training, centred), damping, math.inf
     for step in STEPS:
-        now = missed(held, *normal.solved(step * damping))
-        if not now < least:  # it only gets worse from here
+        error = squared_error(held, *normal.solved(step * damping))
+        if not error < least:  # a larger damping only raises it further
             break
-        best, least = step * damping, now
+        best, least = step * damping, error
     return best
 
 
 def _along(statistics: Statistics, directions: Tensor) -> Statistics:
-    """With errors along some directions [hidden, directions] alone."""
+    """The statistics with the errors projected onto ``directions`` [hidden, directions]."""
     return replace(statistics, errors=statistics.errors @ directions, cross=statistics.cross @ directions)
 
 
-def missed(statistics: Statistics, change: Tensor, shift: Tensor) -> float:
-    """The sum of |e - x change - shift|^2 over the tokens, but for that of e^2, which is the same for all."""
+def squared_error(statistics: Statistics, change: Tensor, shift: Tensor) -> float:
+    """Sum of |e - x change - shift|^2 - |e|^2 over the tokens; the constant |e|^2 does not matter to a comparison.
+
+    Args:
+        statistics: Sums over the tokens of x [features] and e [hidden].
+        change: [features, hidden].
+        shift: [hidden].
+    """
     explained = 2 * (change * statistics.cross).sum() + 2 * shift @ statistics.errors
-    own = (change * (statistics.gram @ change)).sum() + 2 * shift @ (statistics.inputs @ change)
-    return float(own - explained + statistics.weight * (shift @ shift))
+    quadratic = (change * (statistics.gram @ change)).sum() + 2 * shift @ (statistics.inputs @ change)
+    return float(quadratic - explained + statistics.weight * (shift @ shift))
 
 
 def solve_damped(gram: Tensor, cross: Tensor, damping: float) -> Tensor:
-    """(gram + lambda I)^-1 cross, by Cholesky with as much more damping as it takes.
+    """Solve (gram + lambda I) x = cross by Cholesky; multiply lambda by 10 until the factorisation succeeds.
 
     Args:
         gram: [features, features], symmetric.
@@ -120,10 +137,10 @@ def solve_damped(gram: Tensor, cross: Tensor, damping: float) -> Tensor:
         damping: lambda relative to gram's mean diagonal.
 
     Returns:
-        [features, hidden]; zeros where the inputs do not vary at all.
+        x, [features, hidden]; zeros if all inputs are constant.
     """
     scale = float(gram.diagonal().mean()) if len(gram) else 0.0
-    if not 0.0 < scale < float("inf"):  # not a number, either: no jitter would ever be enough
+    if not 0.0 < scale < float("inf"):  # zero or not finite: no damping would help
         return torch.zeros_like(cross)
     jitter = max(damping, 1e-12)
     while True:

@@ -1,4 +1,4 @@
-"""Weight reconstruction: the whole kept consumer, and its bias."""
+"""Weight reconstruction: least squares for each consumer's kept weight and bias."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -25,34 +25,41 @@ from fastprune_lstsq.ridge import regression, ridge
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsTuner(Tuner):
-    """Ridge regression of each consumer's kept weight and bias, toward the dense model's residual stream; and of what the
-    producers above see, toward what the dense model's see.
+    """Solve each consumer's kept weight and bias by ridge regression toward the dense model's residual stream.
 
-    V = (Xc'Xc + lambda I)^-1 (Xc'Dc + lambda W0'), centred, lambda = damping x the mean diagonal of Xc'Xc, the ridge
-    pulling toward the original weight (METHOD 4, ``weights``). Same inference cost as mask tuning, which is a special
-    case of it. What a consumer could not repair, the producers that read the stream next take up as far as it is linear in
-    what they see: x becomes x + x A + a, with A the ridge regression of what is missing on x, folded into their weights.
-    A tenth of the samples, held back, tells each regression whether ten, a hundred or a thousand times the damping serves
-    better; then it is solved on all.
+    Consumers: V = (Xc'Xc + lambda I)^-1 (Xc'Dc + lambda W0'), centred, with lambda = damping x the mean diagonal of Xc'Xc and
+    the ridge toward the original weight W0. Same inference cost as mask tuning, which is a special case.
+
+    Producers: the error that a consumer leaves in the residual stream is corrected in the input x of the next producers, as far
+    as it is linear in x: x becomes x + x A + a, with A the ridge regression of the error on x, folded into their weights.
+
+    The ridge strength (1x, 10x, 100x, 1000x ``damping``) is chosen per regression on 10 % held-out samples; the final solve
+    uses all samples (docs/method.md, section 4).
     """
 
     name: ClassVar[str] = "weights"
     formula: ClassVar[str] = "V = (Xc^T Xc + lambda I)^-1 (Xc^T Dc + lambda W^T), b in closed form"
-    paper: ClassVar[str] = "He et al., ICCV 2017, https://arxiv.org/abs/1707.06168 (least squares on what is left)"
-    damping: float = option(0.01, help="The least ridge, relative to the mean diagonal of the Gram matrix.")
+    paper: ClassVar[str] = (
+        "He et al., ICCV 2017, https://arxiv.org/abs/1707.06168 (least squares for the kept channels)"
+    )
+    damping: float = option(
+        0.01, help="Smallest ridge strength of consumers, relative to the mean diagonal of the Gram matrix."
+    )
     held_back: int = option(
         10,
-        help="One of how many samples is held back to choose on, such as each ridge, up to 1,000 times the least; 0: none.",
+        help="Hold out every k-th sample to choose each ridge strength (1x to 1,000x damping) on; 0: hold out none, use 1x.",
     )
     tokens: Literal["equal", "gradient"] = option(
-        "equal", help="How much a token counts: all alike, or by the squared loss gradient at the consumer's output."
+        "equal", help="Weight of a token: equal, or its squared loss gradient at the consumer's output."
     )
 
-    producers: bool = option(True, help="Whether producers take up what the stream below them lacks.")
-    producer_damping: float = option(0.01, help="The same of what producers see.")
+    producers: bool = option(True, help="Correct the error left in the residual stream in the next producers, too.")
+    producer_damping: float = option(
+        0.01, help="Smallest ridge strength of producers, relative to the mean diagonal of the Gram matrix."
+    )
     tokens_per_feature: float = option(
         32.0,
-        help="About how many tokens each feature of a layer's widest regression has, where there are more; 0: all.",
+        help="Subsample to about this many tokens per input feature of a layer's widest regression; 0: all tokens.",
     )
 
     def __post_init__(self) -> None:
@@ -60,8 +67,8 @@ class WeightsTuner(Tuner):
         least = min(self.damping, self.producer_damping, self.tokens_per_feature)
         if self.held_back < 0 or self.held_back == 1 or least < 0:
             raise UsageError(
-                f"The tuner '{self.name}' holds back 0 samples, or one of 2 or more, and takes a damping and tokens_per_feature "
-                f"of 0 or more; got held_back={self.held_back}, damping={self.damping:g}, "
+                f"The tuner '{self.name}' needs a held_back of 0 or of 2 or more, and a damping, producer_damping and "
+                f"tokens_per_feature of 0 or more; got held_back={self.held_back}, damping={self.damping:g}, "
                 f"producer_damping={self.producer_damping:g}, tokens_per_feature={self.tokens_per_feature:g}."
             )
 

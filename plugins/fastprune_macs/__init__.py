@@ -1,4 +1,4 @@
-"""Cost models that count: multiply-accumulates, parameters."""
+"""Counted cost models: multiply-accumulates and parameters."""
 
 from collections.abc import Callable
 

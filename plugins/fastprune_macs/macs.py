@@ -1,4 +1,4 @@
-"""Multiply-accumulates of one sample."""
+"""Cost by multiply-accumulates (MACs) of one sample."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,20 +25,20 @@ from fastprune import (
 
 @dataclass(frozen=True, kw_only=True)
 class MacsCost(CostModel):
-    """Multiply-accumulates of one sample, attention's term in seq_len^2 included (METHOD 2).
+    """Multiply-accumulates of a forward pass over one sample, including attention's term in seq_len^2.
 
-    A unit costs the same whichever others are kept, so the table is a straight line: what torch counts for a forward pass,
-    less what it counts for one with a unit fewer in each group. Layers that run several times, keys of another sequence
-    and windows are counted as they run; experts as if each saw an even share of the tokens. What the units do not
-    account for (embeddings' projections, pooler, head, keys
-    and values that all heads share) is fixed.
+    The cost of a unit does not depend on the other units, so a group's costs are proportional to its units. The cost of one
+    unit is the difference between torch's count for the dense model and its count with one unit less in each group. Layers
+    that run several times, cross-attention and windowed attention are counted as they run; experts as if the tokens were
+    routed evenly. MACs that belong to no unit (projections of embeddings, pooler, head, keys and values shared by all heads)
+    are the fixed cost (docs/method.md, section 2).
     """
 
     name: ClassVar[str] = "macs"
     formula: ClassVar[str] = "MACs = fixed + sum_g k_g c_g, c_g of one unit counted over a sample of seq_len tokens"
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, https://arxiv.org/abs/2204.09656"
-    seq_len: int | None = option(None, help="Tokens a sample; none: the mean of the calibration set.")
-    scope: Literal["model", "layers"] = option("model", help="Count the whole model, or only what can be pruned.")
+    seq_len: int | None = option(None, help="Tokens per sample [none: the mean length in the calibration set].")
+    scope: Literal["model", "layers"] = option("model", help="Count the whole model, or only the prunable units.")
 
     def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:
         inputs = workload.inputs(seq_len=self.seq_len or workload.seq_len)
@@ -49,43 +49,57 @@ class MacsCost(CostModel):
 
 
 def count_macs(model: nn.Module, groups: Groups, inputs: dict[str, Tensor]) -> tuple[float, dict[str, float]]:
-    """MACs of one forward pass, and what a unit of each group adds to them, from one pass with a unit fewer in each."""
+    """Count the MACs of a forward pass and of a single unit of each group.
+
+    Args:
+        model: The model.
+        groups: Its groups.
+        inputs: Keyword arguments of ``model``, usually one sample.
+
+    Returns:
+        MACs of the whole model, and MACs per unit by group name: the difference to a model with one unit less in each group.
+    """
     device = next(model.parameters()).device
-    fewer = sharing_copy(model)
-    materialize(fewer, groups, Mask.first(groups, {g.name: max(g.units - 1, 0) for g in groups}), inplace=True)
-    whole, less = (
-        module_macs(one, {name: value.to(device) for name, value in inputs.items()}) for one in (model, fewer)
+    smaller = sharing_copy(model)
+    materialize(smaller, groups, Mask.first(groups, {g.name: max(g.units - 1, 0) for g in groups}), inplace=True)
+    dense_macs, smaller_macs = (
+        module_macs(one, {name: value.to(device) for name, value in inputs.items()}) for one in (model, smaller)
     )
     by_unit = {}
     for group in groups:
         inside = group.consumer.startswith(f"{group.module}.")
         paths = [group.module] if inside else [group.module, group.consumer]
-        by_unit[group.name] = sum(whole.get(path, 0.0) - less.get(path, 0.0) for path in paths)
-    return whole[""], by_unit
+        by_unit[group.name] = sum(dense_macs.get(path, 0.0) - smaller_macs.get(path, 0.0) for path in paths)
+    return dense_macs[""], by_unit
 
 
 def module_macs(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, float]:
-    """What torch counts for each module in one forward pass, by path; the model's own is the empty one."""
+    """Count the MACs of each module in one forward pass with torch's FLOP counter: MACs by module path, "" for the model."""
     counter = FlopCounterMode(display=False)
-    # the fused kernels of some devices have no formula in torch's counter; the plain one has
+    # torch's counter has no formula for the fused attention kernels of some devices, so use the plain kernel
     with frozen(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), dense_routing(model) as shares, counter:
         model(**inputs)
-    found: dict[str, float] = {"": counter.get_total_flops() / 2}
+    macs: dict[str, float] = {"": counter.get_total_flops() / 2}
     for name, counts in counter.get_flop_counts().items():
-        _, dot, path = name.partition(".")  # the class of the model, and the path in it
+        _, dot, path = name.partition(".")  # class of the model, path of the module
         if dot:
-            found[path] = sum(counts.values()) / 2
-    return _expected(found, shares)
+            macs[path] = sum(counts.values()) / 2
+    return _expected(macs, shares)
 
 
 def _expected(counted: Mapping[str, float], shares: Mapping[str, float]) -> dict[str, float]:
-    """What is spent on average where an expert sees only a share of the tokens, from what was counted with all tokens."""
-    found = dict(counted)
+    """Expected MACs with routed experts, from counts in which every expert saw all tokens.
+
+    Args:
+        counted: MACs by module path, with dense routing.
+        shares: Share of the tokens routed to one expert, by path of the experts' module.
+    """
+    expected = dict(counted)
     for experts, share in shares.items():
-        spared = (1 - share) * counted.get(experts, 0.0)
+        saved = (1 - share) * counted.get(experts, 0.0)
         for path in counted:
             if path == experts or path.startswith(f"{experts}."):
-                found[path] *= share
+                expected[path] *= share
             elif not path or experts.startswith(f"{path}."):
-                found[path] -= spared
-    return found
+                expected[path] -= saved
+    return expected

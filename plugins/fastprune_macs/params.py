@@ -1,4 +1,4 @@
-"""Parameters."""
+"""Cost by number of parameters."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -11,12 +11,16 @@ from fastprune import CostModel, CostTable, Group, Groups, Workload, option, pro
 
 @dataclass(frozen=True, kw_only=True)
 class ParamsCost(CostModel):
-    """Weights and biases (METHOD 2). Embeddings count, and cannot be pruned, unless scope is ``layers``."""
+    """Number of weights and biases.
+
+    With ``scope`` "model", parameters that cannot be pruned, such as embeddings, are the fixed cost; with "layers" they are
+    not counted (docs/method.md, section 2).
+    """
 
     name: ClassVar[str] = "params"
-    formula: ClassVar[str] = "parameters = fixed + sum_g k_g p_g, p_g owned by one unit: rows, their biases, columns"
+    formula: ClassVar[str] = "parameters = fixed + sum_g k_g p_g, p_g of one unit: its rows with biases and its columns"
     paper: ClassVar[str] = "Ma et al. (LLM-Pruner), NeurIPS 2023, https://arxiv.org/abs/2305.11627"
-    scope: Literal["model", "layers"] = option("model", help="Count the whole model, or only what can be pruned.")
+    scope: Literal["model", "layers"] = option("model", help="Count the whole model, or only the prunable units.")
 
     def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:
         costs = {g.name: torch.arange(g.units + 1, dtype=torch.float64) * unit_params(model, g) for g in groups}
@@ -26,12 +30,12 @@ class ParamsCost(CostModel):
 
 
 def unit_params(model: nn.Module, group: Group) -> float:
-    """What one unit of a group owns: rows of the producers with their biases, columns of the consumer and of tables."""
+    """Parameters of one unit: its rows of the producers with their biases, its columns of the consumer and of tables."""
     if group.units == 0:
         return 0.0
-    owned = sum(
+    rows_size = sum(
         rows.per_unit * (linear.in_features + (linear.bias is not None))
         for linear, rows in zip(producers_of(model, group), group.rows, strict=True)
     )
-    columns = sum(model.get_parameter(table)[..., 0].numel() for table in group.tables)
-    return float(owned + columns + group.width * group.hidden)
+    tables_size = sum(model.get_parameter(table)[..., 0].numel() for table in group.tables)
+    return float(rows_size + tables_size + group.width * group.hidden)

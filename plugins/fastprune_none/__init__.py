@@ -1,4 +1,4 @@
-"""The strategies that do nothing: a recipe names them to leave a stage out."""
+"""Strategies that do nothing; a recipe uses them to skip a stage."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from fastprune import Batches, Context, Groups, Mask, Rearranger, Reconstruction
 
 @dataclass(frozen=True, kw_only=True)
 class NoRearranger(Rearranger):
-    """Leaves the searched mask as it is."""
+    """Return the searched mask unchanged."""
 
     name: ClassVar[str] = "none"
     formula: ClassVar[str] = "m <- m"
@@ -23,7 +23,7 @@ class NoRearranger(Rearranger):
 
 @dataclass(frozen=True, kw_only=True)
 class NoTuner(Tuner):
-    """Leaves the consumers as they are."""
+    """Leave all weights unchanged."""
 
     name: ClassVar[str] = "none"
     formula: ClassVar[str] = "W <- W, b <- b"

@@ -1,4 +1,4 @@
-"""Structured Optimal Brain Surgeon: what is lost when units go and the others make up for them."""
+"""Structured Optimal Brain Surgeon: the loss increase when units are removed and the remaining weights are refitted."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Damage curves: what a group loses with its k best units left, for every k."""
+"""Damage curves: the loss increase of a group with its k best units kept, for every k."""
 
 from __future__ import annotations
 
@@ -27,45 +27,46 @@ from fastprune import (
 )
 from fastprune_obs.surgeon import sweep
 
-FEWEST, MOST = 128, 256  # samples, about, that G is made of; with less than twice the fewest, all
+FEWEST, MOST = 128, 256  # about the smallest and largest number of samples for G; below 2 x FEWEST samples: all of them
 
 
 @dataclass(frozen=True, kw_only=True)
 class OBSScorer(Scorer):
-    """How much the loss rises as a group's units go one after another and the others are refitted each time.
+    """Damage curve of each group: the loss increase as its units are removed one by one and the others are refitted.
 
-    Structured Optimal Brain Surgeon on every consumer (ZipLM), with the Kronecker-factored Fisher information as the
-    measure of what an error costs: changing the consumer by dW raises the loss by about 1/2 tr(dW C dW' G), with C the
-    covariance of its inputs and G the second moment of the loss gradient at its output, summed over a sample's tokens.
-    So the curves of all groups are in one currency, the loss, and add up (METHOD 2). Where much is lost the quadratic
-    overstates it, hence ``power``.
+    Structured Optimal Brain Surgeon on every consumer (ZipLM), with the Kronecker-factored Fisher information (K-FAC) as the
+    metric of output errors: changing the consumer's weight by dW raises the loss by about 1/2 tr(dW C dW' G), with C the
+    covariance of its inputs and G the second moment of the loss gradient at its output, summed over a sample's tokens. The
+    curves of all groups are therefore in units of the loss and can be added. For large changes the quadratic overestimates
+    the loss; ``power`` below 1 compensates (docs/method.md, section 1, "Damage curves").
     """
 
     name: ClassVar[str] = "obs"
-    formula: ClassVar[str] = "D_g(k) = (min over k units and dW of 1/2 tr(dW C dW^T G))^power, units leaving greedily"
+    formula: ClassVar[str] = "D_g(k) = (min over k units and dW of 1/2 tr(dW C dW^T G))^power, units removed greedily"
     paper: ClassVar[str] = (
         "Kurtic et al. (ZipLM), NeurIPS 2023, https://arxiv.org/abs/2302.04089; "
         "Martens and Grosse (K-FAC), ICML 2015, https://arxiv.org/abs/1503.05671"
     )
     labels: Labels = option(
-        "auto", help="Whose labels the loss uses: the data set's, the model's own draws, or the first that there are."
+        "auto",
+        help="Labels of the loss: the data set's, drawn from the model's predictions, or auto (the first available).",
     )
     tokens: Literal["equal", "gradient"] = option(
-        "equal", help="How much a token counts in C: all alike, or by its squared loss gradient at the output."
+        "equal", help="Weight of a token in C: equal, or its squared loss gradient at the consumer's output."
     )
     metric: Literal["fisher", "identity"] = option(
-        "fisher", help="What an output error costs: by the gradient's second moment G, or the same in every direction."
+        "fisher", help="Metric of output errors: the gradient's second moment G, or the identity."
     )
-    damping: float = option(0.01, help="Added to C's diagonal, relative to its mean.")
+    damping: float = option(0.01, help="Damping added to C's diagonal, relative to the diagonal's mean.")
     power: float = option(
         0.75,
-        help="The curves are raised to it: below 1, a group's first losses weigh more, its last less than squares say.",
+        help="Exponent of the damage curves; below 1 it lowers the damage of strong pruning relative to light pruning.",
     )
-    max_tokens: int = option(32768, help="About how many tokens C is made of; all where the calibration set has fewer.")
+    max_tokens: int = option(32768, help="Subsample to about this many tokens for C.")
     gradient_share: float = option(
         0.25,
-        help="The part of the calibration set that G is made of, up to about 256 samples; 1, or where gradients are needed of "
-        "every sample: all.",
+        help="Share of the calibration set used for G, about 128 to 256 samples; 1: all samples. All samples are also used if "
+        "another stage needs per-sample gradients.",
     )
 
     def __post_init__(self) -> None:
@@ -75,7 +76,7 @@ class OBSScorer(Scorer):
                 f"The scorer 'obs' needs a gradient_share above 0 and at most 1; got {self.gradient_share:g}."
             )
         if self.tokens == "gradient" and self.gradient_share < 1.0:
-            object.__setattr__(self, "gradient_share", 1.0)  # tokens count by their gradients
+            object.__setattr__(self, "gradient_share", 1.0)  # token weights need every token's gradient
 
     @property
     def provides(self) -> frozenset[str]:
@@ -104,20 +105,19 @@ class OBSScorer(Scorer):
             importance[group.name], damage[group.name] = torch.zeros(0), torch.zeros(1, dtype=torch.float64)
             if group.units:
                 weight = consumer_of(model, group).weight.detach()
-                seen = moments.by_group.pop(group.name)
-                order, costs = self._sweep(group, seen, weight, part.n_samples)
+                order, costs = self._sweep(group, moments.by_group.pop(group.name), weight, part.n_samples)
                 importance[group.name] = as_importance(order, costs)
-                lost = torch.cat([torch.zeros(1, dtype=torch.float64), costs.cumsum(0)])
-                damage[group.name] = lost.flip(0).pow(self.power)
+                removed = torch.cat([torch.zeros(1, dtype=torch.float64), costs.cumsum(0)])  # damage by units removed
+                damage[group.name] = removed.flip(0).pow(self.power)  # by units kept
         if self.gradient_share < 1.0:
             return Scores(importance=importance, damage=damage)
         return Scores(importance=importance, grads=grads, token_weights=token_weights, damage=damage)
 
     def _sweep(self, group: Group, moments: Moments, weight: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-        """The order in which the units go [units], and what each costs then [units], on the CPU."""
+        """The order of removal [units] and the loss increase of each removal [units], on the CPU."""
         covariance = moments.covariance()
         scale = float(covariance.diagonal().mean())
-        if not 0.0 < scale < float("inf"):  # no input varies: the bias makes up for everything
+        if not 0.0 < scale < float("inf"):  # constant inputs: the bias alone reproduces the output
             return torch.arange(group.units), torch.zeros(group.units, dtype=torch.float64)
         covariance.diagonal().add_(max(self.damping, 1e-9) * scale)
         columns = weight.double().T[: group.features]  # [features, hidden]
@@ -129,14 +129,17 @@ class OBSScorer(Scorer):
 
 
 def as_importance(order: Tensor, costs: Tensor) -> Tensor:
-    """What each unit cost as it left, made to rise along the order: the top k are what the sweep left at k.
+    """Turn an order of removal into importance, so that the k most important units are the k removed last.
 
     Args:
-        order: The units in the order in which they went: [units].
-        costs: What each cost then: [units].
+        order: Indices of the units in the order of their removal, [units] int64.
+        costs: Loss increase of each removal, [units] float64, in the same order.
+
+    Returns:
+        Importance by unit, [units] float64: the running maximum of the costs, made strictly increasing along the order.
     """
     rising = costs.cummax(0).values
     steps = torch.arange(1, len(order) + 1, dtype=torch.float64)
     importance = torch.empty_like(rising)
-    importance[order] = rising * (1 + 1e-9 * steps) + 1e-300 * steps  # no two alike
+    importance[order] = rising * (1 + 1e-9 * steps) + 1e-300 * steps  # without ties
     return importance

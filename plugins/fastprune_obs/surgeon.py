@@ -1,98 +1,105 @@
-"""The sweep of structured Optimal Brain Surgeon over one group: all units out, one after another, the cheapest first."""
+"""Structured Optimal Brain Surgeon on one group: remove all units one by one, the cheapest first."""
 
 import torch
 from torch import Tensor
 
-BLOCK = 64  # filters that go between two updates of the whole inverse
-CROWDED = 0.8  # of the filters in the inverse are still there, or it is made anew without the others
+BLOCK = 64  # filters removed between two updates of the whole inverse
+CROWDED = 0.8  # share of remaining units below which the removed ones are cut out of the tensors
 
 
 def sweep(gram: Tensor, weight: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Remove every unit, always the one without which the refitted others leave the least error (METHOD 2).
+    """Remove all units greedily: each time the one whose removal, after refitting the others, adds the least error.
 
-    Removing unit u, of features S, costs tr(W_S' [(H^-1)_SS]^-1 W_S); the others' weights take up
-    W -= (H^-1)_:S [(H^-1)_SS]^-1 W_S, and the inverse loses S likewise. Filters go ``BLOCK`` at a time: the exact
-    greedy order among the cheapest, whose part of the inverse alone is kept up to date, before the rest is.
+    Removing unit u with features S costs tr(W_S' [(H^-1)_SS]^-1 W_S). Then the remaining weights are refitted by
+    W -= (H^-1)_:S [(H^-1)_SS]^-1 W_S, and the inverse is updated by H^-1 -= (H^-1)_:S [(H^-1)_SS]^-1 (H^-1)_S:.
+    Filters (``width`` 1) are removed ``BLOCK`` at a time: within a block the order is exactly greedy among the cheapest
+    candidates, and only their part of the inverse is updated; the whole inverse is updated after the block.
+
+    Source: Kurtic et al. (ZipLM), NeurIPS 2023; docs/method.md, section 1, "Damage curves".
 
     Args:
-        gram: H, [features, features] float64, symmetric and positive definite but for rounding.
-        weight: W, [features, outputs] float64, in a basis in which errors are to be counted alike.
-        width: Features a unit.
+        gram: H, [features, features] float64, symmetric and positive definite up to rounding.
+        weight: W, [features, outputs] float64, in a basis in which all output directions count equally.
+        width: Features per unit.
 
     Returns:
-        The units in the order in which they go: [units] int64. What each costs as it goes: [units] float64, >= 0.
+        The units in the order of removal, [units] int64, and the error added by each removal, [units] float64, >= 0.
     """
     units = len(gram) // width
     inverse, weight = torch.cholesky_inverse(_cholesky(gram)), weight.clone()
-    places = torch.arange(units, device=gram.device)  # of what is left in the inverse
-    there = torch.ones(units, dtype=torch.bool, device=gram.device)
+    indices = torch.arange(units, device=gram.device)  # of the units in the inverse
+    remaining = torch.ones(units, dtype=torch.bool, device=gram.device)
     order, costs = [], []
     cheapest = _cheapest_filters if width == 1 else _cheapest_unit
-    while left := int(there.sum()):
-        if left < CROWDED * len(there):  # what is gone is only taken out of the tensors now and then
-            kept = _features(there.nonzero().flatten(), width)
+    while count := int(remaining.sum()):
+        if count < CROWDED * len(remaining):  # copying smaller tensors at every removal would cost more
+            kept = _features(remaining.nonzero().flatten(), width)
             inverse, weight = inverse[kept][:, kept], weight[kept]
-            places, there = places[there], there[there]
-        gone, spent = cheapest(inverse, weight, width, there)
-        order.append(places[gone])
-        costs.append(spent)
-        there[gone] = False
-        _remove(inverse, weight, _features(gone, width))
+            indices, remaining = indices[remaining], remaining[remaining]
+        removed, added = cheapest(inverse, weight, width, remaining)
+        order.append(indices[removed])
+        costs.append(added)
+        remaining[removed] = False
+        _remove(inverse, weight, _features(removed, width))
     return torch.cat(order), torch.cat(costs).clamp(min=0)
 
 
-def _cheapest_unit(inverse: Tensor, weight: Tensor, width: int, there: Tensor) -> tuple[Tensor, Tensor]:
-    """The one unit of those there that costs the least: its place [1], and its cost [1]."""
+def _cheapest_unit(inverse: Tensor, weight: Tensor, width: int, remaining: Tensor) -> tuple[Tensor, Tensor]:
+    """The remaining unit with the least cost: its index [1] and its cost [1]."""
     units = len(inverse) // width
     blocks = inverse.reshape(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (H^-1)_SS of each
-    own = weight.reshape(units, width, -1)
-    found = there.nonzero().flatten()
-    cost = (own[found] * torch.linalg.solve(blocks[found], own[found])).sum((1, 2))  # [units there]
+    rows = weight.reshape(units, width, -1)  # W_S of each
+    candidates = remaining.nonzero().flatten()
+    cost = (rows[candidates] * torch.linalg.solve(blocks[candidates], rows[candidates])).sum((1, 2))  # [candidates]
     best = cost.argmin()
-    return found[best][None], cost[best][None]
+    return candidates[best][None], cost[best][None]
 
 
-def _cheapest_filters(inverse: Tensor, weight: Tensor, _: int, there: Tensor) -> tuple[Tensor, Tensor]:
-    """Up to ``BLOCK`` filters of those there, one after another, out of four times as many that cost the least now: places,
-    costs."""
-    cost = torch.where(there, weight.square().sum(1) / inverse.diagonal(), torch.inf)  # [filters]
-    left = int(there.sum())
-    many = min(BLOCK, max(1, left // 16))
-    near = cost.argsort()[: min(4 * many, left)]
-    inverse, weight = inverse[near][:, near].cpu(), weight[near].cpu()  # small steps are faster there
+def _cheapest_filters(inverse: Tensor, weight: Tensor, _: int, remaining: Tensor) -> tuple[Tensor, Tensor]:
+    """Up to ``BLOCK`` filters to remove in greedy order, chosen among four times as many of the currently cheapest.
+
+    Returns:
+        Indices [removed] int64 and costs [removed].
+    """
+    cost = torch.where(remaining, weight.square().sum(1) / inverse.diagonal(), torch.inf)  # [filters]
+    count = int(remaining.sum())
+    block = min(BLOCK, max(1, count // 16))
+    near = cost.argsort()[: min(4 * block, count)]
+    inverse, weight = inverse[near][:, near].cpu(), weight[near].cpu()  # small steps are faster on the CPU
     pivots, energy = inverse.diagonal().clone(), weight.square().sum(1)
     least = 1e-12 * pivots
-    # by now the inverse is what it was less L L', and the weight what it was less L T: neither is written out
-    lower, taken = inverse.new_zeros(len(near), many), weight.new_zeros(many, weight.shape[1])  # L, T
-    gone = torch.zeros(len(near), dtype=torch.bool)
+    # low-rank updates: the current inverse is inverse - L L', the current weight is weight - L T
+    lower, upper = inverse.new_zeros(len(near), block), weight.new_zeros(block, weight.shape[1])  # L, T
+    removed = torch.zeros(len(near), dtype=torch.bool)
     places, costs = [], []
-    for step in range(many):
-        now = torch.where(gone, torch.inf, energy.clamp(min=0) / pivots.clamp(min=least))
-        best = int(now.argmin())
+    for step in range(block):
+        current = torch.where(removed, torch.inf, energy.clamp(min=0) / pivots.clamp(min=least))
+        best = int(current.argmin())
         root, before = pivots[best].clamp(min=least[best]).sqrt(), lower[:, :step]
         column = (inverse[:, best] - before @ before[best]) / root
-        row = (weight[best] - before[best] @ taken[:step]) / root
-        products = weight @ row - before @ (taken[:step] @ row)
+        row = (weight[best] - before[best] @ upper[:step]) / root
+        products = weight @ row - before @ (upper[:step] @ row)
         energy = energy - 2 * column * products + column.square() * row.square().sum()
         pivots = pivots - column.square()
-        lower[:, step], taken[step] = column, row
-        gone[best] = True
+        lower[:, step], upper[step] = column, row
+        removed[best] = True
         places.append(best)
-        costs.append(now[best])
+        costs.append(current[best])
     return near[torch.tensor(places, device=near.device)], torch.stack(costs).to(near.device)
 
 
-def _remove(inverse: Tensor, weight: Tensor, gone: Tensor) -> None:
-    """Take features out of the inverse, whose rows of them become 0, and let the others' weights take them up; in place."""
-    factor = _cholesky(inverse[gone][:, gone])
-    taken = torch.linalg.solve_triangular(factor, torch.cat([inverse[gone], weight[gone]], 1), upper=False)
-    across, own = taken[:, : len(inverse)], taken[:, len(inverse) :]
+def _remove(inverse: Tensor, weight: Tensor, features: Tensor) -> None:
+    """Eliminate features from the inverse (their rows and columns become 0) and refit the other weights; in place."""
+    factor = _cholesky(inverse[features][:, features])
+    rows = torch.cat([inverse[features], weight[features]], 1)
+    scaled = torch.linalg.solve_triangular(factor, rows, upper=False)
+    across, outputs = scaled[:, : len(inverse)], scaled[:, len(inverse) :]
     inverse.addmm_(across.T, across, alpha=-1)
-    weight.addmm_(across.T, own, alpha=-1)
+    weight.addmm_(across.T, outputs, alpha=-1)
 
 
 def _cholesky(block: Tensor) -> Tensor:
-    """The lower factor, with as much on the diagonal as it takes where rounding has left the block not quite positive."""
+    """The lower Cholesky factor; if rounding made the block indefinite, with as much jitter on its diagonal as needed."""
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(block)
     jitter = 1e-12 * block.diagonal().abs().mean()
@@ -103,4 +110,5 @@ def _cholesky(block: Tensor) -> Tensor:
 
 
 def _features(units: Tensor, width: int) -> Tensor:
+    """Indices of the features of ``units``: [units * width]."""
     return (units[:, None] * width + torch.arange(width, device=units.device)).flatten()

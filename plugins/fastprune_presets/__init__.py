@@ -1,4 +1,4 @@
-"""Presets: whole recipes, as TOML files anybody can print, edit and run."""
+"""Presets: complete recipes as TOML files, to print, edit and run."""
 
 from collections.abc import Callable
 from importlib.resources import files

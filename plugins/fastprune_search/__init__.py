@@ -1,4 +1,4 @@
-"""Mask searches: exact, by knapsack, the paper's for latency, by a threshold, uniform; and the schedules of passes."""
+"""Searchers (exact, knapsack, piecewise, threshold, uniform) and schedules (once, rounds, bottom-up)."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The exact search where a unit costs the same whichever others are kept."""
+"""Exact search for a constant cost per unit."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,11 +11,11 @@ from fastprune import Context, CostTable, Mask, Scores, Searcher, UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class ExactSearcher(Searcher):
-    """The most importance within the budget, exactly, for at most two different unit costs (heads and filters).
+    """Find the mask with the highest total importance within the budget, for at most two unit costs (heads and filters).
 
-    Units of one cost are sorted together over the whole model. For every number of units of the dearer kind, from
-    none, the rest of the budget is filled with the others; the best total wins (Kwon et al. 2022, algorithm 1;
-    METHOD 2).
+    Units of the same cost are sorted over the whole model. For every number of units of the more expensive kind, starting at
+    0, the rest of the budget is filled with units of the other kind; the best total wins. The result is exact (Kwon et al.,
+    NeurIPS 2022, algorithm 1; docs/method.md, section 2).
     """
 
     name: ClassVar[str] = "exact"
@@ -25,10 +25,10 @@ class ExactSearcher(Searcher):
     def search(self, scores: Scores, costs: CostTable, budget: float, context: Context) -> Mask:
         dear, cheap, *_ = [*units_by_cost(scores, costs), UnitKind.none(), UnitKind.none()]
         dear_counts = torch.arange(len(dear.names) + 1)
-        # the slack is for sums of costs that are no whole numbers: a budget of the total pays for everything
-        left = budget * (1 + 1e-12) - costs.fixed - dear.cost * dear_counts.double()  # [dear + 1]
-        cheap_counts = (left.clamp(min=0) / cheap.cost).floor().long().clamp(max=len(cheap.names))
-        value = torch.where(left >= 0, dear.gained[dear_counts] + cheap.gained[cheap_counts], -torch.inf)
+        # slack for rounding: a budget equal to the total cost keeps every unit
+        remaining = budget * (1 + 1e-12) - costs.fixed - dear.cost * dear_counts.double()  # [dear units + 1]
+        cheap_counts = (remaining.clamp(min=0) / cheap.cost).floor().long().clamp(max=len(cheap.names))
+        value = torch.where(remaining >= 0, dear.gained[dear_counts] + cheap.gained[cheap_counts], -torch.inf)
         best = int(value.argmax())
         chosen = [*dear.names[:best], *cheap.names[: int(cheap_counts[best])]]
         counts = dict.fromkeys(scores.importance, 0)
@@ -39,11 +39,17 @@ class ExactSearcher(Searcher):
 
 @dataclass(frozen=True)
 class UnitKind:
-    """All units of one cost, the most important first: the group of each, and what the first k are worth together."""
+    """All units of one cost, by falling importance.
+
+    Attributes:
+        cost: Cost of one unit.
+        names: Name of each unit's group.
+        gained: Total importance of the first 0, 1, ... units, [units + 1] float64.
+    """
 
     cost: float
     names: list[str]
-    gained: Tensor  # [units + 1] float64
+    gained: Tensor
 
     @staticmethod
     def none() -> "UnitKind":
@@ -51,25 +57,25 @@ class UnitKind:
 
 
 def units_by_cost(scores: Scores, costs: CostTable) -> list[UnitKind]:
-    """The kinds of units, the dearest first.
+    """Group the units by cost, the most expensive kind first.
 
     Raises:
-        UsageError: A group's cost is no straight line through zero, or there are more than two kinds.
+        UsageError: A group's cost is not proportional to its units, or there are more than two different unit costs.
     """
     kinds: dict[float, list[str]] = {}
     for name, table in costs.groups.items():
         unit = float(table[-1]) / max(table.numel() - 1, 1)
         if not torch.allclose(table, unit * torch.arange(table.numel(), dtype=torch.float64), rtol=1e-9):
             raise UsageError(
-                f"The searcher 'exact' needs a constant cost a unit, but the {costs.measure} of '{name}' are not; "
-                "use a searcher for any table."
+                f"The searcher 'exact' needs a constant cost per unit, but the {costs.measure} of '{name}' are not "
+                "proportional to its units; use the searcher 'knapsack'."
             )
         if table.numel() > 1:
             kinds.setdefault(unit, []).append(name)
     if len(kinds) > 2:
         raise UsageError(
             f"The searcher 'exact' handles at most two different unit costs, but there are {len(kinds)} in the "
-            f"{costs.measure} of this model; use a searcher for any table."
+            f"{costs.measure} of this model; use the searcher 'knapsack'."
         )
     return [_sorted_kind(cost, names, scores) for cost, names in sorted(kinds.items(), reverse=True)]
 

@@ -1,4 +1,4 @@
-"""The search for any cost table: a multiple-choice knapsack over damage curves."""
+"""Search for any cost table: a multiple-choice knapsack over damage curves."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,35 +13,36 @@ from torch import Tensor
 from fastprune import Context, CostTable, Mask, Scores, Searcher, UsageError, option, track
 
 VARIANTS = ((1.0, 0.0), (2 / 3, 0.0), (2 / 3, 1.0), (2 / 3, 2.0))
-"""Of several tries: what the power is multiplied by, and what is added to the tilt; each goes farther than the one before."""
+"""Variants for ``tries``: factor of the power and addend of the tilt, from the most conventional to the most extreme."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnapsackSearcher(Searcher):
-    """How many units of each group to keep so that the damage is least, for a table of any shape (METHOD 2).
+    """Choose how many units of each group to keep so that the total damage is minimal, for a cost table of any shape.
 
-    A group's damage curve D_g(k) is the scorer's, or, where it has none, the importance of all but the k most important
-    units. The budget above the cheapest choice of every group is cut into buckets and costs are rounded up to whole
-    ones, so that the budget is never exceeded; dynamic programming then finds the best choice of counts, whole
-    sublayers dropped included, and what rounding left of the budget buys what it can.
+    The damage curve D_g(k) is the scorer's; for a scorer without curves, the total importance of all but the k most important
+    units. The budget above the cheapest count of every group is divided into buckets and costs are rounded up to whole
+    buckets, so the budget is never exceeded. Dynamic programming finds the best counts, dropped sublayers included; the
+    budget left by rounding is then spent greedily (docs/method.md, section 2).
 
-    How the damage of different groups adds up is open (METHOD 2). Raised to a power below 1 it is shared evenly; above 1, it
-    goes where curves are flattest. With a tilt above 0 late groups are spared: what early ones lose, the layers above them
-    can still make up for. With ``tries`` there are as many knapsacks, at powers and tilts around these.
+    Whether per-layer errors simply add is unknown. ``power`` < 1 spreads pruning evenly over layers; > 1 concentrates it where
+    the curves are flat. ``tilt`` > 0 spares late layers, because layers above an early one can still compensate its error.
+    ``tries`` runs several knapsacks with different powers and tilts; the pipeline tunes each mask quickly and keeps the best.
     """
 
     name: ClassVar[str] = "knapsack"
     formula: ClassVar[str] = "minimise sum_g D_g(k_g) over the counts k, with sum_g cost_g(k_g) <= budget"
     paper: ClassVar[str] = "Frantar and Alistarh (SPDY), ICML 2022, https://arxiv.org/abs/2201.13096"
-    resolution: int = option(8192, help="Into how many buckets the budget is cut.")
-    power: float = option(1.0, help="The damage of each group is raised to it before it is added up.")
-    tilt: float = option(0.0, help="The last group's damage counts 2^tilt times as much as the first's.")
+    resolution: int = option(8192, help="Number of buckets the budget is divided into.")
+    power: float = option(1.0, help="Exponent of each group's damage before the sum over groups.")
+    tilt: float = option(0.0, help="Weight the last group's damage 2^tilt times as much as the first's.")
     tries: int = option(
-        1, help="How many powers and tilts to try; each is tuned in draft and compared with the dense model."
+        1,
+        help="Number of (power, tilt) variants to try; each mask is tuned quickly, the one closest to the dense model is kept.",
     )
     draft_share: float = option(
         0.25,
-        help="The part of the calibration set that drafts are tuned on, at most 0.5; where masks leave little, up to 0.5 is taken.",
+        help="Share of the calibration set for tuning the variants quickly, at most 0.5; raised up to 0.5 for small budgets.",
     )
 
     def __post_init__(self) -> None:
@@ -59,7 +60,7 @@ class KnapsackSearcher(Searcher):
             raise UsageError(f"The searcher 'knapsack' needs a resolution of at least 1 bucket; got {self.resolution}.")
 
     def variants(self) -> Sequence[Searcher]:
-        """This one's own power and tilt first, so that they win a tie."""
+        """The variants to try, this searcher's own power and tilt first, so that they win a tie."""
         return [
             dataclasses.replace(self, power=self.power * ratio, tilt=self.tilt + added, tries=1)
             for ratio, added in VARIANTS[: self.tries]
@@ -71,7 +72,7 @@ class KnapsackSearcher(Searcher):
             name: scores.damage_of(name).double().pow(self.power) * 2 ** (self.tilt * place / last)
             for place, name in enumerate(scores.importance)
         }
-        budget = budget * (1 + 1e-12)  # for sums of costs that are no whole numbers
+        budget = budget * (1 + 1e-12)  # slack for rounding: a budget equal to the total cost keeps every unit
         counts = {name: table.numel() - 1 for name, table in costs.groups.items()}
         if costs.of(counts) > budget:
             counts = least_damage(damage, costs, budget, self.resolution)
@@ -80,16 +81,19 @@ class KnapsackSearcher(Searcher):
 
 
 def least_damage(damage: dict[str, Tensor], costs: CostTable, budget: float, resolution: int) -> dict[str, int]:
-    """The counts of least total damage whose rounded-up costs fit the budget.
+    """Find the counts of minimal total damage whose rounded-up costs fit the budget.
 
     Args:
-        damage: By the name of the group, [units + 1].
-        costs: What each count costs.
+        damage: Damage by group name and number of units kept, each [units + 1].
+        costs: Cost by group name and number of units kept.
         budget: In the table's measure; at least its floor.
-        resolution: Into how many buckets what the budget leaves above the floor is cut.
+        resolution: Number of buckets for the part of the budget above the floor.
+
+    Returns:
+        Units kept by group name.
     """
     bucket = (budget - costs.floor) / resolution
-    best = np.zeros(resolution + 1)  # [buckets + 1], the least damage with so many to spend
+    best = np.zeros(resolution + 1)  # [buckets + 1], the minimal damage with 0, 1, ... buckets to spend
     total, better = np.empty_like(best), np.empty(resolution + 1, dtype=bool)
     choices: list[tuple[str, Tensor, NDArray[np.int64]]] = []
     for name, table in track(list(costs.groups.items()), "searching"):
@@ -99,22 +103,22 @@ def least_damage(damage: dict[str, Tensor], costs: CostTable, budget: float, res
         chosen = np.zeros(resolution + 1, dtype=np.int64)
         for count in _worth_choosing(buckets, damage[name], resolution):
             spent = int(buckets[count])
-            here = slice(0, resolution + 1 - spent)
-            np.add(best[here], float(damage[name][count]), out=total[here])
-            np.less(total[here], least[spent:], out=better[here])
-            np.copyto(least[spent:], total[here], where=better[here])
-            np.copyto(chosen[spent:], count, where=better[here])
+            affordable = slice(0, resolution + 1 - spent)
+            np.add(best[affordable], float(damage[name][count]), out=total[affordable])
+            np.less(total[affordable], least[spent:], out=better[affordable])
+            np.copyto(least[spent:], total[affordable], where=better[affordable])
+            np.copyto(chosen[spent:], count, where=better[affordable])
         best = least
         choices.append((name, buckets, chosen))
-    left, found = resolution, {}
+    remaining, counts = resolution, {}
     for name, buckets, chosen in reversed(choices):
-        found[name] = int(chosen[left])
-        left -= int(buckets[found[name]])
-    return {name: found[name] for name in costs.groups}
+        counts[name] = int(chosen[remaining])
+        remaining -= int(buckets[counts[name]])
+    return {name: counts[name] for name in costs.groups}
 
 
 def _worth_choosing(buckets: Tensor, damage: Tensor, resolution: int) -> list[int]:
-    """The counts that fit and that no other count of at most their cost beats, the cheapest first."""
+    """The Pareto-optimal counts that fit the budget (no other count costs at most as much with less damage), cheapest first."""
     order = sorted(range(len(buckets)), key=lambda count: (float(buckets[count]), float(damage[count])))
     kept: list[int] = []
     for count in order:
@@ -126,13 +130,13 @@ def _worth_choosing(buckets: Tensor, damage: Tensor, resolution: int) -> list[in
 
 
 def spend_rest(counts: dict[str, int], damage: dict[str, Tensor], costs: CostTable, budget: float) -> None:
-    """Change counts, one group at a time, to whatever lowers the damage most within the budget, until nothing does."""
+    """Change ``counts`` in place: repeat the one-group change that lowers the damage most within the budget until none does."""
     rest = budget - costs.of(counts)
     while True:
         best, gain = ("", 0), 0.0
         for name, table in costs.groups.items():
-            now = counts[name]
-            gains = torch.where(table - table[now] <= rest, damage[name][now] - damage[name], -torch.inf)
+            count = counts[name]
+            gains = torch.where(table - table[count] <= rest, damage[name][count] - damage[name], -torch.inf)
             top = int(gains.argmax())
             if float(gains[top]) > gain:
                 best, gain = (name, top), float(gains[top])

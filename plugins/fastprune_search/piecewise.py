@@ -1,4 +1,4 @@
-"""The paper's search for latency: one piecewise linear function for all sublayers of a kind."""
+"""The paper's latency search: one piecewise linear cost function for all sublayers of a kind."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,13 +11,14 @@ from fastprune import Context, CostTable, Groups, Mask, Scores, Searcher, UsageE
 
 @dataclass(frozen=True, kw_only=True)
 class PiecewiseSearcher(Searcher):
-    """The most importance within a budget of latency, with the paper's model of it (METHOD 2).
+    """Maximise the importance within a latency budget under the paper's piecewise linear model of latency.
 
-    All sublayers of a kind share one function of the units kept: nothing for none, a constant up to a threshold, then a
-    straight line, fitted to the table by least squares. For every number of attentions and of FFNs dropped, those of the
-    least important units first, the others pay their constants, their best units up to the threshold are free, and the
-    units beyond compete for the rest of the budget. The best total wins. The table itself, not the fit, has to keep to the
-    budget: where it does not, the search is repeated with less.
+    All sublayers of a kind share one function of the number of units kept: 0 for none, a constant up to a threshold, then a
+    straight line, fitted to the table by least squares. For every number of attention and FFN sublayers dropped (the least
+    important first), each remaining sublayer costs its constant and keeps its best units up to the threshold for free; the
+    units beyond the threshold compete for the rest of the budget. The best total wins. If the cost by the table, not by the
+    fit, exceeds the budget, the search is repeated with a smaller one (Kwon et al., NeurIPS 2022, section 4.1;
+    docs/method.md, section 2).
     """
 
     name: ClassVar[str] = "piecewise"
@@ -26,7 +27,7 @@ class PiecewiseSearcher(Searcher):
 
     def search(self, scores: Scores, costs: CostTable, budget: float, context: Context) -> Mask:
         kinds = kinds_of(scores, costs, context.groups)
-        limit = budget * (1 + 1e-12)  # for sums of costs that are no whole numbers
+        limit = budget * (1 + 1e-12)  # slack for rounding: a budget equal to the total cost keeps every unit
         full = {name: table.numel() - 1 for name, table in costs.groups.items()}
         if costs.of(full) <= limit:
             return Mask.top(scores.importance, full)
@@ -41,7 +42,7 @@ class PiecewiseSearcher(Searcher):
 
 @dataclass(frozen=True)
 class Fit:
-    """``constant`` for up to ``threshold`` units, then ``slope`` for each further one."""
+    """Cost of a sublayer: ``constant`` for up to ``threshold`` units, then ``slope`` for each further one."""
 
     threshold: int
     constant: float
@@ -49,7 +50,7 @@ class Fit:
 
     @staticmethod
     def of(costs: Tensor) -> "Fit":
-        """The least squares fit to a table [units + 1]; the cost of no unit is left out."""
+        """Least-squares fit to the costs of 0, 1, ... units [units + 1], relative to the cost of 0 units."""
         kept = torch.arange(1, costs.numel(), dtype=torch.float64)  # [units]
         above = costs[1:].double() - costs[0]
         best, least = Fit(max(1, len(above)), float(above.mean()) if len(above) else 0.0, 0.0), torch.inf
@@ -65,13 +66,13 @@ class Fit:
 
 @dataclass(frozen=True)
 class Kind:
-    """All sublayers of a kind: their fit, and the importance of each one's units, highest first."""
+    """All sublayers of a kind: their cost function and, by group name, the importance of their units in falling order."""
 
     fit: Fit
-    sorted: dict[str, Tensor]  # by the name of the group, [units] float64
+    sorted: dict[str, Tensor]  # each [units] float64
 
     def after(self, dropped: int) -> "Choices":
-        """What can be had once so many sublayers, those whose free units matter least, are gone."""
+        """The choices left after dropping the ``dropped`` sublayers whose free units are least important."""
         free = {name: float(values[: self.fit.threshold].sum()) for name, values in self.sorted.items()}
         names = sorted(free, key=lambda name: free[name])[dropped:]
         beyond = [self.sorted[name][self.fit.threshold :] for name in names]
@@ -89,15 +90,22 @@ class Kind:
 
 @dataclass(frozen=True)
 class Choices:
-    """What the constants cost, what the free units and the first further ones are worth, and whose they are."""
+    """The remaining sublayers of a kind and their units, with a given number of sublayers dropped.
+
+    Attributes:
+        cost: Sum of the constants of the remaining sublayers.
+        gained: Importance of the free units plus the first 0, 1, ... further units, [further units + 1].
+        owners: Group name of each further unit, by falling importance.
+        free: Number of free units (up to the threshold) by group name.
+    """
 
     cost: float
-    gained: Tensor  # [further units + 1]
+    gained: Tensor
     owners: list[str]
     free: dict[str, int]
 
     def counts(self, further: int) -> dict[str, int]:
-        """Units kept with so many further ones, by group."""
+        """Units kept by group, with the ``further`` most important units beyond the free ones."""
         counts = dict(self.free)
         for name in self.owners[:further]:
             counts[name] += 1
@@ -105,10 +113,10 @@ class Choices:
 
 
 def kinds_of(scores: Scores, costs: CostTable, groups: Groups) -> list[Kind]:
-    """The kinds of sublayers, each with a fit of its longest table.
+    """Collect the groups by kind and fit each kind to its longest table.
 
     Raises:
-        UsageError: There are more than two.
+        UsageError: There are more than two kinds.
     """
     members: dict[str, list[str]] = {}
     for name in costs.groups:
@@ -127,24 +135,27 @@ def kinds_of(scores: Scores, costs: CostTable, groups: Groups) -> list[Kind]:
 
 
 def most_important(kinds: list[Kind], budget: float) -> dict[str, int]:
-    """The counts of the highest total importance that the fits say the budget pays for.
+    """Find the counts of the highest total importance whose fitted cost is within the budget.
 
     Args:
-        kinds: One or two.
-        budget: For what can be pruned; below 0: nothing is kept.
+        kinds: One or two kinds of sublayers.
+        budget: Budget of the prunable part; below 0 no unit is kept.
+
+    Returns:
+        Units kept by group name.
     """
     first, second = [*kinds, Kind(Fit(1, 0.0, 0.0), {})][:2]
-    some, others = ([kind.after(gone) for gone in range(len(kind.sorted) + 1)] for kind in (first, second))
+    some, others = ([kind.after(dropped) for dropped in range(len(kind.sorted) + 1)] for kind in (first, second))
     best: tuple[float, Choices, int, Choices, int] | None = None
     for one in some:
         for other in others:
-            left = budget - one.cost - other.cost - first.fit.slope * torch.arange(len(one.gained)).double()
-            if float(left[0]) < 0:
+            rest = budget - one.cost - other.cost - first.fit.slope * torch.arange(len(one.gained)).double()
+            if float(rest[0]) < 0:
                 continue
             most = len(other.gained) - 1
-            affordable = (left.clamp(min=0) / second.fit.slope).floor() if second.fit.slope > 0 else left * 0 + most
+            affordable = (rest.clamp(min=0) / second.fit.slope).floor() if second.fit.slope > 0 else rest * 0 + most
             further = affordable.clamp(max=most).long()  # [further units of the first kind + 1]
-            value = torch.where(left >= 0, one.gained + other.gained[further], -torch.inf)
+            value = torch.where(rest >= 0, one.gained + other.gained[further], -torch.inf)
             top = int(value.argmax())
             if best is None or float(value[top]) > best[0]:
                 best = float(value[top]), one, top, other, int(further[top])

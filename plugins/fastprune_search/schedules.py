@@ -1,4 +1,4 @@
-"""Schedules: how many passes, and the budget of each."""
+"""Schedules: the number of passes and the budget of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from fastprune import Pass, Schedule, UsageError, option
 
 @dataclass(frozen=True, kw_only=True)
 class Once(Schedule):
-    """One pass: score, search, rearrange, tune (the paper)."""
+    """One pass of score, search, rearrange and tune at the whole budget (Kwon et al., NeurIPS 2022)."""
 
     name: ClassVar[str] = "once"
     formula: ClassVar[str] = "b_1 = budget"
@@ -21,15 +21,16 @@ class Once(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Rounds(Schedule):
-    """Several passes along a geometric path to the budget, each scoring what the last one left (METHOD 5).
+    """Several passes with geometrically falling budgets, each scoring the pruned model of the previous pass.
 
-    Every pass tunes towards the dense model. The cost grows with the passes, each on a smaller model than the last.
+    Every pass tunes toward the dense model. The run time grows with the number of passes; each pass runs a smaller model than
+    the previous one (docs/method.md, section 5).
     """
 
     name: ClassVar[str] = "rounds"
     formula: ClassVar[str] = "b_r = budget^(r/R), r = 1..R"
     paper: ClassVar[str] = "Tanaka et al. (SynFlow), NeurIPS 2020, https://arxiv.org/abs/2006.05467"
-    steps: int = option(2, help="R, how many passes.")
+    steps: int = option(2, help="Number of passes R.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,14 +43,14 @@ class Rounds(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class BottomUp(Schedule):
-    """One sublayer a pass, from the first to the last, everything above scored and searched again each time.
+    """One sublayer per pass, from the first to the last; each pass scores and searches all sublayers above again.
 
-    A pass prunes and tunes its sublayer alone, with the share of the budget that the search over all sublayers above
-    gives it (Park et al. 2024, METHOD 5). The cost grows with the number of sublayers.
+    A pass searches over its sublayer and all sublayers above, but prunes and tunes only its own sublayer. The run time grows
+    with the number of sublayers (Park et al., ICLR 2024; docs/method.md, section 5).
     """
 
     name: ClassVar[str] = "bottom-up"
-    formula: ClassVar[str] = "pass g settles group g of 1..G; groups g..G are searched within budget - cost(1..g-1)"
+    formula: ClassVar[str] = "pass g prunes group g of 1..G; groups g..G are searched within budget - cost(1..g-1)"
     paper: ClassVar[str] = "Park et al. (K-prune), ICLR 2024, https://arxiv.org/abs/2308.03449"
 
     def passes(self, budget: float, groups: Sequence[str]) -> Sequence[Pass]:

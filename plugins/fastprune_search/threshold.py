@@ -1,4 +1,4 @@
-"""A global threshold: the highest scores first, whatever a unit costs."""
+"""Search by a global threshold on the scores."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,10 +11,10 @@ from fastprune import Context, CostTable, Mask, Scores, Searcher, option
 
 @dataclass(frozen=True, kw_only=True)
 class ThresholdSearcher(Searcher):
-    """Keep the units of the highest scores, over all groups and kinds, as long as the budget lasts.
+    """Keep the units with the highest scores over all groups and kinds until the budget is spent.
 
-    What FLAP (An et al. 2024) and K-prune (Park et al. 2024) do with their scores; a unit's cost decides only when
-    the budget is spent, not whether the unit is worth it.
+    Used by FLAP (An et al., AAAI 2024) and K-prune (Park et al., ICLR 2024). Without ``per_cost`` a unit's cost affects only
+    where the list ends, not the ranking.
     """
 
     name: ClassVar[str] = "threshold"
@@ -23,7 +23,7 @@ class ThresholdSearcher(Searcher):
         "An et al. (FLAP), AAAI 2024, https://arxiv.org/abs/2312.11983; "
         "Park et al. (K-prune), ICLR 2024, https://arxiv.org/abs/2308.03449"
     )
-    per_cost: bool = option(False, help="Rank by the score per cost of the unit (K-prune) instead of by the score.")
+    per_cost: bool = option(False, help="Rank by score divided by the unit's cost (K-prune) instead of by score.")
 
     def search(self, scores: Scores, costs: CostTable, budget: float, context: Context) -> Mask:
         names = list(scores.importance)
@@ -42,7 +42,7 @@ class ThresholdSearcher(Searcher):
         return Mask.top(scores.importance, counts)
 
     def _rank(self, importance: Tensor, table: Tensor) -> Tensor:
-        """What the units of one group compete with: [units]."""
+        """The values that the units of one group are ranked by: [units]."""
         if not self.per_cost or not importance.numel():
             return importance
         unit = float(table[-1] - table[0]) / importance.numel()

@@ -1,4 +1,4 @@
-"""The same share of every group."""
+"""Uniform search: the same share of units in every group."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,10 +8,10 @@ from fastprune import Context, CostTable, Mask, Scores, Searcher
 
 @dataclass(frozen=True, kw_only=True)
 class UniformSearcher(Searcher):
-    """Keep the same share of the units of every group, its highest scores: the largest share that the budget allows.
+    """Keep the same share of units in every group, those with the highest scores; the largest share within the budget.
 
-    What those do who do not ask which sublayer can spare more, such as Wanda-sp. Counts are rounded, so a group of few
-    units keeps all of them until the share is half a unit short.
+    Used by methods that do not compare sublayers, such as Wanda-sp. Counts are rounded to the nearest unit, so a group of few
+    units keeps all of them until the share falls half a unit short.
     """
 
     name: ClassVar[str] = "uniform"
@@ -25,6 +25,6 @@ class UniformSearcher(Searcher):
         for share in sorted(steps, reverse=True):
             if costs.of(counts) <= budget * (1 + 1e-12):
                 break
-            # just below the step at which the last unit was gained
+            # the share just below this step, at which at least one group rounds to a unit less
             counts = {name: -int(-(share * count + 0.5 - 1e-9) // 1) - 1 for name, count in units.items()}
         return Mask.top(scores.importance, counts)

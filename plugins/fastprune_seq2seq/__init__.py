@@ -1,4 +1,4 @@
-"""Encoder-decoder families: T5, BART, mBART, those built like them, Whisper. Both stacks and what lies between can be pruned."""
+"""Encoder-decoder families: T5, BART, mBART and similar ones, Whisper. Encoder, decoder and cross-attention can be pruned."""
 
 from collections.abc import Callable
 

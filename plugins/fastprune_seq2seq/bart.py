@@ -1,10 +1,10 @@
-"""BART, PLBART, Marian and the small Blenderbot: an encoder and a decoder with LayerNorms behind the sublayers."""
+"""BART, PLBART, Marian and Blenderbot-small: encoder-decoder, post-LN."""
 
 from dataclasses import replace
 
 from fastprune import Architecture, Block, Stack
 
-# an encoder keeps no keys and values
+# an encoder has no KV cache
 ENCODER_SELF = Block(
     kind="attention",
     module="self_attn",

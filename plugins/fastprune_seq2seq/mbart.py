@@ -1,4 +1,4 @@
-"""mBART, Pegasus, M2M100 (NLLB) and Blenderbot: built like BART, with LayerNorms before the sublayers."""
+"""mBART, Pegasus, M2M100 (NLLB) and Blenderbot: like BART, but pre-LN."""
 
 from dataclasses import replace
 

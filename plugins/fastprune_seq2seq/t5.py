@@ -1,4 +1,4 @@
-"""T5, mT5 and Flan-T5: the first layer of each stack computes a relative position bias that the others share."""
+"""T5, mT5 and Flan-T5: the first layer of each stack computes the relative position bias for all its layers."""
 
 from dataclasses import replace
 
@@ -24,13 +24,13 @@ CROSS = replace(
     producers=("layer.1.EncDecAttention.q", "layer.1.EncDecAttention.k", "layer.1.EncDecAttention.v"),
     consumer="layer.1.EncDecAttention.o",
     residual="layer.2.layer_norm",
-    bias=UnitBias(argument="position_bias", output=1),  # zeros, which each layer makes for itself
-    cache="",  # nobody asks it how many tokens have passed
+    bias=UnitBias(argument="position_bias", output=1),  # zeros, computed by each layer
+    cache="",  # its KV cache never determines the number of past tokens
 )
 
 
 def ffn(place: int) -> tuple[Block, Block]:
-    """The FFN of a layer that is its so-manieth part, without and with a gate."""
+    """The two FFN variants (plain, gated) at sublayer index ``place``."""
     inside = f"layer.{place}.DenseReluDense"
     plain = Block(
         kind="ffn",

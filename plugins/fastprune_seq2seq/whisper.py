@@ -1,6 +1,6 @@
-"""Whisper: an encoder of spectra and a decoder of text, with LayerNorms before the sublayers.
+"""Whisper: an encoder of spectrograms and a decoder of text, pre-LN.
 
-A recording fills its spectrum with silence, which the encoder hears like all else: no token of its layers is padding.
+Spectrograms are filled up with silence that the encoder processes like speech, so its layers have no padding tokens.
 """
 
 from fastprune import Architecture, Stack

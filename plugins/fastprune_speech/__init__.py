@@ -1,4 +1,4 @@
-"""Speech families: wav2vec 2.0, HuBERT and those built like them."""
+"""Speech families: wav2vec 2.0, HuBERT and similar ones."""
 
 from collections.abc import Callable
 

@@ -1,7 +1,7 @@
-"""Wav2vec 2.0, HuBERT, UniSpeech and UniSpeech-SAT: encoders of what convolutions make of a waveform.
+"""Wav2vec 2.0, HuBERT, UniSpeech and UniSpeech-SAT: encoders of waveforms behind strided convolutions.
 
-The base models have LayerNorms behind the sublayers, the large ones (``do_stable_layer_norm``) before them, and MMS an adapter
-behind its FFN. WavLM is not among them: its attention reads the weights of its linears and never calls them.
+Base models are post-LN, large ones (``do_stable_layer_norm``) pre-LN; MMS adds an adapter behind its FFN. WavLM is not
+supported: its attention reads the weights of its linears without calling them, so hooks cannot record their outputs.
 """
 
 from dataclasses import replace

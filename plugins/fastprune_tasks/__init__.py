@@ -1,4 +1,4 @@
-"""The built-in tasks: classes, numbers, tokens, answers, masked and next words, texts, embeddings; of texts, pictures, speech."""
+"""The built-in tasks for text, images and speech: classification, regression, question answering, generation, embeddings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fastprune_tasks.token_classification import TokenClassification
 
 @hookimpl
 def register_tasks(register: Callable[[type[Task]], None]) -> None:
-    """Register them all."""
+    """Register all built-in tasks."""
     for task in (
         SequenceClassification,
         Regression,

@@ -1,4 +1,4 @@
-"""Audio classification: one class a recording, or several."""
+"""Audio classification: one or several classes per recording."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AudioClassification(SequenceClassification):
-    """One class a recording, or with ``multi_label`` any number of them."""
+    """One class per recording, or with ``multi_label`` any number of classes."""
 
     name: ClassVar[str] = "audio-classification"
     heads: ClassVar[tuple[str, ...]] = ("ForAudioClassification", "ForSequenceClassification")
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
-        """Classes that transformers lists as classifying recordings."""
+        """Model classes in transformers' list of audio classifiers."""
         return classifies_recordings(class_name)
 
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
-        """Recordings, as the model's feature extractor makes tensors of them, and class numbers.
+        """Encode recordings with the feature extractor, and labels as class numbers.
 
         Args:
-            data: With a column of recordings (``waveforms`` says what they may be).
-            tokenizer: The feature extractor, or a processor that holds it.
-            columns: ``text`` names the column of recordings, where it has no usual name.
+            data: Has a column of recordings (formats: see ``waveforms``).
+            tokenizer: The feature extractor, or a processor that contains it.
+            columns: ``text`` names the column of recordings [default: the first usual name].
             max_length: Not used.
             seed: Not used.
         """

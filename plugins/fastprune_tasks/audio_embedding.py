@@ -1,4 +1,4 @@
-"""Embeddings of recordings: a vector a recording, compared by cosine."""
+"""Embeddings of recordings: one vector per recording, compared by cosine similarity."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AudioEmbedding(ImageEmbedding):
-    """A vector for each recording: the mean of the last hidden states of its frames.
+    """One vector per recording: the mean over its frames of the last hidden states.
 
     Attributes:
-        convolutions: Kernel and stride of each convolution between readings and frames.
+        convolutions: Kernel and stride of each convolution between the waveform and the frames.
     """
 
     name: ClassVar[str] = "audio-embedding"
@@ -38,18 +38,18 @@ class AudioEmbedding(ImageEmbedding):
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
-        """From the sizes of the convolutions."""
+        """Read the sizes of the convolutions."""
         return cls(convolutions=convolutions_of(config))
 
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
-        """Recordings, as the feature extractor makes waveforms of them, with their ``class`` where there is one.
+        """Encode recordings with the feature extractor; a label, if the data has one, becomes the sample's ``class``.
 
         Args:
-            data: With a column of recordings (``waveforms`` says what they may be).
-            tokenizer: The feature extractor, or a processor that holds it.
-            columns: ``text`` names the column of recordings, where it has no usual name.
+            data: Has a column of recordings (formats: see ``waveforms``).
+            tokenizer: The feature extractor, or a processor that contains it.
+            columns: ``text`` names the column of recordings [default: the first usual name].
             max_length: Not used.
             seed: Not used.
         """
@@ -58,6 +58,6 @@ class AudioEmbedding(ImageEmbedding):
         return [sample | {"class": label} for sample, label in zip(samples, labels, strict=True)] if labels else samples
 
     def real(self, outputs: Any, batch: Batch) -> Tensor:
-        """The frames that are made of real readings: [samples, frames]."""
+        """Mask of the frames without padding: [samples, frames], bool."""
         samples, frames = outputs.last_hidden_state.shape[:2]
         return frame_mask(batch, samples, frames, self.convolutions).to(outputs.last_hidden_state.device)

@@ -1,4 +1,4 @@
-"""Causal language modelling: guessing the next token."""
+"""Causal language modelling: predicting the next token."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CausalLM(Task):
-    """The next token of a text that is cut into blocks of equal length. The labels are the text itself."""
+    """Next-token prediction on a text cut into blocks of equal length. The labels are the text itself."""
 
     name: ClassVar[str] = "causal-lm"
     heads: ClassVar[tuple[str, ...]] = ("ForCausalLM", "LMHeadModel")
@@ -32,19 +32,22 @@ class CausalLM(Task):
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
-        """Models that see no later tokens: ``XLMWithLMHeadModel`` says so in its configuration."""
+        """Causal models; ``XLMWithLMHeadModel`` has the setting ``causal`` in its configuration."""
         return super().serves(config, class_name) and bool(getattr(config, "causal", True))
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
-        """There is nothing to read."""
+        """Needs nothing from the configuration."""
         return cls()
 
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
-        """All rows joined by line breaks, in blocks of ``max_length`` tokens, each behind the token that the tokenizer
-        puts first. What is left at the end is a shorter block, where the tokenizer can pad it."""
+        """Join all rows by line breaks and cut them into blocks of ``max_length`` tokens.
+
+        Each block starts with the tokenizer's BOS token, if it adds one. The last, shorter block is kept if the tokenizer has a
+        padding token.
+        """
         name, *others = text_columns(data, columns, SINGLES)
         if others:
             raise DataError(f"Causal language modelling reads one column of text; got {', '.join([name, *others])}.")
@@ -52,7 +55,7 @@ class CausalLM(Task):
         start = first if first == [tokenizer.bos_token_id] else []
         length = max_length - len(start)
         if length < 1 or max_length < 2:
-            raise DataError(f"Blocks of {max_length} tokens hold no next token; give a greater max_length.")
+            raise DataError(f"Blocks of {max_length} tokens have no next token; raise max_length.")
         ids = tokenizer("\n".join(data[name]), add_special_tokens=False, verbose=False)["input_ids"]
         blocks = [start + ids[at : at + length] for at in range(0, len(ids), length)]
         if len(blocks) > 1 and tokenizer.pad_token_id is None and len(blocks[-1]) < max_length:
@@ -64,17 +67,17 @@ class CausalLM(Task):
         ]
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """Cross-entropy summed over the next tokens, [samples]."""
+        """Cross-entropy of the next tokens, summed over each sample: [samples]."""
         return categorical_loss(outputs.logits[:, :-1], _next(batch, labels_of(batch)))
 
     def draw_labels(self, outputs: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """From the softmax after each token that has a real one behind it: [samples, tokens], -100 elsewhere."""
+        """Draw next tokens from the softmax wherever the next token is not padding: [samples, tokens], -100 elsewhere."""
         mask = token_mask(batch)
         drawn = draw_at(outputs.logits[:, :-1], mask[:, :-1] & mask[:, 1:], generator)  # [samples, tokens - 1]
         return {"labels": torch.cat([torch.full_like(drawn[:, :1], NO_LABEL), drawn], 1)}
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
-        """Perplexity: exp of the mean loss of a next token."""
+        """Perplexity: exp of the mean loss per next token."""
         total, tokens = 0.0, 0
         for outputs, batch in results:
             total += float(self.loss(outputs, batch).double().sum())
@@ -82,7 +85,7 @@ class CausalLM(Task):
         return {"perplexity": math.exp(total / tokens)}
 
     def compare(self, teacher: Iterable[Any], student: Iterable[Any], batches: Iterable[Batch]) -> dict[str, float]:
-        """Agreement of the guesses after all real tokens."""
+        """Agreement of the most likely next tokens, at all tokens but padding."""
         same = [
             (one.logits.argmax(-1) == other.logits.argmax(-1))[token_mask(batch)]
             for one, other, batch in zip(teacher, student, batches, strict=True)
@@ -91,5 +94,5 @@ class CausalLM(Task):
 
 
 def _next(batch: Batch, labels: Tensor) -> Tensor:
-    """The label after each token, -100 after padding: [samples, tokens] -> [samples, tokens - 1]."""
+    """Shift the labels by one token, with -100 at padding: [samples, tokens] -> [samples, tokens - 1]."""
     return labels[:, 1:].masked_fill(~token_mask(batch)[:, :-1], NO_LABEL)

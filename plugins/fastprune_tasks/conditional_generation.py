@@ -1,4 +1,4 @@
-"""Conditional generation: one text made of another, such as summaries, translations and answers."""
+"""Conditional generation: a target text for a source text, as in summarisation and translation."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ TARGETS = ("summary", "highlights", "target", "targets", "tgt", "output", "answe
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConditionalGeneration(Task):
-    """A target text for each source text, by an encoder and a decoder that sees the target so far.
+    """Generate a target text for each source text with an encoder-decoder, under teacher forcing.
 
     Attributes:
-        start: The token that the decoder begins with.
+        start: The decoder's start token.
     """
 
     name: ClassVar[str] = "conditional-generation"
@@ -41,32 +41,33 @@ class ConditionalGeneration(Task):
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
-        """Encoder-decoders of texts: not those that hear, nor decoders that see pictures."""
+        """Encoder-decoders of text; no speech encoders and no decoders with image inputs."""
         reads = not hasattr(config, "num_mel_bins")
         return super().serves(config, class_name) and bool(config.is_encoder_decoder) and reads
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
-        """From the decoder's first token, or the padding that T5 begins with."""
+        """Read the decoder's start token, or the padding token, which T5 starts with."""
         first = getattr(config, "decoder_start_token_id", None)
         return cls(start=int(getattr(config, "pad_token_id", None) or 0) if first is None else int(first))
 
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
-        """Source and target of each row, both cut to ``max_length`` tokens; the decoder sees the target one token later.
+        """Encode the source and target of each row, both truncated to ``max_length`` tokens.
 
-        The target is the second text column, or else the label's.
+        The decoder's inputs are the target shifted right by one token. The target is the second text column if one is named,
+        else the label column.
         """
         source, *more = text_columns(data, columns, SOURCES)
         target = more[0] if len(more) == 1 else label_column(data, columns, TARGETS)
         if target is None or len(more) > 1:
             raise DataError(
-                f"Conditional generation reads a source and a target text; the data has {', '.join(data.column_names)}. "
-                "Name two text columns (--text-columns), or the target's as the label (--label-column)."
+                f"Conditional generation needs a source and a target text; the data has {', '.join(data.column_names)}. "
+                "Name two text columns (--text-columns), or the target as the label column (--label-column)."
             )
-        made = [str(text) for text in data[target]]
-        encoded = tokenizer(list(data[source]), text_target=made, truncation=True, max_length=max_length)
+        targets = [str(text) for text in data[target]]
+        encoded = tokenizer(list(data[source]), text_target=targets, truncation=True, max_length=max_length)
         names = [name for name in tokenizer.model_input_names if name in encoded]
         samples = []
         for row, labels in enumerate(encoded["labels"]):
@@ -74,26 +75,26 @@ class ConditionalGeneration(Task):
         return samples
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """Cross-entropy summed over the target's tokens, [samples]."""
+        """Cross-entropy of the target's tokens, summed over each sample: [samples]."""
         return categorical_loss(outputs.logits, batch["labels"])
 
     def draw_labels(self, outputs: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """From the softmax after each of the decoder's real tokens: [samples, tokens], -100 elsewhere."""
+        """Draw tokens from the softmax at the decoder's tokens: [samples, tokens], -100 at padding."""
         return {"labels": draw_at(outputs.logits, _real(batch), generator)}
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
-        """Perplexity of the target's tokens, and the share that is the likeliest, each after the true ones before it."""
+        """Perplexity and accuracy of the target's tokens, each predicted from the true tokens before it (teacher forcing)."""
         total, tokens, right = 0.0, 0, 0
         for outputs, batch in results:
             labels = labels_of(batch)
-            there = labels != NO_LABEL
+            labelled = labels != NO_LABEL
             total += float(categorical_loss(outputs.logits, labels).double().sum())
-            tokens += int(there.sum())
-            right += int((outputs.logits.argmax(-1) == labels)[there].sum())
+            tokens += int(labelled.sum())
+            right += int((outputs.logits.argmax(-1) == labels)[labelled].sum())
         return {"perplexity": math.exp(total / tokens), "token_accuracy": right / tokens}
 
     def compare(self, teacher: Iterable[Any], student: Iterable[Any], batches: Iterable[Batch]) -> dict[str, float]:
-        """Agreement of the guesses after all of the decoder's real tokens."""
+        """Agreement of the most likely next tokens, at all of the decoder's tokens but padding."""
         same = [
             (one.logits.argmax(-1) == other.logits.argmax(-1))[_real(batch)]
             for one, other, batch in zip(teacher, student, batches, strict=True)
@@ -102,12 +103,12 @@ class ConditionalGeneration(Task):
 
 
 def decoded(labels: Sequence[int], start: int) -> Sample:
-    """What the decoder sees of a text, one token later, and what it is to say."""
-    seen = {"decoder_input_ids": [start, *labels[:-1]], "decoder_attention_mask": [1] * len(labels)}
-    return {**seen, "labels": list(labels)}
+    """The decoder's inputs (``labels`` shifted right by one token, behind ``start``) and the labels of a text."""
+    inputs = {"decoder_input_ids": [start, *labels[:-1]], "decoder_attention_mask": [1] * len(labels)}
+    return {**inputs, "labels": list(labels)}
 
 
 def _real(batch: Batch) -> Tensor:
-    """Which of the decoder's tokens are real: [samples, tokens], bool."""
+    """Mask of the decoder's tokens without padding: [samples, tokens], bool."""
     mask = batch.get("decoder_attention_mask")
     return torch.ones_like(batch["decoder_input_ids"]).bool() if mask is None else mask.bool()

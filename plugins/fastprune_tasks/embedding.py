@@ -1,4 +1,4 @@
-"""Embeddings: a vector a text, compared by cosine."""
+"""Text embeddings: one vector per text, compared by cosine similarity."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 SENSES = ("vision_config", "image_size", "conv_kernel", "num_mel_bins")
-"""What configurations say of pictures, waveforms and spectra."""
+"""Settings of configurations for image, waveform and spectrogram inputs."""
 PROJECTED = ("text_embeds", "image_embeds")
-"""The vectors of models that make their own; of the others, hidden states are pooled."""
+"""Outputs of models that compute the embedding themselves; for other models, hidden states are pooled."""
 COMPARED = 1_000
-"""Of how many samples all pairs are compared; their number grows with its square."""
+"""Maximum number of samples whose pairs are compared; the number of pairs grows with its square."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Embedding(Task):
-    """A vector for each text, pooled from the last hidden states of a plain encoder.
+    """One vector per text, pooled from the last hidden states of an encoder without a head.
 
     Attributes:
-        pooling: The mean of the real tokens, the first of them, their maximum, or the last of them.
-        normalize: Whether vectors have length 1.
+        pooling: Pooling over the tokens without padding: their mean, the first (cls), the maximum, or the last token.
+        normalize: Scale the vectors to length 1.
     """
 
     name: ClassVar[str] = "embedding"
@@ -46,19 +46,19 @@ class Embedding(Task):
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
-        """Plain encoders of text; classes such as ``GPT2LMHeadModel`` have a head in spite of their names."""
+        """Text encoders without a head; names such as ``GPT2LMHeadModel`` also end in ``Model`` but have one."""
         texts = not any(hasattr(config, name) for name in SENSES)
         return super().serves(config, class_name) and texts and not class_name.endswith(("HeadModel", "HeadsModel"))
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
-        """The usual pooling: a configuration does not tell."""
+        """Use the default pooling; a configuration does not contain one."""
         return cls()
 
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
-        """Each text of a row as a sample of its own, with its ``row``, ``side`` and, if there is one, ``score``."""
+        """Encode each text of a row as a separate sample, with ``row``, ``side`` and, if the data has one, ``score``."""
         names = text_columns(data, columns, (*PAIRS, *SINGLES))
         column = label_column(data, columns, SCORES) if len(names) == 2 else None
         scores = read_labels(data, column)
@@ -74,16 +74,16 @@ class Embedding(Task):
 
     def embed(self, outputs: Any, batch: Batch) -> Tensor:
         """The vectors of a batch, [samples, hidden]; differentiable."""
-        own = next((value for name in PROJECTED if (value := getattr(outputs, name, None)) is not None), None)
-        pooled = full_precision(own) if own is not None else self._pooled(outputs, batch)
-        return F.normalize(pooled, dim=1) if self.normalize else pooled
+        projected = next((value for name in PROJECTED if (value := getattr(outputs, name, None)) is not None), None)
+        vectors = full_precision(projected) if projected is not None else self._pooled(outputs, batch)
+        return F.normalize(vectors, dim=1) if self.normalize else vectors
 
     def real(self, outputs: Any, batch: Batch) -> Tensor:
-        """Which of the last hidden states count: [samples, tokens], bool."""
+        """Mask of the last hidden states to pool over: [samples, tokens], bool."""
         return token_mask(batch)
 
     def _pooled(self, outputs: Any, batch: Batch) -> Tensor:
-        """The last hidden states of each sample as one, [samples, hidden]."""
+        """Pool the last hidden states of each sample: [samples, hidden]."""
         states = full_precision(outputs.last_hidden_state)  # [samples, tokens, hidden]
         mask = self.real(outputs, batch)
         if self.pooling == "mean":
@@ -93,11 +93,11 @@ class Embedding(Task):
             return states.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(1)
         if self.pooling == "lasttoken":
             states, mask = states.flip(1), mask.flip(1)
-        first = mask.int().argmax(1)  # [samples]; not 0 where the padding comes first
+        first = mask.int().argmax(1)  # [samples], the first token behind padding on the left
         return states[torch.arange(len(states), device=states.device), first]
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """Half the squared distance from the vectors in ``labels``, [samples]."""
+        """Half the squared distance to the vectors in ``labels``, [samples]."""
         return gaussian_loss(self.embed(outputs, batch), batch["labels"])
 
     def draw_labels(self, outputs: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ class Embedding(Task):
         return {"labels": draw_gaussian(self.embed(outputs, batch), generator)}
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
-        """Pearson's and Spearman's correlation of the pairs' cosines with their scores."""
+        """Pearson's and Spearman's correlation of the pairs' cosine similarities with their scores."""
         pairs: dict[int, dict[int, int]] = {}
         for index, sample in enumerate(samples):
             if "score" not in sample:
@@ -114,9 +114,7 @@ class Embedding(Task):
                 )
             pairs.setdefault(sample["row"], {})[sample["side"]] = index
         if not pairs:
-            raise DataError(
-                "Metrics of embeddings need the encoded samples, to know which make a pair; use make_batches."
-            )
+            raise DataError("Metrics of embeddings need the encoded samples with their pairing; use make_batches.")
         order, vectors = [], []
         for outputs, batch in results:
             order.append(batch["sample"])
@@ -128,11 +126,11 @@ class Embedding(Task):
         return correlations(F.cosine_similarity(embedded[left], embedded[right]), scores)
 
     def compare(self, teacher: Iterable[Any], student: Iterable[Any], batches: Iterable[Batch]) -> dict[str, float]:
-        """The mean cosine of the two models' vectors, and Spearman's correlation of the cosines of all pairs of texts.
+        """Mean cosine of the two models' vectors, and Spearman's correlation of their cosines of all pairs of texts.
 
-        Pairs are those of 1,000 texts at most.
+        At most 1,000 texts are paired.
         """
-        from torchmetrics.functional.regression import spearman_corrcoef  # takes seconds
+        from torchmetrics.functional.regression import spearman_corrcoef  # imported here because it takes seconds
 
         one, other = [], []
         for left, right, batch in zip(teacher, student, batches, strict=True):
@@ -146,10 +144,10 @@ class Embedding(Task):
 
 
 def _cosines(vectors: Tensor) -> Tensor:
-    """Cosines of all pairs of the compared samples: [samples, hidden] -> [pairs]."""
-    from torchmetrics.functional import pairwise_cosine_similarity  # takes seconds
+    """Cosine similarities of all pairs of at most 1,000 samples: [samples, hidden] -> [pairs]."""
+    from torchmetrics.functional import pairwise_cosine_similarity  # imported here because it takes seconds
 
-    # Batches are sorted by length: an even spread compares short with long texts, the first ones would not.
+    # batches are sorted by length; evenly spaced samples compare short texts with long ones
     chosen = torch.linspace(0, len(vectors) - 1, min(COMPARED, len(vectors))).long()
     table = pairwise_cosine_similarity(vectors[chosen])  # [samples, samples]
     rows, columns = torch.triu_indices(len(table), len(table), offset=1)
@@ -158,5 +156,5 @@ def _cosines(vectors: Tensor) -> Tensor:
 
 def _number(score: Any, column: str | None) -> float:
     if not isinstance(score, (int, float)):
-        raise DataError(f"The score {score!r} in '{column}' is no number.")
+        raise DataError(f"The score {score!r} in '{column}' is not a number.")
     return float(score)

@@ -1,4 +1,4 @@
-"""Frames: what convolutions make of a waveform's readings."""
+"""Frames: the outputs of strided convolutions over a waveform."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 Convolutions = tuple[tuple[int, int], ...]
-"""Kernel and stride of each, one behind the other, without padding."""
+"""Kernel and stride of each convolution, in order; no padding."""
 
 
 def convolutions_of(config: PretrainedConfig) -> Convolutions:
-    """Those between the readings and a head's frames, as the configuration says; an adapter has its own behind the encoder."""
+    """Read the convolutions between the waveform and the head's frames, including those of an adapter behind the encoder."""
     settings: Any = config
-    found = list(zip(settings.conv_kernel, settings.conv_stride, strict=True))
+    convolutions = list(zip(settings.conv_kernel, settings.conv_stride, strict=True))
     if getattr(config, "add_adapter", False):
-        found += [(1, settings.adapter_stride)] * settings.num_adapter_layers
-    return tuple((int(kernel), int(stride)) for kernel, stride in found)
+        convolutions += [(1, settings.adapter_stride)] * settings.num_adapter_layers
+    return tuple((int(kernel), int(stride)) for kernel, stride in convolutions)
 
 
 def frame_mask(batch: Batch, samples: int, frames: int, convolutions: Convolutions) -> Tensor:
-    """Which frames are made of real readings: [samples, frames]; all, where the batch does not say which readings are real."""
-    mark = batch.get("attention_mask")
-    if mark is None:
+    """Mask of the frames without padding: [samples, frames]; all frames if the batch has no attention mask."""
+    mask = batch.get("attention_mask")  # [samples, readings]
+    if mask is None:
         return torch.ones(samples, frames, dtype=torch.bool)
-    return convolved(mark, frames, convolutions)
+    return convolved(mask, frames, convolutions)

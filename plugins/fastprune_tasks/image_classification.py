@@ -1,4 +1,4 @@
-"""Image classification: one class a picture, or several."""
+"""Image classification: one or several classes per image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageClassification(SequenceClassification):
-    """One class a picture, or with ``multi_label`` any number of them."""
+    """One class per image, or with ``multi_label`` any number of classes."""
 
     name: ClassVar[str] = "image-classification"
     heads: ClassVar[tuple[str, ...]] = ("ForImageClassification",)
@@ -24,12 +24,12 @@ class ImageClassification(SequenceClassification):
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
-        """Pictures, as the model's image processor makes tensors [channels, height, width] of them, and class numbers.
+        """Encode images with the image processor as [channels, height, width], and labels as class numbers.
 
         Args:
-            data: With a column of pictures.
+            data: Has a column of images.
             tokenizer: The image processor.
-            columns: ``text`` names the column of pictures, where it has no usual name.
+            columns: ``text`` names the column of images [default: the first usual name].
             max_length: Not used.
             seed: Not used.
         """

@@ -1,4 +1,4 @@
-"""Embeddings of pictures: a vector a picture, compared by cosine."""
+"""Embeddings of images: one vector per image, compared by cosine similarity."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageEmbedding(Embedding):
-    """A vector for each picture: the model's own, or the mean of the last hidden states of its patches."""
+    """One vector per image: the model's projected embedding, or the mean over the patches of the last hidden states."""
 
     name: ClassVar[str] = "image-embedding"
     heads: ClassVar[tuple[str, ...]] = ("Model", "VisionModelWithProjection")
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
-        """Plain encoders of pictures, and those that project them."""
+        """Image encoders without a head, and vision models with a projection."""
         return class_name.endswith(cls.heads) and hasattr(config, "image_size")
 
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
-        """Pictures, as the image processor makes tensors of them, with their ``class`` where there is one.
+        """Encode images with the image processor; a label, if the data has one, becomes the sample's ``class``.
 
         Args:
-            data: With a column of pictures.
-            tokenizer: The image processor, or a processor that holds it.
-            columns: ``text`` names the column of pictures, where it has no usual name.
+            data: Has a column of images.
+            tokenizer: The image processor, or a processor that contains it.
+            columns: ``text`` names the column of images [default: the first usual name].
             max_length: Not used.
             seed: Not used.
         """
@@ -49,13 +49,13 @@ class ImageEmbedding(Embedding):
         return samples
 
     def real(self, outputs: Any, batch: Batch) -> Tensor:
-        """Every patch counts: [samples, tokens]."""
+        """All patches are pooled, images have no padding: [samples, tokens], bool."""
         return torch.ones_like(outputs.last_hidden_state[..., 0], dtype=torch.bool)
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
-        """The share of pictures whose nearest other picture, by cosine, is of the same class."""
+        """Share of samples whose nearest neighbour by cosine similarity has the same class."""
         if not samples or "class" not in samples[0]:
-            raise DataError("Metrics of pictures' embeddings need their classes; name the label column.")
+            raise DataError("Metrics of image and audio embeddings need classes; name the label column.")
         pairs = [(batch["sample"], self.embed(outputs, batch)) for outputs, batch in results]
         vectors = torch.cat([vectors for _, vectors in pairs])  # [samples, hidden]
         vectors = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)

@@ -1,4 +1,4 @@
-"""Embeddings of pictures and texts in one space: which text goes with which picture."""
+"""Embeddings of images and texts in one space, for retrieval between them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SIDES = ("text_embeds", "image_embeds")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageTextEmbedding(Task):
-    """A vector for each picture and one for its text, each taken as the mean of a unit Gaussian.
+    """One vector per image and one per text, each the mean of a unit Gaussian.
 
-    The contrastive loss that such models are trained with makes a sample's loss depend on the others of its batch, so that
-    there is no gradient of one sample (METHOD 1); both towers' vectors are held where they are instead.
+    The contrastive loss these models are trained with couples the samples of a batch, so it has no per-sample gradients
+    (docs/method.md, section 1). Instead, the loss is the squared distance of both vectors from the dense model's.
 
     Attributes:
-        filled: To how many tokens every text is filled up, where the model reads its filling as well (SigLIP); 0: it does not.
+        filled: Fixed length in tokens that every text is padded to, for models that read the padding (SigLIP); 0: not padded.
     """
 
     name: ClassVar[str] = "image-text-embedding"
@@ -42,31 +42,31 @@ class ImageTextEmbedding(Task):
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
-        """Models of two towers, which share no layers."""
+        """CLIP and SigLIP models with an image and a text tower."""
         towers = all(hasattr(config, f"{part}_config") for part in ("text", "vision"))
         return class_name.endswith(("CLIPModel", "SiglipModel")) and towers
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
-        """SigLIP's projections have sizes, and it pools the last position, filling or not."""
+        """Read the fixed text length of SigLIP (it has a ``projection_size``), which pools the last position even if padded."""
         text: Any = config.text_config
         return cls(filled=int(text.max_position_embeddings) if hasattr(text, "projection_size") else 0)
 
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
-        """Pictures, as the image processor makes tensors of them, and the tokens of their texts.
+        """Encode images with the image processor, and their texts as tokens.
 
         Args:
-            data: With a column of pictures and one of texts.
+            data: Has a column of images and one of texts.
             tokenizer: The processor: an image processor and a tokenizer.
-            columns: ``text`` names pictures and texts, or the pictures alone.
-            max_length: Tokens of a text, at most.
+            columns: ``text`` names the columns of images and texts, or that of images only.
+            max_length: Maximum number of tokens of a text.
             seed: Not used.
         """
         text: Any = tokenizer_of(tokenizer)
         if text is None:
-            raise ModelError("Pictures with texts need the model's processor: an image processor and a tokenizer.")
+            raise ModelError("Images with texts need the model's processor: an image processor and a tokenizer.")
         samples = encode_pictures(data, columns.text, tokenizer)
         (name,) = text_columns(data, Columns(text=columns.text[1:2]), CAPTIONS)
         options = {"padding": "max_length", "max_length": self.filled} if self.filled else {"max_length": max_length}
@@ -77,7 +77,7 @@ class ImageTextEmbedding(Task):
         return samples
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """Half the squared distance of both vectors from those in the labels, [samples]."""
+        """Half the squared distance of both vectors to those in the labels, [samples]."""
         texts, pictures = (_vectors(outputs, side) for side in SIDES)
         return gaussian_loss(texts, batch["text_vectors"]) + gaussian_loss(pictures, batch["image_vectors"])
 
@@ -89,21 +89,20 @@ class ImageTextEmbedding(Task):
         }
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
-        """Recall at 1 over the whole set: how often the nearest text of a picture is its own, and the other way round."""
+        """Recall at 1 over the whole data set, from image to text (``text_recall``) and from text to image (``image_recall``)."""
         texts, pictures = [], []
         for outputs, _ in results:
             texts.append(_vectors(outputs, SIDES[0]))
             pictures.append(_vectors(outputs, SIDES[1]))
-        table = torch.cat(pictures) @ torch.cat(texts).T  # [pictures, texts]
-        own = torch.arange(len(table), device=table.device)
+        table = torch.cat(pictures) @ torch.cat(texts).T  # [images, texts]
+        matching = torch.arange(len(table), device=table.device)
         return {
-            "text_recall": float((table.argmax(1) == own).float().mean()),
-            "image_recall": float((table.argmax(0) == own).float().mean()),
+            "text_recall": float((table.argmax(1) == matching).float().mean()),
+            "image_recall": float((table.argmax(0) == matching).float().mean()),
         }
 
     def compare(self, teacher: Iterable[Any], student: Iterable[Any], batches: Iterable[Batch]) -> dict[str, float]:
-        """The mean cosine of the two models' vectors of texts and of pictures, and how often both choose the same text of a
-        batch for a picture."""
+        """Mean cosine of the two models' text and image vectors, and agreement of the best text per image within a batch."""
         cosines: dict[str, list[Tensor]] = {side: [] for side in SIDES}
         same = []
         for one, other, _ in zip(teacher, student, batches, strict=True):
@@ -111,10 +110,10 @@ class ImageTextEmbedding(Task):
                 cosines[side].append(F.cosine_similarity(_vectors(one, side), _vectors(other, side)))
             chosen = [(_vectors(each, SIDES[1]) @ _vectors(each, SIDES[0]).T).argmax(1) for each in (one, other)]
             same.append(chosen[0] == chosen[1])
-        found = {f"{side.partition('_')[0]}_cosine": float(torch.cat(cosines[side]).mean()) for side in SIDES}
-        return {**found, "agreement": float(torch.cat(same).float().mean())}
+        means = {f"{side.partition('_')[0]}_cosine": float(torch.cat(cosines[side]).mean()) for side in SIDES}
+        return {**means, "agreement": float(torch.cat(same).float().mean())}
 
 
 def _vectors(outputs: Any, side: str) -> Tensor:
-    """The texts' or the pictures' vectors, of length 1: [samples, hidden]."""
+    """The text or image vectors, scaled to length 1: [samples, hidden]."""
     return F.normalize(full_precision(getattr(outputs, side)), dim=1)

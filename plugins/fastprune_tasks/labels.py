@@ -1,4 +1,4 @@
-"""Labels: of rows while encoding, and of batches while measuring."""
+"""Labels: reading them from data rows and from batches."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ SCORES = ("score", "similarity", "similarity_score", "relatedness_score", "label
 
 
 def class_names(config: PretrainedConfig) -> tuple[str, ...]:
-    """The model's names of its classes, in order."""
+    """The model's class names, in order."""
     names: Any = config.id2label
     return tuple(str(names[index]) for index in sorted(names))
 
 
 def read_labels(data: Dataset, column: str | None) -> list[Any] | None:
-    """The values of a column.
+    """Read a label column.
 
     Returns:
-        One value a row; None where there is no column, or where all of it is empty or -1 (unlabelled test sets).
+        One value per row; None without a column, or if all values are None or -1 (unlabelled test sets).
 
     Raises:
         DataError: Some rows have a label and some have none.
@@ -35,26 +35,27 @@ def read_labels(data: Dataset, column: str | None) -> list[Any] | None:
     if all(value is None or value == -1 for value in values):
         return None
     if None in values:
-        raise DataError(
-            f"{values.count(None)} of {len(values)} rows have no label in '{column}'; leave those rows out."
-        )
+        raise DataError(f"{values.count(None)} of {len(values)} rows have no label in '{column}'; remove these rows.")
     return values
 
 
 def class_reader(data: Dataset, column: str | None, classes: tuple[str, ...]) -> Callable[[Any], int]:
-    """What turns a label of this data, a number or a name, into the model's class.
+    """Build a function that converts a label of this data, a number or a name, to the model's class index.
 
-    Where the data has names for its numbers and the model has them too, the names decide: the same names in another
-    order are common (MNLI).
+    If both the data set and the model name their classes, labels are matched by name, because data sets often order the same
+    classes differently (MNLI).
 
     Args:
         data: The data set.
-        column: Its labels.
-        classes: The model's names of its classes, in order.
+        column: The label column.
+        classes: The model's class names, in order.
+
+    Returns:
+        A function from label to class index; it raises DataError for an unknown label.
     """
     by_name = {name.casefold(): index for index, name in enumerate(classes)}
     feature = data.features.get(column)
-    feature = getattr(feature, "feature", feature)  # of the items, where a row holds a list
+    feature = getattr(feature, "feature", feature)  # of the items, if rows are lists
     numbers = list(range(len(classes)))
     if hasattr(feature, "names") and {name.casefold() for name in feature.names} <= set(by_name):
         numbers = [by_name[name.casefold()] for name in feature.names]
@@ -73,10 +74,10 @@ def class_reader(data: Dataset, column: str | None, classes: tuple[str, ...]) ->
 
 
 def labels_of(batch: Batch, name: str = "labels") -> Tensor:
-    """The labels of a batch that is being measured.
+    """The labels of a batch, for a metric.
 
     Raises:
-        DataError: It has none.
+        DataError: The batch has no labels.
     """
     if name not in batch:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Likelihoods: how well outputs predict labels, and labels drawn from what they predict."""
+"""Log-likelihoods of labels, and labels drawn from the predicted distributions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NO_LABEL = -100
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """Half precision to float32; sums over tokens and classes need it. Anything wider stays."""
+    """Convert half precision to float32, which sums over tokens and classes need; wider types are unchanged."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -19,7 +19,7 @@ def categorical_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: [samples, classes] or [samples, tokens, classes].
-        labels: [samples] or [samples, tokens]; -100 is no label, and adds nothing.
+        labels: [samples] or [samples, tokens]; -100 marks no label and adds 0.
 
     Returns:
         [samples], summed over tokens.
@@ -31,24 +31,24 @@ def categorical_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def draw_categorical(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One class from the softmax of each row: [rows, classes] -> [rows]. The generator is on the CPU."""
+    """Draw one class from the softmax of each row: [rows, classes] -> [rows]. The generator is on the CPU."""
     probabilities = full_precision(logits.detach()).softmax(-1).cpu()
     return torch.multinomial(probabilities, 1, generator=generator).squeeze(1).to(logits.device)
 
 
 def draw_at(logits: Tensor, where: Tensor, generator: torch.Generator) -> Tensor:
-    """Classes drawn at some tokens, -100 elsewhere: [samples, tokens] from logits [samples, tokens, classes]."""
+    """Draw classes at the tokens of the mask ``where``: [samples, tokens, classes] -> [samples, tokens], -100 elsewhere."""
     labels = torch.full(where.shape, NO_LABEL, device=logits.device)
     labels[where] = draw_categorical(logits[where], generator)
     return labels
 
 
 def gaussian_loss(mean: Tensor, labels: Tensor) -> Tensor:
-    """Half the squared distance, which is a unit Gaussian's negative log-likelihood up to a constant.
+    """Half the squared distance: the negative log-likelihood of a unit Gaussian up to a constant.
 
     Args:
         mean: [samples, outputs].
-        labels: As many numbers, of any shape that starts with samples.
+        labels: As many elements as ``mean``, in any shape [samples, ...].
 
     Returns:
         [samples].
@@ -58,6 +58,6 @@ def gaussian_loss(mean: Tensor, labels: Tensor) -> Tensor:
 
 
 def draw_gaussian(mean: Tensor, generator: torch.Generator) -> Tensor:
-    """Unit Gaussian noise around the mean, of its shape. The generator is on the CPU."""
+    """Draw from a unit Gaussian around ``mean``, in its shape. The generator is on the CPU."""
     mean = full_precision(mean.detach())
     return mean + torch.randn(mean.shape, generator=generator).to(mean)

@@ -1,4 +1,4 @@
-"""Masked language modelling: guessing words that were hidden."""
+"""Masked language modelling: predicting masked tokens."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ MASKED_SHARE = 0.15
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedLM(Task):
-    """Words hidden as BERT was trained: 15 % of the tokens, of which 80 % masked, 10 % random, 10 % as they were.
+    """Masked-token prediction as in BERT's training.
 
-    The labels come from the text itself, so every batch that was encoded here has them.
+    15 % of the tokens are labelled; of these, 80 % are masked, 10 % replaced by random tokens and 10 % kept. The labels come from the text itself, so every encoded sample has them.
     """
 
     name: ClassVar[str] = "masked-lm"
@@ -36,59 +36,59 @@ class MaskedLM(Task):
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
-        """Models that see all tokens: ``XLMWithLMHeadModel`` says so in its configuration."""
+        """Bidirectional models; ``XLMWithLMHeadModel`` has the setting ``causal`` in its configuration."""
         return super().serves(config, class_name) and not getattr(config, "causal", class_name.endswith("HeadModel"))
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
-        """There is nothing to read."""
+        """Needs nothing from the configuration."""
         return cls()
 
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
-        """Texts with hidden tokens; ``labels`` holds those, and -100 elsewhere. Texts without a word are left out."""
+        """Encode texts with masked tokens; ``labels`` has the original tokens, -100 elsewhere. Empty texts are left out."""
         if tokenizer.mask_token_id is None:
             raise DataError("Masked language modelling needs a tokenizer with a mask token.")
         generator = torch.Generator().manual_seed(seed)
         samples = encode_texts(data, tokenizer, columns=columns, max_length=max_length)
         special = set(tokenizer.all_special_ids)
-        hidden = []
+        masked = []
         for sample in samples:
             words = [at for at, token in enumerate(sample["input_ids"]) if token not in special]
             if words:
-                hidden.append(sample | _hide(sample["input_ids"], words, tokenizer, generator))
-        return hidden
+                masked.append(sample | _mask_tokens(sample["input_ids"], words, tokenizer, generator))
+        return masked
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """Cross-entropy summed over the hidden tokens, [samples]."""
+        """Cross-entropy of the labelled tokens, summed over each sample: [samples]."""
         return categorical_loss(outputs.logits, batch["labels"])
 
     def draw_labels(self, outputs: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """From the softmax at the hidden tokens, without labels at all real ones; -100 elsewhere: [samples, tokens]."""
+        """Draw tokens at the labelled positions (without labels, at all but padding): [samples, tokens], -100 elsewhere."""
         where = batch["labels"] != NO_LABEL if "labels" in batch else token_mask(batch)
         return {"labels": draw_at(outputs.logits, where, generator)}
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
-        """Accuracy and pseudo-perplexity (exp of the mean loss) over the hidden tokens."""
-        from torchmetrics.functional.classification import multiclass_accuracy  # takes seconds
+        """Accuracy and pseudo-perplexity (exp of the mean loss) over the labelled tokens."""
+        from torchmetrics.functional.classification import multiclass_accuracy  # imported here because it takes seconds
 
         total = 0.0
         predicted, expected = [], []
         classes = 0
         for outputs, batch in results:
             labels = labels_of(batch)
-            there = labels != NO_LABEL
+            labelled = labels != NO_LABEL
             total += float(categorical_loss(outputs.logits, labels).sum())
-            predicted.append(outputs.logits[there].argmax(-1))
-            expected.append(labels[there])
+            predicted.append(outputs.logits[labelled].argmax(-1))
+            expected.append(labels[labelled])
             classes = outputs.logits.shape[-1]
         tokens = torch.cat(expected)  # [tokens]
         accuracy = multiclass_accuracy(torch.cat(predicted), tokens, classes, average="micro")
         return {"accuracy": float(accuracy), "perplexity": math.exp(total / len(tokens))}
 
     def compare(self, teacher: Iterable[Any], student: Iterable[Any], batches: Iterable[Batch]) -> dict[str, float]:
-        """Agreement of the guesses at the hidden tokens, without labels at all real ones."""
+        """Agreement of the most likely tokens at the labelled tokens (without labels, at all but padding)."""
         same = []
         for one, other, batch in zip(teacher, student, batches, strict=True):
             where = batch["labels"] != NO_LABEL if "labels" in batch else token_mask(batch)
@@ -96,20 +96,20 @@ class MaskedLM(Task):
         return {"agreement": float(torch.cat(same).float().mean())}
 
 
-def _hide(
+def _mask_tokens(
     ids: Sequence[int], words: Sequence[int], tokenizer: PreTrainedTokenizerBase, generator: torch.Generator
 ) -> Sample:
-    """New ``input_ids`` and the ``labels``, [tokens]; what is hidden is rounded to one at least, as in BERT's code."""
+    """New ``input_ids`` and ``labels``, each [tokens]; at least one token is labelled, as in BERT's code."""
     count = max(1, round(MASKED_SHARE * len(words)))
     input_ids, labels = list(ids), [NO_LABEL] * len(ids)
     chosen = torch.randperm(len(words), generator=generator)[:count].tolist()
-    fates = torch.rand(count, generator=generator).tolist()
-    strangers = torch.randint(len(tokenizer), (count,), generator=generator).tolist()
-    for choice, fate, stranger in zip(chosen, fates, strangers, strict=True):
+    draws = torch.rand(count, generator=generator).tolist()
+    replacements = torch.randint(len(tokenizer), (count,), generator=generator).tolist()
+    for choice, draw, replacement in zip(chosen, draws, replacements, strict=True):
         at = words[choice]
         labels[at] = ids[at]
-        if fate < 0.8:
+        if draw < 0.8:
             input_ids[at] = tokenizer.mask_token_id
-        elif fate < 0.9:
-            input_ids[at] = stranger
+        elif draw < 0.9:
+            input_ids[at] = replacement
     return {"input_ids": input_ids, "labels": labels}

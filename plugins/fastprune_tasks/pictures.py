@@ -1,4 +1,4 @@
-"""Pictures: those of a column, as the model's image processor takes them."""
+"""Images: reading them from a column and encoding them with the model's image processor."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 PICTURES = ("image", "img", "picture", "pixel_values")
 
 
-def encode_pictures(data: Dataset, asked: tuple[str, ...], processor: Any) -> list[Sample]:
-    """Each row's picture as a tensor [channels, height, width].
+def encode_pictures(data: Dataset, columns: tuple[str, ...], processor: Any) -> list[Sample]:
+    """Encode each row's image as a tensor [channels, height, width].
 
     Args:
-        data: With a column of pictures.
-        asked: Its name; none: the first usual one.
-        processor: The image processor, or a processor that holds it.
+        data: Has a column of images.
+        columns: Column names; the first is that of the images. Empty: the first usual name in the data.
+        processor: The image processor, or a processor that contains it.
 
     Raises:
-        DataError: There is no such column.
+        DataError: The data has no such column.
     """
-    name = asked[0] if asked else next((each for each in PICTURES if each in data.column_names), None)
+    name = columns[0] if columns else next((each for each in PICTURES if each in data.column_names), None)
     if name not in data.column_names:
-        raise DataError(f"There is no column of pictures; the data has {', '.join(data.column_names)}.")
+        raise DataError(f"The data has no column of images; its columns are {', '.join(data.column_names)}.")
     process = part_of(processor, "image_processor")
     samples: list[Sample] = []
     for picture in data[name]:

@@ -1,4 +1,4 @@
-"""Extractive question answering: a span of the context."""
+"""Extractive question answering: the answer is a span of the context."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 TEXTS = (("question", "context"),)
 ANSWERS = ("answers",)
 STRIDE = 128
-"""How many tokens of the context two windows share, as in BERT's code; fewer where windows are small."""
+"""Overlap of two windows of the context in tokens, as in BERT's code; smaller for small windows."""
 LONGEST_ANSWER = 30
-"""Tokens, as in BERT's code."""
+"""Maximum length of an answer in tokens, as in BERT's code."""
 
 Span = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuestionAnswering(Task):
-    """A question and the span of the context that answers it; long contexts are read in windows."""
+    """Predict the span of a context that answers a question; long contexts are split into overlapping windows."""
 
     name: ClassVar[str] = "question-answering"
     heads: ClassVar[tuple[str, ...]] = ("ForQuestionAnswering", "ForQuestionAnsweringSimple")
@@ -37,22 +37,22 @@ class QuestionAnswering(Task):
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
-        """There is nothing to read."""
+        """Needs nothing from the configuration."""
         return cls()
 
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
-        """Windows of the contexts, each with its question.
+        """Encode windows of the contexts, each with its question.
 
-        A sample keeps its ``row``, the ``context``, the ``spans`` of characters of the context's tokens (None for
-        other tokens), the position of its ``cls`` token, and the texts of the ``answers`` where the data has any.
-        Where a window does not hold the first answer, both labels are the position of the CLS token.
+        A sample has the ``row``, the ``context``, the ``spans`` of characters of the context's tokens (None for other tokens),
+        the position of the ``cls`` token and, if the data has answers, their texts in ``answers``. In a window without the
+        whole first answer, both labels are the position of the CLS token.
         """
         if not tokenizer.is_fast:
-            raise DataError("Question answering needs a tokenizer that gives offsets (a fast one).")
+            raise DataError("Question answering needs a fast tokenizer, which returns character offsets.")
         if tokenizer.padding_side != "right":
-            raise DataError("Question answering counts tokens from the left; set tokenizer.padding_side = 'right'.")
+            raise DataError("Question answering needs padding on the right; set tokenizer.padding_side = 'right'.")
         names = text_columns(data, columns, TEXTS)
         if len(names) != 2:
             raise DataError(f"Question answering needs two text columns, question and context; got {', '.join(names)}.")
@@ -81,12 +81,12 @@ class QuestionAnswering(Task):
         return samples
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """Cross-entropies of start and end over the real tokens, added: [samples]."""
+        """Sum of the cross-entropies of start and end over the tokens without padding: [samples]."""
         start, end = _real_logits(outputs, batch)
         return categorical_loss(start, batch["start_positions"]) + categorical_loss(end, batch["end_positions"])
 
     def draw_labels(self, outputs: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Start and end from their softmax over the window, each [samples]."""
+        """Draw start and end from their softmax over the window's tokens, each [samples]."""
         start, end = _real_logits(outputs, batch)
         return {
             "start_positions": draw_categorical(start, generator),
@@ -94,12 +94,12 @@ class QuestionAnswering(Task):
         }
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
-        """SQuAD's exact match and F1, in 0 to 1 like every metric here.
+        """SQuAD's exact match and F1, as fractions from 0 to 1.
 
-        The best span of all windows answers a question. No answer at all is a choice only where the data has
-        questions without one (SQuAD 2), and wins when the CLS token outscores the best span in every window.
+        The prediction is the best span over all windows of a question. An empty answer is predicted only if the data has
+        unanswerable questions (SQuAD 2) and the CLS token outscores the best span in every window.
         """
-        from torchmetrics.functional.text import squad  # takes seconds
+        from torchmetrics.functional.text import squad  # imported here because it takes seconds
 
         if not samples or any("answers" not in sample for sample in samples):
             raise DataError(
@@ -113,9 +113,9 @@ class QuestionAnswering(Task):
                 sample = samples[index]
                 row, cls = sample["row"], sample["cls"]
                 empty[row] = min(empty.get(row, math.inf), float(start[cls] + end[cls]))
-                found = best_span(start, end, sample["spans"])
-                if found is not None and (row not in best or found[0] > best[row][0]):
-                    best[row] = (found[0], sample["context"][slice(*found[1])])
+                answer = best_span(start, end, sample["spans"])
+                if answer is not None and (row not in best or answer[0] > best[row][0]):
+                    best[row] = (answer[0], sample["context"][slice(*answer[1])])
         answers = {sample["row"]: sample["answers"] for sample in samples}
         may_be_empty = not all(answers.values())
         predictions: list[dict[str, str]] = []
@@ -130,7 +130,7 @@ class QuestionAnswering(Task):
         return {"exact_match": float(percent["exact_match"]) / 100, "f1": float(percent["f1"]) / 100}
 
     def compare(self, teacher: Iterable[Any], student: Iterable[Any], batches: Iterable[Batch]) -> dict[str, float]:
-        """Agreement of the starts, of the ends, and of both at once."""
+        """Agreement of the starts, of the ends, and of both."""
         starts, ends = [], []
         for one, other, batch in zip(teacher, student, batches, strict=True):
             (one_start, one_end), (other_start, other_end) = _real_logits(one, batch), _real_logits(other, batch)
@@ -142,15 +142,15 @@ class QuestionAnswering(Task):
 
 
 def best_span(start: Tensor, end: Tensor, spans: Sequence[Span | None]) -> tuple[float, Span] | None:
-    """The best answer within the context of one window: all spans of up to 30 tokens are compared.
+    """Find the best answer within the context of one window, among all spans of up to 30 tokens.
 
     Args:
-        start: Logits [tokens], padded on the right or not.
-        end: As ``start``.
-        spans: The characters of each token of the context, None for other tokens.
+        start: Start logits, [tokens]; may be padded on the right.
+        end: End logits, [tokens]; may be padded on the right.
+        spans: Character range of each token of the context, None for other tokens.
 
     Returns:
-        The sum of its logits, and its first and past-the-last character; None where the window has no context.
+        The sum of the span's logits, and its character range (first, last + 1); None for a window without context tokens.
     """
     inside = torch.tensor([span is not None for span in spans])  # [tokens]
     scores = start[: len(spans), None] + end[None, : len(spans)]  # [tokens (start), tokens (end)]
@@ -166,20 +166,20 @@ def best_span(start: Tensor, end: Tensor, spans: Sequence[Span | None]) -> tuple
 
 
 def _real_logits(outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Start and end logits [samples, tokens] without padding, which models leave in their softmax."""
+    """Start and end logits [samples, tokens], -inf at padding, which models do not mask themselves."""
     padding = ~token_mask(batch)
     start, end = (full_precision(logits) for logits in (outputs.start_logits, outputs.end_logits))
     return start.masked_fill(padding, -torch.inf), end.masked_fill(padding, -torch.inf)
 
 
 def _context_spans(encoded: BatchEncoding, window: int) -> list[Span | None]:
-    """The characters of each token of the context, None for other tokens: [tokens]."""
+    """Character range of each token of the context, None for other tokens: [tokens]."""
     offsets, sides = encoded["offset_mapping"][window], encoded.sequence_ids(window)
     return [tuple(offset) if side == 1 else None for offset, side in zip(offsets, sides, strict=True)]
 
 
 def _answer_tokens(spans: Sequence[Span | None], answers: Mapping[str, Any], cls: int) -> Span:
-    """The first and the last token of the first answer; twice CLS where the window does not hold all of it."""
+    """First and last token of the first answer; the CLS token twice if the window does not contain the whole answer."""
     if not answers["text"]:
         return cls, cls
     begin = answers["answer_start"][0]
@@ -195,7 +195,7 @@ def _answer_tokens(spans: Sequence[Span | None], answers: Mapping[str, Any], cls
 
 
 def _stride(questions: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
-    """How many tokens of context two windows share, small enough for the longest question.
+    """Overlap of two windows in tokens of context, small enough for the longest question.
 
     Raises:
         DataError: A question leaves no room for its context.
@@ -205,7 +205,7 @@ def _stride(questions: list[str], tokenizer: PreTrainedTokenizerBase, max_length
     if room < 2:
         raise DataError(
             f"The longest question has {max(lengths)} tokens, which leaves no room for its context in {max_length}; "
-            "raise max_length or leave the question out."
+            "raise max_length or remove the question."
         )
     return min(STRIDE, room // 2)
 

@@ -1,4 +1,4 @@
-"""Recordings: the waveforms of a column, at the rate of the model's feature extractor."""
+"""Recordings: reading them from a column, resampling, and encoding with the model's feature extractor."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ RECORDINGS = ("audio", "speech", "recording", "input_values", "file")
 
 
 def classifies_recordings(class_name: str) -> bool:
-    """Whether transformers lists a class among those that classify recordings; their names alone do not tell."""
+    """Whether a model class is in transformers' list of audio classifiers; class names alone do not show it."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as NAMES
 
     return class_name.endswith(tuple(NAMES.values()))
 
 
 def encode_recordings(data: Dataset, processor: Any, columns: Columns) -> list[Sample]:
-    """Each row's recording as the feature extractor makes tensors of it: a waveform [readings] or a spectrum [bins, times].
+    """Encode each row's recording with the feature extractor: a waveform [readings] or a spectrogram [bins, times].
 
     Args:
-        data: With a column of recordings: the first of the text columns that were named, or else the first usual one.
-        processor: The feature extractor, or what holds it.
-        columns: What was named.
+        data: Has a column of recordings (formats: see ``waveforms``).
+        processor: The feature extractor, or a processor that contains it.
+        columns: The first text column is that of the recordings. Empty: the first usual name in the data.
 
     Raises:
-        DataError: There is no such column, or a row holds no recording, or one that cannot be read.
-        ModelError: The extractor does not say at which rate the model hears.
+        DataError: The data has no such column, or a row has no readable recording.
+        ModelError: The feature extractor has no sampling rate.
     """
-    asked = columns.text
-    column = asked[0] if asked else next((name for name in RECORDINGS if name in data.column_names), "")
+    names = columns.text
+    column = names[0] if names else next((name for name in RECORDINGS if name in data.column_names), "")
     if column not in data.column_names:
         raise DataError(
             f"There is no column of recordings{f' {column}' if column else ''}; the data has {', '.join(data.column_names)}. "
@@ -50,7 +50,7 @@ def encode_recordings(data: Dataset, processor: Any, columns: Columns) -> list[S
     rate = getattr(extractor, "sampling_rate", None)
     if rate is None:
         raise ModelError(
-            f"A {type(extractor).__name__} is no feature extractor of recordings: it has no sampling_rate."
+            f"A {type(extractor).__name__} is not a feature extractor for recordings: it has no sampling_rate."
         )
     return [
         {name: value[0] for name, value in extractor(wave, sampling_rate=rate, return_tensors="pt").items()}
@@ -59,37 +59,40 @@ def encode_recordings(data: Dataset, processor: Any, columns: Columns) -> list[S
 
 
 def waveforms(data: Dataset, column: str, rate: int) -> Iterator[Waveform]:
-    """Each row's recording as one channel at a rate, in readings a second: [readings].
+    """Read each row's recording as a single channel, resampled to ``rate``: [readings].
 
-    A row holds a file or its bytes (``datasets.Audio``), a mapping with ``array`` and ``sampling_rate``, or bare numbers, which
-    are taken to be at the model's rate.
+    Args:
+        data: The data set.
+        column: The column of recordings. A row is a path or bytes of a sound file (``datasets.Audio``), a mapping with ``array``
+            and ``sampling_rate``, or a list of readings, which must be at ``rate``.
+        rate: Sampling rate in readings per second.
 
     Raises:
-        DataError: A row holds none of these.
+        DataError: A row has none of these formats.
     """
-    from datasets import Audio  # takes seconds
+    from datasets import Audio  # imported here because it takes seconds
 
     if isinstance(data.features[column], Audio):
         data = data.cast_column(column, Audio(decode=False))
     for row, value in enumerate(data[column]):
         if isinstance(value, str) or (isinstance(value, Mapping) and "array" not in value):
-            wave, own = _read(value, f"Row {row} of '{column}'")
+            wave, current = _read(value, f"Row {row} of '{column}'")
         else:
-            wave, own = (value["array"], value["sampling_rate"]) if isinstance(value, Mapping) else (value, rate)
+            wave, current = (value["array"], value["sampling_rate"]) if isinstance(value, Mapping) else (value, rate)
         try:
             readings = np.asarray(wave, dtype=np.float32)
         except (TypeError, ValueError) as error:
-            raise DataError(f"Row {row} of '{column}' is no recording, but {value!r}.") from error
+            raise DataError(f"Row {row} of '{column}' is not a recording; got {value!r}.") from error
         if readings.ndim != 1 or len(readings) == 0:
-            raise DataError(f"Row {row} of '{column}' must hold the readings of one channel; got {readings.shape}.")
-        yield _at_rate(readings, int(own), rate)
+            raise DataError(f"Row {row} of '{column}' must have the readings of one channel; got {readings.shape}.")
+        yield _at_rate(readings, int(current), rate)
 
 
 def _read(value: str | Mapping[str, Any], where: str) -> tuple[Waveform, int]:
-    """A sound file's channels as one, and its rate.
+    """Read a sound file: the mean of its channels [readings], and its sampling rate.
 
     Raises:
-        DataError: It cannot be read, or the package that reads it is missing.
+        DataError: The file cannot be read, or the package soundfile is missing.
     """
     try:
         import soundfile
@@ -97,7 +100,7 @@ def _read(value: str | Mapping[str, Any], where: str) -> tuple[Waveform, int]:
         raise DataError('Sound files need the package soundfile: pip install "fastprune[audio]".') from error
     content = value if isinstance(value, str) else value.get("bytes") or value.get("path")
     if not content:
-        raise DataError(f"{where} holds no recording, but {value!r}.")
+        raise DataError(f"{where} is not a recording; got {value!r}.")
     try:
         wave, rate = soundfile.read(io.BytesIO(content) if isinstance(content, bytes) else content, dtype="float32")
     except (OSError, RuntimeError) as error:
@@ -105,12 +108,12 @@ def _read(value: str | Mapping[str, Any], where: str) -> tuple[Waveform, int]:
     return (wave if wave.ndim == 1 else wave.mean(1)), rate
 
 
-def _at_rate(wave: Waveform, own: int, rate: int) -> Waveform:
-    """The waveform at another rate: [readings] -> [readings]."""
-    if own == rate:
+def _at_rate(wave: Waveform, current: int, rate: int) -> Waveform:
+    """Resample a waveform from the rate ``current`` to ``rate``: [readings] -> [readings]."""
+    if current == rate:
         return wave
-    from scipy.signal import resample_poly  # takes seconds
+    from scipy.signal import resample_poly  # imported here because it takes seconds
 
-    common = math.gcd(own, rate)
-    resampled: Waveform = resample_poly(wave, rate // common, own // common).astype(np.float32)
+    common = math.gcd(current, rate)
+    resampled: Waveform = resample_poly(wave, rate // common, current // common).astype(np.float32)
     return resampled

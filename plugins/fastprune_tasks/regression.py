@@ -1,4 +1,4 @@
-"""Regression: a number a text."""
+"""Regression: one number per text."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def is_regression(config: PretrainedConfig) -> bool:
-    """Whether a sequence classification head is used for numbers: transformers' own rule."""
+    """Whether a sequence classification head is used for regression, by transformers' own rule."""
     return config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Regression(Task):
-    """A number for each text or pair of texts, taken as the mean of a unit Gaussian."""
+    """One number per text or pair of texts, the mean of a unit Gaussian."""
 
     name: ClassVar[str] = "regression"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
@@ -35,13 +35,17 @@ class Regression(Task):
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
-        """As for any task, but only where the head is used for numbers, and of texts."""
+        """Heads for sequence classification of texts that are used for regression."""
         texts = super().serves(config, class_name) and not classifies_recordings(class_name)
         return texts and is_regression(config)
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
-        """There is nothing to read, but that the model has one output."""
+        """Check that the model has one output.
+
+        Raises:
+            ModelError: It has several.
+        """
         if config.num_labels != 1:
             raise ModelError(f"Regression is for models with one output; this one has {config.num_labels}.")
         return cls()
@@ -49,12 +53,12 @@ class Regression(Task):
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
-        """Texts, and labels as floats."""
+        """Encode texts, and labels as floats."""
         samples = encode_texts(data, tokenizer, columns=columns, max_length=max_length)
         column = label_column(data, columns, SCORES)
         for sample, label in zip(samples, read_labels(data, column) or [], strict=False):
             if not isinstance(label, (int, float)):
-                raise DataError(f"The label {label!r} in '{column}' is no number.")
+                raise DataError(f"The label {label!r} in '{column}' is not a number.")
             sample["labels"] = float(label)
         return samples
 
@@ -68,7 +72,7 @@ class Regression(Task):
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
         """Pearson's and Spearman's correlation, and the mean squared error."""
-        from torchmetrics.functional.regression import mean_squared_error  # takes seconds
+        from torchmetrics.functional.regression import mean_squared_error  # imported here because it takes seconds
 
         pairs = [(full_precision(outputs.logits).squeeze(1), labels_of(batch)) for outputs, batch in results]
         predicted = torch.cat([prediction for prediction, _ in pairs])  # [samples]
@@ -76,7 +80,7 @@ class Regression(Task):
         return {**correlations(predicted, labels), "mse": float(mean_squared_error(predicted, labels))}
 
     def compare(self, teacher: Iterable[Any], student: Iterable[Any], batches: Iterable[Batch]) -> dict[str, float]:
-        """Correlations of the two models' outputs."""
+        """Pearson's and Spearman's correlation of the two models' outputs."""
         pairs = [
             (full_precision(one.logits).squeeze(1), full_precision(other.logits).squeeze(1))
             for one, other, _ in zip(teacher, student, batches, strict=True)
@@ -85,8 +89,8 @@ class Regression(Task):
 
 
 def correlations(predicted: Tensor, labels: Tensor) -> dict[str, float]:
-    """Pearson's and Spearman's correlation of two [samples]; not a number where one of them is constant."""
-    from torchmetrics.functional.regression import pearson_corrcoef, spearman_corrcoef  # takes seconds
+    """Pearson's and Spearman's correlation of two tensors [samples]; NaN if one of them is constant."""
+    from torchmetrics.functional.regression import pearson_corrcoef, spearman_corrcoef  # imported here: takes seconds
 
     return {
         "pearson": float(pearson_corrcoef(predicted, labels)),

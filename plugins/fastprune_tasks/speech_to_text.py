@@ -1,4 +1,4 @@
-"""Speech to text: what was said in a recording, by an encoder of sound and a decoder of text."""
+"""Speech to text: a transcript per recording, by an encoder-decoder."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpeechToText(ConditionalGeneration):
-    """A text for each recording, by a decoder that sees the text so far.
+    """A transcript per recording, by a decoder under teacher forcing.
 
-    Loss and metrics are those of conditional generation, each token after the true ones before it; the word error rate of
-    what the model writes on its own takes its ``generate()``.
+    Loss and metrics are those of conditional generation: each token is predicted from the true tokens before it. For the word
+    error rate of generated transcripts, use the model's ``generate()``.
 
     Attributes:
-        longest: Tokens that the decoder takes.
+        longest: Maximum number of tokens of the decoder.
     """
 
     name: ClassVar[str] = "speech-to-text"
@@ -33,39 +33,40 @@ class SpeechToText(ConditionalGeneration):
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
-        """Encoder-decoders that hear spectra."""
+        """Encoder-decoders with spectrogram inputs."""
         hears = hasattr(config, "num_mel_bins") and hasattr(config, "max_target_positions")
         return class_name.endswith(cls.heads) and bool(config.is_encoder_decoder) and hears
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
-        """From the decoder's first token and its positions."""
+        """Read the decoder's start token and its number of positions."""
         settings: Any = config
         return cls(start=int(settings.decoder_start_token_id), longest=int(settings.max_target_positions))
 
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
-        """Recordings, as the feature extractor makes spectra of them, and texts, which the decoder sees one token later.
+        """Encode recordings as spectrograms with the feature extractor, and transcripts as tokens, shifted for the decoder.
 
         Args:
-            data: With a column of recordings (``waveforms`` says what they may be) and one of texts.
+            data: Has a column of recordings (formats: see ``waveforms``) and one of transcripts.
             tokenizer: The processor: a feature extractor and a tokenizer.
-            columns: ``text`` names the recordings, or recordings and texts; ``label`` the texts.
-            max_length: Tokens of a text, at most.
+            columns: ``text`` names the column of recordings, or those of recordings and transcripts; ``label`` names the
+                column of transcripts.
+            max_length: Maximum number of tokens of a transcript.
             seed: Not used.
         """
         text = tokenizer_of(tokenizer)
         if text is None:
             raise ModelError("Speech to text needs the model's processor: a feature extractor and a tokenizer.")
         samples = encode_recordings(data, tokenizer, columns)
-        said = transcripts(data, columns)
-        if said is None:
+        spoken = transcripts(data, columns)
+        if spoken is None:
             raise DataError(
-                f"Speech to text reads recordings and what was said; the data has {', '.join(data.column_names)}. Name the "
-                "texts as the label (--label-column), or name recordings and texts (--text-columns)."
+                f"Speech to text needs recordings and transcripts; the data has {', '.join(data.column_names)}. Name the column of "
+                "transcripts (--label-column), or the columns of recordings and transcripts (--text-columns)."
             )
-        encoded = text(said, truncation=True, max_length=min(max_length, self.longest))["input_ids"]
+        encoded = text(spoken, truncation=True, max_length=min(max_length, self.longest))["input_ids"]
         for sample, ids in zip(samples, encoded, strict=True):
             sample |= decoded(ids[1:] if ids[0] == self.start else ids, self.start)
         return samples

@@ -1,4 +1,4 @@
-"""Texts: the usual columns of sentences and sentence pairs, and their encoding."""
+"""Texts: usual names of columns of texts and text pairs, and their encoding."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SINGLES = (("text",), ("sentence",), ("content",), ("review",), ("document",))
 def encode_texts(
     data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int
 ) -> list[Sample]:
-    """Each row's text, or pair of texts, as one sample without labels."""
+    """Tokenize each row's text or pair of texts as one sample, without labels."""
     names = text_columns(data, columns, (*PAIRS, *SINGLES))
     encoded = tokenizer(*(list(data[name]) for name in names), truncation=True, max_length=max_length)
     return [{name: values[row] for name, values in encoded.items()} for row in range(len(data))]

@@ -1,4 +1,4 @@
-"""Transcripts: the texts that go with recordings."""
+"""Transcripts: reading the texts of recordings."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ TRANSCRIPTS = ("text", "transcription", "transcript", "sentence", "normalized_te
 
 
 def transcripts(data: Dataset, columns: Columns) -> list[str] | None:
-    """The text of each row: of the second text column, or else the label's; None where there is none.
+    """Read the transcript of each row from the second text column, else from the label column.
+
+    Returns:
+        One text per row; None if the data has no transcripts.
 
     Raises:
-        DataError: The column that was asked for is missing, or some rows have no text.
+        DataError: A named column is missing, or some rows have no text.
     """
-    asked = columns.text[1] if len(columns.text) == 2 else columns.label
-    found = label_column(data, Columns(label=asked), TRANSCRIPTS)
-    values = read_labels(data, found)
+    label = columns.text[1] if len(columns.text) == 2 else columns.label
+    column = label_column(data, Columns(label=label), TRANSCRIPTS)
+    values = read_labels(data, column)
     return None if values is None else [str(text) for text in values]

@@ -1,4 +1,4 @@
-"""CLIP and SigLIP: two towers, of pictures and of texts, and each tower alone."""
+"""CLIP and SigLIP: the image tower and the text tower, together or alone."""
 
 from fastprune import Architecture, Block, Stack
 
@@ -17,9 +17,8 @@ FFN = Block(kind="ffn", module="mlp", producers=("mlp.fc1",), consumer="mlp.fc2"
 
 BLOCKS = (ATTENTION, FFN)
 TOWERS = (
-    Stack(
-        layers="vision_model.encoder.layers", blocks=BLOCKS, tokens="", optional=True
-    ),  # the texts' padding is not theirs
+    # the attention mask marks padding of the texts only
+    Stack(layers="vision_model.encoder.layers", blocks=BLOCKS, tokens="", optional=True),
     Stack(layers="text_model.encoder.layers", blocks=BLOCKS, optional=True),
     Stack(layers="encoder.layers", blocks=BLOCKS, optional=True),
 )

@@ -1,6 +1,6 @@
-"""Swin: stages of layers whose attention sees windows, each with its own table of relative position biases.
+"""Swin: stages of layers with windowed attention, each layer with its own table of relative position biases.
 
-Swin v2 does not fit: its heads have a temperature each, in a parameter whose first dimension they are.
+Swin v2 is not supported: it has one temperature per head, in a parameter with the heads in its first dimension.
 """
 
 from dataclasses import replace
@@ -10,7 +10,7 @@ from fastprune_vision import vit
 
 ATTENTION = replace(
     vit.ATTENTION,
-    residual=vit.ATTENTION.consumer,  # what it gives is moved out of windows before it is added
+    residual=vit.ATTENTION.consumer,  # its output is rearranged from windows before the residual addition
     tables=("attention.relative_position_bias.relative_position_bias_table",),
 )
 

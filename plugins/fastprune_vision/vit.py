@@ -1,4 +1,4 @@
-"""ViT, DeiT and DINOv2: pre-LN encoders of patches."""
+"""ViT, DeiT and DINOv2: pre-LN encoders of image patches."""
 
 from dataclasses import replace
 
@@ -32,6 +32,6 @@ GATED = Block(
 DINOV2 = Architecture(
     name="dinov2",
     model_types=("dinov2", "dinov2_with_registers"),
-    # what a consumer gives is scaled before it is added
+    # outputs of consumers are scaled before the residual addition
     stacks=(Stack(layers="encoder.layer", blocks=(replace(ATTENTION, residual=ATTENTION.consumer), PLAIN, GATED)),),
 )

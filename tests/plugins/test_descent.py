@@ -186,5 +186,5 @@ def test_recombined_texts_bring_few_samples_nearer_on_others() -> None:
 
 @pytest.mark.parametrize("options", [{"epochs": -1.0}, {"rate": 0.0}, {"recombine": -1}, {"fill": -1}])
 def test_options_out_of_range_are_said(options: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="0 epochs or more, a rate above 0, and 0 or more copies"):
+    with pytest.raises(UsageError, match="needs epochs, recombine and fill of 0 or more and a rate above 0; got"):
         strategy("tuner", "descent", **options)

@@ -137,7 +137,7 @@ def test_bad_input() -> None:
     model, groups, workload = case()
     with pytest.raises(OptionError, match="'batch_size' of 'latency' must be 1 or more; got 0"):
         strategy("cost", "latency", batch_size=0)
-    with pytest.raises(ModelError, match="takes at most 64 tokens; a latency of 65 was asked for"):
+    with pytest.raises(ModelError, match="takes at most 64 tokens; the latency was requested for 65"):
         strategy("cost", "latency", seq_len=65).table(model, groups, workload)
     with pytest.raises(ModelError, match="cannot be run on the device abacus here"):
         strategy("cost", "latency", device="abacus").table(model, groups, workload)
@@ -162,7 +162,7 @@ def test_pruned_layers_have_curves_of_their_own() -> None:
     assert table.total == pytest.approx(whole.of(counts))
 
 
-def test_a_restless_machine_is_given_more_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noisy_measurements_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     model, groups, workload = case()
     turns: list[int] = []
 
@@ -186,16 +186,16 @@ def test_a_restless_machine_is_given_more_turns(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(("spread", "warned"), [(0.5, True), (0.01, False)])
-def test_a_table_in_doubt_says_so(
+def test_noisy_measurements_are_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spread: float, warned: bool
 ) -> None:
-    def restless(makers: Mapping[Any, Any], *, rounds: int, description: str) -> dict[Any, list[float]]:
+    def noisy(makers: Mapping[Any, Any], *, rounds: int, description: str) -> dict[Any, list[float]]:
         places = {key: place for place, key in enumerate(makers)}
         return {k: [1 + spread * ((turn + place) % 3 - 1) for turn in range(rounds)] for k, place in places.items()}
 
-    monkeypatch.setattr(probe, "take_turns", restless)
+    monkeypatch.setattr(probe, "take_turns", noisy)
     strategy("cost", "latency", batch_size=2).table(*case())
-    assert ("The machine was restless" in caplog.text) == warned
+    assert ("The latency measurements are noisy" in caplog.text) == warned
 
 
 def test_what_slows_a_whole_round_down_is_taken_out() -> None:

@@ -26,7 +26,7 @@ from fastprune import (
 from fastprune.testing.comparing import hidden_error
 from fastprune_lstsq.bias import add_mean_error
 from fastprune_lstsq.mask import MaskTuner, normal_equations
-from fastprune_lstsq.ridge import STEPS, missed, regression, ridge, solve_damped
+from fastprune_lstsq.ridge import STEPS, regression, ridge, solve_damped, squared_error
 
 WIDTH = 4
 
@@ -136,7 +136,7 @@ def test_what_is_missed_is_the_sum_of_squares_but_for_a_constant() -> None:
         if change is shift:
             shift = torch.zeros(5).double()
         direct = (e - x @ change - shift).square().sum() - e.square().sum()
-        assert missed(statistics, change, shift) == pytest.approx(float(direct), rel=1e-9, abs=1e-9)
+        assert squared_error(statistics, change, shift) == pytest.approx(float(direct), rel=1e-9, abs=1e-9)
 
 
 def test_what_is_held_back_alone_keeps_the_ridge() -> None:
@@ -167,8 +167,10 @@ def test_few_samples_are_met_better_with_a_ridge_chosen_on_some() -> None:
 )
 @pytest.mark.parametrize("name", ["weights", "descent"])
 def test_options_out_of_range_are_said(name: str, options: dict[str, float]) -> None:
-    says = f"'{name}' holds back 0 samples, or one of 2 or more, and takes a damping and tokens_per_feature of 0"
-    with pytest.raises(UsageError, match=says):
+    message = (
+        f"'{name}' needs a held_back of 0 or of 2 or more, and a damping, producer_damping and tokens_per_feature of 0"
+    )
+    with pytest.raises(UsageError, match=message):
         strategy("tuner", name, **options)
 
 

@@ -139,7 +139,7 @@ def test_exact_refuses_what_it_cannot_do() -> None:
     stepped = CostTable(
         measure="ms", groups=dict(costs.groups) | {"b.heads": torch.tensor([0.0, 9.0, 9.5]).double()}, fixed=0.0
     )
-    with pytest.raises(UsageError, match="needs a constant cost a unit, but the ms of 'b.heads' are not"):
+    with pytest.raises(UsageError, match="needs a constant cost per unit, but the ms of 'b.heads' are not"):
         strategy("searcher", "exact").search(scores, stepped, 20.0, Context())
 
 

@@ -247,7 +247,7 @@ def test_word_errors_are_those_of_what_is_heard(ctc_model: Path, spoken: Path) -
         one = {"labels": torch.tensor([sample["labels"]]), "attention_mask": mark, "sample": torch.tensor([index])}
         results.append((outputs(wrong, 51), one))
     metrics = opened.task.metrics(results, batches.samples)
-    words = sum(len(sample["said"].split()) for sample in batches.samples)
+    words = sum(len(sample["transcript"].split()) for sample in batches.samples)
     assert metrics["word_error_rate"] == pytest.approx(1 / words)
 
 
@@ -280,7 +280,7 @@ def test_a_directory_of_sound_files(ctc_model: Path, classifier: Path, tmp_path:
     opened = fastprune.open_pretrained(ctc_model)
     batches = fastprune.make_batches(str(tmp_path / "sounds"), opened.task, opened.tokenizer)
     assert batches.has_labels
-    assert {sample["said"] for sample in batches.samples} == {"ab ba"}
+    assert {sample["transcript"] for sample in batches.samples} == {"ab ba"}
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_a_directory_of_sound_files(ctc_model: Path, classifier: Path, tmp_path:
     [
         ({"text": ["a"]}, "no column of recordings; the data has text"),
         ({"audio": [[]], "text": ["a"]}, "must hold the readings of one channel"),
-        ({"audio": [[0.1] * 2000], "text": ["A B"]}, "does not know 2 of the 3 tokens"),
+        ({"audio": [[0.1] * 2000], "text": ["A B"]}, "2 of the 3 tokens of the transcripts are not in the vocabulary"),
     ],
 )
 def test_bad_recordings_are_refused(rows: dict[str, Any], complaint: str, ctc_model: Path) -> None:
