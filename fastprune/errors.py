@@ -1,46 +1,46 @@
 """Every error that fastprune raises on purpose.
 
     FastpruneError
-    ├── UsageError                what was asked for cannot be done: a bad option, budget, file or model
-    │   ├── UnknownNameError      a name that no plugin registered, with the nearest and the whole list
-    │   ├── OptionError           an option that a strategy does not have, or a value of the wrong type
-    │   ├── BudgetError           a budget that is no budget, or one below what can be reached
+    ├── UsageError                the request cannot be fulfilled: a bad option, budget, file or model
+    │   ├── UnknownNameError      an unregistered name; the message has the closest names and the whole list
+    │   ├── OptionError           an unknown option of a strategy, or a value of the wrong type
+    │   ├── BudgetError           an invalid budget, or one below the reachable minimum
     │   ├── DataError             calibration or evaluation data that cannot be read or does not fit the task
-    │   ├── ModelError            a model that cannot be opened, or whose layers are not where they should be
+    │   ├── ModelError            a model that cannot be opened, or whose architecture is unknown or does not fit it
     │   ├── TableError            a measured cost table that is broken, or of another model or machine
-    │   ├── CheckpointError       a saved directory that is broken, of another format, or in the way
-    │   └── ExportError           a model that cannot be made a graph, or a graph that computes something else
+    │   ├── CheckpointError       an output directory that cannot be written, or a broken or unsupported saved model
+    │   └── ExportError           a model that cannot be exported, or an exported model with different outputs
     ├── PluginError               a plugin that cannot be loaded or breaks the rules of registration
-    └── ContractError             a strategy gave back what its contract forbids
+    └── ContractError             a strategy returned a value that its contract forbids
 
-The command line prints the message of any of them and exits with status 2; anything else is a bug of ours.
+The command line prints the message of these errors and exits with status 2; any other error is a bug in fastprune.
 """
 
 from __future__ import annotations
 
 
 class FastpruneError(Exception):
-    """The root: catch this to catch whatever fastprune says on purpose."""
+    """Base class of all errors that fastprune raises on purpose."""
 
 
 class UsageError(FastpruneError):
-    """What was asked for cannot be done; the message says what was given, what was expected, what to do."""
+    """The request cannot be fulfilled; the message states the given value, the expected one, and what to do."""
 
 
 class UnknownNameError(UsageError):
-    """A name that nothing registered under."""
+    """The name is not registered by any plugin."""
 
 
 class OptionError(UsageError):
-    """A strategy has no such option, or the value is not of its type."""
+    """The strategy has no such option, or the value has the wrong type."""
 
 
 class BudgetError(UsageError):
-    """The budget is not a number in (0, 1], or lies below what the model can be pruned to."""
+    """The budget is not a number in (0, 1], or is below the smallest cost the model can be pruned to."""
 
 
 class DataError(UsageError):
-    """The data cannot be read, or lacks what the task needs."""
+    """The data cannot be read, or has not the columns, labels or values that the task needs."""
 
 
 class ModelError(UsageError):
@@ -48,20 +48,20 @@ class ModelError(UsageError):
 
 
 class TableError(UsageError):
-    """A measured cost table cannot be read, or was measured for something else; the differences are named."""
+    """A measured cost table cannot be read, or its model or measurement conditions differ; the message lists the differences."""
 
 
 class CheckpointError(UsageError):
-    """A directory that cannot be written, or that does not hold a whole pruned model."""
+    """The directory cannot be written, or does not contain a complete pruned model."""
 
 
 class ExportError(UsageError):
-    """The model cannot be written in a format, or what was written computes something else."""
+    """The model cannot be written in a format, or the written model has different outputs."""
 
 
 class PluginError(FastpruneError):
-    """A plugin that does not load, or registers what it may not."""
+    """The plugin cannot be loaded, or breaks the rules of registration."""
 
 
 class ContractError(FastpruneError):
-    """A strategy returned something that its contract forbids; the message names the strategy and the group."""
+    """A strategy returned a value that its contract forbids; the message names the strategy and the group."""

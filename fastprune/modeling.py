@@ -1,7 +1,7 @@
-"""Narrower layers: what a pruned model needs beside transformers to be built from its configuration.
+"""The modules of pruned models, and ``narrow``, which builds them into a dense model of transformers.
 
-This very file goes along with every saved model, so it needs torch and nothing else. ``config.json`` says under
-``fastprune`` which modules differ from the dense ones, and ``narrow`` builds those; the weights come from the checkpoint.
+A copy of this file is saved with every pruned model, so it may import only torch. The entry ``fastprune`` of ``config.json``
+lists the modules that differ from the dense model; ``narrow`` changes these, and the weights come from the checkpoint.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class Narrow:
-    """Stands before a model's class, and has the model built narrower than its configuration's sizes."""
+    """Mixin in front of a model's class: after the dense model is built, narrow the modules named in its configuration."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
@@ -24,18 +24,17 @@ class Narrow:
 
 
 def narrow(base: nn.Module, plan: Mapping[str, Mapping[str, Any]]) -> None:
-    """Change the modules that a plan names, in place.
+    """Replace or change the modules of a plan, in place.
 
     Args:
         base: A dense model, without its head.
-        plan: What is other than in the dense model, by the path of the module: ``parameters`` (shapes such as 96x384;
-            None: there is none), ``attributes`` (numbers), ``configs`` (values of a configuration of its own),
-            ``shared_bias`` (how it keeps its own slices of a bias that layers share), ``empty`` (the facts of an empty
-            sublayer), ``bias_only`` (nothing but a bias is left of this linear; whether there is one), ``experts`` (they
-            are modules of their own; which of them can be chosen).
+        plan: Changes by module path: ``parameters`` (shapes such as 96x384; None: removed), ``attributes`` (numbers),
+            ``configs`` (values that differ from the shared configuration), ``shared_bias`` (arguments of ``KeptBias``),
+            ``empty`` (arguments of ``EmptySublayer``), ``bias_only`` (the linear becomes a ``BiasOnly``; True: with a bias),
+            ``experts`` (fused experts become an ``Experts``; indices of the experts the router can choose).
     """
     for path, changes in plan.items():
-        if not there(base, path):  # some heads go without some layers, such as an encoder without its decoder
+        if not has_module(base, path):  # some heads omit layers, such as an encoder without its decoder
             continue
         module = base.get_submodule(path)
         if "experts" in changes:
@@ -57,7 +56,7 @@ def narrow(base: nn.Module, plan: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def change(module: nn.Module, changes: Mapping[str, Any]) -> None:
-    """Give a module other parameters, attributes or configurations, in place."""
+    """Change parameters, attributes or configurations of a module, in place; ``changes`` as in ``narrow``."""
     for name, shape in changes.get("parameters", {}).items():
         set_shape(module, name, shape)
     for name, value in changes.get("attributes", {}).items():
@@ -72,7 +71,7 @@ def change(module: nn.Module, changes: Mapping[str, Any]) -> None:
 
 
 def set_shape(module: nn.Module, name: str, shape: str | None) -> None:
-    """Make room for a parameter of a shape such as 96x384, in place; None: there is to be none."""
+    """Replace a parameter or buffer by an uninitialised one of a shape such as 96x384, in place; None: set it to None."""
     if shape is None:
         setattr(module, name, None)
         return
@@ -83,8 +82,8 @@ def set_shape(module: nn.Module, name: str, shape: str | None) -> None:
     setattr(module, name, new if name in module._buffers else nn.Parameter(new))
 
 
-def there(model: nn.Module, path: str) -> bool:
-    """Whether the model has a module at a path."""
+def has_module(model: nn.Module, path: str) -> bool:
+    """Whether the model has a module at ``path``."""
     try:
         model.get_submodule(path)
     except AttributeError:
@@ -93,13 +92,13 @@ def there(model: nn.Module, path: str) -> bool:
 
 
 def put(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module in the place of the one at a path."""
+    """Replace the module at ``path``."""
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)
 
 
 class BiasOnly(nn.Module):
-    """What is left of a consumer whose group has no unit: its bias [hidden], whatever comes in."""
+    """A consumer whose group is empty: it returns its bias [hidden] for every token; without a bias, zeros."""
 
     weight: Tensor
     bias: nn.Parameter | None
@@ -112,7 +111,12 @@ class BiasOnly(nn.Module):
 
     @classmethod
     def of(cls, linear: Any, *, with_bias: bool = True) -> BiasOnly:
-        """What is left of a linear; without a bias where it has none, or is to have none."""
+        """Replacement of a linear.
+
+        Args:
+            linear: An ``nn.Linear`` or transformers' ``Conv1D``.
+            with_bias: Keep the bias, or add one of zeros to a linear without it.
+        """
         hidden = linear.weight.shape[0 if isinstance(linear, nn.Linear) else 1]  # transformers' Conv1D is transposed
         weight = linear.weight.detach().new_empty(hidden, 0)
         bias = getattr(linear, "bias", None)
@@ -124,7 +128,7 @@ class BiasOnly(nn.Module):
     def forward(self, features: Tensor, routed: Tensor | None = None) -> Tensor:
         if self.bias is None:
             return features.new_zeros(*features.shape[:-1], self.out_features)  # [..., hidden]
-        # a copy, because some families add to it in place
+        # a copy, because some families modify the output in place
         return self.bias.expand(*features.shape[:-1], -1).clone()  # [..., hidden]
 
     def extra_repr(self) -> str:
@@ -132,29 +136,28 @@ class BiasOnly(nn.Module):
 
 
 CACHES = ("cache", "past_key_values")
-"""What transformers calls the argument with earlier keys and values, from 5.24 on and before."""
+"""Names of the KV cache argument in transformers: since 5.24, and before."""
 
 
 class EmptySublayer(nn.Module):
-    """Stands where a sublayer without units was: it computes nothing, and says so to the modules around it.
+    """Placeholder for a fully pruned sublayer, with the original's return signature.
 
-    Where the sublayer held its consumer, the consumer's bias is its output; where the consumer comes after it,
-    a tensor of no features is. Where it held the norm behind the residual sum as well, that still runs. A cache of keys and
-    values still learns how many tokens have passed, since others ask it, and a bias that layers hand on is handed on.
+    It returns the consumer's bias (zeros without one) if the consumer is inside the sublayer, else a tensor with 0 features for
+    the consumer behind it. A norm behind the residual sum is still applied if it is inside the sublayer. The KV cache is updated
+    with the number of tokens, which other layers read from it, and a position bias shared by layers is passed on.
     """
 
     def __init__(self, facts: Mapping[str, Any], consumer: nn.Module | None, norm: nn.Module | None = None) -> None:
-        """Build it from what is known of the original.
+        """Build the placeholder.
 
         Args:
-            facts: ``arguments``: their names, the hidden states' first. ``outputs``: how many it returns. ``cache``: the
-                argument with earlier keys and values, if any. ``routed``: the argument that says which tokens it sees, if it
-                sees only some. ``bias_argument``, ``bias_output``: where a bias that
-                layers share comes in, and its place among the outputs, if any. ``consumer``: the path of the consumer
-                that it holds, if any. ``norm``: the path of the norm that it holds, if any. ``attributes``: numbers that
-                others read.
-            consumer: To be held at that path.
-            norm: To be held at its path; its input is the residual stream plus the consumer's output.
+            facts: Properties of the original sublayer. ``arguments``: names of its arguments, the hidden states first.
+                ``outputs``: number of returned values. ``cache``: name of the KV cache argument, or empty. ``routed``: name of
+                the argument with the token mask of a routed expert, or empty. ``bias_argument`` and ``bias_output``: name of the
+                argument with a shared position bias, and its index among the outputs, or 0. ``consumer`` and ``norm``: paths of
+                the consumer and the norm inside the sublayer, or empty. ``attributes``: numbers that other modules read.
+            consumer: The module for the path ``consumer``.
+            norm: The module for the path ``norm``; its input is the residual stream plus the consumer's output.
         """
         super().__init__()
         self.facts = facts
@@ -197,18 +200,16 @@ class EmptySublayer(nn.Module):
     def _count_tokens(self, cache: Any, hidden: Tensor) -> None:
         if cache is None:
             return
-        token = hidden.new_zeros(
-            hidden.shape[0], 1, hidden.shape[1], 1
-        )  # one number a token instead of keys and values
+        # one zero per token in place of keys and values
+        token = hidden.new_zeros(hidden.shape[0], 1, hidden.shape[1], 1)
         getattr(cache, "self_attention_cache", cache).update(token, token, self.layer_idx)
 
 
 class Experts(nn.ModuleList):
-    """Experts as modules of their own, so that each may have another width: they stand where transformers has one
-    parameter for all of them.
+    """Experts as separate modules, which may differ in width. It replaces the module of transformers with fused weights.
 
     Attributes:
-        choices: Those that the router chooses from, in the order of its rows.
+        choices: Indices of the experts that the router chooses from, in the order of the router's rows.
     """
 
     def __init__(self, experts: Iterable[nn.Module] = ()) -> None:
@@ -217,8 +218,12 @@ class Experts(nn.ModuleList):
 
     @classmethod
     def of(cls, fused: Any) -> Experts:
-        """The experts of a module that has ``gate_up_proj`` [experts, gate and up filters, hidden] and ``down_proj``
-        [experts, hidden, filters]; their weights are views of these."""
+        """Split fused experts; the new weights are views of the fused ones.
+
+        Args:
+            fused: A module with ``gate_up_proj`` [experts, gate and up filters, hidden] and ``down_proj`` [experts, hidden,
+                filters].
+        """
         experts = cls(
             Expert(
                 linear_of(nn.Linear, producer, fused.gate_up_proj.requires_grad),
@@ -230,12 +235,15 @@ class Experts(nn.ModuleList):
         return experts.train(fused.training)
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """The weighted sum of what each token's experts make of it.
+        """Sum the weighted outputs of each token's experts.
 
         Args:
             hidden_states: [tokens, hidden].
-            top_k_index: The experts of each token, as places in ``choices`` [tokens, k].
-            top_k_weights: How much each counts [tokens, k].
+            top_k_index: The experts of each token, as indices into ``choices``, [tokens, k].
+            top_k_weights: Weights of these experts, [tokens, k].
+
+        Returns:
+            [tokens, hidden].
         """
         total = torch.zeros_like(hidden_states)
         for place, index in enumerate(self.choices):
@@ -249,22 +257,30 @@ class Experts(nn.ModuleList):
 
 
 class Expert(nn.Module):
-    """A gated FFN that sees only the tokens that are routed to it."""
+    """A gated FFN for routed tokens."""
 
     def __init__(self, producer: nn.Linear, consumer: RoutedLinear, activation: nn.Module) -> None:
         super().__init__()
         self.producer, self.consumer, self.activation = producer, consumer, activation
 
     def forward(self, hidden: Tensor, weights: Tensor, routed: Tensor) -> Tensor:
-        """What the expert adds [routed, hidden] to its tokens [routed, hidden], which have these weights [routed] and are
-        those of all that ``routed`` [tokens] marks."""
+        """Compute the expert's weighted output.
+
+        Args:
+            hidden: Hidden states of the routed tokens, [routed, hidden].
+            weights: The router's weights, [routed].
+            routed: Mask of the routed tokens among all tokens, [tokens] bool.
+
+        Returns:
+            [routed, hidden].
+        """
         gate, up = self.producer(hidden).chunk(2, dim=-1)  # [routed, filters] each
-        # weighted before the consumer, whose output is added as it is: so is a bias that it may be given
+        # the weights apply before the consumer, so that a bias added by reconstruction is not weighted
         return self.consumer(self.activation(gate) * up * weights[:, None], routed)  # type: ignore[no-any-return]
 
 
 class RoutedLinear(nn.Linear):
-    """A linear that is told which tokens its rows are of, for hooks to know."""
+    """A linear with the mask of routed tokens as second argument, which hooks read."""
 
     def forward(self, features: Tensor, routed: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(features)
@@ -274,26 +290,26 @@ L = TypeVar("L", bound=nn.Linear)
 
 
 def linear_of(kind: type[L], weight: Tensor, requires_grad: bool) -> L:
-    """A linear without a bias that has this very weight [out, in]."""
+    """A linear of type ``kind`` without a bias that shares the weight [out, in]."""
     linear = kind(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=requires_grad)
     return linear
 
 
 class KeptBias:
-    """Has a module see only its own units' slices of a bias that layers share, and hand the whole on.
+    """Hooks on an attention that select the kept heads' slices of a shared position bias and pass on the whole bias.
 
-    It stays on the module, as part of it, and reads the module's buffer ``kept_units`` [kept].
+    The hooks stay on the module and read its buffer ``kept_units`` [kept].
     """
 
     def __init__(self, module: nn.Module, *, argument: str, method: str, output: int) -> None:
-        """Attach it.
+        """Attach the hooks.
 
         Args:
-            module: With ``kept_units``.
-            argument: Carries the bias [batch, units, ...].
-            method: Computes it where it is not given. Empty: it always is.
-            output: The place among the outputs where it is handed on. 0: nowhere.
+            module: The attention, with the buffer ``kept_units``.
+            argument: Name of the argument with the bias [batch, units, ...].
+            method: Name of the method that computes the bias if the caller passes none. Empty: it is always passed in.
+            output: Index of the bias among the module's outputs. 0: it is not returned.
         """
         self.argument, self.method, self.output = argument, method, output
         self.position = list(inspect.signature(module.forward).parameters).index(argument)
@@ -327,13 +343,13 @@ class KeptBias:
 
 
 class OwnConfig:
-    """A configuration as one module sees it: with some values of its own, and all else shared with the model."""
+    """A view of the shared configuration for one module, with some values replaced."""
 
     def __init__(self, shared: Any, values: dict[str, Any]) -> None:
         self.shared, self.values = shared, values
 
     def __getattr__(self, name: str) -> Any:
-        own = self.__dict__
-        if "shared" not in own:  # while it is being copied
+        fields = self.__dict__
+        if "shared" not in fields:  # during copying
             raise AttributeError(name)
-        return own["values"][name] if name in own["values"] else getattr(own["shared"], name)
+        return fields["values"][name] if name in fields["values"] else getattr(fields["shared"], name)

@@ -1,4 +1,4 @@
-"""Progress: what a long step says of itself, to whoever listens."""
+"""Progress reports of long steps to a listener."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 Progress = Callable[[str, int, int], None]
-"""Called with a description, the number of steps done and their total."""
+"""Called with a description, the number of finished steps and their total."""
 
 _listener: ContextVar[Progress | None] = ContextVar("listener", default=None)
 
 
 @contextlib.contextmanager
 def listening(progress: Progress | None) -> Iterator[None]:
-    """While open, every ``track`` and ``step`` in this context reports to ``progress``; None: to whoever listened before."""
+    """Within the context, ``track`` and ``step`` report to ``progress``; None: to the enclosing listener."""
     token = _listener.set(progress or _listener.get())
     try:
         yield
@@ -26,7 +26,7 @@ def listening(progress: Progress | None) -> Iterator[None]:
 
 
 def track(items: Sequence[T], description: str) -> Iterator[T]:
-    """The items one by one, reporting each that is done."""
+    """Yield the items and report each finished one."""
     listener = _listener.get()
     for done, item in enumerate(items):
         if listener:
@@ -38,9 +38,9 @@ def track(items: Sequence[T], description: str) -> Iterator[T]:
 
 @contextlib.contextmanager
 def step(description: str) -> Iterator[None]:
-    """A step that cannot be counted, reported as 0 of 1 when it begins and as 1 of 1 when it is done.
+    """Report a step of unknown length as 0 of 1 at its start and 1 of 1 at its end.
 
-    A ``track`` of the same description inside it takes over.
+    A ``track`` with the same description inside the step replaces these reports.
     """
     listener = _listener.get()
     if listener is None:
@@ -48,10 +48,10 @@ def step(description: str) -> Iterator[None]:
         return
     counted = False
 
-    def watch(said: str, done: int, total: int) -> None:
+    def watch(inner: str, done: int, total: int) -> None:
         nonlocal counted
-        counted = counted or said == description
-        listener(said, done, total)
+        counted = counted or inner == description
+        listener(inner, done, total)
 
     listener(description, 0, 1)
     with listening(watch):

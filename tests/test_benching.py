@@ -214,7 +214,7 @@ def test_bench_refuses_what_cannot_be_compared(table_file: Path) -> None:
         fastprune.bench(model, model, batch_size=4, seq_len=8, table=MeasuredTable.read(table_file))
     with pytest.raises(TableError, match="another model"):
         fastprune.bench(model, model, batch_size=2, seq_len=8, table=MeasuredTable.read(table_file))
-    with pytest.raises(UsageError, match="cannot be run with the attention telepathy"):
+    with pytest.raises(UsageError, match="cannot be run with the attention kernel telepathy"):
         fastprune.bench(model, model, seq_len=8, attention="telepathy")
     with pytest.raises(ModelError, match="takes at most 64 tokens"):
         fastprune.bench(model, model, seq_len=65)

@@ -81,6 +81,6 @@ def test_uploading(small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert {"README.md", "kept.png", "config.json"} <= {file.name for file in small.iterdir()}
     with pytest.raises(CheckpointError, match="cannot be uploaded to refused/name: 401 Unauthorized$"):
         fastprune.push_to_hub(small, "refused/name")
-    with pytest.raises(CheckpointError, match="holds no pruned model"):
+    with pytest.raises(CheckpointError, match="has no pruned model"):
         fastprune.push_to_hub(tmp_path, "owner/small")
     assert SimpleNamespace(**done).repo_id == "owner/small"

@@ -266,16 +266,16 @@ class Undocumented(Restless):
 @pytest.mark.parametrize(
     ("strategy", "complaint"),
     [
-        (OwnRandomness(), "draw from the generator alone"),
-        (CountsPadding(), "leave padding out"),
+        (OwnRandomness(), "use only the generator for randomness"),
+        (CountsPadding(), "exclude padding"),
         (Touches(), "changed the model's training modes"),
         (Overspends(), "over the budget"),
-        (Stingy(), "though the budget pays for all"),
+        (Stingy(), "although the budget allows all"),
         (Writes(), "changed its arguments"),
-        (Spoils(), "makes it worse with half of the units left"),
-        (Underestimates(), "built and measured it is"),
+        (Spoils(), "raises the error with half of the units left"),
+        (Underestimates(), "; the pruned model has"),
         (Restless(), "none may rise"),
-        (Undocumented(), "the option 'rounds' needs a sentence of help"),
+        (Undocumented(), "the option 'rounds' needs a help text"),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )

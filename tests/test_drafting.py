@@ -51,7 +51,7 @@ def test_a_draft_has_the_groups_of_the_family(model_type: str, head: str) -> Non
     model = testing.tiny_model(model_type, head)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     draft = fastprune.draft_architecture(model)
-    assert [finding.sureness for finding in draft.findings] == ["sure", "sure"]
+    assert [finding.confidence for finding in draft.findings] == ["sure", "sure"]
     assert not draft.unclaimed
     expected = resolve_groups(serving.architecture_for(model), model)
     assert facts(resolve_groups(draft.architecture, model)) == facts(expected)
@@ -85,16 +85,16 @@ def test_what_all_heads_share_is_said() -> None:
     """One key and one value for all heads: there is no unit that could go, as far as a draft can tell."""
     draft = fastprune.draft_architecture(testing.tiny_model("falcon", "ForCausalLM"))
     attention, ffn = draft.findings
-    assert (attention.sureness, ffn.sureness) == ("doubtful", "sure")
-    assert "all 32 features hang together, through self_attention.query_key_value" in attention.detail
+    assert (attention.confidence, ffn.confidence) == ("doubtful", "sure")
+    assert "all 32 features depend on common rows of self_attention.query_key_value" in attention.detail
     assert [block.kind for block in draft.architecture.stacks[0].blocks] == ["ffn"]
     assert "transformer.h.0.self_attention.dense" in draft.unclaimed
-    assert "# transformer.h.0.self_attention.dense: no unit's" in draft.to_toml()
+    assert "# transformer.h.0.self_attention.dense: belongs to no unit" in draft.to_toml()
 
 
 def test_a_bias_that_layers_share_is_doubtful() -> None:
     draft = fastprune.draft_architecture(testing.tiny_model("mpnet", "Model"))
-    assert [finding.sureness for finding in draft.findings] == ["doubtful", "sure"]
+    assert [finding.confidence for finding in draft.findings] == ["doubtful", "sure"]
     assert "the pruned model fails" in draft.findings[0].detail
 
 
@@ -118,7 +118,7 @@ def test_a_model_that_hides_its_layers_is_told_what_was_found() -> None:
     with pytest.raises(ModelError) as error:
         fastprune.draft_architecture(model)
     for found in (
-        "This ShutModel hides its layers",
+        "The layers of this ShutModel were not found",
         "'body' is a Sequential of 3",
         "its linears are body.0.0, body.0.2",
     ):
@@ -137,7 +137,9 @@ class DenseModel(ShutModel):
 
 
 def test_a_model_without_units_is_told_what_was_found() -> None:
-    with pytest.raises(ModelError, match="No unit was found in this DenseModel.*16 features hang together, through 0"):
+    with pytest.raises(
+        ModelError, match="No unit was found in this DenseModel.*16 features depend on common rows of 0"
+    ):
         fastprune.draft_architecture(DenseModel(transformers.BertConfig(vocab_size=32)))
 
 

@@ -100,9 +100,9 @@ def test_fidelity(
 
 
 def test_what_is_missing_is_named(says_yes: BertForSequenceClassification) -> None:
-    with pytest.raises(DataError, match="no tokenizer to do it"):
+    with pytest.raises(DataError, match="Encoding the data needs a tokenizer"):
         evaluate(says_yes, _data([1, 1, 1, 0]))
-    with pytest.raises(ModelError, match="Linear has no config to tell its task from"):
+    with pytest.raises(ModelError, match="The task of a Linear without a config is unknown"):
         evaluate(torch.nn.Linear(1, 1), _data([1, 1, 1, 0]))
 
 
@@ -112,7 +112,7 @@ def test_how_data_are_read(says_yes: BertForSequenceClassification, tiny_tokeniz
     found = evaluate(says_yes, renamed, tokenizer=tiny_tokenizer, columns=columns, batch_size=2, max_length=3)
     assert found["accuracy"] == 0.75
     assert fidelity(says_yes, says_yes, renamed, tokenizer=tiny_tokenizer, columns=columns)["agreement"] == 1
-    with pytest.raises(TypeError, match="There is no argument 'batchsize'; data are read by batch_size, max_length"):
+    with pytest.raises(TypeError, match="There is no argument 'batchsize'; use batch_size, max_length"):
         evaluate(says_yes, renamed, tokenizer=tiny_tokenizer, batchsize=2)  # type: ignore[call-arg]
     batches = make_batches(_data([1, 1, 1, 0]), TASK, tiny_tokenizer)
     with pytest.raises(DataError, match="batch_size cannot be set: the data are Batches"):

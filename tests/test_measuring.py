@@ -49,7 +49,7 @@ def test_picture(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
     result = run("measure", "--show", table, "--output", picture)
     assert result.exit_code == 0, result.output
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert "cannot be drawn" in run("measure", "--show", table, "--output", tmp_path / "curves.xyz").stderr
+    assert "cannot be written" in run("measure", "--show", table, "--output", tmp_path / "curves.xyz").stderr
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_picture(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
         (("MODEL", "--seq-len", 65), "takes at most 64 tokens; 65 were requested"),
         (("MODEL", "--device", "cuda:77"), "There is no device 'cuda:77' here"),
         (("MODEL", "--cost", "macs", "--batch-size", 1), "no option"),
-        (("MODEL", "--output", "/"), "cannot be written; name another place"),
+        (("MODEL", "--output", "/"), "cannot be written; name another path"),
     ],
 )
 def test_bad_input(run: Run, tiny_checkpoint: Path, arguments: tuple[object, ...], says: str) -> None:
@@ -72,7 +72,7 @@ def test_bad_input(run: Run, tiny_checkpoint: Path, arguments: tuple[object, ...
 
 def test_a_cost_model_that_counts_has_nothing_to_measure(tiny_checkpoint: Path) -> None:
     opened = fastprune.open_pretrained(tiny_checkpoint, device="cpu")
-    with pytest.raises(UsageError, match="'macs' counts and has nothing to measure"):
+    with pytest.raises(UsageError, match="'macs' is counted, not measured"):
         fastprune.measure(opened, cost="macs")
 
 

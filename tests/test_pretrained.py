@@ -150,7 +150,9 @@ def test_what_cannot_be_pooled_is_refused(tiny_config: BertConfig, tmp_path: Pat
     with pytest.raises(ModelError, match="SentenceTransformer of Transformer, Pooling, Dense"):
         _open(dense)
     both = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
-    with pytest.raises(ModelError, match="pools by cls, mean; fastprune knows one of mean, cls, max, lasttoken"):
+    with pytest.raises(
+        ModelError, match="has the pooling cls, mean; fastprune supports one of mean, cls, max, lasttoken"
+    ):
         _open(_sentence_transformer(tiny_config, tmp_path / "both", "", both))
 
 
@@ -178,14 +180,14 @@ def test_unknown_classes_dtypes_and_devices_are_named(classifier: Path) -> None:
         _open(classifier, device="quantum")
     path = classifier / "config.json"
     path.write_text(path.read_text().replace("BertForSequenceClassification", "BertForNothing"))
-    with pytest.raises(ModelError, match="holds a BertForNothing, which transformers"):
+    with pytest.raises(ModelError, match="has a BertForNothing, a class that transformers"):
         _open(classifier)
 
 
 def test_unreachable_names_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
-        ModelError, match="'nobody/nothing' is no directory here, and cannot be had from the Hub"
+        ModelError, match="'nobody/nothing' is not a local directory and cannot be loaded from the Hub"
     ) as caught:
         _open("nobody/nothing")
     assert "\n" not in str(caught.value)

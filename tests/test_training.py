@@ -78,7 +78,7 @@ def test_what_transformers_saves_opens_again(small: Path, tmp_path: Path) -> Non
     assert same(model, again)
     opened = fastprune.open_pretrained(tmp_path / "plain", device="cpu")
     assert same(model, opened.model)
-    with pytest.raises(ModelError, match="not a model that fastprune saved"):
+    with pytest.raises(ModelError, match="was not saved by fastprune"):
         opened.save(tmp_path / "out")
 
 

@@ -120,7 +120,7 @@ def findings_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(name, overflow="fold")
     colours = {"sure": "green", "likely": "yellow", "doubtful": "red"}
     for row in rows:
-        sure = f"[{colours[row['sureness']]}]{row['sureness']}[/{colours[row['sureness']]}]"
+        sure = f"[{colours[row['confidence']]}]{row['confidence']}[/{colours[row['confidence']]}]"
         units = f"{row['units']} {'filters' if row['kind'] == 'ffn' else 'heads'}"
         table.add_row(sure, escape(row["path"]), units, str(row["width"]), escape(row["detail"]))
     return table

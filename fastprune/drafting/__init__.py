@@ -1,1 +1,1 @@
-"""An architecture found by running a model."""
+"""Drafting an architecture for an unknown family by running a model of it."""

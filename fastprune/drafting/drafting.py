@@ -1,4 +1,4 @@
-"""Drafting: an architecture proposed for an unknown model from one run of it, and tried by pruning."""
+"""Drafting: propose an architecture for an unknown family from derivatives of one run, and verify it by pruning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastprune.progress import track
 from fastprune.surgery.masking import masked
 from fastprune.surgery.materialize import materialize
 from fastprune.testing import conformance
-from fastprune.testing.comparing import all_outputs, furthest_apart
+from fastprune.testing.comparing import all_outputs, largest_difference
 from fastprune.units.architecture import Architecture, Block, Part, Producer, Stack
 from fastprune.units.experts import unfuse_experts
 from fastprune.units.groups import Groups
@@ -36,23 +36,23 @@ SURE, LIKELY, DOUBTFUL = "sure", "likely", "doubtful"
 
 @dataclass(frozen=True)
 class Finding:
-    """One block of a draft.
+    """One block of a draft, in the first layer of its stack.
 
     Attributes:
-        path: The consumer's, in the first layer of its stack.
+        path: Path of the consumer.
         kind: ``attention`` or ``ffn``.
-        units: In the first layer.
-        width: Features a unit.
-        sureness: ``sure``: pruned is what was masked, whatever is left; ``likely``: with units left it is, with none it is
-            not; ``doubtful``: it is not, or the linears were not understood.
-        detail: Why it is less than sure.
+        units: Number of units.
+        width: Features per unit.
+        confidence: ``sure``: the pruned model equals the masked one; ``likely``: it does with at least one unit left, but not
+            with an empty group; ``doubtful``: it does not, or the structure of the linears was not recognised.
+        detail: The reason for less than ``sure``.
     """
 
     path: str
     kind: str
     units: int
     width: int
-    sureness: str
+    confidence: str
     detail: str = ""
 
 
@@ -61,9 +61,9 @@ class Draft:
     """A proposed architecture.
 
     Attributes:
-        architecture: Its blocks are those that pruning did not refute.
-        findings: What was found, left-out blocks too.
-        unclaimed: The linears of each stack's first layer that belong to no unit.
+        architecture: The architecture, without doubtful blocks.
+        findings: All blocks that were found, including doubtful ones.
+        unclaimed: Paths of linears that belong to no unit, in the first layer of each stack.
     """
 
     architecture: Architecture
@@ -71,29 +71,30 @@ class Draft:
     unclaimed: tuple[str, ...]
 
     def to_toml(self) -> str:
-        """What ``read_architecture`` takes, with what was found in comments above it."""
+        """The architecture as TOML for ``read_architecture``, with the findings as comments above it."""
         lines = [
-            f"# {one.path}: {one.kind}, {one.units} units of {one.width}, {one.sureness}"
+            f"# {one.path}: {one.kind}, {one.units} units of {one.width}, {one.confidence}"
             + (f" ({one.detail})" if one.detail else "")
             for one in self.findings
         ]
-        lines += [f"# {path}: no unit's" for path in self.unclaimed]
+        lines += [f"# {path}: belongs to no unit" for path in self.unclaimed]
         return "\n".join(["# Drafted by fastprune.", *lines, "", to_toml(self.architecture)])
 
 
 def draft_architecture(model: nn.Module | str | Path) -> Draft:
-    """Draft an architecture: which linears' rows and columns belong to one unit is read off exact derivatives.
+    """Draft an architecture: find the rows and columns of each unit from exact derivatives between linears.
 
-    In one layer of each stack, every linear whose input other linears alone decide is a consumer; features of its input
-    that depend on a common row are one unit, and those rows are the unit's. Where tokens mix it is an attention. Names
-    of sizes are tried until the pruned model is the masked one.
+    In the first layer of each stack, a linear whose input depends on other linears of the layer only (not directly on the
+    residual stream) is a consumer. Features of its input that depend on a common row form a unit, and these rows belong to it.
+    If the input depends on other tokens, the block is an attention. Candidates for the attributes with sizes are tried until
+    the pruned model equals the masked one.
 
     Args:
-        model: A transformers model, best a small one; it is left as it was. A directory or Hub name: a model of its class
-            and configuration with random weights and two layers.
+        model: A transformers model, preferably small; it is not changed. For a directory or Hub name: a model of its class and
+            configuration with random weights and two layers.
 
     Raises:
-        ModelError: There is no such model, it hides its layers, or no unit was found in them.
+        ModelError: The model does not exist, its layers are not in an ``nn.ModuleList``, or no unit was found.
     """
     if isinstance(model, (str, Path)):
         model = conformance.random_model(model)
@@ -103,25 +104,26 @@ def draft_architecture(model: nn.Module | str | Path) -> Draft:
     stacks, findings, unclaimed = [], list[Finding](), list[str]()
     for path in _layer_lists(exact, inputs, prefix):
         first = f"{path}.0"
-        seen = trace(exact, first, inputs)
+        traced = trace(exact, first, inputs)
         caches = cache_arguments(exact, first, inputs)
         blocks = []
-        for consumer in track(list(seen.given), "tracing"):
-            found = _propose(exact, path, consumer, seen, caches, prefix)
-            if found is None:
+        for consumer in track(list(traced.linear_outputs), "tracing"):
+            proposal = _propose(exact, path, consumer, traced, caches, prefix)
+            if proposal is None:
                 continue
-            block, finding = found
+            block, finding = proposal
             findings.append(finding)
             if block is not None:
                 blocks.append(block)
         if blocks:
-            stacks.append(Stack(layers=path.removeprefix(prefix), blocks=_named(blocks), tokens=_tokens(seen, inputs)))
+            tokens = _tokens(traced, inputs)
+            stacks.append(Stack(layers=path.removeprefix(prefix), blocks=_named(blocks), tokens=tokens))
         used = {name for block in blocks for name in (block.consumer, *(_linear(each) for each in block.producers))}
-        unclaimed += [f"{first}.{name}" for name in seen.given if name not in used]
+        unclaimed += [f"{first}.{name}" for name in traced.linear_outputs if name not in used]
     if not stacks:
-        said = "; ".join(f"{one.path}: {one.detail}" for one in findings)
+        details = "; ".join(f"{one.path}: {one.detail}" for one in findings)
         raise ModelError(
-            f"No unit was found in this {type(model).__name__}. Its linears: {', '.join(unclaimed)}. {said}".strip()
+            f"No unit was found in this {type(model).__name__}. Its linears: {', '.join(unclaimed)}. {details}".strip()
         )
     kind = str(getattr(model.config, "model_type", "")) or type(model).__name__.lower()
     architecture = Architecture(name=kind, model_types=(kind,), stacks=tuple(stacks))
@@ -129,9 +131,9 @@ def draft_architecture(model: nn.Module | str | Path) -> Draft:
 
 
 def _small_inputs(model: nn.Module) -> dict[str, Tensor]:
-    """A few samples without padding, in float64 where it is no token; a decoder's are shorter, so that they can be told.
+    """A few samples without padding, in float64 except token ids; decoder inputs are shorter, to tell them from the encoder's.
 
-    They are so many that of filters that give nothing for every other token each gives something for one of them.
+    There are enough tokens that every filter behind a ReLU is active for at least one of them.
     """
     batches = testing.tiny_batches(model, samples=8, batch_size=1, length=7, labels=False).batches
     inputs = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
@@ -143,18 +145,18 @@ def _small_inputs(model: nn.Module) -> dict[str, Tensor]:
     return inputs
 
 
-def _tokens(seen: Trace, inputs: Mapping[str, Tensor]) -> str:
-    """The input that says which tokens of a stack are real."""
-    length = seen.hidden.shape[-2] if seen.hidden is not None else 0
+def _tokens(traced: Trace, inputs: Mapping[str, Tensor]) -> str:
+    """Name of the attention mask of the stack's tokens."""
+    length = traced.hidden.shape[-2] if traced.hidden is not None else 0
     mask = inputs.get("decoder_attention_mask")
     return "decoder_attention_mask" if mask is not None and mask.shape[1] == length else "attention_mask"
 
 
 def _layer_lists(model: nn.Module, inputs: Mapping[str, Tensor], prefix: str) -> list[str]:
-    """The paths of the outermost lists whose members hold linears and all run.
+    """Paths of the outermost module lists whose members all contain linears and all run in a forward pass.
 
     Raises:
-        ModelError: There is none.
+        ModelError: There are none.
     """
     ran: list[nn.Module] = []
     handles = [each.register_forward_hook(lambda module, _, __: ran.append(module)) for each in model.modules()]
@@ -165,20 +167,20 @@ def _layer_lists(model: nn.Module, inputs: Mapping[str, Tensor], prefix: str) ->
         for handle in handles:
             handle.remove()
     called = {id(module) for module in ran}
-    found: list[str] = []
+    lists: list[str] = []
     for path, module in model.named_modules():
-        inside = any(path.startswith(f"{other}.") for other in found)
+        inside = any(path.startswith(f"{other}.") for other in lists)
         if isinstance(module, nn.ModuleList) and len(module) and not inside and path.startswith(prefix):
-            holds = all(sum(isinstance(each, LINEARS) for each in member.modules()) > 1 for member in module)
-            if holds and all(id(member) in called for member in module):
-                found.append(path)
-    if not found:
-        raise ModelError(f"This {type(model).__name__} hides its layers: {_what_there_is(model)}")
-    return found
+            layers = all(sum(isinstance(each, LINEARS) for each in member.modules()) > 1 for member in module)
+            if layers and all(id(member) in called for member in module):
+                lists.append(path)
+    if not lists:
+        raise ModelError(f"The layers of this {type(model).__name__} were not found: {_structure(model)}")
+    return lists
 
 
-def _what_there_is(model: nn.Module) -> str:
-    """What a model has instead of lists of layers."""
+def _structure(model: nn.Module) -> str:
+    """Description of a model without lists of layers: its children, containers and linears."""
     children = [f"'{name}' ({type(child).__name__})" for name, child in model.named_children()]
     rows = [
         f"'{path}' is a {type(module).__name__} of {len(module)}"
@@ -186,73 +188,78 @@ def _what_there_is(model: nn.Module) -> str:
         if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) and len(module) > 1
     ]
     linears = [path for path, module in model.named_modules() if isinstance(module, LINEARS)]
-    shown = ", ".join(linears[:8]) + (", ..." if len(linears) > 8 else "")
+    first = ", ".join(linears[:8]) + (", ..." if len(linears) > 8 else "")
     return (
-        "there is no nn.ModuleList whose members hold linears and all run in a forward pass. "
-        f"It holds {', '.join(children) or 'nothing'}; {'; '.join(rows) + '; ' if rows else ''}"
-        f"its linears are {shown or 'none that fastprune knows (torch.nn.Linear, Conv1D)'}. "
-        "fastprune prunes layers that stand in an nn.ModuleList."
+        "it has no nn.ModuleList whose members all contain linears and all run in a forward pass. "
+        f"It contains {', '.join(children) or 'no modules'}; {'; '.join(rows) + '; ' if rows else ''}"
+        f"its linears are {first or 'none of the supported classes (torch.nn.Linear, Conv1D)'}. "
+        "fastprune prunes layers in an nn.ModuleList."
     )
 
 
 def _propose(
-    model: nn.Module, stack: str, consumer: str, seen: Trace, caches: Mapping[str, str], prefix: str
+    model: nn.Module, stack: str, consumer: str, traced: Trace, caches: Mapping[str, str], prefix: str
 ) -> tuple[Block | None, Finding] | None:
-    """The block that ends in a linear, and how sure it is; None where the linear reads the residual stream."""
+    """Propose the block with the linear ``consumer`` as its consumer; None if the linear reads the residual stream."""
     generator = torch.Generator().manual_seed(0)
-    found = units_of(seen, consumer, generator)
-    if found is None:
+    structure = units_of(traced, consumer, generator)
+    if structure is None:
         return None
-    units, owners = found
-    kind = "attention" if mixes_tokens(seen, consumer) else "ffn"
+    units, owners = structure
+    kind = "attention" if mixes_tokens(traced, consumer) else "ffn"
     width = len(units[0])
     finding = Finding(f"{stack}.0.{consumer}", kind, len(units), width, SURE)
 
     def doubtful(detail: str) -> tuple[None, Finding]:
-        return None, dataclasses.replace(finding, sureness=DOUBTFUL, detail=detail)
+        return None, dataclasses.replace(finding, confidence=DOUBTFUL, detail=detail)
 
     if len(units) < 2:
-        return doubtful(f"all {width} features hang together, through {', '.join(owners)}")
+        return doubtful(f"all {width} features depend on common rows of {', '.join(owners)}")
     if any(not torch.equal(unit, torch.arange(width) + at * width) for at, unit in enumerate(units)):
-        return doubtful("the features of a unit do not lie side by side, or units differ in width")
+        return doubtful("the features of a unit are not contiguous, or units differ in width")
     runs = {path: _runs(owner, len(units)) for path, owner in owners.items()}
     for path, parts in runs.items():
         if parts is None:
-            return doubtful(f"the rows of '{path}' do not lie in one run a unit, or units differ in rows")
-    module = _module_of(list(owners), [path for path in seen.given if path not in owners and path != consumer])
+            return doubtful(
+                f"the rows of a unit in '{path}' are not contiguous, or units differ in their number of rows"
+            )
+    others = [path for path in traced.linear_outputs if path not in owners and path != consumer]
+    module = _module_of(list(owners), others)
     if not module:
-        return doubtful(f"no module of the layer holds {' and '.join(owners)} and nothing else")
+        return doubtful(f"no module of the layer contains {' and '.join(owners)} without other linears")
     skeleton = Block(
         kind=kind,
         module=module,
         producers=tuple(owners),
         consumer=consumer,
-        residual=_residual(seen, consumer, generator),
+        residual=_residual(traced, consumer, generator),
         cache=caches.get(module, ""),
-        outputs=seen.values[module],
+        outputs=traced.values[module],
     )
-    trial = [f"{stack}.{index}" for index in range(sum(1 for _ in model.get_submodule(stack).children()))]
-    best: tuple[Block | None, Finding] = doubtful("no attribute of the module says how wide a unit is")
-    for block in _with_sizes(model, trial, skeleton, len(units), width, runs):
-        sureness, detail = _tried(model, block, stack.removeprefix(prefix))
-        if sureness == SURE:
+    layers = [f"{stack}.{index}" for index in range(sum(1 for _ in model.get_submodule(stack).children()))]
+    best: tuple[Block | None, Finding] = doubtful("no attribute of the module has the width of a unit")
+    for block in _with_sizes(model, layers, skeleton, len(units), width, runs):
+        confidence, detail = _verify(model, block, stack.removeprefix(prefix))
+        if confidence == SURE:
             return block, finding
         if best[0] is None:
-            kept = block if sureness == LIKELY else None
-            best = kept, dataclasses.replace(finding, sureness=sureness, detail=detail)
+            accepted = block if confidence == LIKELY else None
+            best = accepted, dataclasses.replace(finding, confidence=confidence, detail=detail)
     return best
 
 
 def _runs(owner: Tensor, units: int) -> list[int] | None:
-    """How many rows a unit has in each part of a linear, parts lying one behind the other; None: it is not so.
+    """Rows per unit in each part of a linear with concatenated parts; None if its rows are not laid out like that.
 
-    A row of -1 gave nothing for any token, as behind a ReLU, and may be anyone's.
+    Args:
+        owner: Unit of each row, [rows]; -1 for a row that was 0 for all tokens, as behind a ReLU, and fits any unit.
+        units: Number of units.
     """
     ids, parts, start = owner.tolist(), list[int](), 0
     while start < len(ids):
         for run in range(1, (len(ids) - start) // units + 1):
-            here = ids[start : start + run * units]
-            if all(found in (-1, place // run) for place, found in enumerate(here)):
+            part = ids[start : start + run * units]
+            if all(unit in (-1, place // run) for place, unit in enumerate(part)):
                 parts.append(run)
                 start += run * units
                 break
@@ -262,7 +269,7 @@ def _runs(owner: Tensor, units: int) -> list[int] | None:
 
 
 def _module_of(producers: list[str], others: list[str]) -> str:
-    """The smallest module that holds all producers and none of the other linears; else a single producer itself."""
+    """Path of the smallest module with all producers and no other linear; else the only producer; else empty."""
     parents = [path.split(".")[:-1] for path in producers]
     common = [
         names[0] for names in itertools.takewhile(lambda names: len(set(names)) == 1, zip(*parents, strict=False))
@@ -273,19 +280,22 @@ def _module_of(producers: list[str], others: list[str]) -> str:
     return producers[0] if len(producers) == 1 else ""
 
 
-def _residual(seen: Trace, consumer: str, generator: torch.Generator) -> str:
-    """The module that first gets the consumer's output plus the residual stream; "" the layer's output, or the consumer."""
-    for path, value in seen.entering.items():
-        if is_added(seen, consumer, value, generator):
+def _residual(traced: Trace, consumer: str, generator: torch.Generator) -> str:
+    """The value of ``Block.residual``: the first module whose input is the consumer's output plus the residual stream.
+
+    Empty if this sum is the layer's output; the consumer if the sum does not appear.
+    """
+    for path, value in traced.inputs.items():
+        if is_added(traced, consumer, value, generator):
             return path
-    assert seen.output is not None
-    return "" if is_added(seen, consumer, seen.output, generator) else consumer
+    assert traced.output is not None
+    return "" if is_added(traced, consumer, traced.output, generator) else consumer
 
 
 def _with_sizes(
     model: nn.Module, layers: list[str], block: Block, units: int, width: int, runs: Mapping[str, list[int] | None]
 ) -> Iterator[Block]:
-    """The block with every choice of attributes that fits the numbers, the most telling names first."""
+    """The block with every choice of attributes that fits the numbers, the most plausible names first."""
     modules = [model.get_submodule(f"{layer}.{block.module}") for layer in layers]
     sizes = {
         name: value
@@ -297,12 +307,12 @@ def _with_sizes(
         producers = [_producer(path, parts or [], named) for path, parts in runs.items()]
         if None not in producers:
             for counts in _counts(model, modules[0], sizes, names, units):
-                said = tuple(each for each in producers if each is not None)
-                yield dataclasses.replace(block, producers=said, unit_width=names, counts=counts)
+                complete = tuple(each for each in producers if each is not None)
+                yield dataclasses.replace(block, producers=complete, unit_width=names, counts=counts)
 
 
 def _producer(path: str, parts: list[int], sizes: Mapping[str, int]) -> str | Producer | None:
-    """A producer with so many rows a unit in each part; None where no attributes say how many."""
+    """A producer with ``parts`` rows per unit in each part; None if no attributes have these numbers."""
     if len(parts) == 1:
         return path
     rows = [next(_products(sizes, run), None) for run in parts]
@@ -310,7 +320,7 @@ def _producer(path: str, parts: list[int], sizes: Mapping[str, int]) -> str | Pr
 
 
 def _products(sizes: Mapping[str, int], number: int) -> Iterator[tuple[str, ...]]:
-    """The attributes, one or two, whose product is a number; those named for the size of a head first."""
+    """One or two attributes whose product is ``number``; names that suggest the size of a head come first."""
     if number == 1:
         yield ()
         return
@@ -320,12 +330,12 @@ def _products(sizes: Mapping[str, int], number: int) -> Iterator[tuple[str, ...]
         for one, other in itertools.combinations(sizes, 2)
         if sizes[one] * sizes[other] == number and 1 not in (sizes[one], sizes[other])
     ]
-    yield from sorted(ones, key=_untelling)
-    yield from sorted(twos, key=_untelling)
+    yield from sorted(ones, key=_implausibility)
+    yield from sorted(twos, key=_implausibility)
 
 
-def _untelling(names: tuple[str, ...]) -> int:
-    """How little the names say that they are the size of a head."""
+def _implausibility(names: tuple[str, ...]) -> int:
+    """Sort key: low for names that suggest the size of a head."""
     size = any(word in name for name in names for word in ("size", "dim", "width"))
     head = any(word in name for name in names for word in ("head", "group"))
     whole = any(word in name for name in names for word in ("num", "hidden", "embed", "all", "count"))
@@ -335,20 +345,20 @@ def _untelling(names: tuple[str, ...]) -> int:
 def _counts(
     model: nn.Module, module: nn.Module, sizes: Mapping[str, int], widths: tuple[str, ...], units: int
 ) -> Iterator[tuple[str, ...]]:
-    """Choices of the attributes that shrink with the units: those that most likely do, then others of fitting numbers."""
+    """Candidates for ``Block.counts``, the attributes that shrink with the units; the most plausible first."""
     fit = [name for name, value in sizes.items() if value % units == 0 and name not in widths]
     likely = [name for name in fit if sizes[name] == units or "head" in name]
-    own = getattr(module, "config", None)
+    config = getattr(module, "config", None)
     of_config = (
         [
             f"config.{name}"
-            for name, value in vars(own).items()
+            for name, value in vars(config).items()
             if type(value) is int and value > 0 and value % units == 0 and "head" in name
         ]
-        if own is not None
+        if config is not None
         else []
     )
-    given = set[tuple[str, ...]]()
+    yielded = set[tuple[str, ...]]()
     others = [name for name in fit if name not in likely][:4]
     for extra in ([], of_config[:2]):
         pool = [*others, *extra]
@@ -356,13 +366,13 @@ def _counts(
             for more in itertools.combinations(pool, many):
                 for base in (likely, []):
                     choice = tuple(name for name in (*fit, *extra) if name in base or name in more)
-                    if choice not in given:
-                        given.add(choice)
+                    if choice not in yielded:
+                        yielded.add(choice)
                         yield choice
 
 
-def _tried(model: nn.Module, block: Block, stack: str) -> tuple[str, str]:
-    """How sure a block is: whether what is pruned by it is what was masked."""
+def _verify(model: nn.Module, block: Block, stack: str) -> tuple[str, str]:
+    """Confidence in a block and the reason for less than ``sure``: compare models pruned with it to masked ones."""
     architecture = Architecture(name="draft", model_types=(), stacks=(Stack(layers=stack, blocks=(block,)),))
     inputs = testing.tiny_batches(model, samples=2, batch_size=2, length=7, labels=False)
     batches = [
@@ -380,26 +390,26 @@ def _tried(model: nn.Module, block: Block, stack: str) -> tuple[str, str]:
             name: {"every other unit": units % 2 == 1, "the last unit": units == len(units) - 1}.get(left, units < 0)
             for name, units in all_of.items()
         }
-        detail = _apart(model, groups, Mask(keep), data)
+        detail = _difference(model, groups, Mask(keep), data)
         if detail:
             return (LIKELY if left == "no unit" else DOUBTFUL), f"with {left} left, {detail}"
     return SURE, ""
 
 
-def _apart(model: nn.Module, groups: Groups, mask: Mask, batches: Any) -> str:
-    """How the pruned model differs from the masked one; empty where it does not."""
+def _difference(model: nn.Module, groups: Groups, mask: Mask, batches: Any) -> str:
+    """Description of the difference between the pruned and the masked model; empty if they are equal."""
     try:
         with frozen(model), torch.no_grad():
             with masked(model, groups, mask):
                 expected = all_outputs(model, batches)
-            apart = furthest_apart(expected, all_outputs(materialize(model, groups, mask).eval(), batches))
-    except Exception as error:  # a wrong draft makes any line of the model fail
+            difference = largest_difference(expected, all_outputs(materialize(model, groups, mask).eval(), batches))
+    except Exception as error:  # a wrong draft can make any line of the model fail
         return f"the pruned model fails: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    return "" if apart < 1e-5 else f"the pruned model is {apart:.2g} away from the masked one"
+    return "" if difference < 1e-5 else f"the outputs of the pruned and the masked model differ by {difference:.2g}"
 
 
 def _named(blocks: list[Block]) -> tuple[Block, ...]:
-    """Blocks of one kind are told apart by their modules."""
+    """Give several blocks of the same kind distinct names, from their modules."""
     kinds = [block.kind for block in blocks]
     return tuple(
         dataclasses.replace(block, name=block.module.replace(".", "_")) if kinds.count(block.kind) > 1 else block

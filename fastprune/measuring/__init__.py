@@ -1,1 +1,1 @@
-"""Time, memory and metrics of models."""
+"""Measuring time, memory and metrics of models."""

@@ -1,4 +1,4 @@
-"""Measuring: the cost table of an opened model, and pictures of tables."""
+"""Measured cost tables of opened models, and plots of tables."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ def measure(
     progress: Progress | None = None,
     **options: Any,
 ) -> MeasuredTable:
-    """The cost table of a model for a workload, from measurements on this machine.
+    """Measure the cost table of a model for a workload on this machine.
 
     Args:
-        opened: What ``open_pretrained`` returned.
-        cost: A cost model that measures, by name.
-        seq_len: Tokens a sample; None: as ``Workload.made_up`` has it.
-        progress: Called as (description, steps done, steps in all).
-        options: The cost model's own, such as ``batch_size=1``.
+        opened: The result of ``open_pretrained``.
+        cost: Name of a measured cost model.
+        seq_len: Tokens per sample [None: 128 or the model's limit, or 16,000 readings of a recording].
+        progress: Called as (description, finished steps, total steps).
+        options: Options of the cost model, such as ``batch_size=1``.
 
     Raises:
-        UsageError: The cost model does not measure, or cannot do so for this model.
+        UsageError: The cost is counted instead of measured, or cannot be measured for this model.
     """
     workload = Workload.made_up(opened.model, seq_len)
     chosen = strategy("cost", cost, seq_len=workload.seq_len, **options)
     if not isinstance(chosen, MeasuredCost):
-        raise UsageError(f"The cost model '{cost}' counts and has nothing to measure; its tables need no file.")
+        raise UsageError(f"The cost model '{cost}' is counted, not measured; it needs no table.")
     model = unfuse_experts(opened.model)
     groups = resolve_groups(serving.architecture_for(model), model)
     with torch.inference_mode(False), listening(progress):
@@ -52,7 +52,7 @@ def measure(
 
 
 def conditions_text(conditions: Conditions) -> str:
-    """What was measured for, in one line."""
+    """The measurement conditions in one line."""
     threads = f", {conditions['threads']} threads" if conditions.get("threads") else ""
     compiled = ", compiled" if conditions.get("compiled") else ""
     return (
@@ -62,16 +62,16 @@ def conditions_text(conditions: Conditions) -> str:
 
 
 def title(curve: Curve) -> str:
-    """Which sublayers a curve is of."""
+    """Title of a curve: its first group and the number of further ones."""
     first, *others = curve.groups
     return first + (f" and {len(others)} more" if others else "")
 
 
 def draw(table: MeasuredTable, path: str | Path) -> Path:
-    """Draw the curves into a picture: PNG, SVG or PDF, by the file's ending.
+    """Plot the curves of a table: PNG, SVG or PDF, by the file's suffix.
 
     Raises:
-        UsageError: The picture cannot be written.
+        UsageError: The file cannot be written.
     """
     figure, axes = subplots(5 * len(table.curves), 3.5, count=len(table.curves))
     for place, curve in zip(axes if len(table.curves) > 1 else [axes], table.curves, strict=True):

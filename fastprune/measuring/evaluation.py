@@ -1,4 +1,4 @@
-"""Evaluation: a model's own metrics, and how far two models agree."""
+"""Evaluation: metrics of a model, and agreement of two models."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 EVALUATION_SPLITS = ("validation", "validation_matched", "test")
-"""Where labelled rows are that nothing was trained on, the first choice first."""
+"""Splits with labelled rows that were not trained on, in order of preference."""
 
 
 class Reading(TypedDict, total=False):
-    """How data are read that are no Batches yet: what ``make_batches`` takes, all of it optional.
+    """Optional arguments of ``make_batches`` for data that is not encoded yet.
 
     Attributes:
-        batch_size: Samples a batch.
-        max_length: Tokens a sample, at most.
-        columns: Which columns hold what.
-        split: For sources with splits.
+        batch_size: Samples per batch.
+        max_length: Maximum number of tokens per sample.
+        columns: Names of the text and label columns.
+        split: Split to read, for sources with splits.
     """
 
     batch_size: int
@@ -49,22 +49,21 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase | None = None,
     **reading: Unpack[Reading],
 ) -> dict[str, float]:
-    """The task's metrics of a model over a whole data set.
+    """Compute the task's metrics of a model over a whole data set.
 
     Args:
         model: A model, or a directory or Hub name to open.
-        data: Batches, or a data set or source with labels; of a source with splits, validation and then test.
-        task: What the model is for; None: the task of the batches, or else the one that serves the model.
-        tokenizer: The model's, for data that is not encoded yet; None: the one that was opened with the model.
-        reading: For data that is not encoded yet: ``batch_size``, ``max_length``, ``columns`` and ``split``, as for
-            ``make_batches``.
+        data: Batches, or a data set or source with labels; of the splits of a source, validation, else test.
+        task: The model's task [None: the task of the batches, else the registered task for the model].
+        tokenizer: The model's tokenizer, for data that is not encoded yet [None: the one opened with the model].
+        reading: For data that is not encoded yet: ``batch_size``, ``max_length``, ``columns`` and ``split`` of ``make_batches``.
 
     Returns:
         The metrics by name.
 
     Raises:
         DataError: The data cannot be read, has no labels, or does not fit the task.
-        ModelError: The model cannot be opened, or no task serves it.
+        ModelError: The model cannot be opened, or there is no task for it.
     """
     model, task, tokenizer = _opened(model, data, task, tokenizer)
     batches = _encoded(data, model, task, tokenizer, reading)
@@ -81,22 +80,22 @@ def fidelity(
     tokenizer: PreTrainedTokenizerBase | None = None,
     **reading: Unpack[Reading],
 ) -> dict[str, float]:
-    """How far two models agree on the same data, which needs no labels.
+    """Measure the agreement of two models on the same data, without labels.
 
     Args:
-        teacher: The model to agree with; it settles task and tokenizer, where they are not given.
-        student: The other model.
-        data: As for ``evaluate``; so are the rest.
-        task: What the models are for.
-        tokenizer: For data that is not encoded yet.
-        reading: Likewise.
+        teacher: The reference model, usually the dense one; it determines task and tokenizer if these are None.
+        student: The other model, usually the pruned one.
+        data: Batches, or a data set or source, as for ``evaluate``.
+        task: The models' task, as for ``evaluate``.
+        tokenizer: The tokenizer, as for ``evaluate``.
+        reading: Arguments of ``make_batches``, as for ``evaluate``.
 
     Returns:
-        Figures by name; 1.0 is the same.
+        Fidelity figures by name; 1.0 means identical.
 
     Raises:
         DataError: The data cannot be read or does not fit the task.
-        ModelError: A model cannot be opened, no task serves it, or the two are on different devices.
+        ModelError: A model cannot be opened, there is no task for it, or the models are on different devices.
     """
     teacher, task, tokenizer = _opened(teacher, data, task, tokenizer)
     student, _, _ = _opened(student, data, task, tokenizer)
@@ -136,8 +135,8 @@ def _opened(
     task: Task | None,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> tuple[nn.Module, Task, PreTrainedTokenizerBase | None]:
-    """The model itself, and what was not given: the data's task or else the model's, and the model's tokenizer."""
-    # Here, because plugins import this package while they load.
+    """Open the model if needed; a task of None becomes the data's or the model's, a tokenizer of None the opened one."""
+    # imported here because plugins import this package while they are loaded
     from fastprune.models.pretrained import open_pretrained
     from fastprune.registry.serving import task_for
 
@@ -148,7 +147,7 @@ def _opened(
     if task is None:
         config: Any = getattr(model, "config", None)
         if config is None:
-            raise ModelError(f"{type(model).__name__} has no config to tell its task from; give the task.")
+            raise ModelError(f"The task of a {type(model).__name__} without a config is unknown; pass the task.")
         task = task_for(config, type(model))
     return model, task, tokenizer
 
@@ -162,24 +161,22 @@ def _encoded(
 ) -> Batches:
     unknown = sorted(set(reading) - set(Reading.__annotations__))
     if unknown:
-        raise TypeError(f"There is no argument {unknown[0]!r}; data are read by {', '.join(Reading.__annotations__)}.")
+        raise TypeError(f"There is no argument {unknown[0]!r}; use {', '.join(Reading.__annotations__)}.")
     if isinstance(data, Batches):
         if reading:
-            raise DataError(f"{', '.join(reading)} cannot be set: the data are Batches, which are encoded already.")
+            raise DataError(f"{', '.join(reading)} cannot be set for Batches, which are already encoded.")
         return data
     if tokenizer is None:
-        raise DataError(
-            "The data is not encoded yet, and there is no tokenizer to do it; give the tokenizer, or Batches."
-        )
+        raise DataError("Encoding the data needs a tokenizer; pass the tokenizer, or Batches.")
     limit = token_limit(model)
     return make_batches(data, task, tokenizer, samples=None, limit=limit, default_split=EVALUATION_SPLITS, **reading)
 
 
 def _results(model: nn.Module, task: Task, batches: Batches) -> Iterator[tuple[Any, Batch]]:
-    """Pairs of outputs and batch, both on the model's device, one at a time: outputs can be large."""
+    """Pairs of outputs and batch on the model's device, as a generator because outputs can be large."""
     for batch in track(batches.batches, "evaluating"):
-        there = to_device(batch, _device(model))
-        yield outputs_of(model, there, task), there
+        moved = to_device(batch, _device(model))
+        yield outputs_of(model, moved, task), moved
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -188,7 +185,7 @@ def _device(model: nn.Module) -> torch.device:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode, and back in the mode it was in."""
+    """Within the context, all modules are in evaluation mode; their modes are restored afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -199,7 +196,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def compare_models(dense: nn.Module, pruned: nn.Module, batches: Batches) -> dict[str, Any]:
-    """Both models' metrics, by ``dense`` and ``pruned``; without labels their agreement, by ``fidelity``."""
+    """Metrics of both models under ``dense`` and ``pruned``; without labels, their agreement under ``fidelity``."""
     if not batches.has_labels and batches.task is not None and not batches.task.metrics_of_samples:
         return {"fidelity": fidelity(dense, pruned, batches)}
     return {"dense": evaluate(dense, batches), "pruned": evaluate(pruned, batches)}

@@ -1,4 +1,4 @@
-"""Inspection: what can be pruned of a model, or what is left of a pruned one."""
+"""Inspection: the prunable units of a model and their costs."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from fastprune.units.toml import architecture_of
 def inspect(
     opened: Pretrained, *, seq_len: int | None = None, architecture: Architecture | None = None
 ) -> dict[str, Any]:
-    """Units, MACs and parameters of a model, group by group.
+    """List units, MACs and parameters of a model by group.
 
     Args:
-        opened: What ``open_pretrained`` returned.
-        seq_len: Tokens a sample, for the MACs; None: as ``Workload.made_up`` has it.
-        architecture: Where its units are; None: as it was pruned with, or by its ``config.model_type``.
+        opened: The result of ``open_pretrained``.
+        seq_len: Tokens per sample for the MACs [None: 128 or the model's limit, or 16,000 readings of a recording].
+        architecture: The model's architecture [None: the one it was pruned with, else the registered one for its
+            ``config.model_type``].
 
     Returns:
-        ``groups``: name, kind, units before any pruning, units kept, MACs, parameters; totals; what is ``fixed``; ``measures``,
-        what each is called; ``seq_len``, the tokens that MACs are counted for.
+        ``groups``: name, kind, units of the dense model, units kept, MACs and parameters of each group; ``macs`` and
+        ``parameters``: totals; ``fixed``: the costs that cannot be pruned; ``measures``: display names of the costs; ``seq_len``:
+        the length that MACs are counted for.
 
     Raises:
-        ModelError: No architecture serves the model, or the length is more than it takes.
+        ModelError: There is no architecture for the model, or the length exceeds its limit.
     """
     model = unfuse_experts(opened.model)
     groups = resolve_groups(architecture or _pruned_with(opened.source) or serving.architecture_for(model), model)
@@ -53,14 +55,14 @@ _COSTS = {"macs": "macs", "parameters": "params"}
 
 
 def _pruned_with(source: str) -> Architecture | None:
-    """The architecture in the manifest of a pruned model's directory; None where it is no pruned model."""
+    """The architecture in the manifest of a pruned model's directory; None for other sources."""
     if not (Path(source) / MANIFEST).is_file():
         return None
     return architecture_of(read_manifest(source)["architecture"], f"the manifest of {source}")
 
 
 def _units_before(source: str) -> dict[str, int]:
-    """By group, what a pruned model's directory says of the dense one; nothing where it is no pruned model."""
+    """Units of the dense model by group, from the manifest of a pruned model's directory; empty for other sources."""
     if not (Path(source) / MANIFEST).is_file():
         return {}
     return {group["name"]: int(group["units"]) for group in read_manifest(source)["groups"]}

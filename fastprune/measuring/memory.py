@@ -1,4 +1,4 @@
-"""Memory: what is free, what a model's weights take, and what a forward pass takes beside them at its highest."""
+"""Memory: bytes of a model's weights, and peak bytes of a forward pass."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from fastprune.calibration.hooks import frozen
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """What parameters and buffers take."""
+    """Bytes of parameters and buffers; shared tensors count once."""
     tensors = {tensor.data_ptr(): tensor for tensor in [*model.parameters(), *model.buffers()]}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def peak_bytes(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
-    """The most that a forward pass holds at once, weights and inputs left out.
+    """Peak memory of a forward pass in bytes, without weights and inputs.
 
-    On CUDA what its allocator says; elsewhere the tensors that operators give back, without what an operator holds only
-    while it runs.
+    On CUDA this is the allocator's peak; on other devices the sum of live tensors returned by operators, without memory that an
+    operator uses internally.
 
     Args:
-        model: On the device of the inputs.
-        inputs: What ``model(**inputs)`` takes.
+        model: The model, on the device of the inputs.
+        inputs: Keyword arguments of the model.
     """
     device = next(model.parameters()).device
     with torch.inference_mode(), frozen(model):
-        model(**inputs)  # whatever is made once and stays
+        model(**inputs)  # warm-up: one-time allocations
         if device.type == "cuda":
             torch.cuda.synchronize(device)
             before = torch.cuda.memory_allocated(device)
@@ -40,19 +40,19 @@ def peak_bytes(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
             model(**inputs)
             torch.cuda.synchronize(device)
             return int(torch.cuda.max_memory_allocated(device) - before)
-        watched = _Held([*model.parameters(), *model.buffers(), *inputs.values()])
-        with watched:
+        counter = _LiveBytes([*model.parameters(), *model.buffers(), *inputs.values()])
+        with counter:
             model(**inputs)
-    return watched.most
+    return counter.peak
 
 
-class _Held(TorchDispatchMode):
-    """While open, counts the bytes of all tensors that came about and are still there."""
+class _LiveBytes(TorchDispatchMode):
+    """Within the context, counts the bytes of live tensors created by operators, except the storages of ``excluded``."""
 
-    def __init__(self, known: Iterable[Tensor]) -> None:
+    def __init__(self, excluded: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.held = self.most = 0
-        self.seen = {tensor.untyped_storage()._cdata for tensor in known}
+        self.live = self.peak = 0
+        self.counted = {tensor.untyped_storage()._cdata for tensor in excluded}
 
     def __torch_dispatch__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -60,17 +60,17 @@ class _Held(TorchDispatchMode):
         output = function(*args, **(kwargs or {}))
         for value in tree_leaves(output):
             if isinstance(value, Tensor):
-                self._see(value.untyped_storage())
+                self._count(value.untyped_storage())
         return output
 
-    def _see(self, storage: torch.UntypedStorage) -> None:
+    def _count(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key not in self.seen:
-            self.seen.add(key)
-            self.held += size
-            self.most = max(self.most, self.held)
-            weakref.finalize(storage, self._gone, key, size)
+        if key not in self.counted:
+            self.counted.add(key)
+            self.live += size
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._release, key, size)
 
-    def _gone(self, key: int, size: int) -> None:
-        self.seen.discard(key)
-        self.held -= size
+    def _release(self, key: int, size: int) -> None:
+        self.counted.discard(key)
+        self.live -= size

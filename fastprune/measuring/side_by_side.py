@@ -1,4 +1,4 @@
-"""Proving: a dense and a pruned model side by side, in one process, on the same inputs."""
+"""Benchmark a dense and a pruned model side by side, in one process and on the same inputs."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from fastprune.units.resolve import resolve_groups
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What a dense and a pruned model took, each by its name: ``dense``, ``pruned``.
+    """Benchmark of a dense and a pruned model. Mappings have the keys ``dense`` and ``pruned``.
 
     Attributes:
-        batch_size: Samples at once.
-        seq_len: Tokens a sample.
-        milliseconds: Of every forward pass, [rounds] each, the models taking turns.
+        batch_size: Samples per forward pass.
+        seq_len: Tokens per sample.
+        milliseconds: Times of all forward passes, each [rounds]; the models take turns.
         weights: Bytes of the weights.
-        peak: Bytes that a forward pass holds beside the weights at its highest; empty where that is not known.
-        predicted: Milliseconds that a table says, where there is one.
+        peak: Peak bytes of a forward pass in addition to the weights; empty if unknown.
+        predicted: Milliseconds predicted by a cost table; empty without a table.
     """
 
     batch_size: int
@@ -48,32 +48,32 @@ class Comparison:
 
     @property
     def speedup(self) -> float:
-        """The median over the rounds of dense time / pruned time."""
+        """Median over the rounds of dense time / pruned time."""
         return speedup(self.milliseconds["dense"], self.milliseconds["pruned"])
 
     @property
     def predicted_speedup(self) -> float | None:
-        """As the table has it."""
+        """Speedup predicted by the cost table; None without a table."""
         return self.predicted["dense"] / self.predicted["pruned"] if self.predicted else None
 
     def summary(self) -> dict[str, Any]:
-        """The figures, ready for JSON."""
-        found: dict[str, Any] = {"batch_size": self.batch_size, "seq_len": self.seq_len, "speedup": self.speedup}
+        """The figures as JSON-compatible values."""
+        figures: dict[str, Any] = {"batch_size": self.batch_size, "seq_len": self.seq_len, "speedup": self.speedup}
         if self.predicted:
-            found["predicted_speedup"] = self.predicted_speedup
+            figures["predicted_speedup"] = self.predicted_speedup
         for name, times in self.milliseconds.items():
             median = statistics.median(times)
             quartiles = statistics.quantiles(times, n=4) if len(times) > 1 else [median] * 3
-            found[name] = {
+            figures[name] = {
                 "milliseconds": {"median": median, "lower_quartile": quartiles[0], "upper_quartile": quartiles[2]},
                 "samples_per_second": 1e3 * self.batch_size / median,
                 "weight_bytes": self.weights[name],
             }
             if self.peak:
-                found[name]["peak_bytes"] = self.peak[name]
+                figures[name]["peak_bytes"] = self.peak[name]
             if self.predicted:
-                found[name]["predicted_milliseconds"] = self.predicted[name]
-        return found
+                figures[name]["predicted_milliseconds"] = self.predicted[name]
+        return figures
 
 
 def bench(
@@ -89,22 +89,23 @@ def bench(
     table: MeasuredTable | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Time two models of one family on the same made-up inputs, in turns.
+    """Time two models of the same family in turns on the same dummy inputs.
 
     Args:
         dense: A transformers model.
-        pruned: What became of it, on the same device.
-        batch_size: Samples at once.
-        seq_len: Tokens a sample; None: as ``Workload.made_up`` has it.
-        rounds: Turns each.
-        attention: The attention kernel, such as ``sdpa``; None: each model's own.
-        threads: Of a CPU; None: torch's.
-        compile: Time what torch.compile makes of both.
-        table: What to predict from; it must have been measured for this workload.
-        progress: Called as (description, steps done, steps in all).
+        pruned: The pruned model, on the same device.
+        batch_size: Samples per forward pass.
+        seq_len: Tokens per sample [None: 128 or the model's limit, or 16,000 readings of a recording].
+        rounds: Measurements of each model.
+        attention: Attention kernel, such as ``sdpa`` [None: each model's current one].
+        threads: CPU threads [None: torch's].
+        compile: Compile both models with torch.compile.
+        table: Cost table for predictions, measured for this workload.
+        progress: Called as (description, finished steps, total steps).
 
     Raises:
-        ModelError: The models are on two devices, or take no such length or attention.
+        ModelError: The models are on different devices, or do not support the length.
+        UsageError: The models do not support the attention kernel.
         TableError: The table is of another model or workload.
     """
     devices = {name: next(model.parameters()).device for name, model in (("dense", dense), ("pruned", pruned))}
@@ -145,35 +146,35 @@ def bench_saved(
     table_file: str | Path | None = None,
     **options: Any,
 ) -> Comparison:
-    """As ``bench`` for opened models: the workload and the prediction come from what the pruned one was measured for.
+    """``bench`` for opened models, with the workload and the prediction of the latency in the pruned model's manifest.
 
     Args:
-        dense: What ``open_pretrained`` returned.
-        pruned: Likewise; where it was pruned to a latency, its manifest says for what.
-        batch_size: None: the table's, the manifest's or 32.
-        seq_len: None: the table's, the manifest's or as ``Workload.made_up`` has it.
-        table_file: What to predict from instead of the manifest.
-        options: Those of ``bench``.
+        dense: The dense model, from ``open_pretrained``.
+        pruned: The pruned model, from ``open_pretrained``.
+        batch_size: Samples per forward pass [None: the table's, else the manifest's, else 32].
+        seq_len: Tokens per sample [None: the table's, else the manifest's, else the default of ``bench``].
+        table_file: File of a cost table for predictions [None: the manifest's latency].
+        options: Further arguments of ``bench``.
 
     Raises:
         UsageError: As for ``bench``.
     """
     table = MeasuredTable.read(table_file) if table_file is not None else None
-    told = _told(pruned.source)
-    known: Mapping[str, Any] = table.conditions if table is not None else told.get("conditions", {})
-    batch_size = batch_size or known.get("batch_size", 32)
-    seq_len = seq_len or known.get("seq_len")
+    recorded = _recorded_latency(pruned.source)
+    conditions: Mapping[str, Any] = table.conditions if table is not None else recorded.get("conditions", {})
+    batch_size = batch_size or conditions.get("batch_size", 32)
+    seq_len = seq_len or conditions.get("seq_len")
     compared = bench(dense.model, pruned.model, batch_size=batch_size, seq_len=seq_len, table=table, **options)
     parameter = next(pruned.model.parameters())
-    here = {"batch_size": batch_size, "seq_len": compared.seq_len, "device": parameter.device.type}
-    here |= {"dtype": str(parameter.dtype).removeprefix("torch."), "compiled": bool(options.get("compile"))}
-    if table is None and told and here.items() <= known.items():
-        compared = replace(compared, predicted={"dense": told["before"], "pruned": told["after"]})
+    current = {"batch_size": batch_size, "seq_len": compared.seq_len, "device": parameter.device.type}
+    current |= {"dtype": str(parameter.dtype).removeprefix("torch."), "compiled": bool(options.get("compile"))}
+    if table is None and recorded and current.items() <= conditions.items():
+        compared = replace(compared, predicted={"dense": recorded["before"], "pruned": recorded["after"]})
     return compared
 
 
-def _told(source: str) -> dict[str, Any]:
-    """What a pruned model's manifest says of its latency; nothing where it was not measured."""
+def _recorded_latency(source: str) -> dict[str, Any]:
+    """The latency in the manifest of a pruned model's directory; empty if it was not measured."""
     if not (Path(source) / MANIFEST).is_file():
         return {}
     measured = (cost for cost in read_manifest(source).get("costs", []) if "batch_size" in cost["conditions"])
@@ -189,7 +190,7 @@ def _predicted(table: MeasuredTable, model: nn.Module) -> float:
 def _served(
     models: Mapping[str, nn.Module], attention: str | None, threads: int | None
 ) -> Iterator[dict[str, nn.Module]]:
-    """While open, the models run with the attention and the threads asked for."""
+    """Within the context, the models run with the attention kernel and the number of threads."""
     before = torch.get_num_threads()
     kernels = {name: getattr(model.config, "_attn_implementation", None) for name, model in models.items()}
     try:
@@ -207,4 +208,4 @@ def _set_attention(models: Mapping[str, nn.Module], kernels: Mapping[str, str | 
             try:
                 models[name].set_attn_implementation(kernel)  # type: ignore[operator]
             except (ValueError, ImportError) as error:
-                raise UsageError(f"The model cannot be run with the attention {kernel}: {error}") from error
+                raise UsageError(f"The model cannot be run with the attention kernel {kernel}: {error}") from error

@@ -1,4 +1,4 @@
-"""Timing: what is compared runs in turn, so that a machine that speeds up or slows down does so for all of it."""
+"""Timing: compared calls take turns, so that changes of the machine's speed affect all of them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ K = TypeVar("K")
 
 Call = Callable[[], Any]
 Clock = Callable[[], float]
-"""Seconds, read once the device has done what it was given."""
+"""Returns the time in seconds, after the device has finished its work."""
 
-TURN = 0.02  # seconds that a turn lasts at least: short calls are repeated
-WARM = 0.25  # seconds from which on a call needs no warm-up in each turn: its own first moments do not show
+TURN = 0.02  # minimum duration of a turn in seconds; shorter calls are repeated
+WARM = 0.25  # duration of a call in seconds from which it needs no warm-up in each turn
 
 
 def device_clock() -> float:
-    """Wall time in seconds, read when the accelerator, if there is one, has finished."""
+    """Wall time in seconds, after synchronising with the accelerator, if there is one."""
     return float(benchmark.timer())
 
 
@@ -37,15 +37,19 @@ def take_turns(
     clock: Clock | None = None,
     description: str = "timing",
 ) -> dict[K, list[float]]:
-    """Milliseconds of each call, by its key: [rounds], the calls taking turns, to and fro.
+    """Time several calls in turns, alternating the order from round to round.
 
-    A short call is repeated within its turn, after one that warms the caches up again.
+    A short call is repeated within its turn, after a first one that warms up the caches.
 
     Args:
-        makers: What makes each call, anew for each turn: what a call needs is only there while it is timed.
-        rounds: How many turns each takes.
-        clock: Told to read the time before and after; None: ``device_clock``.
-        description: What progress reports say.
+        makers: Functions that build each call, by key. They run again in each turn, so that the memory of a call is used only
+            while it is timed.
+        rounds: Number of turns of each call.
+        clock: Returns the time in seconds [None: ``device_clock``].
+        description: Description for progress reports.
+
+    Returns:
+        Milliseconds by key, each [rounds].
     """
     clock = clock or device_clock
     times: dict[K, list[float]] = {key: [] for key in makers}
@@ -54,7 +58,7 @@ def take_turns(
     for key in track(turns, description):
         timer = timeit.Timer(makers[key](), timer=clock)
         if not times[key]:
-            timer.timeit(1)  # whatever is set up once
+            timer.timeit(1)  # one-time initialisation
         seconds = timer.timeit(1)
         if seconds < WARM:
             repeats = max(1, min(50, round(TURN / max(seconds, 1e-6))))
@@ -66,20 +70,23 @@ def take_turns(
 def interleaved(
     models: Mapping[str, nn.Module], inputs: Mapping[str, Tensor], *, rounds: int = 15
 ) -> dict[str, list[float]]:
-    """Milliseconds of each forward pass, by the model's name: [rounds], the models taking turns, after a warm-up.
+    """Time forward passes of several models in turns, after a warm-up.
 
     Args:
-        models: All on the device of the inputs.
-        inputs: What ``model(**inputs)`` takes.
-        rounds: How many turns each model takes.
+        models: The models by name, on the device of the inputs.
+        inputs: Keyword arguments of the models.
+        rounds: Number of turns of each model.
+
+    Returns:
+        Milliseconds by name, each [rounds].
     """
-    with torch.inference_mode(), ExitStack() as still:
+    with torch.inference_mode(), ExitStack() as contexts:
         for model in models.values():
-            still.enter_context(frozen(model))
+            contexts.enter_context(frozen(model))
         makers = {name: lambda model=model: lambda: model(**inputs) for name, model in models.items()}
         return take_turns(makers, rounds=rounds)
 
 
 def speedup(dense: list[float], pruned: list[float]) -> float:
-    """The median over the rounds of dense time / pruned time."""
+    """Median over the rounds of dense time / pruned time."""
     return statistics.median(before / after for before, after in zip(dense, pruned, strict=True))

@@ -1,1 +1,1 @@
-"""Open, save and push models."""
+"""Opening, saving and uploading models."""

@@ -1,4 +1,4 @@
-"""Checkpoints: a pruned model as a directory of weights, config, modelling file, tokenizer and manifest, and back."""
+"""Checkpoints: save and load pruned models (weights, config, modelling file, tokenizer and manifest in a directory)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def write_companions(
     directory: Path, tokenizer: PreTrainedTokenizerBase | None, companions: Mapping[str, bytes]
 ) -> None:
-    """Write what belongs to a model beside its weights: the tokenizer, and files by their relative path."""
+    """Write the tokenizer and other files, by relative path, into a model's directory."""
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
     for name, content in companions.items():
@@ -41,7 +41,7 @@ def write_companions(
 
 
 def plain_config(model: PreTrainedModel) -> PreTrainedConfig:
-    """A copy of the model's configuration without what only Python code reads: what was pruned, the modelling file."""
+    """A copy of the model's configuration without the entries for pruned modules and the modelling file."""
     config = copy.deepcopy(model.config)
     for name in (portable.KEY, "auto_map"):
         vars(config).pop(name, None)
@@ -57,19 +57,22 @@ def save(
     tokenizer: PreTrainedTokenizerBase | None = None,
     companions: Mapping[str, bytes] | None = None,
 ) -> Path:
-    """Write a pruned model. Everything is written beside the target and then moved there: all of it or nothing.
+    """Save a pruned model. Files are written to a temporary directory first, so the target is complete or absent.
 
     Args:
         model: A pruned transformers model.
-        path: A directory that does not exist, or is empty.
-        architecture: Where its units are; it goes into the manifest, so that loading needs no plugin.
-        details: What else the manifest says: recipe, costs, metrics.
-        tokenizer: Saved along.
-        companions: Files to write along, by their relative path in the directory.
+        path: A directory that does not exist or is empty.
+        architecture: The model's architecture; it is stored in the manifest, so that loading needs no plugin.
+        details: Further entries of the manifest: recipe, costs, metrics.
+        tokenizer: Tokenizer to save with the model.
+        companions: Other files to save, by their relative path in the directory.
+
+    Returns:
+        The directory.
 
     Raises:
-        CheckpointError: The target is in the way.
-        ModelError: The model is no transformers model.
+        CheckpointError: The target is not empty or cannot be written.
+        ModelError: The model is not a transformers model.
     """
     path = check_output(path)
     if not isinstance(model, transformers.PreTrainedModel):
@@ -102,16 +105,16 @@ def load(
     device: str | torch.device = "cpu",
     model_class: type[PreTrainedModel] | None = None,
 ) -> PreTrainedModel:
-    """Open a pruned model: outputs are bit-equal to those of the model that was saved.
+    """Load a pruned model. Its outputs are bit-equal to those of the saved model.
 
     Args:
-        path: A directory that ``PruningResult.save`` wrote, or transformers' ``save_pretrained`` later on.
-        dtype: Of the weights; auto: as they were saved.
-        device: Where to put the model.
-        model_class: For classes that transformers does not have; None: by the name in the manifest.
+        path: A directory written by ``PruningResult.save``, or by transformers' ``save_pretrained`` of a pruned model.
+        dtype: Data type of the weights; "auto": as saved.
+        device: Device of the model.
+        model_class: The model's class, for classes that transformers does not have [None: by the name in the manifest].
 
     Raises:
-        CheckpointError: The directory holds no pruned model, or a broken one, or one of a newer format.
+        CheckpointError: The directory has no pruned model, a broken one, or one of a newer format.
     """
     if not (Path(path) / MANIFEST).exists() and is_pruned(path):
         return _load(path, model_class or _class_in_config(path), dtype).to(device).eval()  # type: ignore[no-any-return]
@@ -122,22 +125,26 @@ def load(
         widths = {str(name): int(units) for name, units in manifest["widths"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise CheckpointError(
-            f"The manifest of {path} lacks what loading needs: {type(error).__name__}: {error}."
+            f"The manifest of {path} is incomplete or invalid: {type(error).__name__}: {error}."
         ) from error
     model = _load(path, model_class, dtype)
-    found = {group.name: group.units for group in resolve_groups(architecture, model)}
-    if found != widths:
-        wrong = sorted(name for name in found.keys() | widths.keys() if found.get(name) != widths.get(name))
+    loaded = {group.name: group.units for group in resolve_groups(architecture, model)}
+    if loaded != widths:
+        wrong = sorted(name for name in loaded.keys() | widths.keys() if loaded.get(name) != widths.get(name))
         raise CheckpointError(
-            f"The manifest of {path} disagrees with its weights on {', '.join(wrong)}: "
-            f"{widths.get(wrong[0], 'no')} units of the first against {found.get(wrong[0], 'none')}. "
-            "Restore the directory as it was saved."
+            f"The manifest of {path} disagrees with its weights on {', '.join(wrong)}: '{wrong[0]}' has "
+            f"{widths.get(wrong[0], 'no')} units in the manifest and {loaded.get(wrong[0], 'none')} in the weights. "
+            "Restore the saved directory."
         )
     return model.to(device).eval()  # type: ignore[no-any-return]
 
 
 def _load(path: str | Path, model_class: type[PreTrainedModel], dtype: str | torch.dtype) -> Any:
-    """The model of a directory whose configuration says what is narrower."""
+    """Load a model whose configuration lists its pruned modules.
+
+    Raises:
+        CheckpointError: The weights are missing, pickled, broken, or do not match the configuration.
+    """
     _require_safetensors(Path(path))
     model: Any
     info: Any
@@ -146,23 +153,23 @@ def _load(path: str | Path, model_class: type[PreTrainedModel], dtype: str | tor
         model, info = narrowed.from_pretrained(
             path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-    except Exception as error:  # files, shapes and constructors raise different families
+    except Exception as error:  # files, shapes and constructors raise unrelated types of errors
         raise CheckpointError(f"The pruned model in {path} cannot be loaded: {error}") from error
     wrong = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
     if wrong:
         raise CheckpointError(f"The weights in {path} do not match its manifest: {wrong}.")
     model.__class__ = model_class
-    vars(model.config).pop("auto_map", None)  # what save_pretrained writes has no modelling file beside it
+    vars(model.config).pop("auto_map", None)  # save_pretrained does not copy the modelling file
     return model
 
 
 def is_pruned(path: str | Path) -> bool:
-    """Whether a directory holds a pruned model: with a manifest, or saved since by transformers alone."""
+    """Whether a directory has a pruned model, with a manifest or saved again by transformers without one."""
     return (Path(path) / MANIFEST).exists() or portable.KEY in _config_of(path)
 
 
 def _config_of(path: str | Path) -> dict[str, Any]:
-    """What ``config.json`` says; nothing where it cannot be read."""
+    """The contents of ``config.json``; empty if it cannot be read."""
     try:
         return dict(json.loads((Path(path) / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -174,14 +181,14 @@ def _class_in_config(path: str | Path) -> type[PreTrainedModel]:
     model_class = getattr(transformers, name, None)
     if model_class is None:
         raise CheckpointError(
-            f"{path} holds a pruned '{name}', which transformers {transformers.__version__} does not have; "
-            "give its class as model_class."
+            f"{path} has a pruned '{name}', a class that transformers {transformers.__version__} does not have; "
+            "pass the class as model_class."
         )
     return model_class  # type: ignore[no-any-return]
 
 
 def _require_safetensors(path: Path) -> None:
-    """Refuse pickled weights, which can run any code, and a directory without weights."""
+    """Raise CheckpointError for pickled weights, which can run any code, and for missing weights."""
     if any(path.glob("*.safetensors")):
         return
     pickles = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth", "*.pkl") for file in path.glob(kind))
@@ -190,18 +197,21 @@ def _require_safetensors(path: Path) -> None:
             f"The pruned model in {path} cannot be loaded: its weights are pickled ({', '.join(pickles)}), and opening a "
             "pickle can run any code. fastprune reads and writes safetensors only."
         )
-    raise CheckpointError(f"The pruned model in {path} cannot be loaded: there are no weights (*.safetensors) in it.")
+    raise CheckpointError(f"The pruned model in {path} cannot be loaded: it has no weights (*.safetensors).")
 
 
 def _narrowed(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """The model class, built narrower: so that ``from_pretrained`` finds layers of the sizes that were saved."""
-    # renamings of weights go by the class's name and module
+    """A subclass that builds pruned modules, so that ``from_pretrained`` finds layers with the saved sizes."""
+    # transformers looks up renamings of weights by the class's name and module
     names = {"__module__": model_class.__module__, "__doc__": model_class.__doc__}
     return type(model_class.__name__, (Narrow, model_class), names)
 
 
 def _write_modelling_file(model: PreTrainedModel, directory: Path) -> None:
-    """Have transformers alone open the directory; a class that transformers does not have needs its own code anyway."""
+    """Add the modelling file and ``auto_map``, so that transformers can load the directory without fastprune.
+
+    Classes outside transformers get neither.
+    """
     classes = portable.auto_map(model)
     file = directory / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
@@ -213,7 +223,7 @@ def _write_modelling_file(model: PreTrainedModel, directory: Path) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """The value with None for numbers that JSON has not, such as the correlation of constant predictions."""
+    """Replace numbers that JSON cannot represent, such as the NaN correlation of constant predictions, by None."""
     if isinstance(value, Mapping):
         return {name: _finite(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):

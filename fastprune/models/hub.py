@@ -1,4 +1,4 @@
-"""The Hub: a saved directory becomes a repository there."""
+"""Uploading saved models to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from fastprune.progress import step
 
 
 def push_to_hub(path: str | Path, repository: str, *, private: bool = False, token: str | None = None) -> str:
-    """Upload a directory that ``PruningResult.save`` wrote, model card and all.
+    """Upload a directory written by ``PruningResult.save``, including the model card.
 
     Args:
         path: The directory.
-        repository: A name such as ``owner/name``; it is made where there is none.
-        private: Whether a new one is visible to its owner only.
-        token: Of the Hub; None: the one that is logged in.
+        repository: Name such as ``owner/name``; created if it does not exist.
+        private: Make a new repository visible to its owner only.
+        token: Access token of the Hub [None: of the logged-in user].
 
     Returns:
-        The address of the repository.
+        The URL of the repository.
 
     Raises:
-        CheckpointError: The directory holds no pruned model, or the Hub cannot be reached or refuses.
+        CheckpointError: The directory has no pruned model, or the upload fails.
     """
     read_manifest(path)
     api = HfApi(token=token)
     try:
         with step("uploading"):
-            made = api.create_repo(repository, private=private, exist_ok=True)
-            api.upload_folder(folder_path=str(path), repo_id=made.repo_id, commit_message="Pruned by fastprune")
-    except Exception as error:  # no network, no login, no right and no valid name raise different families
+            url = api.create_repo(repository, private=private, exist_ok=True)
+            api.upload_folder(folder_path=str(path), repo_id=url.repo_id, commit_message="Pruned by fastprune")
+    except Exception as error:  # network, login, permissions and invalid names raise unrelated types of errors
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"{path} cannot be uploaded to {repository}: {reason}") from error
-    return str(made)
+    return str(url)

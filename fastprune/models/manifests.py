@@ -1,4 +1,4 @@
-"""Manifests: what a saved model's directory says of how it came about."""
+"""Manifests: the record of a pruning (recipe, costs, metrics, units) in a saved model's directory."""
 
 from __future__ import annotations
 
@@ -16,31 +16,38 @@ FORMAT_VERSION = 1
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The manifest of a pruned model's directory.
+    """Read the manifest of a pruned model's directory.
 
     Raises:
-        CheckpointError: There is none, it is no JSON, or of a newer format.
+        CheckpointError: The manifest is missing, is not valid JSON, or has a newer format.
     """
     file = Path(path) / MANIFEST
     if not file.is_file():
-        raise CheckpointError(f"{path} holds no pruned model that fastprune saved: there is no {MANIFEST} in it.")
+        raise CheckpointError(f"{path} has no pruned model saved by fastprune: it has no {MANIFEST}.")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-        found = int(manifest["format_version"])
+        format_version = int(manifest["format_version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"The manifest {file} is broken: {type(error).__name__}: {error}.") from error
-    if found > FORMAT_VERSION:
+    if format_version > FORMAT_VERSION:
         raise CheckpointError(
-            f"{file} has format {found}; this fastprune reads up to {FORMAT_VERSION}. Upgrade fastprune."
+            f"{file} has format {format_version}; this fastprune reads up to {FORMAT_VERSION}. Upgrade fastprune."
         )
     return dict(manifest)
 
 
 def write_report(directories: Sequence[str | Path], output: str | Path) -> Path:
-    """A page that shows the pruned models of some directories side by side.
+    """Write an HTML report that compares the pruned models of several directories.
+
+    Args:
+        directories: Directories of pruned models.
+        output: The HTML file.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        CheckpointError: A directory holds no pruned model.
+        CheckpointError: A directory has no pruned model.
     """
     runs = {}
     for directory in map(Path, directories):

@@ -1,4 +1,4 @@
-"""What goes along with a pruned model so that transformers alone can build it: the differences and the modelling file."""
+"""Portability: the configuration entry and the modelling file with which transformers builds a pruned model without fastprune."""
 
 from __future__ import annotations
 
@@ -20,30 +20,29 @@ from fastprune.units.groups import Groups
 
 MODULE = "modeling_fastprune"
 KEY = "fastprune"
-"""Of the configuration's entry that says which modules differ."""
+"""Name of the configuration's entry with the changes of pruned modules."""
 CLASS = '''
 
 class {name}(Narrow, transformers.{name}):
-    """transformers' {name}, narrower."""
+    """transformers' {name} with pruned modules."""
 '''
 
 
 def describe(model: nn.Module, groups: Groups) -> None:
-    """Write into a pruned model's configuration, in place, what is other than in the dense model, so that whatever saves
-    the model saves that as well."""
+    """Store the changes of a pruned model in its configuration, in place, so that ``save_pretrained`` writes them."""
     if isinstance(model, PreTrainedModel):
         model.config.fastprune = {"modules": difference(model, groups)}
 
 
 def difference(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, Any]]:
-    """What ``modeling.narrow`` must change in a dense model so that this model's weights fit.
+    """Find the changes of a pruned model relative to the dense one, as the plan for ``modeling.narrow``.
 
     Args:
         model: A pruned model.
         groups: Its groups; only their layers are compared.
 
     Returns:
-        The changes by the path of the module relative to the base model; modules that are alike have none.
+        Changes by module path, relative to the base model; unchanged modules are left out.
 
     Raises:
         CheckpointError: The dense model cannot be built from the configuration.
@@ -75,25 +74,25 @@ def difference(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, An
 
 
 def modelling_file(model: PreTrainedModel) -> str:
-    """The Python file that a saved model carries: this package's narrower layers, and a class for each that the family has."""
+    """Source of the modelling file of a saved model: ``fastprune.modeling`` and a subclass per Auto class of the family."""
     source = inspect.getsource(modeling).replace("import torch\n", "import torch\nimport transformers\n", 1)
     names = dict.fromkeys(each.__name__ for each in _auto_classes(model).values())
     return source + "".join(CLASS.format(name=name) for name in names)
 
 
 def auto_map(model: PreTrainedModel) -> dict[str, str]:
-    """For ``config.json``: the class that each Auto class of transformers is to open; empty for a class of somebody else's."""
+    """The entry ``auto_map`` of ``config.json``: class in the modelling file by Auto class; empty outside transformers."""
     return {auto: f"{MODULE}.{each.__name__}" for auto, each in _auto_classes(model).items()}
 
 
 def auto_class(model: PreTrainedModel) -> str:
-    """The Auto class of transformers that opens this very class; empty where there is none."""
-    own = transformers_class(model)
-    return next((auto for auto, each in _auto_classes(model).items() if each is own), "")
+    """Name of the Auto class of transformers that opens the model's class; empty if there is none."""
+    model_class = transformers_class(model)
+    return next((auto for auto, each in _auto_classes(model).items() if each is model_class), "")
 
 
 def transformers_class(model: PreTrainedModel) -> type[PreTrainedModel] | None:
-    """The class of transformers that this model is an instance of; None where it is somebody else's."""
+    """The class of transformers that the model is an instance of; None for a class outside transformers."""
     for each in type(model).__mro__:
         if each.__module__.startswith("transformers.models.") and getattr(transformers, each.__name__, None) is each:
             return each  # type: ignore[no-any-return]
@@ -101,21 +100,22 @@ def transformers_class(model: PreTrainedModel) -> type[PreTrainedModel] | None:
 
 
 def _auto_classes(model: PreTrainedModel) -> dict[str, type[PreTrainedModel]]:
-    """By the name of the Auto class: what it opens for this configuration, the model's own class where it is one of them."""
-    own = transformers_class(model)
-    if own is None:
+    """The class that each Auto class opens for the model's configuration; the model's own class if there are several."""
+    model_class = transformers_class(model)
+    if model_class is None:
         return {}
-    found: dict[str, type[PreTrainedModel]] = {}
+    classes: dict[str, type[PreTrainedModel]] = {}
     for auto, mapping in _mappings():
         if type(model.config) not in mapping:
             continue
-        listed = mapping[type(model.config)]
-        candidates = listed if isinstance(listed, (tuple, list)) else (listed,)
-        found[auto] = own if own in candidates else candidates[0]
-    return dict(sorted(found.items()))
+        mapped = mapping[type(model.config)]
+        candidates = mapped if isinstance(mapped, (tuple, list)) else (mapped,)
+        classes[auto] = model_class if model_class in candidates else candidates[0]
+    return dict(sorted(classes.items()))
 
 
 def _mappings() -> Iterator[tuple[str, Any]]:
+    """Names of transformers' Auto classes, and their mappings from configurations to classes."""
     for name, each in vars(modeling_auto).items():
         mapping = getattr(each, "_model_mapping", None)
         if mapping is not None and not name.startswith("_") and hasattr(transformers, name):
@@ -123,39 +123,43 @@ def _mappings() -> Iterator[tuple[str, Any]]:
 
 
 def _dense(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same class and configuration that nothing is pruned of, without weights."""
+    """The dense model of the same class and configuration, on the meta device.
+
+    Raises:
+        CheckpointError: It cannot be built.
+    """
     config = copy.deepcopy(model.config)
     vars(config).pop(KEY, None)
     model_class = transformers_class(model) or type(model)
     try:
         with torch.device("meta"):
             return model_class(config)
-    except Exception as error:  # whatever a model's constructor may raise
+    except Exception as error:  # constructors of models raise any type of error
         raise CheckpointError(
-            f"The dense {model_class.__name__} cannot be built from the model's configuration, so it cannot be said what was "
-            f"pruned: {type(error).__name__}: {error}"
+            f"The dense {model_class.__name__} cannot be built from the model's configuration, so the pruned modules cannot be "
+            f"determined: {type(error).__name__}: {error}"
         ) from error
 
 
 def _changes(module: nn.Module, original: nn.Module) -> dict[str, Any]:
-    """What is other in one module, of what surgery changes."""
-    own, dense = vars(module), vars(original)
+    """Changes of one module relative to the dense one: parameter shapes, integer attributes, configurations, shared bias."""
+    pruned, dense = vars(module), vars(original)
     changes = {
         "parameters": dict(_shapes(module, original)),
         "attributes": {
             name: value
-            for name, value in own.items()
+            for name, value in pruned.items()
             if type(value) is int and type(dense.get(name)) is int and value != dense[name]
         },
-        "configs": {name: value.values for name, value in own.items() if isinstance(value, OwnConfig)},
+        "configs": {name: value.values for name, value in pruned.items() if isinstance(value, OwnConfig)},
     }
-    if "kept_bias" in own:
-        changes["shared_bias"] = {**own["kept_bias"], "kept": len(module.get_buffer("kept_units"))}
+    if "kept_bias" in pruned:
+        changes["shared_bias"] = {**pruned["kept_bias"], "kept": len(module.get_buffer("kept_units"))}
     return {name: values for name, values in changes.items() if values}
 
 
 def _shapes(module: nn.Module, original: nn.Module) -> Iterator[tuple[str, str | None]]:
-    """The parameters and buffers of other shapes: 96x384; None for one that is gone."""
+    """Parameters and buffers with changed shapes, such as 96x384; None for removed ones."""
     for name in dict.fromkeys([*original._parameters, *original._buffers, *module._parameters]):
         new, old = getattr(module, name, None), getattr(original, name, None)
         if new is None and old is not None:

@@ -1,4 +1,4 @@
-"""Opening models: a directory or Hub name becomes a model with its tokenizer and task."""
+"""Opening models: load a model with its tokenizer and task from a directory or the Hub."""
 
 from __future__ import annotations
 
@@ -42,24 +42,22 @@ HALF = (torch.float16, torch.bfloat16)
 DTYPES: Mapping[str, torch.dtype] = {
     name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")
 }
-TOLD = ("budget", "cost", "costs", "parameters", "groups", "recipe", "kept_units", "calibration", "metrics")
-"""What a manifest keeps of earlier prunings."""
+HISTORY = ("budget", "cost", "costs", "parameters", "groups", "recipe", "kept_units", "calibration", "metrics")
+"""Entries of the manifest that are kept for earlier prunings."""
 SHORT = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """An opened model and what belongs to it.
+    """An opened model with its tokenizer and task.
 
     Attributes:
-        model: In evaluation mode, on its device.
-        tokenizer: What encodes its inputs: of a model of pictures or recordings, its image processor, feature extractor
-            or processor. None where the source has none.
-        task: What the model is for.
-        source: What was opened, as given.
-        companions: Contents of the files to carry along when the model is saved, by relative name: the modules of a
-            SentenceTransformer.
-        manifest: What fastprune wrote about it; empty for a model that it did not save.
+        model: The model, in evaluation mode, on its device.
+        tokenizer: The tokenizer, image processor, feature extractor or combined processor; None if the source has none.
+        task: The model's task.
+        source: The directory or Hub name it was opened from.
+        companions: Contents of other files to save with the model, by relative path: the modules of a SentenceTransformer.
+        manifest: The manifest of a model saved by fastprune; empty for other models.
     """
 
     model: nn.Module
@@ -71,15 +69,15 @@ class Pretrained:
 
     @property
     def hub_name(self) -> str:
-        """The name on the Hub that it was opened by; that of the dense model, where it was pruned; else empty."""
-        named = "" if Path(self.source).expanduser().is_dir() else self.source
-        return str(self.manifest.get("base_model", "")) or named
+        """Hub name of the model; for a pruned model, that of its dense model; empty for a local directory."""
+        name = "" if Path(self.source).expanduser().is_dir() else self.source
+        return str(self.manifest.get("base_model", "")) or name
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """What the manifest says of each pruning so far, the first first."""
-        told = {name: self.manifest[name] for name in TOLD if name in self.manifest}
-        return [*self.manifest.get("history", []), *([told] if told else [])]
+        """The manifest's records of all prunings so far, the oldest first."""
+        latest = {name: self.manifest[name] for name in HISTORY if name in self.manifest}
+        return [*self.manifest.get("history", []), *([latest] if latest else [])]
 
     def groups(self) -> Groups | None:
         """Its layers and their widths, by the architecture that it was pruned with or else by its ``config.model_type``.
@@ -106,21 +104,30 @@ class Pretrained:
         write_companions(Path(directory), self.tokenizer, self.companions)
 
     def save(self, path: str | Path) -> Path:
-        """Write a pruned model that was changed since, such as trained on, with all that came with it but the metrics.
+        """Save a pruned model whose weights were changed, for instance by training, with its manifest except the metrics.
 
         Args:
-            path: A directory that does not exist, or is empty.
+            path: A directory that does not exist or is empty.
+
+        Returns:
+            The directory.
 
         Raises:
-            ModelError: It was opened from something else than a directory that fastprune wrote.
-            CheckpointError: The directory is not empty, or cannot be written.
+            ModelError: The model was not opened from a directory written by fastprune.
+            CheckpointError: The directory is not empty or cannot be written.
         """
         if not self.manifest:
-            raise ModelError(f"{self.source} is not a model that fastprune saved; use model.save_pretrained.")
-        own = {"format_version", "versions", "model_class", "architecture", "widths"}  # what save says itself
-        details = {name: value for name, value in self.manifest.items() if name not in own} | {"metrics": {}}
+            raise ModelError(f"{self.source} was not saved by fastprune; use model.save_pretrained.")
+        rewritten = {
+            "format_version",
+            "versions",
+            "model_class",
+            "architecture",
+            "widths",
+        }  # save() writes these itself
+        details = {name: value for name, value in self.manifest.items() if name not in rewritten} | {"metrics": {}}
         pages = {}
-        if set(TOLD) <= set(details):
+        if set(HISTORY) <= set(details):
             auto_class = portable.auto_class(self.model) if isinstance(self.model, PreTrainedModel) else ""
             pages = cards.pages(Path(path).name, details, auto_class=auto_class, companions=self.companions)
         return save(
@@ -139,16 +146,16 @@ def open_pretrained(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
 ) -> Pretrained:
-    """Open a model that transformers, SentenceTransformers or fastprune saved.
+    """Open a model saved by transformers, sentence-transformers or fastprune.
 
     Args:
         source: A directory, or a name on the Hub.
-        dtype: ``auto`` is the checkpoint's own, but float32 for a half-precision checkpoint on a CPU.
-        device: ``auto`` is the first there is of cuda, mps and cpu.
+        dtype: Data type of the weights; "auto": the checkpoint's, but float32 instead of half precision on a CPU.
+        device: Device of the model; "auto": the first available of cuda, mps and cpu.
 
     Raises:
-        ModelError: There is no such model, something of it is missing, or it cannot be read.
-        CheckpointError: It is a pruned model, and a broken one.
+        ModelError: The model does not exist, is incomplete, or cannot be read.
+        CheckpointError: It is a broken pruned model.
     """
     with step("opening"):
         opened = _open(source, dtype, device)
@@ -179,10 +186,10 @@ def open_around(directory: str | Path, build: Callable[[PretrainedConfig], nn.Mo
 
 
 def read_class(source: str | Path) -> tuple[PretrainedConfig, type[PreTrainedModel]]:
-    """The configuration and the class of a model, of which no weights are read or fetched.
+    """The configuration and the class of a model, without reading or downloading its weights.
 
     Raises:
-        ModelError: There is no such model, or transformers does not have its class.
+        ModelError: The model does not exist, or transformers does not have its class.
     """
     sentence, encoder = _encoder(_directory(source, weights=False))
     config = _config(encoder)
@@ -210,10 +217,10 @@ def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.devi
 
 
 def _directory(source: str | Path, *, weights: bool = True) -> Path:
-    """The directory itself, or where the Hub's files were put.
+    """The local directory, or the directory of the files downloaded from the Hub.
 
     Raises:
-        ModelError: There is none.
+        ModelError: The source does not exist.
     """
     path = check_model(source)
     if path is not None:
@@ -221,25 +228,26 @@ def _directory(source: str | Path, *, weights: bool = True) -> Path:
     try:
         names = ["*.json", "*.txt", "*.model", "[0-9]_*/*"]
         ignored = ["onnx/*", "openvino/*"]
-        wanted = [*names, WEIGHTS[0]] if weights else names
-        found = Path(snapshot_download(str(source), allow_patterns=wanted, ignore_patterns=ignored))
-        if weights and not list(found.rglob(WEIGHTS[0])):
-            found = Path(snapshot_download(str(source), allow_patterns=[*names, WEIGHTS[1]], ignore_patterns=ignored))
-    except (OSError, ValueError) as error:  # no network, no such name, no access, no valid name
+        patterns = [*names, WEIGHTS[0]] if weights else names
+        snapshot = Path(snapshot_download(str(source), allow_patterns=patterns, ignore_patterns=ignored))
+        if weights and not list(snapshot.rglob(WEIGHTS[0])):
+            patterns = [*names, WEIGHTS[1]]
+            snapshot = Path(snapshot_download(str(source), allow_patterns=patterns, ignore_patterns=ignored))
+    except (OSError, ValueError) as error:  # no network, unknown or invalid name, no access
         reason = str(error).strip().partition("\n")[0]
-        raise ModelError(f"'{source}' is no directory here, and cannot be had from the Hub: {reason}") from error
-    return found
+        raise ModelError(f"'{source}' is not a local directory and cannot be loaded from the Hub: {reason}") from error
+    return snapshot
 
 
 def _encoder(directory: Path) -> tuple[SentenceTransformer | None, Path]:
-    """What the files say of a SentenceTransformer, if it is one, and where the model itself lies."""
+    """The settings of a SentenceTransformer (None for other models), and the directory of the model itself."""
     sentence = read_sentence_transformer(directory)
     return sentence, directory / sentence.folder if sentence else directory
 
 
 def _config(directory: Path) -> PretrainedConfig:
     if not (directory / "config.json").exists():
-        raise ModelError(f"{directory} is no model directory: it has no config.json.")
+        raise ModelError(f"{directory} is not a model directory: it has no config.json.")
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(str(directory))
     except (OSError, ValueError, KeyError) as error:
@@ -255,9 +263,9 @@ def _require_weights(directory: Path) -> None:
 def _model_class(
     config: PretrainedConfig, directory: Path, sentence: SentenceTransformer | None
 ) -> type[PreTrainedModel]:
-    """The class that the checkpoint was saved from; the plain encoder where it does not say.
+    """The class that the checkpoint was saved from, or the family's class without a head if the configuration names none.
 
-    Pooled encoders are opened without the head that they may have been trained with, as sentence-transformers does.
+    Encoders with pooling are opened without a head, as in sentence-transformers.
     """
     plain = getattr(transformers.MODEL_MAPPING.get(type(config), None), "__name__", "")
     name = config.architectures[0] if config.architectures else plain or f"{config.model_type} encoder"
@@ -265,17 +273,19 @@ def _model_class(
         name = plain
     model_class = getattr(transformers, name, None)
     if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
-        raise ModelError(f"{directory} holds a {name}, which transformers {transformers.__version__} does not have.")
+        raise ModelError(
+            f"{directory} has a {name}, a class that transformers {transformers.__version__} does not have."
+        )
     return model_class
 
 
 def _load(model_class: type[PreTrainedModel], directory: Path, dtype: torch.dtype | None) -> nn.Module:
-    """The model on the CPU, in its own dtype where there is no other."""
+    """Load the model on the CPU [dtype None: as saved]."""
     if is_pruned(directory):
         return load(directory, dtype=dtype or "auto")
     try:
         model: nn.Module = model_class.from_pretrained(str(directory), dtype=dtype or "auto")
-    except Exception as error:  # a broken file, a wrong shape and a bad pickle raise different families
+    except Exception as error:  # broken files, wrong shapes and bad pickles raise unrelated types of errors
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(f"{directory} cannot be loaded as {model_class.__name__}: {reason}") from error
     return model
@@ -284,7 +294,7 @@ def _load(model_class: type[PreTrainedModel], directory: Path, dtype: torch.dtyp
 def _tokenizer(
     directory: Path, model_class: type[PreTrainedModel], sentence: SentenceTransformer | None
 ) -> PreTrainedTokenizerBase | None:
-    """What encodes for the model, if there is anything; a SentenceTransformer's tokenizer may be told to stop earlier."""
+    """The model's processor, if it has one, with the maximum length of a SentenceTransformer."""
     tokenizer: PreTrainedTokenizerBase | None = read_processor(directory, model_class)
     if tokenizer is not None and sentence is not None and sentence.max_length is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, sentence.max_length)
@@ -299,15 +309,15 @@ def _task(
 
 
 def _with_pooling(task: Task, sentence: SentenceTransformer, directory: Path) -> Task:
-    """The task with the pooling that the files tell, whatever the embedding task is that a plugin registered."""
+    """The task with the SentenceTransformer's pooling and normalisation, for any task with these two options."""
     options: dict[str, Any] = {"pooling": sentence.pooling, "normalize": sentence.normalize}
     if not set(options) <= {option.name for option in dataclasses.fields(task)}:
-        raise ModelError(f"{directory} is a SentenceTransformer, but the task {task.name} does not pool.")
+        raise ModelError(f"{directory} is a SentenceTransformer, but the task {task.name} has no option for pooling.")
     return dataclasses.replace(task, **options)
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype | None:
-    """None for ``auto``."""
+    """The dtype by its name; None for "auto"."""
     if dtype == "auto":
         return None
     if isinstance(dtype, torch.dtype):
@@ -324,7 +334,7 @@ def _device(device: str | torch.device) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        torch.empty(0, device=device)  # fails here, and not after the model was read
+        torch.empty(0, device=device)  # fails before the model is read
         return torch.device(device)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
         raise ModelError(f"There is no device '{device}' here: {str(error).partition(chr(10))[0]}") from error

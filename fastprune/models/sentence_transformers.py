@@ -1,4 +1,4 @@
-"""Directories of sentence-transformers: where the encoder lies, how it is pooled, what else belongs to it."""
+"""Reading directories of sentence-transformers: the encoder's folder, pooling, and other files."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ POOLINGS = tuple(OLD_POOLINGS.values())
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceTransformer:
-    """What the files of a SentenceTransformer or a CrossEncoder say.
+    """Settings of a SentenceTransformer or a CrossEncoder.
 
     Attributes:
-        folder: Where the encoder lies, relative to the directory; empty for the directory itself.
-        pooling: How token vectors become one: mean, cls, max or lasttoken; empty for a CrossEncoder, whose head scores pairs.
-        normalize: Whether vectors get length 1.
-        max_length: Tokens a text, at most; None where nothing is said.
-        companions: Contents of the other files by relative name, arranged around an encoder in the directory itself.
+        folder: Folder of the encoder, relative to the directory; empty for the directory itself.
+        pooling: Pooling of token vectors: mean, cls, max or lasttoken; empty for a CrossEncoder, which has a head instead.
+        normalize: Scale vectors to length 1.
+        max_length: Maximum number of tokens per text; None: not set.
+        companions: Contents of all files but the encoder's, by relative path, for an encoder in the directory itself.
     """
 
     folder: str
@@ -41,10 +41,10 @@ class SentenceTransformer:
 
 
 def read_sentence_transformer(directory: Path) -> SentenceTransformer | None:
-    """Read the modules of a SentenceTransformer; None where the directory is none.
+    """Read the modules of a SentenceTransformer; None for other directories.
 
     Raises:
-        ModelError: It does more than an encoder, pooling and normalisation, or pools in a way of its own.
+        ModelError: It has modules other than encoder, pooling and normalisation, or an unsupported pooling.
     """
     if not (directory / MODULES).exists():
         return None
@@ -53,8 +53,8 @@ def read_sentence_transformer(directory: Path) -> SentenceTransformer | None:
     scores_pairs = kinds == ["Transformer"] and _is_cross_encoder(directory)
     if not scores_pairs and kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ModelError(
-            f"{directory} is a SentenceTransformer of {', '.join(kinds)}; fastprune opens those of Transformer, "
-            "Pooling and Normalize, and CrossEncoders. Open the directory of its encoder alone."
+            f"{directory} is a SentenceTransformer with the modules {', '.join(kinds)}; fastprune supports Transformer, "
+            "Pooling and Normalize, and CrossEncoders. Open the directory of its encoder instead."
         )
     folder = str(modules[0]["path"])
     settings = directory / folder / "sentence_bert_config.json"
@@ -74,14 +74,14 @@ def _is_cross_encoder(directory: Path) -> bool:
 
 
 def _companions(directory: Path, modules: list[dict[str, Any]]) -> dict[str, bytes]:
-    """All files but the encoder's own, arranged around an encoder in the directory itself."""
+    """All files but the encoder's, with paths for an encoder in the directory itself."""
     folder = modules[0]["path"]
     companions = {MODULES: json.dumps([{**modules[0], "path": ""}, *modules[1:]], indent=2).encode()}
     for name in SETTINGS:
-        places = (directory / name, directory / folder / name)
-        found = next((place for place in places if place.exists()), None)
-        if found is not None:
-            companions[name] = found.read_bytes()
+        candidates = (directory / name, directory / folder / name)
+        file = next((candidate for candidate in candidates if candidate.exists()), None)
+        if file is not None:
+            companions[name] = file.read_bytes()
     for module in modules[1:]:
         for path in sorted((directory / module["path"]).rglob("*")):
             if path.is_file():
@@ -91,7 +91,7 @@ def _companions(directory: Path, modules: list[dict[str, Any]]) -> dict[str, byt
 
 def _pooling(path: Path) -> str:
     config = _read_json(path)
-    # One name in newer versions, a switch for each way in older ones, of which several may be on.
+    # newer versions have one name, older ones a switch per pooling, of which several may be on
     chosen = (
         [config["pooling_mode"]]
         if "pooling_mode" in config
@@ -99,7 +99,7 @@ def _pooling(path: Path) -> str:
     )
     if len(chosen) != 1 or chosen[0] not in POOLINGS:
         raise ModelError(
-            f"{path} pools by {', '.join(map(str, chosen))}; fastprune knows one of {', '.join(POOLINGS)}."
+            f"{path} has the pooling {', '.join(map(str, chosen))}; fastprune supports one of {', '.join(POOLINGS)}."
         )
     return str(chosen[0])
 

@@ -1,1 +1,1 @@
-"""Pages for people: figures, pictures, report and model card."""
+"""Reports: figures, plots, HTML report and model card."""

@@ -1,4 +1,4 @@
-"""Model cards: the README that the Hub shows of a pruned model, and its picture, made from the manifest alone."""
+"""Model cards: the README of a pruned model on the Hub and its plot, built from the manifest alone."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ PICTURE = "kept.png"
 def pages(
     name: str, details: Mapping[str, Any], *, auto_class: str = "", companions: Mapping[str, bytes] | None = None
 ) -> dict[str, bytes]:
-    """What is written for people beside a pruned model: the report, the model card and the picture on it.
+    """Build the report, the model card and its plot, for a pruned model's directory.
 
     Args:
-        name: Of the directory.
-        details: What ``PruningResult.details`` returns, or a manifest.
-        auto_class: The class of transformers that opens it; empty: nothing but fastprune does.
-        companions: The model's other files, which tell whether it is sentence-transformers'.
+        name: Name of the directory.
+        details: The result of ``PruningResult.details``, or a manifest.
+        auto_class: The Auto class of transformers that opens the model; empty: only fastprune opens it.
+        companions: The model's other files; they show whether it is a SentenceTransformer.
+
+    Returns:
+        File contents by name.
     """
     return {
         reports.NAME: reports.render({name: details}).encode(),
@@ -35,13 +38,13 @@ def pages(
 
 
 def model_card(name: str, details: Mapping[str, Any], *, auto_class: str, companions: Mapping[str, bytes]) -> str:
-    """The card, with the Hub's metadata in front; arguments as for ``pages``."""
+    """The model card in Markdown, with the Hub's metadata header; arguments as for ``pages``."""
     from jinja2 import Environment
 
     template = files("fastprune.reports").joinpath("card.md.j2").read_text(encoding="utf-8")
     calibration = details["calibration"]
-    public = {**calibration, "source": Path(calibration["source"]).name}  # a card does not tell of directories
-    page = reports.shown(name, {**details, "calibration": public})
+    public = {**calibration, "source": Path(calibration["source"]).name}  # without local directories
+    page = reports.page_data(name, {**details, "calibration": public})
     return (
         Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)
         .from_string(template)
@@ -60,7 +63,7 @@ def model_card(name: str, details: Mapping[str, Any], *, auto_class: str, compan
 
 
 def kept_picture(details: Mapping[str, Any]) -> bytes:
-    """The share of the units that each sublayer keeps, as a PNG."""
+    """Bar chart of the share of units kept in each sublayer, as a PNG."""
     groups = details["groups"]
     kinds = list(dict.fromkeys(group["kind"] for group in groups))
     figure, panels = subplots(4 * len(kinds), 2.6, count=len(kinds))
@@ -72,14 +75,14 @@ def kept_picture(details: Mapping[str, Any]) -> bytes:
         axes.set(title=f"{kind}: % kept", xlabel="layer", ylim=(0, 100))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
-    found = io.BytesIO()
-    figure.savefig(found, format="png", dpi=110, metadata={"Software": None})
-    return found.getvalue()
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110, metadata={"Software": None})
+    return png.getvalue()
 
 
 def _usage(name: str, auto_class: str, companions: Mapping[str, bytes]) -> str:
-    """The lines that open it."""
-    own = f'import fastprune\n\nmodel = fastprune.load("{name}")  # where fastprune is installed'
+    """Python code that opens the model."""
+    with_fastprune = f'import fastprune\n\nmodel = fastprune.load("{name}")  # needs fastprune'
     if MODULES in companions:
         scores_pairs = not any(path.endswith("Pooling/config.json") for path in companions)
         opener = "CrossEncoder" if scores_pairs else "SentenceTransformer"
@@ -87,6 +90,6 @@ def _usage(name: str, auto_class: str, companions: Mapping[str, bytes]) -> str:
     if auto_class:
         return (
             f"from transformers import {auto_class}\n\n"
-            f'model = {auto_class}.from_pretrained("{name}", trust_remote_code=True)\n\n{own}'
+            f'model = {auto_class}.from_pretrained("{name}", trust_remote_code=True)\n\n{with_fastprune}'
         )
-    return own
+    return with_fastprune

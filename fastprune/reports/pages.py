@@ -1,4 +1,4 @@
-"""Reports: a page about one pruning, or about several side by side, made from manifests alone; it needs no network."""
+"""HTML reports about one or several prunings, built from manifests alone; a page loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "report.html"
-CELLS = 128  # a group of more attention units than these is drawn as a bar
-VALUES = 128  # of one group's importance, in a manifest
-BLUE, GREY = "#2563eb", "#8a93a5"  # the page draws what is of the first in its own blue, by light or dark
+CELLS = 128  # attention groups with more units than this are drawn as a bar instead of cells
+VALUES = 128  # maximum number of importance values per group in a manifest
+BLUE, GREY = "#2563eb", "#8a93a5"  # the page's style sheet replaces BLUE by its own blue, for light or dark mode
 
 
 def summarised(importance: Mapping[str, Tensor], *, every: Mapping[str, bool]) -> dict[str, list[float]]:
-    """Importance small enough for a manifest: unit by unit, or as at most ``VALUES`` quantiles, the greatest first.
+    """Reduce importance for a manifest: the values of all units, or at most ``VALUES`` quantiles in falling order.
 
     Args:
-        importance: By the name of the group, [units].
-        every: The groups whose units are told one by one, where they are not too many.
+        importance: Importance by group name, each [units].
+        every: By group name, whether to keep the value of every unit, if there are at most ``CELLS``.
     """
-    found = {}
+    summary = {}
     for name, values in importance.items():
         values = values.double()
         if not (every[name] and values.numel() <= CELLS):
@@ -36,62 +36,62 @@ def summarised(importance: Mapping[str, Tensor], *, every: Mapping[str, bool]) -
             if values.numel() > VALUES:
                 last = values.numel() - 1
                 values = values[[round(at * last / (VALUES - 1)) for at in range(VALUES)]]
-        found[name] = [float(f"{value:.4g}") for value in values.tolist()]
-    return found
+        summary[name] = [float(f"{value:.4g}") for value in values.tolist()]
+    return summary
 
 
 def render(runs: Mapping[str, Mapping[str, Any]]) -> str:
-    """The page.
+    """Render the page as HTML.
 
     Args:
-        runs: Manifests (or what ``PruningResult.details`` returns) by the name to show.
+        runs: Manifests, or results of ``PruningResult.details``, by display name.
     """
     from jinja2 import Environment
 
     template = files("fastprune.reports").joinpath("report.html.j2").read_text(encoding="utf-8")
-    rows = [shown(name, details) for name, details in runs.items()]
+    rows = [page_data(name, details) for name, details in runs.items()]
     columns = list(dict.fromkeys(column for run in rows for column in run["cells"]))
     title = f"{len(rows)} prunings" if len(rows) > 1 else f"{rows[0]['name']}, pruned"
     return Environment(autoescape=True).from_string(template).render(title=title, runs=rows, columns=columns)
 
 
 def verdict(details: Mapping[str, Any]) -> str:
-    """One sentence: how much is left, and what it lost."""
+    """Summary in one sentence: the shares left, the speedup, and the change of the first metric."""
     costs = [(figures.share_of(cost), cost) for cost in details.get("costs") or [details["cost"]]]
     shares = {name: figures.ratio(cost["before"], cost["after"]) for name, cost in costs}
     shares["parameters"] = figures.ratio(details["parameters"]["before"], details["parameters"]["after"])
     *first, last = [f"{share} of the {name}" for name, share in shares.items() if share]
-    said = f"{', '.join(first)}{' and ' if first else ''}{last} are left"
+    sentence = f"{', '.join(first)}{' and ' if first else ''}{last} are left"
     if details.get("latency"):
-        said += f"; a forward pass is {details['latency']['speedup']:.1f} times as fast"
+        sentence += f"; a forward pass is {details['latency']['speedup']:.1f} times as fast"
     dense, pruned = details["metrics"].get("dense"), details["metrics"].get("pruned")
     if dense and pruned:
         name = next(iter(dense))
         before, after = f"{dense[name]:.4g}", f"{pruned[name]:.4g}"
-        said += f"; {name} stays at {after}" if before == after else f"; {name} goes from {before} to {after}"
-    return f"{said}."
+        sentence += f"; {name} stays at {after}" if before == after else f"; {name} goes from {before} to {after}"
+    return f"{sentence}."
 
 
 def _conditions(latency: Mapping[str, Any]) -> str:
-    """How the latency was measured, in one sentence."""
+    """The measurement conditions of the latency in one sentence."""
     if not latency:
         return ""
-    where = f"on {latency['device']}"
+    device = f"on {latency['device']}"
     if latency.get("threads") and latency["device"] == "cpu":
-        where += f" with {latency['threads']} thread{'s' if latency['threads'] > 1 else ''}"
+        device += f" with {latency['threads']} thread{'s' if latency['threads'] > 1 else ''}"
     dtype = f" in {latency['dtype']}" if latency.get("dtype") else ""
-    return f"Latency: the median of forward passes {where}{dtype}, both models in turns."
+    return f"Latency: the median of forward passes {device}{dtype}; the two models took turns."
 
 
-def shown(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
-    """What a page shows of one run: verdict, figures, groups, spectrum, timings, calibration, command, recipe."""
+def page_data(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
+    """The template's data for one run: verdict, figures, groups, spectrum, timings, calibration, command, recipe."""
     calibration = details["calibration"]
     common = _common([group["name"].split(".") for group in details["groups"]])
     return {
         "name": name,
         "verdict": verdict(details),
         "figures": figures.rows(details),
-        "cells": {name: (pruned, means) for name, _, pruned, means in figures.rows(details)},
+        "cells": {name: (pruned, comparison) for name, _, pruned, comparison in figures.rows(details)},
         "groups": [_group(group, details, common) for group in details["groups"]],
         "conditions": _conditions(details.get("latency") or {}),
         "spectrum": _spectrum(details),
@@ -104,21 +104,21 @@ def shown(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _common(names: Sequence[Sequence[str]]) -> str:
-    """What every name begins with, dotted."""
-    alike = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*(name[:-1] for name in names), strict=False))
-    return "".join(f"{parts[0]}." for parts in alike)
+    """The longest common prefix of dotted names, with a final dot."""
+    prefix = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*(name[:-1] for name in names), strict=False))
+    return "".join(f"{parts[0]}." for parts in prefix)
 
 
 def _group(group: Mapping[str, Any], details: Mapping[str, Any], common: str) -> dict[str, Any]:
-    """A row of the map: cells for attention units, a bar for anything else; ``common`` begins every name."""
+    """A group's row: cells for attention units, a bar for other units; the label omits the prefix ``common``."""
     name, units = group["name"], group["units"]
-    shown = {"name": name, "label": name.removeprefix(common), "units": units, "kept": group["kept"], "cells": []}
-    shown["share"] = f"{100 * group['kept'] / units:.1f}" if units else "0"
+    row = {"name": name, "label": name.removeprefix(common), "units": units, "kept": group["kept"], "cells": []}
+    row["share"] = f"{100 * group['kept'] / units:.1f}" if units else "0"
     if group["kind"] == "attention" and 0 < units <= CELLS:
         kept = set(details["kept_units"][name])
         values = (details.get("importance") or {}).get(name) or [1.0] * units
         most = max(values) or 1.0
-        shown["cells"] = [
+        row["cells"] = [
             {
                 "kept": unit in kept,
                 "opacity": f"{0.45 + 0.55 * (values[unit] / most) ** 0.5:.2f}",
@@ -126,11 +126,11 @@ def _group(group: Mapping[str, Any], details: Mapping[str, Any], common: str) ->
             }
             for unit in range(units)
         ]
-    return shown
+    return row
 
 
 def _spectrum(details: Mapping[str, Any]) -> list[str]:
-    """The importance of every group, sorted, as an inline SVG for each kind; none where nothing is known."""
+    """Inline SVGs, one per kind, of the sorted importance of every group; empty without importance."""
     importance = {name: sorted(values, reverse=True) for name, values in (details.get("importance") or {}).items()}
     if not any(max(values, default=0) > 0 for values in importance.values()):
         return []
@@ -143,15 +143,15 @@ def _spectrum(details: Mapping[str, Any]) -> list[str]:
 
 
 def _curves(kind: str, groups: Sequence[Sequence[float]], floor: float) -> str:
-    """One line a group, as SVG; nothing is drawn below ``floor``."""
+    """Plot one line per group as SVG; values below ``floor`` are drawn at ``floor``."""
     figure, axes = subplots(4.5, 3.2)
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
     for place, values in enumerate(groups):
         share = [100 * at / max(len(values) - 1, 1) for at in range(len(values))]
-        strong = 0.4 + 0.6 * place / max(len(groups) - 1, 1)
-        axes.plot(share, [max(value, floor) for value in values], color=BLUE, alpha=strong, linewidth=1.2)
-    axes.set(yscale="log", title=f"{kind}: pale the first layers, strong the last", xlabel="% of the units")
+        opacity = 0.4 + 0.6 * place / max(len(groups) - 1, 1)
+        axes.plot(share, [max(value, floor) for value in values], color=BLUE, alpha=opacity, linewidth=1.2)
+    axes.set(yscale="log", title=f"{kind}: one line per layer, later layers more opaque", xlabel="units by rank, %")
     for spine in axes.spines.values():
         spine.set_color(GREY)
     axes.tick_params(colors=GREY, which="both")

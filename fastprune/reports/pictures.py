@@ -1,4 +1,4 @@
-"""Pictures: figures of matplotlib, drawn without a display and written whole or not at all."""
+"""Plots with matplotlib, without a display; files are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def subplots(width: float, height: float, count: int = 1) -> tuple[Figure, Any]:
-    """A figure of so many inches with axes side by side: one Axes, or a list where there are to be several."""
+    """Create a figure of ``width`` x ``height`` inches with ``count`` axes side by side: one Axes, or a list if ``count`` > 1."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -23,10 +23,10 @@ def subplots(width: float, height: float, count: int = 1) -> tuple[Figure, Any]:
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure: PNG, SVG or PDF, by the file's ending.
+    """Write a figure: PNG, SVG or PDF, by the file's suffix.
 
     Raises:
-        UsageError: It cannot be written.
+        UsageError: The file cannot be written.
     """
     path = Path(path)
     scratch = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
@@ -36,5 +36,5 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     except (OSError, ValueError) as error:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
-        raise UsageError(f"The picture {path} cannot be drawn: {error}") from error
+        raise UsageError(f"The figure {path} cannot be written: {error}") from error
     return path

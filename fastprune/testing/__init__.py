@@ -1,7 +1,6 @@
-"""The conformance suite: what every strategy, task and architecture must do, for the authors of plugins to run.
+"""The conformance suite: checks of strategies, tasks and architectures, for authors of plugins.
 
-Each check raises an AssertionError with a sentence that says what is wrong. ``check_plugin`` runs the fitting ones on
-everything that a plugin registers:
+A failed check raises an AssertionError with the reason. ``check_plugin`` runs the checks for everything a plugin registers:
 
     def test_conformance():
         fastprune.testing.check_plugin(my_plugin)

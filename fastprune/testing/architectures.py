@@ -1,4 +1,4 @@
-"""Checks of architectures: pruned by this data, is a model what it would be with its units masked?"""
+"""Checks of architectures: a model pruned with one must equal the model with the same units masked."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from fastprune.reconstruction.samples import Samples
 from fastprune.reconstruction.sums import Statistics
 from fastprune.surgery.masking import masked
 from fastprune.surgery.materialize import materialize
-from fastprune.testing.comparing import all_outputs, furthest_apart, same_tensors
-from fastprune.testing.problems import some_mask, telling_masks
+from fastprune.testing.comparing import all_outputs, largest_difference, same_tensors
+from fastprune.testing.problems import critical_masks, some_mask
 from fastprune.testing.tiny import pad_token_of, sample_count, tiny_batches
 from fastprune.units.architecture import Architecture
 from fastprune.units.experts import unfuse_experts
@@ -42,15 +42,21 @@ from fastprune.units.resolve import resolve_groups
 def check_architecture(
     architecture: Architecture, model: nn.Module, batches: Batches | None = None, *, save: bool = True
 ) -> None:
-    """Pruned by this data, a model is what it would be with its units masked: half of them gone, all of a group, all but
-    one, all of them, in one step and in two. It trains, its attention implementations agree, it is bit-equal after
-    saving and loading, and its per-sample gradients equal one-by-one backward passes.
+    """Check an architecture on a tiny model of its family.
+
+    The pruned model equals the masked one: with half of the units, no unit of a group, one unit of a group, and no unit at all,
+    in one step and in two. Furthermore it trains, its attention implementations agree, it is bit-equal after saving and
+    loading, and its per-sample gradients equal those of separate backward passes.
 
     Args:
-        architecture: To be checked.
+        architecture: The architecture to check.
         model: A tiny model of the family.
-        batches: To run it on; None: random.
-        save: Whether models of the family can be saved: they are transformers models.
+        batches: Inputs; None: random.
+        save: Check saving and loading, which needs a transformers model.
+
+    Raises:
+        AssertionError: A check fails.
+        ModelError: The architecture does not fit the model.
     """
     for check in architecture_checks(architecture, model, batches, save=save):
         check.run()
@@ -58,7 +64,12 @@ def check_architecture(
 
 @dataclass(frozen=True)
 class Check:
-    """One check of a suite: what must hold, and what raises an AssertionError where it does not."""
+    """One check of a suite.
+
+    Attributes:
+        name: The property that is checked.
+        run: Runs the check; raises an AssertionError if the property does not hold.
+    """
 
     name: str
     run: Callable[[], None]
@@ -67,41 +78,46 @@ class Check:
 def architecture_checks(
     architecture: Architecture, model: nn.Module, batches: Batches | None = None, *, save: bool = True
 ) -> Iterator[Check]:
-    """The checks of ``check_architecture`` one by one, with the same arguments; none has run yet.
+    """Yield the checks of ``check_architecture``, with the same arguments, without running them.
 
     Raises:
         ModelError: The architecture does not fit the model.
     """
     batches = batches or tiny_batches(model)
-    given, model = model, unfuse_experts(model)
+    fused, model = model, unfuse_experts(model)
     groups = resolve_groups(architecture, model)
     who = f"architecture '{architecture.name}' on {type(model).__name__}"
     names = [group.name for group in groups]
     some = some_mask(groups)
     emptied = some_mask(groups, empty=names[0])
 
-    if model is not given:
-        yield Check("opened experts equal fused ones", lambda: _check_opened(who, given, model, batches))
-    yield Check("groups have names of their own and units", lambda: _check_groups(who, groups))
-    for left, mask in telling_masks(groups).items():
+    if model is not fused:
+        yield Check("unfused experts equal fused ones", lambda: _check_unfused(who, fused, model, batches))
+    yield Check("groups have unique names and at least two units", lambda: _check_groups(who, groups))
+    for left, mask in critical_masks(groups).items():
         masked_equals = functools.partial(_check_masked, who, left, architecture, model, groups, mask, batches)
         yield Check(f"masked equals pruned: {left} left", masked_equals)
     yield Check("two steps equal one", lambda: _check_two_steps(who, architecture, model, groups, batches))
     yield Check("eager and sdpa agree", lambda: _check_attention(who, model, groups, batches))
     if isinstance(model, transformers.PreTrainedModel) and model.can_generate():
-        for left, mask in telling_masks(groups).items():
+        for left, mask in critical_masks(groups).items():
             generates = functools.partial(_check_generation, who, left, model, groups, mask)
             yield Check(f"generation, with and without cache: {left} left", generates)
-    # what comes before an empty sublayer alone, such as its LayerNorm, has no gradient: it changes nothing
-    yield Check("it trains on", lambda: _check_training(who, model, materialize(model, groups, some), batches))
-    yield Check("gradients by the mask", lambda: _check_gradients(f"{who} (dense)", model, groups, batches))
+    # without empty groups: modules in front of an empty sublayer, such as its LayerNorm, have no gradient
+    yield Check(
+        "the pruned model trains", lambda: _check_training(who, model, materialize(model, groups, some), batches)
+    )
+    yield Check("gradients of the mask", lambda: _check_gradients(f"{who} (dense)", model, groups, batches))
 
     def gradients_once_pruned() -> None:
         pruned = materialize(model, groups, emptied)
         _check_gradients(f"{who} (pruned)", pruned, resolve_groups(architecture, pruned), batches)
 
-    yield Check("gradients by the mask, once pruned", gradients_once_pruned)
-    yield Check("layer by layer equals whole", lambda: _check_layers(who, architecture, model, groups, some, batches))
+    yield Check("gradients of the mask of the pruned model", gradients_once_pruned)
+    yield Check(
+        "statistics by layer equal those of whole passes",
+        lambda: _check_layers(who, architecture, model, groups, some, batches),
+    )
     if save:
         few, none = some_mask(groups, empty=names[0], single=names[-1]), Mask.first(groups, dict.fromkeys(names, 0))
         for left, mask in {f"no unit of '{names[0]}', one of '{names[-1]}'": few, "no unit at all": none}.items():
@@ -110,50 +126,54 @@ def architecture_checks(
 
 
 def _check_groups(who: str, groups: Groups) -> None:
-    assert len({group.name for group in groups}) == len(groups), f"The {who} has two groups of one name."
+    assert len({group.name for group in groups}) == len(groups), f"The {who} has two groups with the same name."
     assert all(group.units > 1 for group in groups), f"The {who}: a group of this model has fewer than two units."
 
 
-def _standing_still(check: Callable[..., None]) -> Callable[..., None]:
-    """No graph is kept."""
+def _without_graph(check: Callable[..., None]) -> Callable[..., None]:
+    """Decorator: run a check in eval mode and without autograd."""
 
     @functools.wraps(check)
-    def still(*arguments: Any) -> None:
+    def wrapped(*arguments: Any) -> None:
         model = next(argument for argument in arguments if isinstance(argument, nn.Module))
         with frozen(model), torch.no_grad():
             check(*arguments)
 
-    return still
+    return wrapped
 
 
-@_standing_still
-def _check_opened(who: str, given: nn.Module, opened: nn.Module, batches: Batches) -> None:
-    apart = furthest_apart(all_outputs(given, batches), all_outputs(opened, batches))
-    assert apart < 1e-5, f"The {who}: with its experts opened, the model is {apart:.3g} away from what it was."
+@_without_graph
+def _check_unfused(who: str, fused: nn.Module, unfused: nn.Module, batches: Batches) -> None:
+    difference = largest_difference(all_outputs(fused, batches), all_outputs(unfused, batches))
+    assert difference < 1e-5, (
+        f"The {who}: the outputs with unfused experts differ by {difference:.3g} from the original's."
+    )
 
 
-@_standing_still
+@_without_graph
 def _check_masked(
     who: str, left: str, architecture: Architecture, model: nn.Module, groups: Groups, mask: Mask, batches: Batches
 ) -> None:
-    """Only smaller, and otherwise what the masked model is."""
+    """The pruned model is smaller and has the outputs of the masked one."""
     dense = all_outputs(model, batches)
     with masked(model, groups, mask):
         expected = all_outputs(model, batches)
     pruned = materialize(model, groups, mask).eval()
-    apart = furthest_apart(expected, all_outputs(pruned, batches))
-    assert apart < 1e-5, f"The {who}: with {left} left, the smaller model is {apart:.3g} away from the masked one."
-    assert furthest_apart(dense, expected) > 1e-4, (
-        f"The {who}: masking so that {left} is left does not change the outputs."
+    difference = largest_difference(expected, all_outputs(pruned, batches))
+    assert difference < 1e-5, (
+        f"The {who}: with {left} left, the outputs of the pruned and the masked model differ by {difference:.3g}."
     )
-    found = {group.name: group.units for group in resolve_groups(architecture, pruned)}
-    assert found == mask.counts(), f"The {who}: with {left} left, the smaller model's units are {found}."
+    assert largest_difference(dense, expected) > 1e-4, (
+        f"The {who}: with {left} left, the masked model has the outputs of the dense one."
+    )
+    units = {group.name: group.units for group in resolve_groups(architecture, pruned)}
+    assert units == mask.counts(), f"The {who}: with {left} left, the pruned model has the units {units}."
     assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in model.parameters()), (
-        f"The {who}: with {left} left, the pruned model has no fewer parameters."
+        f"The {who}: with {left} left, the pruned model does not have fewer parameters."
     )
 
 
-@_standing_still
+@_without_graph
 def _check_two_steps(who: str, architecture: Architecture, model: nn.Module, groups: Groups, batches: Batches) -> None:
     first = some_mask(groups, seed=1)
     once = materialize(model, groups, first)
@@ -161,11 +181,13 @@ def _check_two_steps(who: str, architecture: Architecture, model: nn.Module, gro
     second = some_mask(left, seed=2)
     twice = materialize(once, left, second).eval()
     direct = materialize(model, groups, second.within(first)).eval()
-    apart = furthest_apart(all_outputs(direct, batches), all_outputs(twice, batches))
-    assert apart < 1e-6, f"The {who}: pruned in two steps, the model is {apart:.3g} away from pruned in one."
+    difference = largest_difference(all_outputs(direct, batches), all_outputs(twice, batches))
+    assert difference < 1e-6, (
+        f"The {who}: pruning in two steps and in one step differ by {difference:.3g} in the outputs."
+    )
 
 
-@_standing_still
+@_without_graph
 def _check_attention(who: str, model: nn.Module, groups: Groups, batches: Batches) -> None:
     mask = some_mask(groups, empty=groups.items[0].name)
     outputs = {}
@@ -173,16 +195,18 @@ def _check_attention(who: str, model: nn.Module, groups: Groups, batches: Batche
         pruned = materialize(model, groups, mask).eval()
         try:
             pruned.set_attn_implementation(implementation)  # type: ignore[operator]
-        except (AttributeError, ValueError):  # what the family does not have cannot disagree
+        except (AttributeError, ValueError):  # the family does not have this implementation
             continue
         outputs[implementation] = all_outputs(pruned, batches)
     for one, other in itertools.pairwise(outputs):
-        apart = furthest_apart(outputs[one], outputs[other])
-        assert apart < 1e-4, f"The {who}: pruned, {one} and {other} attention are {apart:.3g} apart."
+        difference = largest_difference(outputs[one], outputs[other])
+        assert difference < 1e-4, (
+            f"The {who}: {one} and {other} attention of the pruned model differ by {difference:.3g}."
+        )
 
 
 def _check_generation(who: str, left: str, model: Any, groups: Groups, mask: Mask) -> None:
-    """Token by token the same with and without the cache, as the masked model says it, whatever the padding is."""
+    """The pruned model generates the masked model's tokens, with and without KV cache and with and without padding."""
     prompts = _prompts(model)
     length = {"min_new_tokens": 6, "max_new_tokens": 6, "do_sample": False, "pad_token_id": pad_token_of(model)}
 
@@ -198,21 +222,21 @@ def _check_generation(who: str, left: str, model: Any, groups: Groups, mask: Mas
             produced = continued(pruned, prompt, cached=cached)
             if torch.equal(expected, produced):
                 continue
-            # what the dense model does not do, such as one that sees later tokens, is not asked of the smaller one
-            own = [continued(model, "whole", cached=False), continued(model, prompt, cached=cached)]
-            assert not torch.equal(*own), (
-                f"The {who}: with {left} left, the smaller model generates {produced.tolist()} (cache: {cached}, "
-                f"{prompt}); the masked one {expected.tolist()}."
+            # the dense model may itself depend on cache or padding, for instance if it sees later tokens
+            dense = [continued(model, "whole", cached=False), continued(model, prompt, cached=cached)]
+            assert not torch.equal(*dense), (
+                f"The {who}: with {left} left, the pruned model generates {produced.tolist()} (cache: {cached}, "
+                f"{prompt}), the masked one {expected.tolist()}."
             )
 
 
 def _prompts(model: Any) -> dict[str, dict[str, Tensor]]:
-    """What the model goes on from, by what is said of it; text also with padding."""
+    """Inputs for generation by description: without padding ("whole"), and for texts also with padding."""
     if model.main_input_name != "input_ids":
         inputs = tiny_batches(model, samples=2, labels=False).batches[0]
         return {"whole": {model.main_input_name: inputs[model.main_input_name]}}
     ids = torch.randint(3, model.config.vocab_size, (2, 6), generator=torch.Generator().manual_seed(0))
-    side = "right" if model.config.is_encoder_decoder else "left"  # an encoder may number its tokens from the left
+    side = "right" if model.config.is_encoder_decoder else "left"  # an encoder may number positions from the left
     order = -1 if side == "right" else 1
     padded = torch.cat([torch.full((2, 3), pad_token_of(model)), ids][::order], 1)  # [samples, padding + tokens]
     real = torch.cat([torch.zeros(2, 3, dtype=torch.long), torch.ones_like(ids)][::order], 1)
@@ -223,7 +247,7 @@ def _prompts(model: Any) -> dict[str, dict[str, Tensor]]:
 
 
 def _check_training(who: str, dense: nn.Module, pruned: nn.Module, batches: Batches) -> None:
-    """Gradients reach every parameter of the smaller model that had one in the dense, and a step lowers the loss."""
+    """Every parameter with a gradient in the dense model has one in the pruned model, and a gradient step lowers the loss."""
     reached = []
     for model in (copy.deepcopy(dense), copy.deepcopy(pruned)):
         model.train()
@@ -231,8 +255,8 @@ def _check_training(who: str, dense: nn.Module, pruned: nn.Module, batches: Batc
         loss.backward()
         reached.append({name for name, parameter in model.named_parameters() if parameter.grad is not None})
     names = {name for name, _ in pruned.named_parameters()}
-    missed = sorted(reached[0] & names - reached[1])
-    assert not missed, f"The {who}: once pruned, no gradient reaches {', '.join(missed)}."
+    missing = sorted(reached[0] & names - reached[1])
+    assert not missing, f"The {who}: the pruned model has no gradient for {', '.join(missing)}."
     with torch.no_grad():
         squares = sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None)
         for parameter in model.parameters():
@@ -240,12 +264,12 @@ def _check_training(who: str, dense: nn.Module, pruned: nn.Module, batches: Batc
                 parameter.sub_(parameter.grad, alpha=1e-4 / max(squares, 1e-12) ** 0.5)
         after = _training_loss(model, batches)
     assert float(after) < float(loss.detach()), (
-        f"The {who}: once pruned, a step along the gradient does not lower the loss."
+        f"The {who}: a gradient step of the pruned model does not lower its loss."
     )
 
 
 def _training_loss(model: nn.Module, batches: Batches) -> Tensor:
-    """The mean loss of the first batch, towards its labels; dropout drops the same each time."""
+    """The mean loss of the first batch; dropout uses the same random numbers each time."""
     assert batches.task is not None, "The batches have no task."
     batch = batches.batches[0]
     with torch.random.fork_rng(devices=[]):
@@ -254,26 +278,26 @@ def _training_loss(model: nn.Module, batches: Batches) -> Tensor:
 
 
 def _check_gradients(who: str, model: nn.Module, groups: Groups, batches: Batches) -> None:
-    """Those of one batched backward against those of one backward a sample, by masks that are there for autograd."""
+    """Per-sample gradients from one batched backward pass equal those of autograd on an explicit mask, one sample at a time."""
     task = batches.task
     assert task is not None, "The batches have no task."
     batch = dict(batches.batches[0])
-    with unit_gradients(model, groups) as seen:
+    with unit_gradients(model, groups) as gradients:
         task.loss(outputs_of(model, batch, task), batch).sum().backward()
     for row in range(sample_count(batch)):
         one = {name: value[row : row + 1] for name, value in batch.items()}
         one_by_one = _mask_gradients(model, groups, one, task)
         largest = max(float(expected.abs().max()) for expected in one_by_one.values())
         for name, expected in one_by_one.items():
-            apart = float((seen.by_unit[name][row] - expected).abs().max())
+            difference = float((gradients.by_unit[name][row] - expected).abs().max())
             scale = max(float(expected.abs().max()), 0.01 * largest, 1e-2)
-            assert apart < 1e-4 * scale, (
-                f"The {who}: sample {row}'s gradient by the mask of '{name}' is {apart:.3g} off."
+            assert difference < 1e-4 * scale, (
+                f"The {who}: the gradient of sample {row} with respect to the mask of '{name}' is wrong by {difference:.3g}."
             )
 
 
 def _mask_gradients(model: nn.Module, groups: Groups, batch: Mapping[str, Tensor], task: Task) -> dict[str, Tensor]:
-    """The gradient of one sample's loss by the mask, by autograd on the mask itself: [units] a group."""
+    """The gradient of one sample's loss with respect to an explicit mask, by autograd: [units] by group name."""
     masks = {group.name: torch.ones(group.units, requires_grad=True) for group in groups if group.units}
     with frozen(model), contextlib.ExitStack() as hooks:
         for group in (group for group in groups if group.units):
@@ -283,7 +307,7 @@ def _mask_gradients(model: nn.Module, groups: Groups, batch: Mapping[str, Tensor
 
             hooks.callback(consumer_of(model, group).register_forward_pre_hook(multiply).remove)
         loss = task.loss(outputs_of(model, batch, task), batch).sum()
-        # a sample's tokens need not come to every expert
+        # a sample may have no token routed to an expert
         gradients = torch.autograd.grad(loss, list(masks.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(masks, gradients, strict=True))
 
@@ -291,50 +315,49 @@ def _mask_gradients(model: nn.Module, groups: Groups, batch: Mapping[str, Tensor
 def _check_layers(
     who: str, architecture: Architecture, model: nn.Module, groups: Groups, mask: Mask, batches: Batches
 ) -> None:
-    """What a tuner is shown, one layer at a time, is what two whole forward passes show; and it is the same where the dense
-    model's side was kept while it was scored."""
+    """Statistics collected layer by layer equal those of two whole forward passes, also with cached states of the dense model."""
     student = materialize(model, groups, mask).eval()
     left = resolve_groups(architecture, student)
-    consumers, producers = _shown(model, student, left, batches)
-    assert set(consumers) == set(mask), f"The {who}: of {len(list(mask))} groups, tuners are shown {len(consumers)}."
+    consumers, producers = _collected(model, student, left, batches)
+    assert set(consumers) == set(mask), f"The {who}: a tuner gets {len(consumers)} of {len(list(mask))} groups."
     for group, whole in whole_statistics(model, materialize(model, groups, mask).eval(), left, batches).items():
-        _assert_alike(f"The {who}: of '{group}' a tuner is shown", consumers[group], whole)
+        _assert_close(f"The {who}: for '{group}' a tuner gets", consumers[group], whole)
     states = DenseStates(model, batches)
     with torch.enable_grad():
         collect_gradients(model, groups, batches, "auto", torch.Generator().manual_seed(0), states=states)
-    consumers_too, producers_too = _shown(model, student, left, batches, states)
+    cached_consumers, cached_producers = _collected(model, student, left, batches, states)
     for group, one in consumers.items():
-        _assert_alike(f"The {who}: once it was scored, of '{group}' a tuner is shown", consumers_too[group], one)
-    for one, other in zip(producers_too, producers, strict=True):
-        _assert_alike(f"The {who}: once it was scored, of producers a tuner is shown", one, other)
+        _assert_close(f"The {who}: with cached states, for '{group}' a tuner gets", cached_consumers[group], one)
+    for one, other in zip(cached_producers, producers, strict=True):
+        _assert_close(f"The {who}: with cached states, for producers a tuner gets", one, other)
 
 
-def _shown(
+def _collected(
     model: nn.Module, student: nn.Module, groups: Groups, batches: Batches, states: DenseStates | None = None
 ) -> tuple[dict[str, Statistics], list[Statistics]]:
-    """What a tuner is shown of each consumer, by the group, and of producers, in the order in which they come."""
+    """The statistics that a tuner gets for each consumer, by group name, and for the producers, in order."""
     consumers: dict[str, Statistics] = {}
     producers: list[Statistics] = []
 
-    def see(group: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None) -> Any:
+    def solve(group: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None) -> Any:
         consumers[group.name] = statistics
         return weight, bias
 
-    def see_producers(statistics: Statistics, with_shift: bool) -> tuple[Tensor, Tensor]:
+    def correct(statistics: Statistics, with_shift: bool) -> tuple[Tensor, Tensor]:
         producers.append(statistics)
         return torch.zeros_like(statistics.upper), torch.zeros_like(statistics.inputs)
 
-    reconstruct(model, student, groups, Samples(batches), Solver(solve=see, correct=see_producers), states)
+    reconstruct(model, student, groups, Samples(batches), Solver(solve=solve, correct=correct), states)
     return consumers, producers
 
 
-def _assert_alike(says: str, found: Statistics, expected: Statistics) -> None:
-    for what, one, other in (
-        ("inputs", found.inputs, expected.inputs),
-        ("errors", found.errors, expected.errors),
+def _assert_close(prefix: str, statistics: Statistics, expected: Statistics) -> None:
+    for name, one, other in (
+        ("inputs", statistics.inputs, expected.inputs),
+        ("errors", statistics.errors, expected.errors),
     ):
-        apart = float((one - other).abs().max()) / max(1.0, float(other.abs().max()))
-        assert apart < 1e-3, f"{says} {what} that are {apart:.3g} off."
+        difference = float((one - other).abs().max()) / max(1.0, float(other.abs().max()))
+        assert difference < 1e-3, f"{prefix} {name} that are wrong by {difference:.3g}."
 
 
 def _check_saved(
@@ -353,5 +376,6 @@ def _check_saved(
         assert all(torch.equal(one, other) for one, other in pairs), (
             f"The {who}: with {left} left, saving and loading changes the outputs."
         )
-    saved, opened = pruned.state_dict(), loaded.state_dict()
-    assert same_tensors(saved, opened), f"The {who}: with {left} left, saving and loading changes the weights."
+    assert same_tensors(pruned.state_dict(), loaded.state_dict()), (
+        f"The {who}: with {left} left, saving and loading changes the weights."
+    )

@@ -1,4 +1,4 @@
-"""Conformance of somebody's own model: every check of the suite, on its family with random weights, a verdict for each."""
+"""The conformance suite for a user's model: run every check on a small model of its family and collect the verdicts."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from fastprune.registry import loading, serving
 from fastprune.units.architecture import Architecture
 
 SIZES = ("num_hidden_layers", "encoder_layers", "decoder_layers", "num_decoder_layers")
-"""The names under which configurations say how many layers there are."""
+"""Settings with the number of layers."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check said.
+    """Result of a check.
 
     Attributes:
-        check: What must hold.
-        passed: Whether it does.
-        detail: What was found instead; empty where it passed.
+        check: The property that was checked.
+        passed: The property holds.
+        detail: The reason of a failure; empty if passed.
     """
 
     check: str
@@ -39,27 +39,30 @@ class Verdict:
 
 
 def check_model(source: str | Path, *, architecture: Architecture | None = None, layers: int = 2) -> list[Verdict]:
-    """The conformance suite on the family of a model directory or Hub name. Its weights are not read.
+    """Run the conformance suite on the family of a model. The model's weights are not read.
 
     Args:
-        source: As for ``open_pretrained``; a directory with nothing but a ``config.json`` will do.
-        architecture: Where the units are; None: by ``config.model_type``.
-        layers: Of each stack of the model that is built, where the configuration has more.
+        source: Model directory or Hub name, as for ``open_pretrained``; a directory with only a ``config.json`` is enough.
+        architecture: The architecture to check [None: the registered one for ``config.model_type``].
+        layers: Maximum number of layers per stack of the model that is built.
 
     Raises:
-        ModelError: There is no such model, no architecture serves it, or the architecture does not fit it.
+        ModelError: The model does not exist, its architecture is unknown, or the architecture does not fit it.
     """
     model = random_model(source, layers=layers)
     return verdicts(architecture or serving.architecture_for(model), model)
 
 
 def verdicts(architecture: Architecture, model: nn.Module, batches: Batches | None = None) -> list[Verdict]:
-    """What the conformance suite says of an architecture on a model, check by check.
+    """Run the conformance suite of an architecture on a model.
 
     Args:
-        architecture: To be checked.
-        model: A small one of the family.
-        batches: To run it on; None: random.
+        architecture: The architecture to check.
+        model: A small model of the family.
+        batches: Inputs; None: random.
+
+    Returns:
+        One verdict per check.
 
     Raises:
         ModelError: The architecture does not fit the model.
@@ -70,14 +73,14 @@ def verdicts(architecture: Architecture, model: nn.Module, batches: Batches | No
 
 
 def random_model(source: str | Path, *, layers: int = 2) -> transformers.PreTrainedModel:
-    """A model of the same class and configuration, but with random weights and fewer layers, in eval mode.
+    """Build a model with the class and configuration of ``source``, random weights and fewer layers, in eval mode.
 
     Args:
-        source: As for ``open_pretrained``; weights are not needed.
-        layers: Of each stack, at most.
+        source: Model directory or Hub name, as for ``open_pretrained``; weights are not needed.
+        layers: Maximum number of layers per stack.
 
     Raises:
-        ModelError: There is no such configuration, or transformers does not have the class.
+        ModelError: The configuration does not exist, or transformers does not have the class.
     """
     config, model_class = read_class(source)
     for name in SIZES:
@@ -87,7 +90,9 @@ def random_model(source: str | Path, *, layers: int = 2) -> transformers.PreTrai
     if kinds is not None:
         config.layer_types = kinds[: config.num_hidden_layers]
     if hasattr(config, "initializer_range"):
-        config.initializer_range = getattr(config, "hidden_size", 1024) ** -0.5  # large enough for a lost unit to show
+        config.initializer_range = (
+            getattr(config, "hidden_size", 1024) ** -0.5
+        )  # so that every unit affects the outputs
     return testing.random_weights(model_class, config)
 
 
@@ -96,10 +101,10 @@ def _cost_checks(architecture: Architecture, model: nn.Module, batches: Batches)
         cost: Any = loading.installed().cost[name]()
 
         def counted(cost: Any = cost) -> None:
-            # what all heads share, such as a norm, goes with the last of them, and is not in the table
+            # modules shared by all heads, such as a norm, are removed with the last head, which the table ignores
             testing.check_cost_model(cost, model=model, batches=batches, tolerance=0.05, architecture=architecture)
 
-        yield testing.Check(f"{name} are what is counted, within 5 %", counted)
+        yield testing.Check(f"{name} predicted for pruned models are correct within 5 %", counted)
 
 
 def _verdict(check: testing.Check) -> Verdict:
@@ -107,8 +112,8 @@ def _verdict(check: testing.Check) -> Verdict:
         with torch.random.fork_rng(devices=[]):
             check.run()
     except AssertionError as error:
-        return Verdict(check.name, passed=False, detail=str(error) or "an assertion without a sentence failed")
-    except Exception as error:  # a wrong architecture makes any line of the model fail
+        return Verdict(check.name, passed=False, detail=str(error) or "an assertion without a message failed")
+    except Exception as error:  # a wrong architecture can make any line of the model fail
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
         return Verdict(check.name, passed=False, detail=f"{type(error).__name__} in {where}: {error}")

@@ -28,15 +28,19 @@ def check_cost_model(
     tolerance: float = 1e-9,
     architecture: Architecture | None = None,
 ) -> None:
-    """Its contract holds; the model is exactly as it was; more units never cost less; the total is what the model
-    costs, and every entry what the model of that size costs when it is built and measured itself.
+    """Check a cost model: its tables are valid, non-decreasing, and predict the cost of pruned models; the model is unchanged.
+
+    Predictions are compared with tables measured on materialised pruned models.
 
     Args:
-        cost: With the options to check it with.
+        cost: The cost model, with the options to check.
         model: A tiny model; None: a BERT.
-        batches: What the workload is made from; None: random.
-        tolerance: How far a prediction may lie from the measurement, relative to the full model's cost.
-        architecture: Where the model's units are; None: by its ``config.model_type``.
+        batches: Data for the workload; None: random.
+        tolerance: Largest error of a prediction, relative to the dense model's cost.
+        architecture: The model's architecture [None: the registered one for ``config.model_type``].
+
+    Raises:
+        AssertionError: A check fails.
     """
     check_options(cost)
     model, batches = model_and_batches(model, batches)
@@ -47,21 +51,23 @@ def check_cost_model(
     with untouched(model, who), contract_kept():
         table = cost.measure(model, groups, workload)
         checks.check_costs(table, groups, cost)
-    assert table.measure, f"The {who} does not say what it counts: CostTable.measure is empty."
-    assert table.total > 0, f"The {who} says that the whole model costs {table.total}."
+    assert table.measure, f"The {who} has an empty CostTable.measure; set the unit of its costs."
+    assert table.total > 0, f"The {who} gives the whole model a cost of {table.total}; it must be above 0."
     for name, costs in table.groups.items():
         assert costs.dtype == torch.float64, f"The {who} gives '{name}' costs of {costs.dtype}; they must be float64."
         assert bool((costs.diff() >= 0).all()), (
-            f"The {who} says that more units of '{name}' cost less: {costs.tolist()}."
+            f"The {who} gives '{name}' costs that fall with more units: {costs.tolist()}."
         )
-        assert float(costs[-1]) > float(costs[0]), f"The {who} says that pruning '{name}' saves nothing."
+        assert float(costs[-1]) > float(costs[0]), (
+            f"The {who} gives '{name}' the same cost with all units and with none."
+        )
     names = [group.name for group in groups]
     masks = [Mask.full(groups), some_mask(groups), some_mask(groups, empty=names[0], single=names[-1])]
     masks += [some_mask(groups, empty=names[-1]), Mask.first(groups, dict.fromkeys(names, 0))]
     for mask in masks:
         smaller = materialize(model, groups, mask)
         measured = cost.measure(smaller, resolve_groups(architecture, smaller), workload).total
-        said = table.of(mask.counts())
-        assert abs(measured - said) <= tolerance * table.total, (
-            f"The {who} says that {mask.counts()} cost {said:.6g} {table.measure}; built and measured it is {measured:.6g}."
+        predicted = table.of(mask.counts())
+        assert abs(measured - predicted) <= tolerance * table.total, (
+            f"The {who} predicts {predicted:.6g} {table.measure} for {mask.counts()}; the pruned model has {measured:.6g}."
         )

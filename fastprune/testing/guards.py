@@ -1,4 +1,4 @@
-"""Context managers around a strategy: its contract is kept, and the model comes out as it went in."""
+"""Context managers for checks of strategies: contract errors become failures, and the model must stay unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastprune.errors import ContractError
 
 @contextlib.contextmanager
 def contract_kept() -> Iterator[None]:
-    """A broken contract is a failed check."""
+    """Convert a ContractError to an AssertionError."""
     try:
         yield
     except ContractError as error:
@@ -23,15 +23,15 @@ def contract_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def untouched(model: nn.Module, who: str) -> Iterator[None]:
-    """The model comes out exactly as it went in."""
+    """Raise an AssertionError if the model's state differs after the context."""
     before = state_of(model)
     yield
-    for what, value in state_of(model).items():
-        assert value == before[what], f"The {who} changed the model's {what}; it must leave the model as it was."
+    for name, value in state_of(model).items():
+        assert value == before[name], f"The {who} changed the model's {name}; it must leave the model unchanged."
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:
-    """Everything that a careless strategy may leave changed, comparable by ==."""
+    """The weights, flags, modes and hooks of a model, comparable by ==."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return {
         "weights": {name: _bytes(tensor) for name, tensor in tensors},

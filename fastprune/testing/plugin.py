@@ -1,4 +1,4 @@
-"""A whole plugin: the fitting check for everything that it registers."""
+"""Checks of a whole plugin: everything it registers."""
 
 from __future__ import annotations
 
@@ -32,56 +32,67 @@ from fastprune.testing.tuners import check_tuner
 
 
 def check_plugin(module: Any, *, models: Iterable[nn.Module] = (), cost_tolerance: float = 1e-9) -> None:
-    """Register a plugin alone, as installing it would, and run the fitting check on everything that it registers.
+    """Register a plugin by itself, as its installation would, and check everything it registers.
 
-    Strategies are checked with their default options. Presets are checked only where the plugin is installed.
+    Strategies are checked with their default options. Presets are checked only if the plugin is installed.
 
     Args:
-        module: The plugin: the module, or the object, that its entry point names.
-        models: Tiny models for architectures and tasks; ``tiny_model`` makes those that are not given.
-        cost_tolerance: As ``tolerance`` of ``check_cost_model``, for cost models that measure rather than count.
+        module: The plugin, which is the module or object of its entry point.
+        models: Tiny models for architectures and tasks; missing ones are built by ``tiny_model``.
+        cost_tolerance: ``tolerance`` of ``check_cost_model``, for measured costs.
+
+    Raises:
+        AssertionError: A check fails, or the plugin registers nothing.
     """
     name = getattr(module, "__name__", type(module).__name__)
     registered = _register_alone(name, module)
-    found = 0
+    checked = 0
     for kind in loading.STRATEGIES:
         for strategy in (registered.strategies(kind)[name] for name in registered.strategies(kind)):
             assert all(info.default is not dataclasses.MISSING for info in options_of(strategy)), (
-                f"An option of {kind} '{strategy.name}' has no default, so that its name alone does not choose it."
+                f"An option of {kind} '{strategy.name}' has no default; every option needs one."
             )
             check_strategy(strategy(), cost_tolerance=cost_tolerance)
-            found += 1
-    given = list(models)
+            checked += 1
+    available = list(models)
     for architecture in (registered.architecture[name] for name in registered.architecture):
-        found += 1
+        checked += 1
         for model_type in architecture.model_types:
-            fitting = [model for model in given if getattr(model.config, "model_type", None) == model_type]
+            fitting = [model for model in available if getattr(model.config, "model_type", None) == model_type]
             for model in fitting or [tiny_model(model_type)]:
                 check_architecture(architecture, model)
     for task in (registered.task[name] for name in registered.task):
-        found += 1
-        fitting = [model for model in given if task.serves(model.config, type(model).__name__)]  # type: ignore[arg-type]
+        checked += 1
+        fitting = [model for model in available if task.serves(model.config, type(model).__name__)]  # type: ignore[arg-type]
         for served in fitting or [model_for(task)]:
             check_task(task, model=served)
     for preset in registered.preset:
-        found += 1
+        checked += 1
         if preset in loading.installed().preset:
             check_preset(preset)
     commands = hasattr(module, "register_commands")
-    assert found or commands, f"The plugin '{name}' registers nothing; are its functions marked with hookimpl?"
+    assert checked or commands, f"The plugin '{name}' registers nothing; are its functions marked with hookimpl?"
 
 
 def check_preset(preset: str) -> None:
-    """A registered preset makes a whole recipe, which survives its own TOML."""
+    """Check that a registered preset is a complete recipe and unchanged after writing and reading it as TOML.
+
+    Raises:
+        AssertionError: The recipe changes.
+    """
     recipe = Recipe.of(preset)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "recipe.toml"
         file.write_text(recipe.to_toml(), encoding="utf-8")
-        assert Recipe.of(file) == recipe, f"The preset '{preset}' is another recipe once written as TOML and read."
+        assert Recipe.of(file) == recipe, f"The preset '{preset}' changes when it is written as TOML and read again."
 
 
 def check_strategy(strategy: Strategy, *, cost_tolerance: float = 1e-9) -> None:
-    """Run the check of the strategy's own kind."""
+    """Run the check for the kind of a strategy.
+
+    Raises:
+        AssertionError: A check fails.
+    """
     if isinstance(strategy, CostModel):
         check_cost_model(strategy, tolerance=cost_tolerance)
         return
@@ -94,13 +105,15 @@ def check_strategy(strategy: Strategy, *, cost_tolerance: float = 1e-9) -> None:
         ExportFormat: check_export_format,
     }
     fitting = [check for contract, check in checks.items() if isinstance(strategy, contract)]
-    assert len(fitting) == 1, f"{type(strategy).__name__} fulfils {len(fitting)} contracts; it must fulfil exactly one."
+    assert len(fitting) == 1, (
+        f"{type(strategy).__name__} implements {len(fitting)} kinds of strategies; it must implement exactly one."
+    )
     fitting[0](strategy)
 
 
 @dataclass(frozen=True)
 class _Alone:
-    """What stands for the entry point of a plugin that is checked by itself."""
+    """Replacement for the entry point of a plugin that is checked by itself."""
 
     name: str
     module: Any
@@ -122,5 +135,5 @@ def _register_alone(name: str, module: Any) -> loading.Plugins:
         except FastpruneError as error:
             raise AssertionError(str(error)) from error
     problems = [info.problem for info in registered.found if info.problem]
-    assert not problems, f"The plugin '{name}' does not load: {problems[0]} ({len(caught)} warnings)."
+    assert not problems, f"The plugin '{name}' cannot be loaded: {problems[0]} ({len(caught)} warnings)."
     return registered

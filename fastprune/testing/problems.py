@@ -1,4 +1,4 @@
-"""Random problems: masks on a model's groups; groups, scores and cost tables on no model."""
+"""Random problems: masks for a model's groups, and groups, scores and cost tables without a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from fastprune.units.masks import Mask
 
 
 def some_mask(groups: Groups, *, empty: str = "", single: str = "", full: str = "", seed: int = 0) -> Mask:
-    """About half of the units of each group, at least one kept and one pruned where there are two."""
+    """A random mask that keeps half of the units of each group, at least one.
+
+    Args:
+        groups: The groups.
+        empty: Name of a group that keeps none.
+        single: Name of a group that keeps one unit.
+        full: Name of a group that keeps all.
+        seed: Seed of the choice.
+    """
     generator = torch.Generator().manual_seed(seed)
     values = {}
     for group in groups:
@@ -25,8 +33,8 @@ def some_mask(groups: Groups, *, empty: str = "", single: str = "", full: str = 
     return Mask(values)
 
 
-def telling_masks(groups: Groups) -> dict[str, Mask]:
-    """Masks that an architecture may fail on, by what they leave."""
+def critical_masks(groups: Groups) -> dict[str, Mask]:
+    """Masks that reveal wrong architectures, by a description of the units kept."""
     masks = {"half of the units": some_mask(groups)}
     for kind in dict.fromkeys(group.kind for group in groups):
         name = next(group.name for group in groups if group.kind == kind)
@@ -37,7 +45,7 @@ def telling_masks(groups: Groups) -> dict[str, Mask]:
 
 
 def some_groups(generator: torch.Generator, most: int = 7) -> Groups:
-    """Two to five groups of two kinds, of 0 to ``most`` units, on no model."""
+    """Two to five groups of two kinds with 0 to ``most`` units, without a model."""
     count = int(torch.randint(2, 6, (), generator=generator))
     units = torch.randint(0, most + 1, (count,), generator=generator).tolist()
     kinds = ("attention", "ffn")
@@ -58,7 +66,7 @@ def some_groups(generator: torch.Generator, most: int = 7) -> Groups:
 
 
 def some_scores(groups: Groups, generator: torch.Generator) -> Scores:
-    """Gradients of 12 samples, and their mean square, with some equal and some zero."""
+    """Random scores from the gradients of 12 samples, with ties and zeros."""
     grads = {g.name: torch.randn(12, g.units, generator=generator).mul(2).round().div(2) for g in groups}
     tokens = {g.name: (torch.rand(12, 5, generator=generator),) for g in groups}
     scores = Scores(importance={n: g.square().mean(0) for n, g in grads.items()}, grads=grads, token_weights=tokens)
@@ -66,7 +74,7 @@ def some_scores(groups: Groups, generator: torch.Generator) -> Scores:
 
 
 def some_costs(groups: Groups, generator: torch.Generator, *, straight: bool) -> CostTable:
-    """A cost a kind, or else steps of any height, of which the first may be free."""
+    """A random cost table: one unit cost per kind if ``straight``, else steps of any height, possibly 0."""
     unit = {"attention": 64.0, "ffn": float(torch.randint(1, 64, (), generator=generator))}
     tables = {}
     for group in groups:

@@ -17,12 +17,14 @@ from fastprune.units.masks import Mask
 
 
 def check_rearranger(rearranger: Rearranger, *, trials: int = 20) -> None:
-    """On random masks and scores: as many units kept in each group as before, none of an empty group; the same answer
-    each time; arguments are left alone.
+    """Check a rearranger on random masks and scores: it keeps the counts of each group, is deterministic, and changes no argument.
 
     Args:
-        rearranger: With the options to check it with.
-        trials: How many random problems.
+        rearranger: The rearranger, with the options to check.
+        trials: Number of random problems.
+
+    Raises:
+        AssertionError: A check fails.
     """
     check_options(rearranger)
     who = f"rearranger '{rearranger.name}'"
@@ -35,10 +37,10 @@ def check_rearranger(rearranger: Rearranger, *, trials: int = 20) -> None:
         with contract_kept():
             after = rearranger.rearrange(mask, scores, Context(groups=groups))
             checks.check_rearrangement(after, mask, groups, rearranger)
-        now = (dict(mask.values), dict(scores.importance), dict(scores.grads or {}))
-        assert all(same_tensors(one, other) for one, other in zip(before, now, strict=True)), (
+        current = (dict(mask.values), dict(scores.importance), dict(scores.grads or {}))
+        assert all(same_tensors(one, other) for one, other in zip(before, current, strict=True)), (
             f"The {who} changed its arguments."
         )
         assert after.equals(rearranger.rearrange(mask, scores, Context(groups=groups))), (
-            f"The {who} gives two masks for one problem."
+            f"The {who} gives different masks for the same problem."
         )

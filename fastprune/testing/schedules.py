@@ -12,8 +12,14 @@ from fastprune.testing.problems import some_groups
 
 
 def check_schedule(schedule: Schedule) -> None:
-    """For every budget there is a pass; budgets never rise, and the last is exactly the one asked for; each group loses
-    units in some pass, and none in a pass after the one that settles it."""
+    """Check a schedule for several budgets.
+
+    There is at least one pass; budgets never rise, and the last is exactly the requested one; each group is pruned in some
+    pass, and not again after the pass that fixes it.
+
+    Raises:
+        AssertionError: A check fails.
+    """
     check_options(schedule)
     generator = torch.Generator().manual_seed(0)
     for budget in (1.0, 0.9, 0.5, 0.31, 0.05, 1e-3):

@@ -24,34 +24,39 @@ from fastprune.units.resolve import resolve_groups
 
 
 def check_scorer(scorer: Scorer, *, model: nn.Module | None = None, batches: Batches | None = None) -> None:
-    """Its contract holds, also on a model that has lost a whole group before; one seed gives one answer; it leaves the
-    model exactly as it was; it fills what it says it gives; padding changes nothing.
+    """Check a scorer: it fulfils its contract, also on pruned models with empty groups, and ignores padding.
+
+    It gives the same result for the same seed, leaves the model unchanged, and fills exactly the scores in ``provides``.
 
     Args:
-        scorer: With the options to check it with.
+        scorer: The scorer, with the options to check.
         model: A tiny model; None: a BERT.
         batches: A calibration set, padded on the right; None: random.
+
+    Raises:
+        AssertionError: A check fails.
     """
     check_options(scorer)
     model, batches = model_and_batches(model, batches)
     who = f"scorer '{scorer.name}'"
     groups = resolve_groups(serving.architecture_for(model), model)
     assert scorer.provides <= OPTIONAL_SCORES, (
-        f"The {who} gives {sorted(scorer.provides - OPTIONAL_SCORES)}; no such scores."
+        f"The {who} provides the unknown scores {sorted(scorer.provides - OPTIONAL_SCORES)}; "
+        f"there are {', '.join(sorted(OPTIONAL_SCORES))}."
     )
     scores = _score(scorer, model, groups, batches)
     for name in OPTIONAL_SCORES - scorer.provides:
-        assert getattr(scores, name) is None, f"The {who} fills '{name}', but does not say so in 'provides'."
+        assert getattr(scores, name) is None, f"The {who} fills '{name}', which is not in its 'provides'."
     _check_optional_scores(who, scores, model, groups, batches)
     again = _score(scorer, model, groups, batches)
     padded = _score(scorer, model, groups, pad_further(model, batches))
     for group in groups:
         one = scores.importance[group.name]
         assert torch.equal(one, again.importance[group.name]), (
-            f"The {who} gives other importance to '{group.name}' from the same seed; draw from the generator alone."
+            f"The {who} gives '{group.name}' different importance for the same seed; use only the generator for randomness."
         )
         assert relative_difference(one, padded.importance[group.name]) <= 1e-4, (
-            f"The {who} gives other importance to '{group.name}' where there is more padding; leave padding out."
+            f"The {who} gives '{group.name}' different importance with more padding; exclude padding."
         )
     names = [group.name for group in groups]
     for mask in (some_mask(groups, empty=names[0], single=names[-1]), Mask.first(groups, dict.fromkeys(names, 0))):
@@ -70,27 +75,29 @@ def _check_optional_scores(who: str, scores: Scores, model: nn.Module, groups: G
     tokens = _token_shapes(model, groups, batches) if scores.token_weights is not None else {}
     for group in groups:
         if scores.grads is not None:
-            shape, wanted = tuple(scores.grads[group.name].shape), (batches.n_samples, group.units)
-            assert shape == wanted, (
-                f"The {who} gives grads of {list(shape)} for '{group.name}'; it must be {list(wanted)}."
+            shape, required = tuple(scores.grads[group.name].shape), (batches.n_samples, group.units)
+            assert shape == required, (
+                f"The {who} gives '{group.name}' grads of the shape {list(shape)}; it must be {list(required)}."
             )
         if scores.token_weights is not None:
             shapes = [tuple(weights.shape) for weights in scores.token_weights[group.name]]
             expected = tokens[group.name]
-            assert shapes == expected, f"The {who} gives token weights of {shapes} for '{group.name}', not {expected}."
+            assert shapes == expected, (
+                f"The {who} gives '{group.name}' token weights of the shapes {shapes}; they must be {expected}."
+            )
             least = min(float(weights.min()) for weights in scores.token_weights[group.name])
-            assert least >= 0, f"The {who} gives '{group.name}' a token weight of {least}; none may be negative."
+            assert least >= 0, f"The {who} gives '{group.name}' a token weight of {least}; it must not be negative."
 
 
 def _token_shapes(model: nn.Module, groups: Groups, batches: Batches) -> dict[str, list[tuple[int, int]]]:
-    """By the name of the group, samples and tokens of what enters its consumer, one pair a batch."""
-    found: dict[str, list[tuple[int, int]]] = {group.name: [] for group in groups}
+    """By group name, the numbers of samples and tokens at the input of its consumer, one pair per batch."""
+    shapes: dict[str, list[tuple[int, int]]] = {group.name: [] for group in groups}
     for batch in batches:
         samples = sample_count(batch)
 
-        def see(group: Group, features: Tensor, samples: int = samples) -> None:
-            found[group.name].append((samples, features[..., 0].numel() // samples))
+        def record(group: Group, features: Tensor, samples: int = samples) -> None:
+            shapes[group.name].append((samples, features[..., 0].numel() // samples))
 
-        with consumer_inputs(model, groups, see):
+        with consumer_inputs(model, groups, record):
             outputs_of(model, batch, batches.task)
-    return found
+    return shapes

@@ -18,12 +18,17 @@ from fastprune.testing.problems import some_costs, some_groups, some_scores
 
 
 def check_searcher(searcher: Searcher, *, trials: int = 60) -> None:
-    """On random scores and cost tables: a mask within the budget, the same one each time, from the floor to the total,
-    where everything is kept; arguments are left alone. It may refuse tables that are no straight lines, by UsageError.
+    """Check a searcher on random scores and cost tables, for budgets from the cheapest possible cost to the total cost.
+
+    The mask is within the budget, is the same each time, and keeps all units for a budget of the total cost; no argument is
+    changed. A UsageError is accepted for tables whose costs are not proportional to the units.
 
     Args:
-        searcher: With the options to check it with.
-        trials: How many random problems.
+        searcher: The searcher, with the options to check.
+        trials: Number of random problems.
+
+    Raises:
+        AssertionError: A check fails.
     """
     check_options(searcher)
     who = f"searcher '{searcher.name}'"
@@ -32,7 +37,7 @@ def check_searcher(searcher: Searcher, *, trials: int = 60) -> None:
         groups = some_groups(generator, most=0 if trial == 0 else 7)
         straight = trial % 3 != 2
         scores, costs = some_scores(groups, generator), some_costs(groups, generator, straight=straight)
-        if trial % 2:  # what is measured is no whole number
+        if trial % 2:  # measured costs are not integers
             costs = CostTable(
                 measure=costs.measure, groups={n: c / 7 for n, c in costs.groups.items()}, fixed=costs.fixed / 7
             )
@@ -45,14 +50,14 @@ def check_searcher(searcher: Searcher, *, trials: int = 60) -> None:
                     checks.check_search(mask, groups, costs, budget, searcher)
             except UsageError as error:
                 if straight:
-                    raise AssertionError(f"The {who} refused straight lines of two unit costs: {error}") from error
+                    raise AssertionError(f"The {who} refused a table with two constant unit costs: {error}") from error
                 continue
             again = searcher.search(scores, costs, budget, Context(groups=groups))
-            assert mask.equals(again), f"The {who} gives two masks for the same scores, costs and budget."
+            assert mask.equals(again), f"The {who} gives different masks for the same scores, costs and budget."
             if budget >= costs.total:
                 kept = sum(mask.counts().values())
                 assert kept == sum(group.units for group in groups), (
-                    f"The {who} keeps {kept} of {sum(g.units for g in groups)} units though the budget pays for all."
+                    f"The {who} keeps {kept} of {sum(g.units for g in groups)} units although the budget allows all."
                 )
         after = (dict(scores.importance), dict(costs.groups))
         assert all(same_tensors(one, other) for one, other in zip(before, after, strict=True)), (

@@ -29,20 +29,20 @@ OFF: dict[str, Any] = {
     "suppress_tokens": None,
     "begin_suppress_tokens": None,
 }
-"""What would hide units: stretches and layers that training leaves out at random, tokens that are never generated."""
+"""Settings that hide the effect of units: random masking and dropping of layers in training, suppressed tokens."""
 
 
 def tiny_model(
     model_type: str = "bert", head: str = "ForSequenceClassification", **config: Any
 ) -> transformers.PreTrainedModel:
-    """A random transformers model of two layers, 32 hidden units, 4 heads and 64 filters, in eval mode.
+    """Build a transformers model with random weights, two layers, hidden size 32, 4 heads and 64 filters, in eval mode.
 
-    The same arguments give the same weights. No bias is zero, so that losing one shows.
+    The same arguments give the same weights. No bias is zero, so that a lost bias changes the outputs.
 
     Args:
-        model_type: As in ``config.model_type``; the family is known to transformers' AutoConfig and Auto classes.
-        head: The ending of an Auto class, such as ``ForTokenClassification``; ``Model`` for none.
-        config: Other values of the configuration, such as ``num_labels=1``.
+        model_type: ``config.model_type`` of a family in transformers' Auto classes.
+        head: Suffix of an Auto class, such as ``ForTokenClassification``; ``Model``: without a head.
+        config: Further settings of the configuration, such as ``num_labels=1``.
     """
     sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     sizes |= {"intermediate_size": 64}
@@ -53,50 +53,52 @@ def tiny_model(
     sizes |= {"shared_expert_intermediate_size": 64}
     sizes |= {"conv_dim": (16, 16), "conv_kernel": (8, 3), "conv_stride": (4, 2), "num_feat_extract_layers": 2}
     sizes |= {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 4, "classifier_proj_size": 16}
-    sizes |= {"feat_extract_norm": "layer"}  # the other norm hears padding
+    sizes |= {"feat_extract_norm": "layer"}  # the other norm depends on padding
     sizes |= {"d_model": 32, "num_mel_bins": 8, "max_source_positions": 12, "max_target_positions": 64}
     sizes |= {f"{part}_{of}": 2 if of == "layers" else 4 for part in PARTS for of in ("layers", "attention_heads")}
     sizes |= {f"{part}_ffn_dim": 64 for part in PARTS} | {"num_decoder_layers": 2, "d_kv": 8, "d_ff": 64}
     sizes |= {"initializer_range": 0.2, "init_std": 0.2}
     config_class = transformers.CONFIG_MAPPING[model_type]
     towers = config_class.sub_configs.items()
-    settings = {**_known(config_class, sizes), **{name: _known(tower, sizes) for name, tower in towers}, **config}
-    described = transformers.AutoConfig.for_model(model_type, **settings)
+    supported = {name: _supported(tower, sizes) for name, tower in towers}
+    settings = {**_supported(config_class, sizes), **supported, **config}
+    complete = transformers.AutoConfig.for_model(model_type, **settings)
     factory = _factory(head)
-    classes = factory._model_mapping.get(type(described), ())
-    if isinstance(classes, tuple) and classes:  # several heads of one kind: the plain one
-        described.architectures = [classes[0].__name__]
-    return random_weights(factory.from_config, described)
+    classes = factory._model_mapping.get(type(complete), ())
+    if isinstance(classes, tuple) and classes:  # several heads of one kind: use the first
+        complete.architectures = [classes[0].__name__]
+    return random_weights(factory.from_config, complete)
 
 
 def _factory(head: str) -> Any:
     """The Auto class of a head.
 
     Raises:
-        AttributeError: There is none.
+        AttributeError: transformers has no such class.
     """
-    named = {"Model": "", "ForConditionalGeneration": "ForSeq2SeqLM"}
-    return getattr(transformers, "AutoModel" + named.get(head, head))
+    suffixes = {"Model": "", "ForConditionalGeneration": "ForSeq2SeqLM"}
+    return getattr(transformers, "AutoModel" + suffixes.get(head, head))
 
 
-def _known(config_class: Any, sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the sizes that a kind of configuration has."""
-    usual = config_class()
-    return {name: value for name, value in sizes.items() if hasattr(usual, name)}
+def _supported(config_class: Any, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes that are settings of a configuration class."""
+    default = config_class()
+    return {name: value for name, value in sizes.items() if hasattr(default, name)}
 
 
 def random_weights(build: Callable[[Any], Any], config: Any) -> transformers.PreTrainedModel:
-    """A transformers model with random weights in eval mode, the same for the same configuration. No bias is zero.
+    """Build a transformers model with random weights in eval mode, the same for the same configuration. No bias is zero.
 
     Args:
-        build: Makes the model of a configuration; its class will do.
-        config: Special tokens that it does not have, or has beyond its vocabulary, are set, and what hides units is off.
+        build: Builds the model from the configuration, such as the model's class.
+        config: The configuration. It is changed: missing or invalid special tokens are set, and settings that hide the effect of
+            units are disabled.
     """
     for each in (config, config.get_text_config()):
-        for place, name in enumerate(SPECIAL):
-            known = getattr(each, name, None)
-            if known is None or isinstance(known, list) or known >= getattr(each, "vocab_size", 0):
-                setattr(each, name, place)
+        for index, name in enumerate(SPECIAL):
+            token = getattr(each, name, None)
+            if token is None or isinstance(token, list) or token >= getattr(each, "vocab_size", 0):
+                setattr(each, name, index)
         if (getattr(each, "decoder_start_token_id", None) or 0) >= getattr(each, "vocab_size", 1):
             each.decoder_start_token_id = each.bos_token_id
     for name, value in OFF.items():
@@ -107,7 +109,7 @@ def random_weights(build: Callable[[Any], Any], config: Any) -> transformers.Pre
         model = build(config)
         with torch.no_grad():
             for parameter in model.parameters():
-                if parameter.dim() == 1 or not parameter.any():  # biases, and tables that training is to fill
+                if parameter.dim() == 1 or not parameter.any():  # biases, and tables initialised with zeros
                     parameter.add_(0.1 * torch.randn_like(parameter))
     model.eval()
     assert isinstance(model, transformers.PreTrainedModel)
@@ -132,15 +134,15 @@ def tiny_tokenizer(model: nn.Module) -> transformers.PreTrainedTokenizerFast:
 def tiny_batches(
     model: nn.Module, *, samples: int = 24, batch_size: int = 8, length: int = 9, labels: bool = True, seed: int = 0
 ) -> Batches:
-    """Random batches for a tiny model, texts and recordings padded on the right, with the task that serves the model.
+    """Build random batches for a tiny model, with its task; texts and recordings are padded on the right.
 
     Args:
-        model: A transformers model of texts, pictures, recordings, spectra, or several of them.
-        samples: How many.
-        batch_size: Samples a batch.
-        length: Tokens of the longest sample; the shortest has 3.
-        labels: Whether there are labels; they are drawn from the model's own predictions.
-        seed: Of the tokens and the labels.
+        model: A transformers model with text, image, waveform or spectrogram inputs, or several of these.
+        samples: Number of samples.
+        batch_size: Samples per batch.
+        length: Tokens of the longest sample in each batch; the shortest possible sample has 3.
+        labels: Add labels drawn from the model's own predictions.
+        seed: Seed of the inputs and the labels.
     """
     generator = torch.Generator().manual_seed(seed)
     task = serving.task_for(model.config, type(model))  # type: ignore[arg-type]
@@ -157,64 +159,64 @@ def tiny_batches(
 
 
 def _inputs(model: nn.Module, lengths: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """Whatever the model takes, of so many tokens each sample: [samples, ...]."""
+    """Random inputs of the model with ``lengths`` tokens [samples]: tensors [samples, ...]."""
     config: Any = model.config
-    takes = inspect.signature(model.forward).parameters
-    text, seen, pad = config.get_text_config(), getattr(config, "vision_config", config), pad_token_of(model)
+    arguments = inspect.signature(model.forward).parameters
+    text, vision, pad = config.get_text_config(), getattr(config, "vision_config", config), pad_token_of(model)
     real = torch.arange(int(lengths.max())) < lengths[:, None]  # [samples, tokens]
     batch: dict[str, Tensor] = {}
-    if "input_ids" in takes:
+    if "input_ids" in arguments:
         ids = torch.randint(pad + 1, text.vocab_size, real.shape, generator=generator)
         batch |= {"input_ids": torch.where(real, ids, pad), "attention_mask": real.long()}
-    if "decoder_input_ids" in takes:
+    if "decoder_input_ids" in arguments:
         others = torch.randint(pad + 1, text.vocab_size, real.shape, generator=generator)
         batch |= {"decoder_input_ids": torch.where(real, others, pad), "decoder_attention_mask": real.long()}
-    if "pixel_values" in takes:
-        sides = (seen.num_channels, seen.image_size, seen.image_size)
-        batch["pixel_values"] = torch.randn(len(lengths), *sides, generator=generator)
-    if "input_features" in takes:
+    if "pixel_values" in arguments:
+        shape = (vision.num_channels, vision.image_size, vision.image_size)
+        batch["pixel_values"] = torch.randn(len(lengths), *shape, generator=generator)
+    if "input_features" in arguments:
         bins, times = config.num_mel_bins, 2 * config.max_source_positions
         batch["input_features"] = torch.randn(len(lengths), bins, times, generator=generator)
-    if "input_values" in takes:
+    if "input_values" in arguments:
         readings = lengths.clone()
         for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
             readings = (readings - 1) * stride + kernel
-        heard = torch.arange(int(readings.max())) < readings[:, None]  # [samples, readings]
-        waves = torch.randn(heard.shape, generator=generator)
-        batch |= {"input_values": torch.where(heard, waves, 0.0), "attention_mask": heard.long()}
+        mask = torch.arange(int(readings.max())) < readings[:, None]  # [samples, readings]
+        waves = torch.randn(mask.shape, generator=generator)
+        batch |= {"input_values": torch.where(mask, waves, 0.0), "attention_mask": mask.long()}
     return batch
 
 
 def model_and_batches(
     model: nn.Module | None, batches: Batches | None, *, samples: int = 24
 ) -> tuple[nn.Module, Batches]:
-    """Those that were given, experts opened, or a tiny BERT and random batches for it."""
+    """The model with unfused experts [None: a tiny BERT], and the batches [None: random ones]."""
     model = tiny_model() if model is None else unfuse_experts(model)
     return model, tiny_batches(model, samples=samples) if batches is None else batches
 
 
 def model_for(task: type[Task]) -> nn.Module:
-    """A tiny model with a head that the task serves: a BERT, or else one of the first family that has such a head."""
+    """A tiny model for a task: a BERT with the task's head, else the first registered family that has such a head."""
     registry = loading.installed().architecture
-    known = [model_type for name in registry for model_type in registry[name].model_types]
-    for head, model_type in itertools.product(task.heads, ("bert", *known)):
-        with contextlib.suppress(AttributeError, KeyError):  # transformers has no such head, or type
+    model_types = [model_type for name in registry for model_type in registry[name].model_types]
+    for head, model_type in itertools.product(task.heads, ("bert", *model_types)):
+        with contextlib.suppress(AttributeError, KeyError):  # transformers does not have the head or the type
             config_class: Any = transformers.CONFIG_MAPPING[model_type]
-            listed = _factory(head)._model_mapping[config_class]
-            name = (listed[0] if isinstance(listed, tuple) else listed).__name__
-            for count in (2, 1):  # one output is for numbers
+            classes = _factory(head)._model_mapping[config_class]
+            name = (classes[0] if isinstance(classes, tuple) else classes).__name__
+            for count in (2, 1):  # one output means regression
                 if task.serves(config_class(num_labels=count), name):
                     return tiny_model(model_type, head, num_labels=count)
-    raise AssertionError(f"The task '{task.name}' serves {task.heads[0]}, which no known family has; give a model.")
+    raise AssertionError(f"No registered family has the head {task.heads[0]} of the task '{task.name}'; pass a model.")
 
 
 def pad_token_of(model: nn.Module) -> int:
-    """What its configuration says, or 0."""
+    """The padding token of the model's configuration, or 0."""
     return getattr(model.config, "pad_token_id", None) or 0
 
 
 def pad_further(model: nn.Module, batches: Batches, extra: int = 4) -> Batches:
-    """The same batches, with more padding on the right where they have any, of recordings half as much as they have."""
+    """Add padding on the right to texts (``extra`` tokens) and recordings (half of their length); images are unchanged."""
     if not all(has_tokens(batch) for batch in batches):
         return batches
     padded = []
@@ -234,10 +236,10 @@ def pad_further(model: nn.Module, batches: Batches, extra: int = 4) -> Batches:
 
 
 def has_tokens(batch: Mapping[str, Tensor]) -> bool:
-    """Whether it says which of its tokens are real; pictures do not."""
-    return any(name in batch for mark, values in COUNTED for name in (mark, *values))
+    """Whether a batch has tokens or readings, which may be padding; images have none."""
+    return any(name in batch for mask_name, values in COUNTED for name in (mask_name, *values))
 
 
 def sample_count(batch: Mapping[str, Tensor]) -> int:
-    """How many samples a batch has."""
+    """Number of samples of a batch."""
     return len(next(iter(batch.values())))

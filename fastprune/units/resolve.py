@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from fastprune.errors import ModelError
-from fastprune.modeling import BiasOnly, there
+from fastprune.modeling import BiasOnly, has_module
 from fastprune.units.architecture import Architecture, Block, Part, Producer, Stack
 from fastprune.units.experts import is_fused
 from fastprune.units.groups import Group, Groups
@@ -58,7 +58,7 @@ def _each(architecture: Architecture, block: Block, model: nn.Module, layer: str
     optional and not there."""
     name = block.name or block.kind
     before, star, _ = block.module.partition(".*")
-    if block.optional and not there(model, absolute(layer, before if star else block.consumer)):
+    if block.optional and not has_module(model, absolute(layer, before if star else block.consumer)):
         return
     if not star:
         yield name, block
@@ -103,8 +103,8 @@ def _lists(model: nn.Module, prefix: str, pattern: str) -> list[str]:
     """The paths of lists of layers that fit a pattern with ``*`` for any index, in order; none where there are none."""
     start, star, rest = pattern.partition(".*.")
     if not star:
-        return [pattern] if there(model, prefix + pattern) else []
-    if not there(model, prefix + start):
+        return [pattern] if has_module(model, prefix + pattern) else []
+    if not has_module(model, prefix + start):
         return []
     indices = [name for name, _ in model.get_submodule(prefix + start).named_children()]
     return [path for index in indices for path in _lists(model, prefix, f"{start}.{index}.{rest}")]
@@ -187,7 +187,7 @@ def _rows(
     for producer in block.producers:
         fused = Producer(linear=producer) if isinstance(producer, str) else producer
         path = absolute(layer, fused.linear)
-        if fused.optional and not there(model, path):
+        if fused.optional and not has_module(model, path):
             continue
         submodule(architecture, model, path)
         parts = tuple(_run(module, part) for part in fused.parts)

@@ -26,7 +26,8 @@ MASKED_SHARE = 0.15
 class MaskedLM(Task):
     """Masked-token prediction as in BERT's training.
 
-    15 % of the tokens are labelled; of these, 80 % are masked, 10 % replaced by random tokens and 10 % kept. The labels come from the text itself, so every encoded sample has them.
+    15 % of the tokens are labelled; of these, 80 % are masked, 10 % replaced by random tokens and 10 % kept. The labels come
+    from the text itself, so every encoded sample has them.
     """
 
     name: ClassVar[str] = "masked-lm"

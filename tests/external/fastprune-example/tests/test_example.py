@@ -71,7 +71,7 @@ def test_twig_is_drafted_from_one_run() -> None:
     """Whatever its file says is found without it."""
     model = random_twig()
     draft = fastprune.draft_architecture(model)
-    assert [finding.sureness for finding in draft.findings] == ["sure", "sure"]
+    assert [finding.confidence for finding in draft.findings] == ["sure", "sure"]
     written = fastprune.read_architecture(Path(fastprune_example.__file__).with_name("twig.toml"))
     assert draft.architecture == written
 
