@@ -1,4 +1,4 @@
-"""Sources: what is wrong with the name of a model or of data, as far as that can be told before anything is opened."""
+"""Sources: early checks of the names of models and data, before anything is opened."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from pathlib import Path
 from fastprune.errors import DataError, ModelError, UsageError
 
 FILES = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt")
-"""The kinds of files that data are read from."""
+"""Suffixes of supported data files."""
 
 
 def check_model(source: str | Path) -> Path | None:
-    """The directory of a model; None where the name can only be the Hub's.
+    """The directory of a model; None if the name can only be a Hub name.
 
     Raises:
-        ModelError: There is no such directory and the Hub has no such names, or it holds no model.
+        ModelError: The directory does not exist and is not a valid Hub name, or it has no model.
     """
     path = Path(source).expanduser()
     if path.is_dir():
         if not any((path / name).is_file() for name in ("config.json", "modules.json")):
-            raise ModelError(f"{source} is no model directory: it has no config.json.")
+            raise ModelError(f"{source} is not a model directory: it has no config.json.")
         return path
     if path.exists():
-        raise ModelError(f"There is no model directory {source}, but a file.")
+        raise ModelError(f"{source} is a file, not a model directory.")
     if _is_path(source):
         raise ModelError(f"There is no model directory {source}.{_where(path)}")
     return None
 
 
 def check_data(source: str | Path) -> Path | None:
-    """The file or directory of data; None where the name can only be the Hub's.
+    """The file or directory of data; None if the name can only be a Hub name.
 
     Raises:
-        DataError: There is no such file or directory and the Hub has no such names, or it is a file of an unknown kind.
+        DataError: The file or directory does not exist and is not a valid Hub name, or the file's type is unsupported.
     """
     path = Path(source).expanduser()
     if path.is_file() and path.suffix.lower() not in FILES:
-        raise DataError(f"{path} is of an unknown kind; known are {', '.join(FILES)}.")
+        raise DataError(f"The type of the file {path} is not supported; supported are {', '.join(FILES)}.")
     if path.exists():
         return path
     if _is_path(source, more=2) or re.fullmatch(r"\.[A-Za-z]\w*", path.suffix):
@@ -46,22 +46,22 @@ def check_data(source: str | Path) -> Path | None:
 
 
 def check_read(file: str | Path | None) -> None:
-    """Refuse a file that is to be read and does not exist.
+    """Check that a file exists; None is accepted.
 
     Raises:
-        UsageError: It is none.
+        UsageError: The file does not exist.
     """
     if file is not None and not Path(file).expanduser().is_file():
         raise UsageError(f"There is no such file: {file}.{_where(Path(file).expanduser())}")
 
 
 def _is_path(source: str | Path, more: int = 1) -> bool:
-    """Whether it is a place on this machine: the Hub's names have an owner, a name, and ``more`` slashes at most."""
+    """Whether a name can only be a local path: Hub names have at most ``more`` slashes and no leading dot, slash or tilde."""
     text = str(source)
     return text.startswith((".", "/", "~")) or text.count("/") > more or text.endswith("/")
 
 
 def _where(path: Path) -> str:
-    """How far the path does lead, for one that leads nowhere."""
-    place = next(each for each in path.absolute().parents if each.exists())
-    return f" The path leads as far as {place}." if place.name and place != Path.cwd() else ""
+    """A sentence with the longest existing parent of a missing path; empty for the current directory or the root."""
+    parent = next(each for each in path.absolute().parents if each.exists())
+    return f" Its parent {parent} exists." if parent.name and parent != Path.cwd() else ""

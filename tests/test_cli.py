@@ -89,7 +89,7 @@ def test_options_reach_the_recipe(run: Run, tiny_checkpoint: Path, tiny_data: Pa
         (("--scorer", "magnitude", "--rearranger", "fisher"), "needs per-sample gradients"),
         (("--set", "tuner.damping=lots"), "takes float, not 'lots'"),
         (("--set", "damping=1"), "STAGE.OPTION=VALUE"),
-        (("--pooling", "cls"), "--pooling is for plain encoders"),
+        (("--pooling", "cls"), "--pooling is for embedding models"),
         (("--label-column", "nope"), "nope"),
         (("--recipe", "nosuch.toml"), "There is no such file: nosuch.toml"),
         (("--recipe", "bets"), "There is no preset 'bets'; did you mean 'best'"),
@@ -247,7 +247,7 @@ def test_ctrl_c_in_the_middle_of_a_sweep(tiny_checkpoint: Path, tiny_data: Path,
 
     assert running.returncode == 130, said
     assert said[0] == ""
-    assert said[1] == "Stopped. Nothing is left half-written.\n"
+    assert said[1] == "Stopped. No incomplete files are left.\n"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"curve"}
     assert {path.name for path in folder.iterdir()} == {"sweep.json", "scores"}
     assert all(path.suffix == ".pt" for path in (folder / "scores").rglob("*") if path.is_file())

@@ -77,19 +77,19 @@ def test_a_cost_model_that_counts_has_nothing_to_measure(tiny_checkpoint: Path) 
 
 
 def test_made_up_workloads() -> None:
-    text = Workload.made_up(testing.tiny_model(), 7)
+    text = Workload.dummy(testing.tiny_model(), 7)
     assert {name: tuple(value.shape) for name, value in text.inputs(batch_size=3).items()} == {
         "input_ids": (3, 7),
         "attention_mask": (3, 7),
     }
     with pytest.raises(ModelError, match="takes at most 64 tokens; 65 were requested"):
-        Workload.made_up(testing.tiny_model(), 65)
-    assert Workload.made_up(testing.tiny_model()).seq_len == 64
-    recording = Workload.made_up(testing.tiny_model("wav2vec2", "ForCTC"))
+        Workload.dummy(testing.tiny_model(), 65)
+    assert Workload.dummy(testing.tiny_model()).seq_len == 64
+    recording = Workload.dummy(testing.tiny_model("wav2vec2", "ForCTC"))
     assert recording.inputs(batch_size=2)["input_values"].shape == (2, 16_000)
     with pytest.raises(ModelError, match="at least 16 readings of a recording; 15 were requested"):
-        Workload.made_up(testing.tiny_model("wav2vec2", "ForCTC"), 15)
-    spoken = Workload.made_up(testing.tiny_model("whisper", "ForSpeechSeq2Seq"), 8).inputs(batch_size=3, seq_len=5)
+        Workload.dummy(testing.tiny_model("wav2vec2", "ForCTC"), 15)
+    spoken = Workload.dummy(testing.tiny_model("whisper", "ForSpeechSeq2Seq"), 8).inputs(batch_size=3, seq_len=5)
     assert {name: tuple(value.shape) for name, value in spoken.items()} == {
         "input_features": (3, 8, 24),
         "decoder_input_ids": (3, 5),
@@ -97,7 +97,7 @@ def test_made_up_workloads() -> None:
     picture = torch.nn.Linear(2, 2)
     picture.main_input_name = "pixel_values"  # type: ignore[assignment]
     picture.config = type("Config", (), {"image_size": 8, "num_channels": 1})()  # type: ignore[assignment]
-    assert Workload.made_up(picture, 1).inputs(batch_size=2)["pixel_values"].shape == (2, 1, 8, 8)
+    assert Workload.dummy(picture, 1).inputs(batch_size=2)["pixel_values"].shape == (2, 1, 8, 8)
     picture.main_input_name = "smells"  # type: ignore[assignment]
     with pytest.raises(ModelError, match="no dummy inputs for 'smells'"):
-        Workload.made_up(picture, 1)
+        Workload.dummy(picture, 1)

@@ -1,1 +1,1 @@
-"""The command line: a command a module, each a thin layer over a public Python call."""
+"""The command line: one module per command, each a thin layer over a public Python function."""

@@ -20,14 +20,22 @@ from fastprune.errors import UsageError
 @click.command(short_help="Time a dense and a pruned model side by side.")
 @click.argument("dense")
 @click.argument("pruned")
-@click.option("--batch-size", type=click.IntRange(1), help="What PRUNED was measured for, or 32.")
-@click.option("--seq-len", type=click.IntRange(1), help="Tokens a sample; what PRUNED was measured for, or 128.")
-@click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Turns each.")
-@click.option("--latency-table", help="What to predict from; else what the manifest of PRUNED says, if it fits.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    help="Samples per forward pass [default: that of PRUNED's latency, else 32].",
+)
+@click.option(
+    "--seq-len", type=click.IntRange(1), help="Tokens per sample [default: those of PRUNED's latency, else 128]."
+)
+@click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Measurements of each model.")
+@click.option(
+    "--latency-table", help="Table file for the predicted latency [default: the latency in PRUNED's manifest]."
+)
 @serving_options
 @model_options
 def bench(dense: str, pruned: str, **options: Any) -> None:
-    """Time DENSE and PRUNED in turns on the same inputs: median, spread, throughput, memory, and what was predicted.
+    """Time DENSE and PRUNED in turns on the same inputs: median, spread, throughput, memory and predicted latency.
 
     \b
     fastprune bench ./my-classifier small
@@ -40,15 +48,15 @@ def bench(dense: str, pruned: str, **options: Any) -> None:
         from fastprune.exporting import opening, timing
         from fastprune.measuring import side_by_side
 
-        asked = {name: options[name] for name in ("batch_size", "seq_len", "rounds", "threads")}
+        settings = {name: options[name] for name in ("batch_size", "seq_len", "rounds", "threads")}
         exported = [opening.format_of(each) is not None for each in (dense, pruned)]
         if any(exported):
             if not all(exported) or options["attention"] or options["compile"] or options["latency_table"]:
                 raise UsageError(
-                    "An exported model is compared with an exported model, without --attention, --compile and "
-                    "--latency-table: export both."
+                    "An exported model can only be compared with another exported model, without --attention, --compile and "
+                    "--latency-table; export both models."
                 )
-            compared = timing.bench_exported(dense, pruned, **asked)
+            compared = timing.bench_exported(dense, pruned, **settings)
         else:
             compared = side_by_side.bench_saved(
                 open_model(dense, options),
@@ -56,7 +64,7 @@ def bench(dense: str, pruned: str, **options: Any) -> None:
                 table_file=options["latency_table"],
                 attention=options["attention"],
                 compile=options["compile"],
-                **asked,
+                **settings,
             )
     figures = compared.summary()
     if options["as_json"]:
@@ -67,25 +75,23 @@ def bench(dense: str, pruned: str, **options: Any) -> None:
 
 
 def _bench_rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """What a comparison found, for people."""
+    """The figures of a comparison as table rows: name, dense, pruned, comparison."""
     from fastprune.reports.figures import count, ratio
 
     dense, pruned = figures["dense"], figures["pruned"]
 
-    def row(name: str, say: Callable[[Mapping[str, Any]], str], means: str = "") -> tuple[str, str, str, str]:
-        return name, say(dense), say(pruned), means
+    def row(name: str, text: Callable[[Mapping[str, Any]], str], comparison: str = "") -> tuple[str, str, str, str]:
+        return name, text(dense), text(pruned), comparison
 
     rows = [
         row("milliseconds", lambda side: f"{side['milliseconds']['median']:.4g}", f"{figures['speedup']:.2f}x as fast"),
-        row(
-            "  middle half", lambda side: "{lower_quartile:.4g} to {upper_quartile:.4g}".format(**side["milliseconds"])
-        ),
+        row("  quartiles", lambda side: "{lower_quartile:.4g} to {upper_quartile:.4g}".format(**side["milliseconds"])),
     ]
     if "predicted_milliseconds" in pruned:
-        means = f"{figures['predicted_speedup']:.2f}x as fast"
-        rows.append(row("  predicted", lambda side: f"{side['predicted_milliseconds']:.4g}", means))
-    rows.append(row("samples a second", lambda side: f"{side['samples_per_second']:.4g}"))
-    for name, key in (("weights", "weight_bytes"), ("memory beside them", "peak_bytes")):
+        speedup = f"{figures['predicted_speedup']:.2f}x as fast"
+        rows.append(row("  predicted", lambda side: f"{side['predicted_milliseconds']:.4g}", speedup))
+    rows.append(row("samples per second", lambda side: f"{side['samples_per_second']:.4g}"))
+    for name, key in (("weights", "weight_bytes"), ("peak memory besides weights", "peak_bytes")):
         if key in dense:
             rows.append((name, f"{count(dense[key])}B", f"{count(pruned[key])}B", ratio(dense[key], pruned[key])))
     return rows

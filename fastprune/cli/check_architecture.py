@@ -16,18 +16,27 @@ from fastprune.cli.options import verbosity_options
 from fastprune.cli.working import working
 
 
-@click.command(short_help="Check that fastprune prunes a model's family rightly.")
+@click.command(short_help="Check that fastprune prunes a model's family correctly.")
 @click.argument("model")
-@click.option("--architecture", help="Where the units are: a TOML file, or a family by name.")
-@click.option("--layers", type=click.IntRange(2), default=2, show_default=True, help="Of the model that is built.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else.")
+@click.option(
+    "--architecture",
+    help="Architecture to check: a TOML file, or a family by name [default: the registered family of MODEL].",
+)
+@click.option(
+    "--layers",
+    type=click.IntRange(2),
+    default=2,
+    show_default=True,
+    help="Layers per stack of the test model, at most.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print only JSON, on standard output.")
 @verbosity_options
 @click.pass_context
 def check_architecture(ctx: click.Context, model: str, architecture: str | None, layers: int, as_json: bool) -> None:
-    """Run the conformance suite on MODEL's family: a model of its configuration, with random weights and few layers.
+    """Run the conformance suite on MODEL's family, with a model of its configuration with random weights and few layers.
 
-    Every check says whether what is pruned is what was masked: with half of the units gone, all of a group, all of all;
-    saved and loaded, trained on, generating, tuned. The exit status is 1 where one fails.
+    The checks compare the pruned model to the masked one: with half of the units, with empty groups and with no unit left;
+    also after saving and loading, in training, generation and tuning. The exit status is 1 if a check fails.
 
     \b
     fastprune check-architecture ./my-model
@@ -39,12 +48,12 @@ def check_architecture(ctx: click.Context, model: str, architecture: str | None,
         from fastprune.cli import terminal
         from fastprune.testing.conformance import check_model
 
-        given = read_architecture_option({"architecture": architecture})
-        found = check_model(model, architecture=given, layers=layers)
-    failed = [verdict for verdict in found if not verdict.passed]
+        chosen = read_architecture_option({"architecture": architecture})
+        verdicts = check_model(model, architecture=chosen, layers=layers)
+    failed = [verdict for verdict in verdicts if not verdict.passed]
     if as_json:
-        click.echo(json.dumps([vars(verdict) for verdict in found]))
+        click.echo(json.dumps([vars(verdict) for verdict in verdicts]))
     else:
-        where.print(terminal.verdicts_table([(one.check, one.passed, one.detail) for one in found]))
-        where.print(f"{len(found) - len(failed)} of {len(found)} checks passed.")
+        where.print(terminal.verdicts_table([(one.check, one.passed, one.detail) for one in verdicts]))
+        where.print(f"{len(verdicts) - len(failed)} of {len(verdicts)} checks passed.")
     ctx.exit(1 if failed else 0)

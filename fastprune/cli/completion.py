@@ -7,10 +7,10 @@ import click
 from fastprune.errors import UsageError
 
 
-@click.command(short_help="Print the script that completes commands in a shell.")
+@click.command(short_help="Print the completion script for a shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script that completes commands and options in a SHELL.
+    """Print the script that completes fastprune's commands and options in SHELL.
 
     \b
     fastprune completion bash > ~/.local/share/bash-completion/completions/fastprune
@@ -26,4 +26,4 @@ def completion(shell: str) -> None:
             completer(click.get_current_context().find_root().command, {}, "fastprune", "_FASTPRUNE_COMPLETE").source()
         )
     except RuntimeError as error:  # click asks the shell for its version
-        raise UsageError(f"The completion for {shell} cannot be made: {error}.") from error
+        raise UsageError(f"The completion script for {shell} cannot be created: {error}.") from error

@@ -11,14 +11,16 @@ from fastprune.cli.working import working
 from fastprune.files import check_output
 
 
-@click.command(short_help="Halve a real sentence encoder. Needs no Hub.")
-@click.option("--output", default="fastprune-demo", show_default=True, help="Where the pruned model goes.")
-@click.option("--budget", type=float, default=0.5, show_default=True, help="What may be left of the MACs.")
-@click.option("--samples", type=click.IntRange(64), default=1024, show_default=True, help="Sentences to calibrate on.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else.")
+@click.command(short_help="Halve a real sentence encoder; needs no access to the Hub.")
+@click.option("--output", default="fastprune-demo", show_default=True, help="Directory for the pruned model.")
+@click.option("--budget", type=float, default=0.5, show_default=True, help="Share of the MACs to keep.")
+@click.option(
+    "--samples", type=click.IntRange(64), default=1024, show_default=True, help="Number of calibration sentences."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print only JSON, on standard output.")
 @verbosity_options
 def demo(output: str, budget: float, samples: int, as_json: bool) -> None:
-    """Halve a real sentence encoder, without labels, on text that every Python has. Needs no Hub."""
+    """Halve a real sentence encoder without labels, on sentences of Python's documentation; needs no access to the Hub."""
     from fastprune.strategies import budgets
 
     check_output(output)

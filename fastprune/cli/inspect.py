@@ -18,17 +18,24 @@ from fastprune.cli.options import model_options
 from fastprune.cli.working import working
 
 
-@click.command(short_help="Show what can be pruned of a model, or what is left.")
+@click.command(short_help="Show a model's prunable units and their costs.")
 @click.argument("model")
-@click.option("--seq-len", type=click.IntRange(1), help="Tokens a sample, for MACs; 128, or 16,000 readings.")
-@click.option("--architecture", help="Where the units are: a TOML file, or a family by name.")
-@click.option("--draft", is_flag=True, help="Print an architecture for MODEL's family as TOML, found by running it.")
+@click.option(
+    "--seq-len",
+    type=click.IntRange(1),
+    help="Tokens per sample, for MACs [default: 128, or 16,000 readings of a recording].",
+)
+@click.option(
+    "--architecture",
+    help="Architecture with the model's units: a TOML file, or a family by name [default: the model's family].",
+)
+@click.option("--draft", is_flag=True, help="Print a draft architecture for MODEL's family as TOML.")
 @model_options
 def inspect(model: str, seq_len: int | None, draft: bool, **options: Any) -> None:
-    """Show what can be pruned of MODEL, or what is left of a pruned one: units, MACs and parameters by group.
+    """Show MODEL's units, kept and pruned, with MACs and parameters by group.
 
-    With --draft: propose where the units of an unknown family are, and say how sure that is. The proposal goes to
-    standard output, for a file; weights are not read.
+    With --draft: propose an architecture for an unknown family by running a small random model of it, with a confidence for
+    each block. The TOML goes to standard output; the model's weights are not read.
 
     \b
     fastprune inspect textattack/bert-base-uncased-MRPC
@@ -46,14 +53,14 @@ def inspect(model: str, seq_len: int | None, draft: bool, **options: Any) -> Non
         from fastprune.reports.figures import count
 
         architecture = read_architecture_option(options)
-        found = look(open_model(model, options), seq_len=seq_len, architecture=architecture)
+        units = look(open_model(model, options), seq_len=seq_len, architecture=architecture)
     if options["as_json"]:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(units))
         return
-    where.print(terminal.groups_table(found["groups"], found["measures"]))
-    for name, of in (("macs", f" of a sample of length {found['seq_len']}"), ("parameters", "")):
-        fixed = count(found["fixed"][name])
-        where.print(f"{found['measures'][name]}{of}: {count(found[name])}, of which {fixed} cannot be pruned")
+    where.print(terminal.groups_table(units["groups"], units["measures"]))
+    for name, suffix in (("macs", f" of a sample of length {units['seq_len']}"), ("parameters", "")):
+        fixed = count(units["fixed"][name])
+        where.print(f"{units['measures'][name]}{suffix}: {count(units[name])}, of which {fixed} cannot be pruned")
 
 
 def _print_draft(model: str, *, as_json: bool) -> None:
@@ -61,10 +68,10 @@ def _print_draft(model: str, *, as_json: bool) -> None:
         from fastprune.cli import terminal
         from fastprune.drafting.drafting import draft_architecture
 
-        found = draft_architecture(model)
+        draft = draft_architecture(model)
     if as_json:
-        findings = [vars(finding) for finding in found.findings]
-        click.echo(json.dumps({"findings": findings, "unclaimed": found.unclaimed, "toml": found.to_toml()}))
+        findings = [vars(finding) for finding in draft.findings]
+        click.echo(json.dumps({"findings": findings, "unclaimed": draft.unclaimed, "toml": draft.to_toml()}))
         return
-    where.print(terminal.findings_table([vars(finding) for finding in found.findings]))
-    click.echo(found.to_toml(), nl=False)
+    where.print(terminal.findings_table([vars(finding) for finding in draft.findings]))
+    click.echo(draft.to_toml(), nl=False)

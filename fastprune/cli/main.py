@@ -1,4 +1,4 @@
-"""The command line: every command is a thin layer over a public Python call."""
+"""The command group: built-in commands, imported on demand, and commands of plugins."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ COMMANDS = (
     "strategies",
     "sweep",
 )
-"""The built-in commands; each is a module of this package, imported when it is needed."""
+"""The built-in commands; each is a module of this package, imported on demand."""
 
 
 class Cli(click.Group):
-    """Imports a command when it is needed, prints our errors as one sentence with exit status 2, stops cleanly at Ctrl-C."""
+    """A group that imports commands on demand, prints fastprune's errors with exit status 2, and handles Ctrl-C."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -39,7 +39,7 @@ class Cli(click.Group):
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
-            click.echo("Stopped. Nothing is left half-written.", err=True)
+            click.echo("Stopped. No incomplete files are left.", err=True)
             ctx.exit(130)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -68,7 +68,7 @@ class Cli(click.Group):
             raise click.UsageError(f"{error.message} Did you mean '{nearest[0]}'?", ctx) from error
 
     def _add_outside_commands(self) -> None:
-        """Plugins are only imported where there is one of somebody else's: importing ours takes seconds."""
+        """Add commands of plugins. They are loaded only if a third-party plugin is installed, because loading takes seconds."""
         from fastprune.registry.hookspecs import GROUP
 
         if any(point.dist is None or point.dist.name != "fastprune" for point in entry_points(group=GROUP)):
@@ -83,7 +83,7 @@ def main() -> None:
     """Make a trained Transformer smaller and faster in minutes, without retraining.
 
     \b
-    fastprune demo                                                    see it work
+    fastprune demo                                                    try it on a real model
     fastprune prune MODEL --data train.csv --budget 0.5 --output DIR  halve your own model
-    fastprune evaluate DIR --data test.csv                            what it lost
+    fastprune evaluate DIR --data test.csv                            measure its accuracy
     """

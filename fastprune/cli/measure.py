@@ -17,19 +17,23 @@ from fastprune.errors import UsageError
 from fastprune.files import check_file
 
 
-@click.command(short_help="Measure a latency table of a model on this machine.")
+@click.command(short_help="Measure a model's latency table on this machine.")
 @click.argument("model", required=False)
-@click.option("--output", help="The table, as JSON; with --show, a picture (.png, .svg, .pdf).")
-@click.option("--show", help="Draw the curves of a table instead of measuring one.")
-@click.option("--cost", default="latency", show_default=True, help="The cost model; it must be one that measures.")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--seq-len", type=click.IntRange(1), help="Tokens a sample; 128, or 16,000 readings.")
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Times each width is measured.")
-@click.option("--cache/--no-cache", default=True, help="Use and keep tables in the user's cache directory.")
+@click.option("--output", help="File for the table (JSON); with --show, for the plot (.png, .svg, .pdf).")
+@click.option("--show", help="Show the curves of an existing table file instead of measuring.")
+@click.option("--cost", default="latency", show_default=True, help="Cost model, one that is measured.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Samples per forward pass.")
+@click.option(
+    "--seq-len", type=click.IntRange(1), help="Tokens per sample [default: 128, or 16,000 readings of a recording]."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Number of times each width is measured."
+)
+@click.option("--cache/--no-cache", default=True, help="Read and store tables in the user's cache directory.")
 @serving_options
 @model_options
 def measure(model: str | None, output: str | None, show: str | None, **options: Any) -> None:
-    """Measure how long MODEL takes with any number of heads and filters, on this machine, as a table for prune.
+    """Measure MODEL's latency with any number of heads and filters on this machine, as a table for fastprune prune.
 
     \b
     fastprune measure ./my-classifier --batch-size 1 --seq-len 64 --output table.json

@@ -1,4 +1,4 @@
-"""Models, data and architectures from the command line's options."""
+"""Opening models, data and architectures named by command-line options."""
 
 from __future__ import annotations
 
@@ -19,19 +19,24 @@ def read_architecture_option(options: Mapping[str, Any]) -> Architecture | None:
     from fastprune.registry import loading
     from fastprune.units.toml import read_architecture
 
-    given = options["architecture"]
-    if not given:
+    source = options["architecture"]
+    if not source:
         return None
-    return read_architecture(given) if named_file(given) else loading.installed().architecture[given]
+    return read_architecture(source) if named_file(source) else loading.installed().architecture[source]
 
 
-def named_file(given: str | None) -> str | None:
-    """The value of an option that takes a name or a file, if it is a file: it has an ending, or exists."""
-    return given if given and (Path(given).suffix or Path(given).is_file()) else None
+def named_file(value: str | None) -> str | None:
+    """The value of an option that takes a name or a file, if it is a file: it has a suffix, or exists; else None."""
+    return value if value and (Path(value).suffix or Path(value).is_file()) else None
 
 
 def check_sources(model: str | None, *data: str | None) -> None:
-    """Refuse names that lead nowhere, before torch is imported."""
+    """Check that local models and data exist, before torch is imported.
+
+    Raises:
+        ModelError: The model does not exist.
+        DataError: Data does not exist.
+    """
     from fastprune import sources
 
     if model is not None:
@@ -42,7 +47,11 @@ def check_sources(model: str | None, *data: str | None) -> None:
 
 
 def check_files(*files: str | None) -> None:
-    """Raise ``UsageError`` for files that do not exist; None is skipped."""
+    """Check that files exist; None is skipped.
+
+    Raises:
+        UsageError: A file does not exist.
+    """
     from fastprune.sources import check_read
 
     for file in files:
@@ -71,7 +80,7 @@ def open_model(model: str, options: Mapping[str, Any], *, exported: bool = False
     if pooling is None:
         return opened
     if not any(field.name == "pooling" for field in dataclasses.fields(opened.task)):
-        raise UsageError(f"--pooling is for plain encoders; {model} is a model for {opened.task.name}.")
+        raise UsageError(f"--pooling is for embedding models; {model} is a model for {opened.task.name}.")
     return dataclasses.replace(opened, task=dataclasses.replace(opened.task, pooling=pooling))  # type: ignore[call-arg]
 
 
@@ -93,15 +102,13 @@ def read_batches(
     seed: int = 0,
     default_split: str | tuple[str, ...] = "train",
 ) -> Batches:
-    """The batches of ``--data``, read by the options of ``data_options``."""
+    """Read the batches of ``--data`` with the options of ``data_options``."""
     from fastprune.data.batches import token_limit
     from fastprune.data.encoding import make_batches
     from fastprune.data.tasks import Columns
 
     if opened.tokenizer is None:
-        raise UsageError(
-            f"There is no tokenizer in {opened.source}; save it there, or use the Python API with batches."
-        )
+        raise UsageError(f"{opened.source} has no tokenizer; save one there, or use the Python API with batches.")
     text = tuple(name.strip() for name in (options["text_columns"] or "").split(",") if name.strip())
     return make_batches(
         source,
@@ -119,7 +126,7 @@ def read_batches(
 
 
 def read_evaluation_batches(source: str, opened: Pretrained, options: Mapping[str, Any]) -> Batches:
-    """The batches of ``--eval-data``: all rows of ``--eval-split``."""
+    """Read the batches of ``--eval-data``: all rows of ``--eval-split``."""
     from fastprune.measuring.evaluation import EVALUATION_SPLITS
 
     evaluation = {**options, "split": options["eval_split"]}

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -18,22 +18,27 @@ def _set_verbosity(ctx: click.Context, parameter: click.Parameter, given: bool) 
 
 
 def verbosity_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How much is said on standard error, for every command that takes its time."""
+    """Options for the messages on standard error, for long-running commands."""
     remember: dict[str, Any] = {"is_flag": True, "expose_value": False, "callback": _set_verbosity}
-    quiet = click.option("-q", "--quiet", **remember, help="Say nothing but errors.")
-    return quiet(
-        click.option("-v", "--verbose", **remember, help="Say what each step does and how long it takes.")(command)
-    )
+    quiet = click.option("-q", "--quiet", **remember, help="Print only errors.")
+    return quiet(click.option("-v", "--verbose", **remember, help="Log each step and its duration.")(command))
 
 
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How data are read, for every command that reads some."""
+    """Options for reading data."""
     options = [
-        click.option("--split", help="Of a source with several."),
-        click.option("--text-columns", help="One or two, separated by a comma; guessed from the usual names."),
-        click.option("--label-column", help="Guessed from the usual names."),
-        click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True),
-        click.option("--max-length", type=click.IntRange(1), help="Tokens a sample at most; the model's, up to 512."),
+        click.option("--split", help="Split of --data to read, for sources with several splits."),
+        click.option(
+            "--text-columns",
+            help="One or two text columns, separated by a comma [default: guessed from usual names].",
+        ),
+        click.option("--label-column", help="Label column [default: guessed from usual names]."),
+        click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Samples per batch."),
+        click.option(
+            "--max-length",
+            type=click.IntRange(1),
+            help="Maximum number of tokens per sample [default: the model's limit, at most 512].",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -41,18 +46,20 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How a model is opened, for every command that opens one."""
+    """Options for opening a model."""
     options = [
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
+        click.option("--device", default="auto", show_default=True, help="Device, such as cpu, cuda, cuda:1 or mps."),
         click.option(
             "--dtype",
             type=click.Choice(["auto", "float32", "float16", "bfloat16", "fp32", "fp16", "bf16"]),
             default="auto",
             show_default=True,
-            help="auto: the checkpoint's, but float32 on a CPU.",
+            help="Data type of the weights; auto: the checkpoint's, but float32 instead of half precision on a CPU.",
         ),
-        click.option("--pooling", type=click.Choice(POOLINGS), help="Of a plain encoder's embedding."),
-        click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else."),
+        click.option(
+            "--pooling", type=click.Choice(POOLINGS), help="Pooling for a plain encoder used as embedding model."
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print only JSON, on standard output."),
     ]
     command = verbosity_options(command)
     for option in reversed(options):
@@ -61,11 +68,11 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How a model will be served, for every command that times one."""
+    """Options for timing a model as it will be served."""
     options = [
-        click.option("--attention", help="The attention kernel, such as sdpa or eager; the model's."),
-        click.option("--threads", type=click.IntRange(1), help="Of a CPU; torch's."),
-        click.option("--compile", is_flag=True, help="Through torch.compile."),
+        click.option("--attention", help="Attention kernel, such as sdpa or eager [default: the model's]."),
+        click.option("--threads", type=click.IntRange(1), help="CPU threads [default: torch's]."),
+        click.option("--compile", is_flag=True, help="Compile the model with torch.compile."),
     ]
     for option in reversed(options):
         command = option(command)

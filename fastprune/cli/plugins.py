@@ -10,10 +10,10 @@ import click
 @click.command(short_help="List the installed plugins.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plugins(as_json: bool) -> None:
-    """List the installed plugins, and what is wrong with those that did not load."""
-    from fastprune.registry import loading as found
+    """List the installed plugins, with the error of those that could not be loaded."""
+    from fastprune.registry import loading
 
-    rows = [{"name": p.name, "distribution": p.distribution, "problem": p.problem} for p in found.installed().found]
+    rows = [{"name": p.name, "distribution": p.distribution, "problem": p.problem} for p in loading.installed().found]
     if as_json:
         click.echo(json.dumps(rows))
         return

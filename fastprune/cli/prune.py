@@ -26,26 +26,39 @@ from fastprune.files import check_output
 @click.command(short_help="Prune a model to a budget and save the smaller one.")
 @click.argument("model")
 @click.option("--data", required=True, help="Calibration data: a file, a directory, or a Hub name such as glue/mrpc.")
-@click.option("--budget", help="What may be left: 0.5 of the cost, or by cost: latency=0.6,params=0.7, latency=3.5ms.")
-@click.option("--speedup", type=float, help="How many times as fast: --budget latency=1/SPEEDUP.")
-@click.option("--output", required=True, help="A directory that does not exist, or is empty.")
-@click.option("--recipe", default="default", show_default=True, help="A preset by name, or a TOML file.")
-@click.option("--architecture", help="Where the units are: a TOML file, or a family by name.")
-@click.option("--cost", help="What the budget counts: macs, params, latency.")
-@click.option("--scorer", help="The importance criterion.")
-@click.option("--searcher", help="Stage 1.")
-@click.option("--rearranger", help="Stage 2.")
-@click.option("--tuner", help="Stage 3.")
-@click.option("--schedule", help="How many passes.")
 @click.option(
-    "--set", "settings", multiple=True, metavar="STAGE.OPTION=VALUE", help="An option of a stage; repeatable."
+    "--budget", help="Cost to keep: a share such as 0.5, or by cost: latency=0.6,params=0.7, or latency=3.5ms."
 )
-@click.option("--samples", type=click.IntRange(1), default=2048, show_default=True, help="Rows to calibrate on.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--eval-data", help="Data to measure the dense and the pruned model on.")
-@click.option("--eval-split", help="Of the evaluation data.")
-@click.option("--reroute", is_flag=True, help="Experts that lose all filters leave their router's choice.")
-@click.option("--bench/--no-bench", default=True, show_default=True, help="Time both models, for the report.")
+@click.option("--speedup", type=float, help="Target speedup, short for --budget latency=1/SPEEDUP.")
+@click.option("--output", required=True, help="Output directory; it must not exist or be empty.")
+@click.option("--recipe", default="default", show_default=True, help="A preset by name, or a TOML file.")
+@click.option(
+    "--architecture",
+    help="Architecture with the model's units: a TOML file, or a family by name [default: the model's family].",
+)
+@click.option("--cost", help="Cost that the budget limits, such as macs, params or latency [default: the recipe's].")
+@click.option("--scorer", help="Importance criterion [default: the recipe's].")
+@click.option("--searcher", help="Search for the mask (stage 1) [default: the recipe's].")
+@click.option("--rearranger", help="Rearrangement of the mask (stage 2) [default: the recipe's].")
+@click.option("--tuner", help="Reconstruction of the kept weights (stage 3) [default: the recipe's].")
+@click.option("--schedule", help="Number of passes and their budgets [default: the recipe's].")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="STAGE.OPTION=VALUE",
+    help="Set an option of a stage, such as tuner.damping=0.1; repeatable.",
+)
+@click.option(
+    "--samples", type=click.IntRange(1), default=2048, show_default=True, help="Number of calibration rows, at most."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random choices.")
+@click.option("--eval-data", help="Data to evaluate the dense and the pruned model on.")
+@click.option("--eval-split", help="Split of --eval-data [default: validation, else test].")
+@click.option("--reroute", is_flag=True, help="Remove experts without filters from their router.")
+@click.option(
+    "--bench/--no-bench", default=True, show_default=True, help="Time the dense and the pruned model for the report."
+)
 @data_options
 @model_options
 def prune(model: str, data: str, output: str, **options: Any) -> None:
@@ -115,7 +128,11 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
 
 
 def _budget(options: Mapping[str, Any]) -> str:
-    """--budget and --speedup as one text."""
+    """Combine --budget and --speedup to one budget.
+
+    Raises:
+        BudgetError: None is given, the speedup is below 1, or a budget without a name is combined with --speedup.
+    """
     from fastprune.errors import BudgetError
 
     speedup = options["speedup"]
@@ -127,12 +144,18 @@ def _budget(options: Mapping[str, Any]) -> str:
     if not given:
         raise BudgetError("Give a budget: --budget 0.5, --budget latency=3.5ms or --speedup 2.")
     if len(given) > 1 and not all("=" in text for text in given):
-        raise BudgetError("A budget without a name stands alone; with --speedup name it: --budget params=0.7.")
+        raise BudgetError(
+            "A budget without a name cannot be combined with --speedup; name its cost, such as --budget params=0.7."
+        )
     return ",".join(given)
 
 
 def _settings(values: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """STAGE.OPTION=VALUE texts to options by stage."""
+    """Parse STAGE.OPTION=VALUE texts to options by stage.
+
+    Raises:
+        OptionError: A text has another form.
+    """
     settings: dict[str, dict[str, str]] = {}
     for text in values:
         path, equals, value = text.partition("=")

@@ -11,7 +11,7 @@ from fastprune.cli.working import working
 @click.command(short_help="Upload a pruned model to the Hub.")
 @click.argument("directory")
 @click.argument("repository")
-@click.option("--private", is_flag=True, help="Visible to its owner only, where it is new.")
+@click.option("--private", is_flag=True, help="Make a new repository visible to its owner only.")
 @verbosity_options
 def push(directory: str, repository: str, private: bool) -> None:
     """Upload the pruned model in DIRECTORY to the Hub as REPOSITORY, with its model card.

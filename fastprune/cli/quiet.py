@@ -1,4 +1,4 @@
-"""Other libraries' progress bars, off for as long as ours are on."""
+"""Switching off other libraries' progress bars."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from transformers.utils import logging
 
 DATASETS = "HF_DATASETS_DISABLE_PROGRESS_BARS"
-"""What datasets reads when it is imported."""
+"""Environment variable that datasets reads when it is imported."""
 
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """While open, datasets and transformers draw no progress bars; neither does datasets that is imported meanwhile."""
+    """Within the context, datasets (also if imported meanwhile) and transformers draw no progress bars."""
     datasets = sys.modules.get("datasets")
-    drew = datasets is not None and not datasets.are_progress_bars_disabled()
-    loads = logging.is_progress_bar_enabled()
-    said = os.environ.get(DATASETS)
+    datasets_enabled = datasets is not None and not datasets.are_progress_bars_disabled()
+    transformers_enabled = logging.is_progress_bar_enabled()
+    variable = os.environ.get(DATASETS)
     if datasets is None:
         os.environ[DATASETS] = "1"
     else:
@@ -30,8 +30,8 @@ def quiet_libraries() -> Iterator[None]:
     finally:
         if datasets is None:
             os.environ.pop(DATASETS)
-            os.environ.update({} if said is None else {DATASETS: said})
-        elif drew:
+            os.environ.update({} if variable is None else {DATASETS: variable})
+        elif datasets_enabled:
             datasets.enable_progress_bars()
-        if loads:
+        if transformers_enabled:
             logging.enable_progress_bar()

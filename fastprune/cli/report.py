@@ -7,11 +7,13 @@ import click
 from fastprune.files import check_file
 
 
-@click.command(short_help="Show several pruned models side by side on one page.")
+@click.command(short_help="Write an HTML report that compares pruned models.")
 @click.argument("directories", nargs=-1, required=True)
-@click.option("--output", default="report.html", show_default=True, help="The page.")
+@click.option("--output", default="report.html", show_default=True, help="HTML file to write.")
 def report(directories: tuple[str, ...], output: str) -> None:
-    """Show pruned models side by side on one page, which needs no network. Each has one of its own: DIR/report.html.
+    """Write an HTML report that compares the pruned models in DIRECTORIES. The page loads nothing from the network.
+
+    The report of a single model is in its directory: DIR/report.html.
 
     \b
     fastprune report small smaller

@@ -17,12 +17,12 @@ KINDS = ("scorer", "searcher", "rearranger", "tuner", "cost", "schedule", "forma
 """As the catalogue has them, without the seconds that importing it takes."""
 
 
-@click.command(short_help="List what can be chosen, with formulas and papers.")
+@click.command(short_help="List strategies, presets and architectures.")
 @click.argument("kind", required=False, shell_complete=_complete_kinds)
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def strategies(kind: str | None, name: str | None, as_json: bool) -> None:
-    """List what can be chosen: all kinds, one KIND, or one strategy NAME with its options, formula and paper.
+    """List all strategies, presets and architectures, those of one KIND, or one by NAME with options, formula and paper.
 
     \b
     fastprune strategies                            everything
@@ -48,7 +48,7 @@ def strategies(kind: str | None, name: str | None, as_json: bool) -> None:
 
 
 def _described(entry: Mapping[str, Any]) -> str:
-    """All that is known of one strategy, for people."""
+    """The full description of one strategy as text."""
     lines = [f"{entry['kind']} {entry['name']}, from the plugin {entry['plugin']}", "", entry["description"], ""]
     for option in entry["options"]:
         lines.append(f"    {option['name']} = {option['default']!r}  ({option['type']})  {option['help']}")

@@ -20,22 +20,26 @@ from fastprune.errors import UsageError
 from fastprune.files import check_output
 
 
-@click.command(short_help="Draw accuracy against cost over many budgets.")
+@click.command(short_help="Plot accuracy against cost for many budgets.")
 @click.argument("model")
 @click.option("--data", required=True, help="Calibration data: a file, a directory, or a Hub name such as glue/mrpc.")
-@click.option("--eval-data", required=True, help="Labelled data to measure every model on.")
-@click.option("--budgets", default="0.9:0.2:0.1", show_default=True, help="from:to:step, or 0.7,0.5,0.3.")
+@click.option("--eval-data", required=True, help="Labelled data to evaluate every model on.")
+@click.option(
+    "--budgets", default="0.9:0.2:0.1", show_default=True, help="Budgets as from:to:step, or as a list: 0.7,0.5,0.3."
+)
 @click.option("--recipes", default="default", show_default=True, help="Presets and TOML files, separated by commas.")
-@click.option("--seeds", default="0", show_default=True, help="Separated by commas.")
-@click.option("--metric", help="Of the curve; the task's first.")
-@click.option("--pick", help="Save the cheapest model that keeps to it: 'drop<=1' (points), or 'cost<=0.5'.")
-@click.option("--output", required=True, help="A new directory, or that of a sweep to go on with.")
-@click.option("--samples", type=click.IntRange(1), default=2048, show_default=True, help="Rows to calibrate on.")
-@click.option("--eval-split", help="Of the evaluation data.")
+@click.option("--seeds", default="0", show_default=True, help="Seeds, separated by commas.")
+@click.option("--metric", help="Metric of the curve [default: the task's first].")
+@click.option("--pick", help="Also save the cheapest model within a limit: 'drop<=1' (in points), or 'cost<=0.5'.")
+@click.option("--output", required=True, help="Output directory: a new one, or that of a sweep to continue.")
+@click.option(
+    "--samples", type=click.IntRange(1), default=2048, show_default=True, help="Number of calibration rows, at most."
+)
+@click.option("--eval-split", help="Split of --eval-data [default: validation, else test].")
 @data_options
 @model_options
 def sweep(model: str, data: str, output: str, **options: Any) -> None:
-    """Prune MODEL to many budgets and draw accuracy against cost. Interrupted, the same command goes on.
+    """Prune MODEL to many budgets and plot accuracy against cost. Repeat the command to continue an interrupted sweep.
 
     \b
     fastprune sweep ./my-classifier --data train.csv --eval-data test.csv --output curve
@@ -63,13 +67,11 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
         recipes = {name: Recipe.of(name) for name in options["recipes"].split(",")}
         state = Path(output) / "sweep.json"
         if state.is_file():
-            where.print(
-                f"Going on with the sweep in {output}: {len(Sweep.read(state).runs)} models are measured already."
-            )
+            where.print(f"Continuing the sweep in {output}: {len(Sweep.read(state).runs)} models are already measured.")
         opened = open_model(model, options)
         tests = read_evaluation_batches(options["eval_data"], opened, options)
         read = functools.cache(lambda seed: read_batches(data, opened, options, samples=options["samples"], seed=seed))
-        found = sweeps.sweep(
+        swept = sweeps.sweep(
             opened,
             read,
             tests,
@@ -79,7 +81,7 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
             metric=options["metric"],
             folder=output,
         )
-        picked = found.pick(options["pick"]) if options["pick"] else None
+        picked = swept.pick(options["pick"]) if options["pick"] else None
         if picked:
             result = sweeps.prune_point(opened, read, picked, recipes[picked.recipe], seeds[0], Path(output))
             from fastprune.measuring.evaluation import compare_models
@@ -88,19 +90,19 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
             result.save(Path(output) / "model")
         sweeps.drop_scores(Path(output))
     if options["as_json"]:
-        click.echo(found.to_json())
+        click.echo(swept.to_json())
         return
-    where.print(terminal.sweep_table(found))
-    knee = found.knee()
+    where.print(terminal.sweep_table(swept))
+    knee = swept.knee()
     if knee:
-        where.print(f"The knee: {found.sentence(knee)}.")
+        where.print(f"Knee of the curve: {swept.sentence(knee)}.")
     if picked:
-        where.print(f"Picked {picked.recipe} at {picked.budget:g}: {found.sentence(picked)}. Saved in {output}/model")
-    where.print(f"The curve is in {output}/sweep.png and sweep.svg, all figures in sweep.csv and sweep.json")
+        where.print(f"Picked {picked.recipe} at {picked.budget:g}: {swept.sentence(picked)}. Saved in {output}/model")
+    where.print(f"Saved the plot in {output}/sweep.png and sweep.svg, and all figures in sweep.csv and sweep.json")
 
 
 def _seeds(text: str) -> list[int]:
     try:
         return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError as error:
-        raise UsageError(f"Seeds are whole numbers separated by commas, such as 0,1,2; got {text}.") from error
+        raise UsageError(f"Seeds must be integers separated by commas, such as 0,1,2; got {text}.") from error

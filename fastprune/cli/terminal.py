@@ -1,4 +1,4 @@
-"""The terminal: progress bars and tables, for people; never imported by the engine."""
+"""Terminal output: progress bars and tables. Imported by commands only."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ BAR_WIDTH = 12
 
 
 def console(*, quiet: bool = False) -> Console:
-    """Where people read; machines read standard output."""
+    """A console on standard error, for messages to users; standard output is for machine-readable results."""
     return Console(stderr=True, quiet=quiet, highlight=False)
 
 
 @contextlib.contextmanager
 def progress_bar(where: Console) -> Iterator[None]:
-    """While open, a bar for each step that reports, with the time left; nothing where nobody watches."""
+    """Within the context, show a progress bar for each reported step; nothing if standard error is not a terminal."""
     columns = (
         TextColumn("{task.description:<12}"),
         BarColumn(),
@@ -49,11 +49,11 @@ def progress_bar(where: Console) -> Iterator[None]:
         tasks: dict[str, Any] = {}
 
         def report(description: str, done: int, total: int) -> None:
-            known = tasks.get(description)
-            if known is None:
+            task = tasks.get(description)
+            if task is None:
                 tasks[description] = bars.add_task(description, total=total)
-            elif done == 0 and bars.tasks[bars.task_ids.index(known)].finished:  # it runs again
-                bars.reset(known, total=total)
+            elif done == 0 and bars.tasks[bars.task_ids.index(task)].finished:  # the step runs again
+                bars.reset(task, total=total)
             bars.update(tasks[description], completed=done, total=total)
 
         with reports.listening(report):
@@ -62,7 +62,7 @@ def progress_bar(where: Console) -> Iterator[None]:
 
 @contextlib.contextmanager
 def logs(where: Console) -> Iterator[None]:
-    """While open, what the library logs of its steps is printed."""
+    """Within the context, print fastprune's log messages."""
     logger = logging.getLogger("fastprune")
     level = logger.level
     handler = RichHandler(console=where, show_path=False, show_level=False, markup=False, highlighter=None)
@@ -76,7 +76,7 @@ def logs(where: Console) -> Iterator[None]:
 
 
 def figures_table(rows: Sequence[Row], title: str) -> Table:
-    """Before and after: name, dense, pruned, what that means."""
+    """Table of figures: name, dense, pruned, comparison."""
     table = Table(title=title, box=SIMPLE, title_justify="left")
     for heading, justify in (("", "left"), ("dense", "right"), ("pruned", "right"), ("", "right")):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
@@ -86,13 +86,18 @@ def figures_table(rows: Sequence[Row], title: str) -> Table:
 
 
 def groups_table(groups: Sequence[Mapping[str, Any]], headings: Mapping[str, str] | None = None) -> Table:
-    """What is left of each group, as bars. Rows hold name, kind, units, kept and any further columns, under headings."""
+    """Table of groups with bars for the units kept.
+
+    Args:
+        groups: Rows with name, kind, units, kept, and any further numbers, which become columns.
+        headings: Headings of columns by key [default: the key].
+    """
     extra = [name for name in groups[0] if name not in ("name", "kind", "units", "kept")]
     table = Table(box=SIMPLE)
     table.add_column("group", no_wrap=True)
     for heading in ("kept", "", *extra):
-        said = (headings or {}).get(heading, heading)
-        table.add_column(said, no_wrap=True, justify="right" if heading in extra else "left")
+        title = (headings or {}).get(heading, heading)
+        table.add_column(title, no_wrap=True, justify="right" if heading in extra else "left")
     for group in groups:
         share = group["kept"] / group["units"] if group["units"] else 0.0
         filled = round(share * BAR_WIDTH)
@@ -104,9 +109,9 @@ def groups_table(groups: Sequence[Mapping[str, Any]], headings: Mapping[str, str
 
 
 def verdicts_table(rows: Sequence[tuple[str, bool, str]]) -> Table:
-    """Checks, whether they passed, and what was found where they did not."""
+    """Table of checks with their results and the reasons of failures."""
     table = Table(box=None, pad_edge=False)
-    for name in ("", "check", "found"):
+    for name in ("", "check", "reason"):
         table.add_column(name, overflow="fold")
     for check, passed, detail in rows:
         table.add_row("[green]ok[/green]" if passed else "[red]FAILED[/red]", escape(check), escape(detail))
@@ -114,9 +119,9 @@ def verdicts_table(rows: Sequence[tuple[str, bool, str]]) -> Table:
 
 
 def findings_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """What a draft found: consumers, their units, how sure that is, and why it is not."""
+    """Table of a draft's findings: confidence, consumer, units, width, and the reason for less than ``sure``."""
     table = Table(box=None, pad_edge=False)
-    for name in ("", "consumer", "units", "width", "found"):
+    for name in ("", "consumer", "units", "width", "reason"):
         table.add_column(name, overflow="fold")
     colours = {"sure": "green", "likely": "yellow", "doubtful": "red"}
     for row in rows:
@@ -127,26 +132,26 @@ def findings_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def curve_table(measure: str, kept: Sequence[int], cost: Sequence[float], spread: Sequence[float]) -> Table:
-    """A measured curve: units kept, what they cost, how far measurements lay apart, and a bar."""
+    """Table of a measured curve: units kept, cost, spread of the measurements, and a bar."""
     table = Table(box=SIMPLE)
     for heading, justify in (("kept", "right"), (measure, "right"), ("spread", "right"), ("", "left")):
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     most = max(cost) or 1.0
-    for units, value, apart in zip(kept, cost, spread or [0.0] * len(kept), strict=True):
+    for units, value, range_ in zip(kept, cost, spread or [0.0] * len(kept), strict=True):
         bar = "█" * round(3 * BAR_WIDTH * value / most)
-        table.add_row(str(units), f"{value:.4g}", f"{apart:.0%}", bar)
+        table.add_row(str(units), f"{value:.4g}", f"{range_:.0%}", bar)
     return table
 
 
-def sweep_table(found: Sweep) -> Table:
-    """One row a recipe and budget; those on the Pareto front are marked."""
-    front = {(point.recipe, point.budget) for point in found.front()}
-    unit = "percent" if found.falling else "points"
-    dense = f"dense {found.metric} {found.dense[found.metric]:.4f}"
+def sweep_table(sweep: Sweep) -> Table:
+    """Table of a sweep, one row per recipe and budget; points on the Pareto front are marked."""
+    front = {(point.recipe, point.budget) for point in sweep.front()}
+    unit = "percent" if sweep.falling else "points"
+    dense = f"dense {sweep.metric} {sweep.dense[sweep.metric]:.4f}"
     table = Table(title=dense, box=SIMPLE, title_justify="left")
-    points = found.points()
-    several = ["spread"] if any(point.low != point.high for point in points) else []  # of several seeds
-    headings = ["recipe", "budget", f"{found.measure} left", found.metric, *several, f"{unit} lost", "front"]
+    points = sweep.points()
+    several = ["spread"] if any(point.low != point.high for point in points) else []  # with several seeds
+    headings = ["recipe", "budget", f"{sweep.measure} left", sweep.metric, *several, f"{unit} lost", "front"]
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "recipe" else "right")
     for point in points:

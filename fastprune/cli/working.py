@@ -1,4 +1,4 @@
-"""What a command says while it works: progress bars and logs."""
+"""The context of long-running commands: progress bars and logs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def working(*, as_json: bool = False) -> Iterator[Console]:
-    """Where a command talks to people while it works: progress bars and logs; other libraries' own bars are off."""
+    """Yield the console for messages, with progress bars and logs; other libraries' progress bars are switched off."""
     from fastprune.cli import terminal
     from fastprune.progress import step
 

@@ -34,7 +34,7 @@ class Workload:
         return Workload(example=example, seq_len=batches.mean_length)
 
     @staticmethod
-    def made_up(model: nn.Module, seq_len: int | None = None) -> Workload:
+    def dummy(model: nn.Module, seq_len: int | None = None) -> Workload:
         """A dummy workload for a model without data: a text, an image, a recording, or an image with a text.
 
         Args:

@@ -41,7 +41,7 @@ def measure(
     Raises:
         UsageError: The cost is counted instead of measured, or cannot be measured for this model.
     """
-    workload = Workload.made_up(opened.model, seq_len)
+    workload = Workload.dummy(opened.model, seq_len)
     chosen = strategy("cost", cost, seq_len=workload.seq_len, **options)
     if not isinstance(chosen, MeasuredCost):
         raise UsageError(f"The cost model '{cost}' is counted, not measured; it needs no table.")

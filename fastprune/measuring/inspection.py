@@ -36,7 +36,7 @@ def inspect(
     """
     model = unfuse_experts(opened.model)
     groups = resolve_groups(architecture or _pruned_with(opened.source) or serving.architecture_for(model), model)
-    workload = Workload.made_up(model, seq_len)
+    workload = Workload.dummy(model, seq_len)
     registry = loading.installed().cost
     tables = {name: registry[cost]().measure(model, groups, workload) for name, cost in _COSTS.items()}
     before = _units_before(opened.source)

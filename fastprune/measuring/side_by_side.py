@@ -111,7 +111,7 @@ def bench(
     devices = {name: next(model.parameters()).device for name, model in (("dense", dense), ("pruned", pruned))}
     if devices["dense"] != devices["pruned"]:
         raise ModelError(f"The dense model is on {devices['dense']}, the pruned one on {devices['pruned']}.")
-    workload = Workload.made_up(dense, seq_len)
+    workload = Workload.dummy(dense, seq_len)
     predicted = {}
     if table is not None:
         table.require({"batch_size": batch_size, "seq_len": workload.seq_len})

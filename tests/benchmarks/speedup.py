@@ -92,7 +92,7 @@ def compare(
     by_macs = prune(
         opened, train, budget=macs, recipe=Recipe.of(recipe, cost="macs"), seed=seed, cache=cache, bench=False
     )
-    inputs = Workload.made_up(opened.model, options["seq_len"]).inputs(batch_size=options["batch_size"])
+    inputs = Workload.dummy(opened.model, options["seq_len"]).inputs(batch_size=options["batch_size"])
     models = {"dense": opened.model, "latency": by_latency.model, "macs": by_macs.model}
     times = interleaved(models, inputs, rounds=options["rounds"])
     for name, result in (("latency", by_latency), ("macs", by_macs)):
