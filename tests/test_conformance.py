@@ -110,7 +110,7 @@ def test_sublayers_in_lists_of_their_own(head: str) -> None:
     prefix = "" if head == "Model" else "transformer."
     assert groups["attentions.1.ffn"].consumer == f"{prefix}ffns.1.lin2"
     # FFNs run between the attentions, so these cannot be called one by one
-    with pytest.raises(fastprune.ModelError, match="other things come between them"):
+    with pytest.raises(fastprune.ModelError, match="other modules run between them"):
         fastprune.layer_calls(model, [path for path, _ in groups.layers()], testing.tiny_batches(model, labels=False))
 
 

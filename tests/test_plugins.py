@@ -190,11 +190,11 @@ class Nameless(Schedule):
 @pytest.mark.parametrize(
     ("value", "complaint"),
     [
-        (dict, "The plugin 'bad' registers 'dict' as a schedule, which is no subclass of fastprune.Schedule"),
-        (Twice(), "is no subclass of fastprune.Schedule"),
+        (dict, "The plugin 'bad' registers 'dict' as a schedule, which is not a subclass of fastprune.Schedule"),
+        (Twice(), "is not a subclass of fastprune.Schedule"),
         (Unfinished, "registers 'Unfinished' as a schedule, but it does not define passes"),
         (Nameless, "registers 'Nameless' as a schedule; it must be a frozen dataclass with a ClassVar 'name'"),
-        (loading.installed().scorer["fisher"], "registers 'FisherScorer' as a schedule, which is no subclass"),
+        (loading.installed().scorer["fisher"], "registers 'FisherScorer' as a schedule, which is not a subclass"),
     ],
     ids=["another class", "an instance", "an abstract one", "no name", "another contract"],
 )
@@ -235,5 +235,5 @@ def test_unknown_architecture_and_task() -> None:
     class Abacus(GPT2Model):
         pass
 
-    with pytest.raises(ModelError, match="No task serves the model class Abacus; known tasks: .*embedding"):
+    with pytest.raises(ModelError, match="There is no task for the model class Abacus; known tasks: .*embedding"):
         fastprune.task_for(model.config, Abacus)

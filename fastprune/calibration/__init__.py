@@ -1,1 +1,1 @@
-"""What a model shows on the calibration set: gradients, moments, layer calls, dense states."""
+"""Data collected on the calibration set: gradients, moments, layer calls, dense states."""

@@ -1,4 +1,4 @@
-"""Capture: a model held still, and what flows into its consumers, seen through hooks that always come off."""
+"""Context managers that freeze a model, and hooks that capture tensors inside it and are always removed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from fastprune.units.groups import Group, Groups, consumer_of
 
 @contextlib.contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """While open, the model is in eval mode, no parameter asks for a gradient, and no keys and values are kept: they would
-    pile up where a layer runs again and again."""
+    """Within the context, the model is in eval mode, no parameter requires a gradient, and the KV cache is off.
+
+    The cache would grow each time a layer runs again.
+    """
     modes = [(module, module.training) for module in model.modules()]
     configs: dict[int, Any] = {
         id(module.config): module.config for module in model.modules() if hasattr(module, "config")
@@ -41,8 +43,10 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def consumer_inputs(model: nn.Module, groups: Groups, see: Callable[[Group, Tensor], None]) -> Iterator[None]:
-    """While open, every forward pass shows each consumer's input [..., features] to ``see``, once for each time that it
-    runs: of all tokens, zeros for those that it does not see. ``real_rows`` leaves padding out."""
+    """Within the context, each run of a consumer calls ``see`` with its group and its input [..., features].
+
+    The input has rows for all tokens, with zeros for tokens not routed to an expert. ``real_rows`` removes padding.
+    """
     with frozen(model), torch.no_grad(), contextlib.ExitStack() as hooks:
         for group in groups:
 
@@ -55,7 +59,7 @@ def consumer_inputs(model: nn.Module, groups: Groups, see: Callable[[Group, Tens
 
 @contextlib.contextmanager
 def tap_entering(model: nn.Module, path: str, see: Callable[[Tensor], None]) -> Iterator[None]:
-    """While open, what enters the linear at a path is shown to ``see``."""
+    """Within the context, each run of the linear at ``path`` calls ``see`` with its input."""
     handle = model.get_submodule(path).register_forward_pre_hook(lambda _, arguments: see(arguments[0]))
     try:
         yield
@@ -65,7 +69,7 @@ def tap_entering(model: nn.Module, path: str, see: Callable[[Tensor], None]) -> 
 
 @contextlib.contextmanager
 def tap_output(model: nn.Module, path: str, see: Callable[[Tensor], None]) -> Iterator[None]:
-    """While open, what the module at a path returns is shown to ``see``: of several values the first."""
+    """Within the context, each run of the module at ``path`` calls ``see`` with its output, the first of several values."""
     handle = model.get_submodule(path).register_forward_hook(
         lambda _, __, out: see(out[0] if isinstance(out, tuple) else out)
     )
@@ -77,7 +81,7 @@ def tap_output(model: nn.Module, path: str, see: Callable[[Tensor], None]) -> It
 
 @contextlib.contextmanager
 def tap_residual(model: nn.Module, group: Group, see: Callable[[Tensor], None]) -> Iterator[None]:
-    """While open, what the group's consumer is to repair is shown to ``see``: the residual stream after the sublayer."""
+    """Within the context, each run of the group's sublayer calls ``see`` with the residual stream after it."""
     if not group.block.residual or group.block.residual == group.block.consumer:
         with tap_output(model, group.residual, see):
             yield
@@ -94,12 +98,12 @@ def tap_residual(model: nn.Module, group: Group, see: Callable[[Tensor], None]) 
 
 
 Entering = tuple[Tensor, Tensor | None]
-"""What a consumer is called with: features, and which tokens they are of where those are only some."""
+"""Arguments of a consumer: features, and for a routed expert the mask of its tokens."""
 
 
 @contextlib.contextmanager
 def tap_consumer(model: nn.Module, group: Group, see: Callable[[Entering], None]) -> Iterator[None]:
-    """While open, what the group's consumer is called with is shown to ``see``."""
+    """Within the context, each run of the group's consumer calls ``see`` with its arguments."""
     consumer = consumer_of(model, group)
     handle = consumer.register_forward_pre_hook(lambda _, arguments: see((arguments[0], routed_of(arguments))))
     try:

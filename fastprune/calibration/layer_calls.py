@@ -1,4 +1,4 @@
-"""Layers called one by one: with the arguments that their own model passes them, for other hidden states."""
+"""Recorded calls of layers: run a layer by itself with its model's arguments and other hidden states."""
 
 from __future__ import annotations
 
@@ -15,15 +15,22 @@ from fastprune.errors import ModelError
 
 @dataclass(frozen=True)
 class LayerCall:
-    """How the model called a layer: the hidden states it passed and everything beside them."""
+    """The arguments of a model's call of a layer.
 
-    hidden: Tensor  # [samples, tokens, hidden]
-    name: str  # the keyword that carried the hidden states; empty: they came first
+    Attributes:
+        hidden: The hidden states, [samples, tokens, hidden].
+        name: Name of the keyword with the hidden states; empty: they are the first positional argument.
+        arguments: The other positional arguments.
+        keywords: The other keyword arguments.
+    """
+
+    hidden: Tensor
+    name: str
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
 
     def run(self, layer: Callable[..., Any], hidden: Tensor) -> Tensor:
-        """The layer's output hidden states for other hidden states, all else being as it was."""
+        """Run the layer on other hidden states with the recorded arguments; returns its output hidden states."""
         keywords = {**self.keywords, self.name: hidden} if self.name else self.keywords
         output = layer(*self.arguments, **keywords) if self.name else layer(hidden, *self.arguments, **keywords)
         result: Tensor = output[0] if isinstance(output, tuple) else output
@@ -31,10 +38,10 @@ class LayerCall:
 
 
 def layer_calls(model: nn.Module, layers: list[str], batches: Batches) -> list[list[LayerCall]]:
-    """How the model calls each of its layers, for each batch: [batches][layers].
+    """Record the model's calls of its layers for each batch: [batches][layers].
 
-    The layers themselves do not run, unless they hand on more than hidden states (a position bias): each hands its input
-    on. All hidden states are those entering the first.
+    The layers do not run during the recording but return their input, except layers with further outputs (a position bias).
+    So ``LayerCall.hidden`` of every layer is the input of the first one.
 
     Raises:
         ModelError: The layers do not run one after another, once each.
@@ -42,9 +49,9 @@ def layer_calls(model: nn.Module, layers: list[str], batches: Batches) -> list[l
     returned = layer_outputs(model, layers, batches)
     if not in_turn(returned, layers):
         raise ModelError(
-            f"The layers {layers[0]} to {layers[-1]} of this {type(model).__name__} run {len(returned)} times in one forward "
-            f"pass, or other things come between them, and not {len(layers)} times one after another; what asks for them one "
-            "by one does not work here."
+            f"The {len(layers)} layers {layers[0]} to {layers[-1]} of this {type(model).__name__} must run one after another, once "
+            f"each. They run {len(returned)} times in a forward pass, or other modules run between them; strategies that run "
+            "layers by themselves do not support this model."
         )
     calls = []
     for batch in batches:
@@ -55,13 +62,18 @@ def layer_calls(model: nn.Module, layers: list[str], batches: Batches) -> list[l
 
 
 class Stop(Exception):
-    """Ends a forward pass whose rest nobody needs."""
+    """Ends a forward pass early."""
 
 
 @dataclass(frozen=True)
 class LayerOutput:
-    """What a layer returns: how many values as a tuple, 0 for a bare tensor, and whether others than the first are there;
-    and whether it was given the hidden states as the layer before it left them."""
+    """Properties of a layer's output.
+
+    Attributes:
+        values: Number of values of a tuple; 0: a tensor.
+        carries: A value other than the first is a tensor.
+        follows: The layer's input is the previous layer's output, unchanged.
+    """
 
     values: int
     carries: bool
@@ -69,24 +81,23 @@ class LayerOutput:
 
 
 def in_turn(returned: list[tuple[str, LayerOutput]], layers: list[str]) -> bool:
-    """Whether the layers ran one after another, once each, with nothing between them."""
+    """Whether the layers ran one after another, once each, without modules between them."""
     return [path for path, _ in returned] == layers and all(output.follows for _, output in returned)
 
 
 def layer_outputs(model: nn.Module, layers: list[str], batches: Batches) -> list[tuple[str, LayerOutput]]:
-    """The layers in the order in which they run, and what each returns: seen on one sample."""
-    seen: list[tuple[str, LayerOutput]] = []
-
-    left: list[Any] = []  # by the layer before
+    """The layers in the order in which they run on one sample, with the properties of their outputs."""
+    returned: list[tuple[str, LayerOutput]] = []
+    previous: list[Any] = []  # output of the previous layer
 
     def hook(path: str) -> Callable[[nn.Module, Any, Any, Any], None]:
         def note(_: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
             hidden = arguments[0] if arguments else next(iter(keywords.values()))
             values = output if isinstance(output, tuple) else (output,)
             carries = any(isinstance(value, Tensor) for value in values[1:])
-            follows = not left or left.pop() is hidden
-            seen.append((path, LayerOutput(len(values) if isinstance(output, tuple) else 0, carries, follows)))
-            left.append(values[0])
+            follows = not previous or previous.pop() is hidden
+            returned.append((path, LayerOutput(len(values) if isinstance(output, tuple) else 0, carries, follows)))
+            previous.append(values[0])
 
         return note
 
@@ -95,12 +106,12 @@ def layer_outputs(model: nn.Module, layers: list[str], batches: Batches) -> list
             hooks.callback(model.get_submodule(path).register_forward_hook(hook(path), with_kwargs=True).remove)
         sample = {name: value[:1] for name, value in batches.batches[0].items()}
         outputs_of(model, sample, batches.task)
-    return seen
+    return returned
 
 
 @contextlib.contextmanager
 def _recording(model: nn.Module, layers: list[str], outputs: list[LayerOutput]) -> Iterator[list[LayerCall]]:
-    """While open, layers record how they are called instead of running; the last ends the forward pass."""
+    """Within the context, layers record their calls instead of running; the last one ends the forward pass."""
     recorded: list[LayerCall] = []
 
     def stand_in(layer: nn.Module, output: LayerOutput) -> Callable[..., Any]:

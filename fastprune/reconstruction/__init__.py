@@ -1,1 +1,1 @@
-"""Layer by layer toward the dense model."""
+"""Layer-by-layer reconstruction toward the dense model."""

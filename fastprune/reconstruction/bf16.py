@@ -1,4 +1,4 @@
-"""Matrix products rounded to bfloat16, where the machine is faster with it: for what needs no more digits."""
+"""Matrix products in bfloat16 on devices that are faster with it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from torch.overrides import TorchFunctionMode
 
 
 def bf16_is_faster(device: torch.device) -> bool:
-    """Whether a device multiplies matrices in bfloat16 by instructions of its own, for which it takes about half the time."""
+    """Whether a device has instructions for matrix products in bfloat16, which take about half the time of float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities: Mapping[str, Any] = {}
     if device.type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # where PyTorch is new enough to tell
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older versions of PyTorch
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def bf16_matmuls(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """While open, linears of float32 multiply in bfloat16, forward and backward, where the device is faster with it.
+    """Within the context, float32 linears multiply in bfloat16, forward and backward, if the device is faster with it.
 
-    What comes in and what goes out is rounded to 8 significant bits; sums, and everything between the linears, are kept in
-    float32. An output is wrong by a few thousandths of its size, and by about a hundred-thousandth of its energy.
+    Inputs and outputs of products are rounded to 8 significant bits; sums and all other operations stay in float32. The relative
+    error of an output is a few thousandths, its relative squared error about 1e-5.
     """
     return Bf16Matmuls() if bf16_is_faster(device) else contextlib.nullcontext()
 
 
 class Bf16Matmuls(TorchFunctionMode):
-    """While open, linears of float32, and what GPT-2 has in their place, multiply in bfloat16, whatever the device."""
+    """Within the context, float32 linears, including GPT-2's Conv1D, multiply in bfloat16 on any device."""
 
     def __torch_function__(
         self,
@@ -51,6 +51,6 @@ class Bf16Matmuls(TorchFunctionMode):
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., in], weight [out, in], bias [out]: [..., out], float32."""
+    """Linear in bfloat16: x [..., in], weight [out, in], bias [out] -> [..., out] float32."""
     rounded = F.linear(x.bfloat16(), weight.bfloat16()).float()
     return rounded if bias is None else rounded + bias

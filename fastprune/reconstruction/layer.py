@@ -1,4 +1,4 @@
-"""A layer of the student over the whole calibration set."""
+"""Repeated runs of a student's layer over the calibration set."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fastprune.units.linears import as_lying
 
 
 class LayerRun:
-    """A layer of the student over the whole calibration set, to be run again and again.
+    """A layer of the student that is run repeatedly over the calibration set.
 
-    What is settled in it does not run again: a sublayer before the one that is being solved costs its consumer, once.
+    Outputs of sublayers that no longer change are replayed: each costs one run of its consumer.
     """
 
     def __init__(self, student: nn.Module, path: str, calls: list[LayerCall], hidden: list[Tensor]) -> None:
-        """Take how the model calls it, and the hidden states [samples, tokens, hidden] entering it, both by the batch."""
+        """Set the layer's path, its recorded calls, and its input hidden states [samples, tokens, hidden], both by batch."""
         self.student, self.hidden = student, hidden
         self._path, self._calls = path, calls
         self._replays: list[Replay] = []
@@ -32,17 +32,22 @@ class LayerRun:
         self._undo.close()
 
     def run(self, batch: int) -> Tensor:
-        """Its output for a batch: [samples, tokens, hidden]."""
+        """The layer's output for a batch: [samples, tokens, hidden]."""
         for replay in self._replays:
             replay.batch = batch
         return self._calls[batch].run(self.student.get_submodule(self._path), self.hidden[batch])
 
-    def settle(self, group: Group, features: list[Tensor]) -> None:
-        """Nothing changes any more in a group, whose consumer sees these features by the batch; they are used up."""
-        shapes = [each.shape[:-1] for each in features] == [each.shape[:-1] for each in self.hidden]
-        if shapes and replayable(self.student, group):
-            shown, consumer = consumer_of(self.student, group), self.student.get_submodule(group.consumer)
+    def fix(self, group: Group, features: list[Tensor]) -> None:
+        """Replay a group's output from now on, because its weights no longer change.
+
+        Args:
+            group: The group.
+            features: Inputs of its consumer by batch; the list is emptied to free memory.
+        """
+        same_shapes = [each.shape[:-1] for each in features] == [each.shape[:-1] for each in self.hidden]
+        if same_shapes and replayable(self.student, group):
+            linear, consumer = consumer_of(self.student, group), self.student.get_submodule(group.consumer)
             outputs = []
             while features:
-                outputs.append(consumer(as_lying(shown, features.pop(0))))
+                outputs.append(consumer(as_lying(linear, features.pop(0))))
             self._replays.append(self._undo.enter_context(replaying(self.student, group, outputs)))

@@ -1,4 +1,4 @@
-"""Pruned layers beside the dense ones: what a tuner is shown that fits the linears of a layer together."""
+"""The data for fitting all linears of a pruned layer together toward the dense layer's output."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from fastprune.units.groups import Group
 
 @dataclass(frozen=True)
 class LayerFit:
-    """What a layer of the student gives for any parameters of its groups' linears, and what it should give.
+    """A layer of the student with its inputs and the dense layer's outputs, to evaluate parameters of its linears.
 
     Attributes:
-        path: Where the layer is.
-        layer: What it is.
+        path: The layer's path.
+        layer: The layer.
         members: Its groups that are tuned.
-        calls: How the student calls it, one a batch.
-        hidden: The hidden states that enter it, one a batch: [samples, tokens, hidden].
-        dense: What the dense model's layer gives, one a batch: [samples, tokens, hidden].
+        calls: The student's calls of the layer, by batch.
+        hidden: The layer's input hidden states by batch, each [samples, tokens, hidden].
+        dense: Output of the dense model's layer by batch, each [samples, tokens, hidden].
         batches: The calibration set.
-        share: What is left of the layer's parameters, 1 being as many as the dense layer has.
-        token_weights: How much each token counts, one [samples, tokens] for each batch; None: all alike.
-        held: Which samples are held back, one [samples] bool for each batch; None: none are.
+        share: Number of the layer's parameters relative to the dense layer.
+        token_weights: Weight of each token by batch, each [samples, tokens]; None: equal weights.
+        held: Masks of the held-out samples by batch, each [samples] bool; None: no sample is held out.
     """
 
     path: str
@@ -49,36 +49,36 @@ class LayerFit:
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """The weights and biases of the groups' producers and consumers, as they are, by their names in the student."""
+        """The current weights and biases of the groups' producers and consumers, by their names in the student."""
         linears = {path for group in self.members for path in (*group.producers, group.consumer)}
         named = ((f"{self.path}.{name}", value.detach()) for name, value in self.layer.named_parameters())
         return {name: value for name, value in named if name.rpartition(".")[0] in linears}
 
     def outputs(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
-        """What the layer gives with other parameters for a batch's real tokens, differentiable: [tokens, hidden]."""
-        own = {name.removeprefix(f"{self.path}."): value for name, value in parameters.items()}
+        """The layer's output with the given parameters for a batch's tokens without padding, differentiable: [tokens, hidden]."""
+        relative = {name.removeprefix(f"{self.path}."): value for name, value in parameters.items()}
 
         def layer(*arguments: object, **keywords: object) -> object:
-            return functional_call(self.layer, own, arguments, keywords)
+            return functional_call(self.layer, relative, arguments, keywords)
 
         return self._real(self.calls[index].run(layer, self.hidden[index]), index)
 
     def targets(self, index: int) -> Tensor:
-        """What the dense model's layer gives for a batch's real tokens: [tokens, hidden]."""
+        """The dense layer's output for a batch's tokens without padding: [tokens, hidden]."""
         return self._real(self.dense[index], index)
 
     def weights(self, index: int) -> Tensor | None:
-        """How much a batch's real tokens count: [tokens]; None: all alike."""
+        """Weights of a batch's tokens without padding: [tokens]; None: equal weights."""
         if self.token_weights is None:
             return None
         values = self.token_weights[index].to(self.dense[index].device).unsqueeze(-1)  # [samples, tokens, 1]
         return self._real(values, index)[:, 0]
 
     def held_back(self, index: int) -> Tensor:
-        """Which of a batch's real tokens are of samples held back: [tokens], bool."""
+        """Mask of the held-out tokens among a batch's tokens without padding: [tokens], bool."""
         dense = self.dense[index]
-        marks = dense.new_zeros(len(dense), dtype=torch.bool) if self.held is None else self.held[index]
-        return self._real(by_token(marks, dense), index)[:, 0]
+        mask = dense.new_zeros(len(dense), dtype=torch.bool) if self.held is None else self.held[index]
+        return self._real(by_token(mask, dense), index)[:, 0]
 
     def _real(self, values: Tensor, index: int) -> Tensor:
         return real_rows(values, self.members[0], self.batches.batches[index])

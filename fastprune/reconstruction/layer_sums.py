@@ -1,4 +1,4 @@
-"""Least-squares sums of one group of a layer."""
+"""Sums over tokens for the least squares of one group of a layer."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ from fastprune.units.groups import Group, Groups, consumer_of
 def streams_into(
     model: nn.Module, members: Sequence[Group], call: LayerCall, hidden: Tensor
 ) -> dict[str, dict[str, list[str]]]:
-    """By the group, the paths of the producers that see one and the same stream, by the first of them.
+    """Find the producers of each group that share an input: by group name, their paths by the path of the first of them.
 
-    Left out are producers that do not run exactly once in a pass of the layer, and those that see what the layer was given
-    beside its hidden states, or other tokens than the group's consumer, or only some tokens, which need not be the same in
-    another model.
+    Producers are left out if they do not run exactly once in a pass of the layer, if their input is another argument of the layer
+    than its hidden states, if they see other tokens than the group's consumer, or if they see routed tokens, which can differ
+    between the two models.
     """
-    given = [value for value in (*call.arguments, *call.keywords.values()) if isinstance(value, Tensor)]
-    seen: dict[str, list[Tensor]] = {path: [] for group in members for path in (*group.producers, group.consumer)}
+    others = [value for value in (*call.arguments, *call.keywords.values()) if isinstance(value, Tensor)]
+    inputs: dict[str, list[Tensor]] = {path: [] for group in members for path in (*group.producers, group.consumer)}
     with contextlib.ExitStack() as hooks:
-        for path, inputs in seen.items():
-            hooks.enter_context(tap_entering(model, path, inputs.append))
+        for path, values in inputs.items():
+            hooks.enter_context(tap_entering(model, path, values.append))
         call.run(model.get_submodule(members[0].layer), hidden)
     streams: dict[str, dict[str, list[str]]] = {}
     for group in (group for group in members if not group.block.routed):
-        found: dict[str, list[str]] = {}
+        shared: dict[str, list[str]] = {}
         for path in group.producers:
-            once = len(seen[path]) == len(seen[group.consumer]) == 1
-            own = once and not any(seen[path][0] is value for value in given)
-            if own and seen[path][0].shape[:-1] == seen[group.consumer][0].shape[:-1]:
-                first = next((other for other in found if seen[other][0] is seen[path][0]), path)
-                found.setdefault(first, []).append(path)
-        streams[group.name] = found
+            once = len(inputs[path]) == len(inputs[group.consumer]) == 1
+            inside = once and not any(inputs[path][0] is value for value in others)
+            if inside and inputs[path][0].shape[:-1] == inputs[group.consumer][0].shape[:-1]:
+                first = next((other for other in shared if inputs[other][0] is inputs[path][0]), path)
+                shared.setdefault(first, []).append(path)
+        streams[group.name] = shared
     return streams
 
 
 def input_statistics(
     layer: LayerRun, group: Group, producer: str, targets: list[Tensor], samples: Samples
 ) -> Statistics:
-    """Run the student's layer up to a producer, and sum what it sees against what the dense model's sees more."""
+    """Run the student's layer up to a producer, and sum its input and the difference to the dense model's input (``targets``)."""
     width = targets[0].shape[-1]
     statistics = Statistics.zeros(width, width, targets[0].device)
     for index, (target, batch) in enumerate(zip(targets, samples.batches, strict=True)):
@@ -78,13 +78,13 @@ def whole_statistics(
     token_weights: TokenWeights | None = None,
     held: Sequence[Tensor] | None = None,
 ) -> dict[str, Statistics]:
-    """The statistics of groups by name, the student being as it is, from a whole forward pass of each model.
+    """Statistics by group name for the student's current weights, from whole forward passes of both models.
 
-    What ``reconstruct`` shows of layers that run in turn is the same before anything is solved, at less cost. Groups that
-    run several times in a pass are summed over all of them.
+    ``reconstruct`` computes the same for layers that run in turn, at less cost, as long as no group is solved. Groups that run
+    several times in a pass are summed over all runs.
     """
     device = next(student.parameters()).device
-    found = {g.name: Statistics.zeros(g.features, g.hidden, device) for g in groups}
+    statistics = {g.name: Statistics.zeros(g.features, g.hidden, device) for g in groups}
     for index, batch in enumerate(batches):
         streams: list[dict[str, list[Tensor]]] = []
         for model in (teacher, student):
@@ -99,9 +99,12 @@ def whole_statistics(
         for group in groups:
             weights = token_weights[group.name][index] if token_weights else None
             dense, pruned = (stream[group.name] for stream in streams)
-            for one, other, entering in zip(dense, pruned, inputs[group.name], strict=False):  # no token may have come
-                _add(found[group.name], group, batch, entering, one - other, weights, held[index] if held else None)
-    return found
+            for one, other, entering in zip(
+                dense, pruned, inputs[group.name], strict=False
+            ):  # experts may get no token
+                error, mask = one - other, held[index] if held else None
+                _add(statistics[group.name], group, batch, entering, error, weights, mask)
+    return statistics
 
 
 def _add(
@@ -113,35 +116,41 @@ def _add(
     weights: Tensor | None,
     held: Tensor | None,
 ) -> None:
-    """Add the real tokens that a consumer saw, once that it ran.
+    """Add the tokens without padding of one run of a consumer.
 
     Args:
-        statistics: Added to.
-        group: The consumer's.
+        statistics: The sums to add to.
+        group: The consumer's group.
         batch: The model's inputs.
-        entering: What entered the consumer.
-        error: What the stream lacks, of all tokens [..., hidden].
-        weights: How much each token counts [samples, tokens].
-        held: Which samples are held back [samples].
+        entering: The consumer's arguments.
+        error: Dense minus pruned residual stream, of all tokens, [..., hidden].
+        weights: Token weights, [samples, tokens]; None: equal weights.
+        held: Mask of the held-out samples, [samples] bool; None: no sample is held out.
     """
     features, routed = entering
-    marks = None if held is None else by_token(held, error)
-    counted = None if weights is None else weights.to(error.device).unsqueeze(-1)  # [samples, tokens, 1]
+    flags = None if held is None else by_token(held, error)
+    by_row = None if weights is None else weights.to(error.device).unsqueeze(-1)  # [samples, tokens, 1]
     statistics.add(
         real_rows(features[..., : group.features], group, batch, routed),
         real_rows(routed_rows(error, routed), group, batch, routed),
-        None if counted is None else real_rows(routed_rows(counted, routed), group, batch, routed)[:, 0],
-        None if marks is None else real_rows(routed_rows(marks, routed), group, batch, routed)[:, 0],
+        None if by_row is None else real_rows(routed_rows(by_row, routed), group, batch, routed)[:, 0],
+        None if flags is None else real_rows(routed_rows(flags, routed), group, batch, routed)[:, 0],
     )
 
 
 def group_statistics(
     layer: LayerRun, group: Group, targets: list[Tensor], samples: Samples
 ) -> tuple[Statistics, list[Tensor]]:
-    """Run the student's layer up to the group, and sum what its consumer sees against what the stream lacks.
+    """Run the student's layer up to the group, and sum its consumer's inputs and the errors of the residual stream.
+
+    Args:
+        layer: The student's layer.
+        group: The group.
+        targets: The dense residual stream after the group, by batch, each [samples, tokens, hidden].
+        samples: The batches, token weights and held-out samples.
 
     Returns:
-        The sums, and what the consumer sees, by the batch; nothing of batches of which no token comes to it.
+        The sums, and the consumer's input by batch; batches without tokens for the consumer are left out.
     """
     consumer = consumer_of(layer.student, group)
     statistics = Statistics.zeros(consumer.in_features, consumer.out_features, targets[0].device)
@@ -160,15 +169,15 @@ def group_statistics(
             tap_residual(layer.student, group, stop),
         ):
             layer.run(index)
-        for seen in inputs[:1]:
+        for entering in inputs[:1]:
             _add(
                 statistics,
                 group,
                 batch,
-                seen,
+                entering,
                 targets[index] - stream[0],
                 weights[index] if weights else None,
                 samples.held_back(index),
             )
-            features.append(seen[0])
+            features.append(entering[0])
     return statistics, features

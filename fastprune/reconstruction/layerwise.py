@@ -1,4 +1,7 @@
-"""Layer-by-layer reconstruction over cached hidden states, teacher beside student: the loop of every tuner (METHOD 4)."""
+"""Layer-by-layer reconstruction over cached hidden states, teacher beside student: the loop of every tuner.
+
+Described in docs/method.md, section 4.
+"""
 
 from __future__ import annotations
 
@@ -106,13 +109,13 @@ def _solve_in_turn(
         last = depth + 1 == len(layers)
         calls = [recorded[depth] for recorded in dense_calls]
         streams = streams_into(teacher, members, calls[0], dense[0]) if solver.correct else {}
-        firsts = [first for found in streams.values() for first in found]
+        firsts = [first for shared in streams.values() for first in shared]
         targets, inputs, dense = states.layer(path, members, firsts, calls, dense, samples.batches)
         calls = [recorded[depth] for recorded in own_calls]
         places, outputs = samples.enough(members, hidden), dict[int, Tensor]()
         with LayerRun(student, path, _at(places, calls), _at(places, hidden)) as layer:
-            shown = _Shown(layer, streams, targets, inputs, places, samples.only(places))
-            reconstruction |= _solve_layer(shown, members, solver, to_the_end=not (last or solver.refine))
+            problem = _LayerProblem(layer, streams, targets, inputs, places, samples.only(places))
+            reconstruction |= _solve_layer(problem, members, solver, to_the_end=not (last or solver.refine))
             if not last and not solver.refine:
                 outputs = {place: layer.run(index) for index, place in enumerate(places)}
         module = student.get_submodule(path)
@@ -130,7 +133,7 @@ def _solve_in_turn(
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _LayerProblem:
     """One layer during its least squares.
 
     Attributes:
@@ -150,28 +153,30 @@ class _Shown:
     samples: Samples
 
 
-def _solve_layer(shown: _Shown, members: Sequence[Group], solver: Solver, *, to_the_end: bool) -> Reconstruction:
+def _solve_layer(
+    problem: _LayerProblem, members: Sequence[Group], solver: Solver, *, to_the_end: bool
+) -> Reconstruction:
     """Correct and solve the groups of one layer, in the order in which they run.
 
     Args:
-        shown: The layer.
+        problem: The layer.
         members: Its groups.
         solver: The computations.
         to_the_end: Whether the layer runs on after its last group; its output is then replayed, too.
     """
     reconstruction: Reconstruction = {}
-    layer, student = shown.layer, shown.layer.student
+    layer, student = problem.layer, problem.layer.student
     for group in members:
-        for first, producers in shown.streams.get(group.name, {}).items():
-            dense_inputs = _at(shown.places, shown.inputs.pop(first))
-            statistics = input_statistics(layer, group, first, dense_inputs, shown.samples)
+        for first, producers in problem.streams.get(group.name, {}).items():
+            dense_inputs = _at(problem.places, problem.inputs.pop(first))
+            statistics = input_statistics(layer, group, first, dense_inputs, problem.samples)
             if solver.correct and float(statistics.energy) > 0:
                 reconstruction |= _corrected(student, producers, statistics, solver.correct)
-        target = _at(shown.places, shown.targets.pop(group.name))
-        statistics, features = group_statistics(layer, group, target, shown.samples)
+        target = _at(problem.places, problem.targets.pop(group.name))
+        statistics, features = group_statistics(layer, group, target, problem.samples)
         reconstruction[group.consumer] = _solved(student, group, statistics, solver.solve)
         if to_the_end or group is not members[-1]:
-            layer.settle(group, features)
+            layer.fix(group, features)
     return reconstruction
 
 
@@ -198,7 +203,7 @@ def _solve_whole(
 
 
 def _solved(student: nn.Module, group: Group, statistics: Statistics, solve: Solve) -> tuple[Tensor, Tensor | None]:
-    """The consumer's new weight and bias, which it now has."""
+    """Solve a consumer, set its new weight and bias, and return them."""
     consumer = consumer_of(student, group)
     before = None if consumer.bias is None else consumer.bias.detach()
     weight, bias = solve(group, statistics, consumer.weight.detach(), before)
@@ -212,7 +217,7 @@ def _size(module: nn.Module) -> int:
 
 
 def _refined(student: nn.Module, fit: LayerFit, refine: Refine) -> Reconstruction:
-    """The weights and biases of the linears that were refined, which they now have."""
+    """Refine a layer, set the new parameters, and return the weights and biases of the refined linears."""
     refined = refine(fit)
     for name, value in refined.items():
         student.get_parameter(name).copy_(value)
@@ -223,13 +228,13 @@ def _refined(student: nn.Module, fit: LayerFit, refine: Refine) -> Reconstructio
 
 
 def _corrected(student: nn.Module, producers: list[str], statistics: Statistics, correct: Correct) -> Reconstruction:
-    """The producers' new weights and biases, which they now have: they see x + x change + shift in the place of x."""
+    """Fold the correction x + x change + shift of their input x into the producers; returns their new weights and biases."""
     linears = {path: linear_at(student, path) for path in producers}
     change, shift = correct(statistics, all(linear.bias is not None for linear in linears.values()))
-    found: Reconstruction = {}
+    corrected: Reconstruction = {}
     for path, linear in linears.items():
         weight = linear.weight.detach().double()
         bias = None if linear.bias is None else (linear.bias.detach().double() + weight @ shift).to(linear.weight)
-        found[path] = ((weight + weight @ change.T).to(linear.weight), bias)
-        set_linear(linear, *found[path])
-    return found
+        corrected[path] = ((weight + weight @ change.T).to(linear.weight), bias)
+        set_linear(linear, *corrected[path])
+    return corrected

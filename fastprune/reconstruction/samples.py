@@ -1,4 +1,4 @@
-"""What a reconstruction is shown: the calibration set, how much its tokens count, what is held back, and how much is enough."""
+"""The samples of a reconstruction: batches, token weights, held-out samples, and subsampling."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class Samples:
     tokens_per_feature: float | None = None
 
     def weights(self, group: Group) -> tuple[Tensor, ...] | None:
-        """How much each token counts in a group, one [samples, tokens] for each batch; None: all alike."""
+        """Token weights of a group by batch, each [samples, tokens]; None: equal weights."""
         return self.token_weights[group.name] if self.token_weights else None
 
     def held_back(self, index: int) -> Tensor | None:
-        """Which samples of a batch are held back [samples]; None: none are."""
+        """Mask of the held-out samples of a batch, [samples] bool; None: no sample is held out."""
         return None if self.held is None else self.held[index]
 
     def only(self, places: Sequence[int]) -> Samples:
-        """Some of the batches alone."""
+        """The samples of the batches with the indices in ``places``."""
         by_group = self.token_weights or {}
         return Samples(
             self.batches.only(places),
@@ -53,24 +53,29 @@ class Samples:
         )
 
     def enough(self, members: Sequence[Group], hidden: Sequence[Tensor]) -> list[int]:
-        """The places of as many batches as least squares need in a layer, evenly from all, and from those held back.
+        """Subsample batches for the least squares of a layer, evenly among batches with and without held-out samples.
 
         Args:
             members: The layer's groups.
-            hidden: What enters it, by the batch [samples, tokens, hidden].
+            hidden: The layer's input hidden states by batch, each [samples, tokens, hidden].
+
+        Returns:
+            Indices of the batches, rising.
         """
         every = range(len(self.batches))
-        if self.tokens_per_feature is None or any(group.block.routed for group in members):  # some may see few tokens
+        if self.tokens_per_feature is None or any(
+            group.block.routed for group in members
+        ):  # experts may get few tokens
             return list(every)
-        here = (
+        rows = (
             real_rows(states[..., :1], members[0], batch) for states, batch in zip(hidden, self.batches, strict=True)
         )
         widest = max(max(group.features, group.hidden) for group in members)
-        share = min(1.0, self.tokens_per_feature * widest / max(sum(map(len, here)), 1))
-        held = [marks is not None and bool(marks.any()) for marks in map(self.held_back, every)]
+        share = min(1.0, self.tokens_per_feature * widest / max(sum(map(len, rows)), 1))
+        held = [mask is not None and bool(mask.any()) for mask in map(self.held_back, every)]
         chosen: list[int] = []
-        for mark in (False, True):
-            alike = [place for place in every if held[place] == mark]
-            count = math.ceil(share * len(alike))
-            chosen += [alike[(2 * each + 1) * len(alike) // (2 * count)] for each in range(count)]
+        for with_held in (False, True):
+            candidates = [place for place in every if held[place] == with_held]
+            count = math.ceil(share * len(candidates))
+            chosen += [candidates[(2 * each + 1) * len(candidates) // (2 * count)] for each in range(count)]
         return sorted(chosen)

@@ -1,1 +1,1 @@
-"""Names to objects: plugins, recipes, the catalogue."""
+"""Registries: plugins, recipes, and the catalogue of names."""

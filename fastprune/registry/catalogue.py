@@ -1,4 +1,4 @@
-"""The catalogue: every strategy that can be chosen, with its options and its documentation, as plain data."""
+"""The catalogue: all registered strategies, presets and architectures with their documentation, as plain data."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from fastprune.units.toml import to_toml
 
 
 def entries(kind: str | None = None, name: str | None = None) -> list[dict[str, Any]]:
-    """Strategies, presets and architectures: kind, name, plugin, summary, description, options,
-    formula, paper, and how to ask for it on the command line (empty where there is none).
+    """List strategies, presets and architectures.
 
     Args:
-        kind: Only this kind; None: all.
-        name: Only this name.
+        kind: Only this kind; None: all kinds.
+        name: Only this name; None: all names.
+
+    Returns:
+        Mappings with kind, name, plugin, summary, description, options, formula, paper, and ``use``, the command-line
+        options that select the entry; unavailable texts are empty.
 
     Raises:
-        UnknownNameError: There is no such kind or name.
+        UnknownNameError: The kind or the name is unknown.
     """
     kinds = (*loading.STRATEGIES, "preset", "architecture")
     if kind is not None and kind not in kinds:
@@ -36,7 +39,7 @@ def preset(name: str) -> str:
     """The TOML text of a preset.
 
     Raises:
-        UnknownNameError: There is no such preset.
+        UnknownNameError: The preset is unknown.
     """
     return loading.installed().preset[name]
 
@@ -45,7 +48,7 @@ def architecture(name: str) -> str:
     """The TOML text of an architecture.
 
     Raises:
-        UnknownNameError: There is no such architecture.
+        UnknownNameError: The architecture is unknown.
     """
     return to_toml(loading.installed().architecture[name])
 
@@ -84,5 +87,5 @@ def _entry(kind: str, name: str) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """A value as ``--set`` takes it."""
+    """A value in the syntax of ``--set``."""
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""The hooks of a fastprune plugin. They register, once, when plugins load; pluggy never runs a stage."""
+"""The hooks of a fastprune plugin. They are called once, to register classes and data; pluggy never runs a stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fastprune.units.architecture import Architecture
 
 GROUP = "fastprune"
-"""The entry point group that plugins are found by."""
+"""The entry point group of plugins."""
 
 hookspec = pluggy.HookspecMarker("fastprune")
 hookimpl = pluggy.HookimplMarker("fastprune")
@@ -25,42 +25,42 @@ hookimpl = pluggy.HookimplMarker("fastprune")
 
 @hookspec
 def register_architectures(register: Callable[[Architecture], None]) -> None:
-    """Add model families: where the layers are, and which linears a unit runs through."""
+    """Add model families: the paths of their layers, and the linears of each kind of unit."""
 
 
 @hookspec
 def register_tasks(register: Callable[[type[Task]], None]) -> None:
-    """Add tasks: what a kind of head is for, hence its loss, its labels and its metrics."""
+    """Add tasks: encoding, loss, labels and metrics for a kind of head."""
 
 
 @hookspec
 def register_cost_models(register: Callable[[type[CostModel]], None]) -> None:
-    """Add cost models: what keeping 0..units of a group costs."""
+    """Add cost models: the cost of keeping 0..units units of each group."""
 
 
 @hookspec
 def register_scorers(register: Callable[[type[Scorer]], None]) -> None:
-    """Add importance criteria: how much the loss suffers when a unit goes."""
+    """Add importance criteria: the importance of each unit."""
 
 
 @hookspec
 def register_searchers(register: Callable[[type[Searcher]], None]) -> None:
-    """Add mask searches: which units to keep within the budget (stage 1)."""
+    """Add mask searches: the units to keep within the budget (stage 1)."""
 
 
 @hookspec
 def register_rearrangers(register: Callable[[type[Rearranger]], None]) -> None:
-    """Add rearrangements: which units to swap within a group (stage 2)."""
+    """Add rearrangements: swaps of units within a group (stage 2)."""
 
 
 @hookspec
 def register_tuners(register: Callable[[type[Tuner]], None]) -> None:
-    """Add tuners: how the consumers make up for what is gone (stage 3)."""
+    """Add tuners: reconstruction of the kept weights toward the dense model (stage 3)."""
 
 
 @hookspec
 def register_schedules(register: Callable[[type[Schedule]], None]) -> None:
-    """Add schedules: how many passes there are, and the budget of each."""
+    """Add schedules: the number of passes and the budget of each."""
 
 
 @hookspec
@@ -70,7 +70,7 @@ def register_export_formats(register: Callable[[type[ExportFormat]], None]) -> N
 
 @hookspec
 def register_presets(register: Callable[[str, str], None]) -> None:
-    """Add presets: a name, and the TOML text of the recipe."""
+    """Add presets: a name and the TOML text of the recipe."""
 
 
 @hookspec

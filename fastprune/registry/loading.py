@@ -1,4 +1,4 @@
-"""Plugins: found by entry point, registered once, told apart by name."""
+"""Plugins: discovered by entry points and registered once, with unique names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fastprune.strategies.schedules import Schedule
 from fastprune.units.architecture import Architecture
 
 API_VERSION = 1
-"""Counts up whenever plugins written for the last number would break. A plugin may state its own as ``fastprune_api``."""
+"""Version of the plugin API, raised by every incompatible change. A plugin may state its version as ``fastprune_api``."""
 
 KINDS = ("scorer", "searcher", "rearranger", "tuner", "cost", "schedule")
 """Of the stages of a recipe."""
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """One plugin: its name, where it comes from, and what is wrong with it (empty: nothing, it is loaded)."""
+    """One plugin: its name, its distribution, and the reason it was not loaded (empty if it was)."""
 
     name: str
     distribution: str
@@ -72,10 +72,10 @@ def installed() -> Plugins:
 
 
 def load(points: Iterable[EntryPoint]) -> Plugins:
-    """Import and register plugins. One that cannot be imported is named in a warning; the others still load.
+    """Import and register plugins. A plugin that cannot be imported gives a warning; the others are loaded.
 
     Raises:
-        PluginError: A hook is misspelled, a name is taken, or what is registered is not what the hook is for.
+        PluginError: A hook is misspelled, a name is registered twice, or a registered object has the wrong type.
     """
     plugins = Plugins()
     plugins.manager.add_hookspecs(hookspecs)
@@ -95,10 +95,10 @@ def load(points: Iterable[EntryPoint]) -> Plugins:
 
 
 def _load_one(manager: pluggy.PluginManager, point: EntryPoint) -> str:
-    """Import and register one plugin; what went wrong, or nothing."""
+    """Import and register one plugin; returns the reason of a failure, or an empty text."""
     try:
         plugin = point.load()
-    except Exception as error:  # whatever an outside module raises must not take the others down
+    except Exception as error:  # no error of one plugin may prevent the others from loading
         return f"importing {point.value} failed with {type(error).__name__}: {error}"
     version = getattr(plugin, "fastprune_api", API_VERSION)
     if version != API_VERSION:
@@ -110,14 +110,14 @@ def _load_one(manager: pluggy.PluginManager, point: EntryPoint) -> str:
     try:
         manager.register(plugin, name=point.name)
     except (ValueError, pluggy.PluginValidationError) as error:
-        if manager.has_plugin(point.name):  # pluggy leaves what came before the fault
+        if manager.has_plugin(point.name):  # pluggy keeps the plugin after a failed registration
             manager.unregister(name=point.name)
         return f"registering {point.value} failed: {' '.join(str(error).split())}"
     return ""
 
 
 def _register(plugins: Plugins) -> None:
-    """Run every registration hook, once a plugin, so that each entry knows who registered it."""
+    """Call every registration hook of every plugin; each entry records its plugin."""
     hooks: list[tuple[str, Callable[[str], Callable[..., None]]]] = [
         ("register_architectures", lambda plugin: functools.partial(_add_architecture, plugins, plugin)),
         ("register_tasks", lambda plugin: functools.partial(_add_class, plugins.task, Task, plugin)),
@@ -145,7 +145,7 @@ def _register(plugins: Plugins) -> None:
 def _add_class(registry: Registry[type[T]], contract: type[T], plugin: str, value: type[T]) -> None:
     described = f"The plugin '{plugin}' registers {getattr(value, '__name__', value)!r} as a {registry.kind}"
     if not (isinstance(value, type) and issubclass(value, contract)):
-        raise PluginError(f"{described}, which is no subclass of fastprune.{contract.__name__}.")
+        raise PluginError(f"{described}, which is not a subclass of fastprune.{contract.__name__}.")
     missing = sorted(getattr(value, "__abstractmethods__", ()))
     if missing:
         raise PluginError(f"{described}, but it does not define {', '.join(missing)}.")

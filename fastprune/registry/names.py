@@ -1,4 +1,4 @@
-"""A typed table of names: who registered what."""
+"""A typed registry of names, with the plugin of each entry."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """What was registered, and the plugin that did."""
+    """A registered value and the plugin that registered it."""
 
     value: T
     plugin: str
 
 
 class Registry(Generic[T]):
-    """Names of one kind of thing, each registered once."""
+    """Registered values of one kind by name; each name is registered once."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -31,7 +31,7 @@ class Registry(Generic[T]):
         """Register a value.
 
         Raises:
-            PluginError: The name is taken; both plugins are named.
+            PluginError: The name is already registered; the message names both plugins.
         """
         if name in self._entries:
             raise PluginError(
@@ -41,15 +41,19 @@ class Registry(Generic[T]):
         self._entries[name] = Entry(value, plugin)
 
     def __getitem__(self, name: str) -> T:
-        """The value of a name.
+        """The value registered under a name.
 
         Raises:
-            UnknownNameError: With the nearest name and the whole list.
+            UnknownNameError: The name is unknown; the message has the closest name and the whole list.
         """
         return self.entry(name).value
 
     def entry(self, name: str) -> Entry[T]:
-        """As ``[name]``, with the plugin that registered it."""
+        """The value registered under a name, and its plugin.
+
+        Raises:
+            UnknownNameError: The name is unknown; the message has the closest name and the whole list.
+        """
         if name not in self._entries:
             nearest = get_close_matches(name, self._entries, n=1)
             raise UnknownNameError(

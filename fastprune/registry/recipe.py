@@ -21,7 +21,7 @@ from fastprune.strategies.schedules import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What each stage is done with. Equal recipes prune alike."""
+    """One strategy with its options for each stage. Equal recipes give equal results."""
 
     scorer: Scorer
     searcher: Searcher
@@ -45,7 +45,7 @@ class Recipe:
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         **stages: str | Strategy | None,
     ) -> Recipe:
-        """Put a recipe together. The scorer is configured for the scores that the other stages require.
+        """Build a recipe. The scorer is configured for the scores that the other stages require.
 
         Args:
             source: A preset by name, a TOML file in the form of a preset, or a recipe. A file names the preset that fills in
@@ -95,7 +95,7 @@ class Recipe:
         return Recipe(**chosen)  # type: ignore[arg-type]
 
     def to_toml(self) -> str:
-        """The recipe as TOML, every option written out: what ``file`` reads."""
+        """The recipe as TOML with every option, for ``Recipe.of``."""
         sections = []
         for kind in loading.KINDS:
             stage: Strategy = getattr(self, kind)
@@ -108,25 +108,25 @@ class Recipe:
 def _suit_searcher(
     tables: dict[str, dict[str, Any]], ground: Mapping[str, Mapping[str, Any]], cost: Strategy | None
 ) -> None:
-    """Where the cost is another than the preset's, take the searcher that its tables need, if they need one."""
+    """If the cost differs from the preset's, use the searcher that the cost model names, if it names one."""
     name = cost.name if cost else tables["cost"]["use"]
     if name == ground.get("cost", {}).get("use"):
         return
     model = type(cost) if cost else loading.installed().cost[name]
-    wanted = getattr(model, "searcher", "")
-    if wanted and tables["searcher"]["use"] != wanted:
-        tables["searcher"] = {"use": wanted}
+    searcher = getattr(model, "searcher", "")
+    if searcher and tables["searcher"]["use"] != searcher:
+        tables["searcher"] = {"use": searcher}
 
 
 _NEEDS = {"grads": "per-sample gradients", "token_weights": "token weights", "damage": "damage curves"}
 
 
 def strategy(kind: str, name: str, /, **options: Any) -> Any:
-    """A strategy by its registered name: ``strategy("tuner", "mask", damp=0.5)``.
+    """Build a strategy by its registered name: ``strategy("tuner", "mask", damp=0.5)``.
 
     Raises:
-        UnknownNameError: No such kind, or nothing registered under the name.
-        OptionError: No such option, or a value of the wrong type.
+        UnknownNameError: The kind or the name is unknown.
+        OptionError: An option is unknown, or a value has the wrong type.
     """
     if kind not in loading.STRATEGIES:
         raise UnknownNameError(f"There is no kind of strategy '{kind}'. Known: {', '.join(loading.STRATEGIES)}.")
@@ -202,13 +202,15 @@ def _toml(value: Any) -> str:
     return json.dumps(value) if isinstance(value, str) else repr(value)  # JSON's escapes are TOML's
 
 
-def main_cost(asked: Mapping[str, BudgetRequest]) -> str | None:
-    """Of the costs that were named, the recipe's own, which takes its options: the first that is measured, or the first.
+def main_cost(requested: Mapping[str, BudgetRequest]) -> str | None:
+    """Pick the primary cost among those in the budget: the first measured one (latency), else the first; None: none is named.
+
+    The primary cost receives the recipe's cost options.
 
     Raises:
-        UnknownNameError: A cost model of that name is not known.
+        UnknownNameError: A cost model is unknown.
     """
     registered = loading.installed().cost
-    named = [name for name in asked if name]
+    named = [name for name in requested if name]
     measured = [name for name in named if issubclass(registered[name], MeasuredCost)]
     return next(iter([*measured, *named]), None)

@@ -1,4 +1,4 @@
-"""The task and the architecture of a model, among those registered."""
+"""Lookup of the registered task and architecture of a model."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from fastprune.registry.loading import installed
 
 
 def task_for(config: PretrainedConfig, model_class: type[nn.Module]) -> Task:
-    """The task that a model with this configuration and class is for.
+    """The registered task for a model with this configuration and class.
 
     Raises:
-        ModelError: No task serves the class.
+        ModelError: There is no task for the class.
     """
     registry = installed().task
     for task in (registry[name] for name in registry):
         if task.serves(config, model_class.__name__):
             return task.for_config(config)
     raise ModelError(
-        f"No task serves the model class {model_class.__name__}; known tasks: {', '.join(registry)}. "
+        f"There is no task for the model class {model_class.__name__}; known tasks: {', '.join(registry)}. "
         "Open the model with another head, or register a task in a plugin."
     )
 
 
 def architecture_for(model: nn.Module) -> Architecture:
-    """The architecture of a model, by ``config.model_type``.
+    """The registered architecture for a model's ``config.model_type``.
 
     Raises:
-        ModelError: No architecture serves the model.
+        ModelError: There is none.
     """
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     registry = installed().architecture
@@ -45,5 +45,5 @@ def architecture_for(model: nn.Module) -> Architecture:
     known = sorted(model_type for name in registry for model_type in registry[name].model_types)
     raise ModelError(
         f"No architecture is known for the model type '{model_type}' ({type(model).__name__}). Known: {', '.join(known)}. "
-        "Give one as architecture=Architecture(...), or register it in a plugin (docs/plugins.md)."
+        "Pass one as architecture=Architecture(...), or register it in a plugin (docs/plugins.md)."
     )
