@@ -179,22 +179,22 @@ class EmptySublayer(nn.Module):
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
         facts = self.facts
-        given = dict(zip(facts["arguments"], arguments, strict=False)) | keywords
-        hidden: Tensor = arguments[0] if arguments else given[facts["arguments"][0]]
+        named = dict(zip(facts["arguments"], arguments, strict=False)) | keywords
+        hidden: Tensor = arguments[0] if arguments else named[facts["arguments"][0]]
         output = hidden.new_empty(*hidden.shape[:-1], 0)  # [..., no features]
         if facts["consumer"]:
-            routed = [given[facts["routed"]]] if facts.get("routed") else []
+            routed = [named[facts["routed"]]] if facts.get("routed") else []
             output = self.get_submodule(facts["consumer"])(output, *routed)  # [..., hidden]
         if facts.get("norm"):
             output = self.get_submodule(facts["norm"])(hidden + output)  # [..., hidden]
         if facts["cache"]:
-            caches = (given.get(name) for name in (facts["cache"], *CACHES))
+            caches = (named.get(name) for name in (facts["cache"], *CACHES))
             self._count_tokens(next((cache for cache in caches if cache is not None), None), hidden)
         if facts["outputs"] == 1:
             return output
         others: list[Any] = [None] * (facts["outputs"] - 1)
         if facts["bias_output"]:
-            others[facts["bias_output"] - 1] = given.get(facts["bias_argument"])
+            others[facts["bias_output"] - 1] = named.get(facts["bias_argument"])
         return (output, *others)
 
     def _count_tokens(self, cache: Any, hidden: Tensor) -> None:

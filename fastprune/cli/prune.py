@@ -136,18 +136,18 @@ def _budget(options: Mapping[str, Any]) -> str:
     from fastprune.errors import BudgetError
 
     speedup = options["speedup"]
-    given = [text for text in (options["budget"],) if text is not None]
+    parts = [text for text in (options["budget"],) if text is not None]
     if speedup is not None:
         if not speedup >= 1:
             raise BudgetError(f"--speedup must be 1 or more; got {speedup:g}.")
-        given.append(f"latency={1 / speedup!r}")
-    if not given:
+        parts.append(f"latency={1 / speedup!r}")
+    if not parts:
         raise BudgetError("Give a budget: --budget 0.5, --budget latency=3.5ms or --speedup 2.")
-    if len(given) > 1 and not all("=" in text for text in given):
+    if len(parts) > 1 and not all("=" in text for text in parts):
         raise BudgetError(
             "A budget without a name cannot be combined with --speedup; name its cost, such as --budget params=0.7."
         )
-    return ",".join(given)
+    return ",".join(parts)
 
 
 def _settings(values: tuple[str, ...]) -> dict[str, dict[str, str]]:

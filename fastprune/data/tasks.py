@@ -96,7 +96,7 @@ class Task(ABC):
 
     @abstractmethod
     def draw_labels(self, outputs: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw labels from the model's own predictive distribution (docs/method.md, section 1).
+        """Draw labels from the model's own predictive distribution (docs/method.md, section 4.1).
 
         Args:
             outputs: The model's outputs for the batch; no gradient flows through the draw.

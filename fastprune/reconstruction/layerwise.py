@@ -1,6 +1,6 @@
 """Layer-by-layer reconstruction over cached hidden states, teacher beside student: the loop of every tuner.
 
-Described in docs/method.md, section 4.
+Described in docs/method.md, section 8.
 """
 
 from __future__ import annotations

@@ -88,8 +88,8 @@ def load(points: Iterable[EntryPoint]) -> Plugins:
     try:
         plugins.manager.check_pending()
     except pluggy.PluginValidationError as error:
-        known = ", ".join(name for name, _ in inspect.getmembers(hookspecs, inspect.isfunction) if "register" in name)
-        raise PluginError(f"A plugin implements a hook that does not exist: {error}. The hooks are {known}.") from error
+        hooks = ", ".join(name for name, _ in inspect.getmembers(hookspecs, inspect.isfunction) if "register" in name)
+        raise PluginError(f"A plugin implements a hook that does not exist: {error}. The hooks are {hooks}.") from error
     _register(plugins)
     return plugins
 

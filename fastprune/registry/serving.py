@@ -42,8 +42,8 @@ def architecture_for(model: nn.Module) -> Architecture:
     for name in registry:
         if model_type in registry[name].model_types:
             return registry[name]
-    known = sorted(model_type for name in registry for model_type in registry[name].model_types)
+    model_types = sorted(model_type for name in registry for model_type in registry[name].model_types)
     raise ModelError(
-        f"No architecture is known for the model type '{model_type}' ({type(model).__name__}). Known: {', '.join(known)}. "
+        f"No architecture is known for the model type '{model_type}' ({type(model).__name__}). Known: {', '.join(model_types)}. "
         "Pass one as architecture=Architecture(...), or register it in a plugin (docs/plugins.md)."
     )

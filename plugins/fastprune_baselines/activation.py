@@ -14,7 +14,7 @@ class ActivationScorer(Scorer):
     """Mean square of each feature times the squared norm of its consumer column, summed over the unit's features.
 
     The criterion of Wanda-sp and the representational part of K-prune's knowledge (Park et al., ICLR 2024; docs/method.md,
-    section 1).
+    section 4.2).
     """
 
     name: ClassVar[str] = "activation"

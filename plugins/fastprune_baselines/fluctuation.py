@@ -13,7 +13,7 @@ from fastprune_baselines.moments import feature_moments
 class FluctuationScorer(Scorer):
     """Variance of each feature times the squared norm of its consumer column, standardised in each group.
 
-    Source: FLAP (An et al., AAAI 2024, eq. 5 and 6; docs/method.md, section 1). Features are standardised before they are
+    Source: FLAP (An et al., AAAI 2024, eq. 5 and 6; docs/method.md, section 4.2). Features are standardised before they are
     averaged over a unit: standardising three heads against each other would always mark one of them as bad. The scores are
     shifted to start at 0, which changes no ranking. To reproduce FLAP, combine with the searcher ``threshold`` and the tuner
     ``bias``.

@@ -15,7 +15,7 @@ class KnowledgeScorer(Scorer):
 
     The predictive part is the curvature of the KL divergence of the model's predictions, computed as the Fisher information
     with labels drawn from the model; the representational part is the energy of the unit's contribution to the sublayer's
-    output (Park et al., ICLR 2024; docs/method.md, section 1). To reproduce K-prune, combine with the searcher ``threshold``
+    output (Park et al., ICLR 2024; docs/method.md, section 4.2). To reproduce K-prune, combine with the searcher ``threshold``
     (``per_cost``), the schedule ``bottom-up`` and the tuner ``weights``.
     """
 

@@ -12,7 +12,7 @@ from fastprune import Batches, Context, Groups, Labels, Scorer, Scores, collect_
 class TaylorScorer(Scorer):
     """Mean over the samples of |sum x dL/dx|, the first-order change of the loss when the unit is removed.
 
-    Michel et al., "Are Sixteen Heads Really Better than One?", NeurIPS 2019, section 4.1 (docs/method.md, section 1).
+    Michel et al., "Are Sixteen Heads Really Better than One?", NeurIPS 2019, section 4.1 (docs/method.md, section 4.2).
     """
 
     name: ClassVar[str] = "taylor"

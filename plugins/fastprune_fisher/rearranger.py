@@ -15,7 +15,7 @@ class FisherRearranger(Rearranger):
     """Swap kept and pruned units of each group to minimise (1 - m)' I_g (1 - m).
 
     I_g is the group's block of the mask's Fisher information. Starts from the searched mask and stops at a local optimum, where
-    no single swap lowers the objective (Kwon et al., NeurIPS 2022, section 4.2; docs/method.md, section 3).
+    no single swap lowers the objective (Kwon et al., NeurIPS 2022, section 4.2; docs/method.md, section 6).
     """
 
     name: ClassVar[str] = "fisher"

@@ -13,7 +13,7 @@ class FisherScorer(Scorer):
     """Diagonal of the mask's empirical Fisher information, from exact per-sample gradients.
 
     I_uu = (1/n) sum_i g_iu^2 with g_i = d loss_i / d m at m = 1 (Kwon et al., NeurIPS 2022, eq. 6 and 7; docs/method.md,
-    section 1).
+    section 4.1).
     """
 
     name: ClassVar[str] = "fisher"

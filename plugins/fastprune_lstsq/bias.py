@@ -24,7 +24,7 @@ from fastprune import (
 class BiasTuner(Tuner):
     """Add the mean error over the tokens to each consumer's bias, layer by layer.
 
-    FLAP's bias compensation (An et al., AAAI 2024, eq. 4; docs/method.md, section 4).
+    FLAP's bias compensation (An et al., AAAI 2024, eq. 4; docs/method.md, section 8.2).
     """
 
     name: ClassVar[str] = "bias"

@@ -46,7 +46,7 @@ class DescentTuner(WeightsTuner):
 
     Line search: interpolate between least-squares and fine-tuned weights (100, 50, 25, 0 %) by held-out error. Small
     calibration sets are augmented by swapping half of each text with another (span mixing). Same inference cost as ``weights``
-    (docs/method.md, section 4).
+    (docs/method.md, section 8.4).
     """
 
     name: ClassVar[str] = "descent"

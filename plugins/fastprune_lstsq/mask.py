@@ -28,7 +28,7 @@ class MaskTuner(Tuner):
 
     D is the dense model's residual stream after the sublayer. LSMR solves the normal equations with damping around s = 1; a
     layer with any |s| above ``limit`` keeps its mask unscaled. The scales are folded into the consumer's weight (Kwon et al.,
-    NeurIPS 2022, section 4.3 and eq. 14; docs/method.md, section 4).
+    NeurIPS 2022, section 4.3 and eq. 14; docs/method.md, section 8.2).
     """
 
     name: ClassVar[str] = "mask"

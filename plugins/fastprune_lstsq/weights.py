@@ -34,7 +34,7 @@ class WeightsTuner(Tuner):
     as it is linear in x: x becomes x + x A + a, with A the ridge regression of the error on x, folded into their weights.
 
     The ridge strength (1x, 10x, 100x, 1000x ``damping``) is chosen per regression on 10 % held-out samples; the final solve
-    uses all samples (docs/method.md, section 4).
+    uses all samples (docs/method.md, section 8.3).
     """
 
     name: ClassVar[str] = "weights"

@@ -38,7 +38,7 @@ class OBSScorer(Scorer):
     metric of output errors: changing the consumer's weight by dW raises the loss by about 1/2 tr(dW C dW' G), with C the
     covariance of its inputs and G the second moment of the loss gradient at its output, summed over a sample's tokens. The
     curves of all groups are therefore in units of the loss and can be added. For large changes the quadratic overestimates
-    the loss; ``power`` below 1 compensates (docs/method.md, section 1, "Damage curves").
+    the loss; ``power`` below 1 compensates (docs/method.md, section 4.3).
     """
 
     name: ClassVar[str] = "obs"

@@ -15,7 +15,7 @@ def sweep(gram: Tensor, weight: Tensor, width: int) -> tuple[Tensor, Tensor]:
     Filters (``width`` 1) are removed ``BLOCK`` at a time: within a block the order is exactly greedy among the cheapest
     candidates, and only their part of the inverse is updated; the whole inverse is updated after the block.
 
-    Source: Kurtic et al. (ZipLM), NeurIPS 2023; docs/method.md, section 1, "Damage curves".
+    Source: Kurtic et al. (ZipLM), NeurIPS 2023; docs/method.md, section 4.3.
 
     Args:
         gram: H, [features, features] float64, symmetric and positive definite up to rounding.

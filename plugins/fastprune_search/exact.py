@@ -15,7 +15,7 @@ class ExactSearcher(Searcher):
 
     Units of the same cost are sorted over the whole model. For every number of units of the more expensive kind, starting at
     0, the rest of the budget is filled with units of the other kind; the best total wins. The result is exact (Kwon et al.,
-    NeurIPS 2022, algorithm 1; docs/method.md, section 2).
+    NeurIPS 2022, algorithm 1; docs/method.md, section 5.1).
     """
 
     name: ClassVar[str] = "exact"

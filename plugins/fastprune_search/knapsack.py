@@ -23,7 +23,7 @@ class KnapsackSearcher(Searcher):
     The damage curve D_g(k) is the scorer's; for a scorer without curves, the total importance of all but the k most important
     units. The budget above the cheapest count of every group is divided into buckets and costs are rounded up to whole
     buckets, so the budget is never exceeded. Dynamic programming finds the best counts, dropped sublayers included; the
-    budget left by rounding is then spent greedily (docs/method.md, section 2).
+    budget left by rounding is then spent greedily (docs/method.md, section 5.2).
 
     Whether per-layer errors simply add is unknown. ``power`` < 1 spreads pruning evenly over layers; > 1 concentrates it where
     the curves are flat. ``tilt`` > 0 spares late layers, because layers above an early one can still compensate its error.

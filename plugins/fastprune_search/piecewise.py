@@ -18,7 +18,7 @@ class PiecewiseSearcher(Searcher):
     important first), each remaining sublayer costs its constant and keeps its best units up to the threshold for free; the
     units beyond the threshold compete for the rest of the budget. The best total wins. If the cost by the table, not by the
     fit, exceeds the budget, the search is repeated with a smaller one (Kwon et al., NeurIPS 2022, section 4.1;
-    docs/method.md, section 2).
+    docs/method.md, section 5.3).
     """
 
     name: ClassVar[str] = "piecewise"

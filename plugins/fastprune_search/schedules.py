@@ -24,7 +24,7 @@ class Rounds(Schedule):
     """Several passes with geometrically falling budgets, each scoring the pruned model of the previous pass.
 
     Every pass tunes toward the dense model. The run time grows with the number of passes; each pass runs a smaller model than
-    the previous one (docs/method.md, section 5).
+    the previous one (docs/method.md, section 11).
     """
 
     name: ClassVar[str] = "rounds"
@@ -46,7 +46,7 @@ class BottomUp(Schedule):
     """One sublayer per pass, from the first to the last; each pass scores and searches all sublayers above again.
 
     A pass searches over its sublayer and all sublayers above, but prunes and tunes only its own sublayer. The run time grows
-    with the number of sublayers (Park et al., ICLR 2024; docs/method.md, section 5).
+    with the number of sublayers (Park et al., ICLR 2024; docs/method.md, section 11).
     """
 
     name: ClassVar[str] = "bottom-up"

@@ -27,7 +27,7 @@ class ImageTextEmbedding(Task):
     """One vector per image and one per text, each the mean of a unit Gaussian.
 
     The contrastive loss these models are trained with couples the samples of a batch, so it has no per-sample gradients
-    (docs/method.md, section 1). Instead, the loss is the squared distance of both vectors from the dense model's.
+    (docs/method.md, section 4.1). Instead, the loss is the squared distance of both vectors from the dense model's.
 
     Attributes:
         filled: Fixed length in tokens that every text is padded to, for models that read the padding (SigLIP); 0: not padded.
