@@ -101,12 +101,12 @@ from .units.architecture import Part as Part
 from .units.architecture import Producer as Producer
 from .units.architecture import Stack as Stack
 from .units.architecture import UnitBias as UnitBias
+from .units.cuts import Cut as Cut
 from .units.experts import dense_routing as dense_routing
 from .units.experts import unfuse_experts as unfuse_experts
 from .units.groups import Group as Group
 from .units.groups import Groups as Groups
 from .units.groups import consumer_of as consumer_of
-from .units.groups import producers_of as producers_of
 from .units.masks import Mask as Mask
 from .units.resolve import resolve_groups as resolve_groups
 from .units.sharing import sharing_copy as sharing_copy

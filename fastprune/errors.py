@@ -2,7 +2,7 @@
 
     FastpruneError
     ├── UsageError                the request cannot be fulfilled: a bad option, budget, file or model
-    │   ├── UnknownNameError      an unregistered name; the message has the closest names and the whole list
+    │   ├── UnknownNameError      an unknown name of a strategy or of a model's group; the message has the closest names
     │   ├── OptionError           an unknown option of a strategy, or a value of the wrong type
     │   ├── BudgetError           an invalid budget, or one below the reachable minimum
     │   ├── DataError             calibration or evaluation data that cannot be read or does not fit the task
@@ -27,8 +27,10 @@ class UsageError(FastpruneError):
     """The request cannot be fulfilled; the message states the given value, the expected one, and what to do."""
 
 
-class UnknownNameError(UsageError):
-    """The name is not registered by any plugin."""
+class UnknownNameError(UsageError, KeyError):
+    """The name is unknown: no plugin registered it, or the model has no such group."""
+
+    __str__ = Exception.__str__  # a KeyError would put the message in quotes
 
 
 class OptionError(UsageError):

@@ -26,7 +26,7 @@ def said(group: fastprune.Group) -> tuple[object, ...]:
 def facts(groups: Groups) -> list[tuple[object, ...]]:
     """All that pruning and tuning ask of a group."""
     return [
-        (g.name, g.layer, g.units, g.width, g.hidden, g.rows, g.consumer, g.kind, g.module, g.residual, said(g))
+        (g.name, g.layer, g.units, g.width, g.hidden, g.cuts, g.consumer, g.kind, g.module, g.residual, said(g))
         for g in groups
     ]
 

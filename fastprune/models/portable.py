@@ -39,7 +39,7 @@ def difference(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, An
 
     Args:
         model: A pruned model.
-        groups: Its groups; only their layers are compared.
+        groups: Its groups; only their layers, and modules that they cut, are compared.
 
     Returns:
         Changes by module path, relative to the base model; unchanged modules are left out.
@@ -50,8 +50,9 @@ def difference(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, An
     dense = _dense(model).base_model
     base = model.base_model
     prefix = next((f"{name}." for name, module in model.named_modules() if module is base and name), "")
-    touched = {path for group in groups for path in (group.layer, group.module, group.consumer, *group.producers)}
-    layers = tuple({f"{path.removeprefix(prefix)}." for path in touched})
+    cut = {cut.module for group in groups for cut in group.cuts}
+    touched = cut | {path for group in groups for path in (group.layer, group.module, group.consumer)}
+    inside = tuple({f"{path.removeprefix(prefix)}." for path in touched})
     plan: dict[str, dict[str, Any]] = {
         path: {"experts": each.choices} for path, each in base.named_modules() if isinstance(each, Experts)
     }
@@ -59,7 +60,7 @@ def difference(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, An
         put(dense, path, Experts.of(dense.get_submodule(path)))
     empty: tuple[str, ...] = ()
     for path, module in base.named_modules():
-        if not f"{path}.".startswith(layers) or path.startswith(empty):
+        if not f"{path}.".startswith(inside) or path.startswith(empty):
             continue
         if isinstance(module, EmptySublayer):
             empty = (*empty, f"{path}.")

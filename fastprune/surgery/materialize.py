@@ -1,8 +1,8 @@
-"""Surgery: take the pruned units' rows and columns out, put nothing in the place of empty sublayers, set new consumers.
+"""Surgery: take out what the groups' cuts say of the pruned units, put nothing in the place of empty sublayers.
 
 The four-feature example: a group of two heads of two features, of which the second goes. Its producers (query, key,
-value) lose their rows 2 and 3, its consumer (the output projection) its columns 2 and 3. What is left computes what the
-dense sublayer computes with the consumer's input multiplied by the mask (1, 1, 0, 0).
+value) lose their rows 2 and 3, its consumer (the output projection) its columns 2 and 3: each is a ``Cut``. What is left
+computes what the dense sublayer computes with the consumer's input multiplied by the mask (1, 1, 0, 0).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from fastprune.modeling import there
+from fastprune.modeling import has_module
 from fastprune.surgery.empty import empty_group
-from fastprune.surgery.slicing import slice_group
+from fastprune.surgery.slicing import slice_group, tied_parameters
 from fastprune.units.groups import Groups
 from fastprune.units.masks import Mask
 from fastprune.units.sharing import sharing_copy
@@ -36,15 +36,17 @@ def materialize(model: M, groups: Groups, mask: Mask, *, inplace: bool = False, 
         The smaller model. Its outputs equal those of the model under ``masked`` up to rounding (METHOD 0).
     """
     pruned = model if inplace else sharing_copy(model)
+    ties = tied_parameters(pruned)
     for group in groups:
         kept = mask.kept(group.name)
-        if len(kept) == 0 and group.units > 0:
+        if len(kept) == 0 and group.units > 0 and group.consumer:
             empty_group(pruned, group)
         elif len(kept) < group.units:
-            slice_group(pruned, group, kept)
+            slice_group(pruned, group, kept, ties)
     if not inplace:
-        paths = {path for group in groups for path in (*group.producers, group.consumer) if there(pruned, path)}
-        for part in [pruned.get_submodule(path) for path in sorted(paths)] if share else [pruned]:
+        linears = {path for group in groups for path in (*group.producers, group.consumer)}
+        paths = sorted(path for path in linears if path and has_module(pruned, path))
+        for part in [pruned.get_submodule(path) for path in paths] if share else [pruned]:
             own_parameters(part, model)
     return pruned
 

@@ -1,29 +1,87 @@
-"""Rows and columns of pruned units taken out."""
+"""Slicing: the cuts of pruned units taken out of a model's parameters, in place."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
+from fastprune.errors import ModelError
 from fastprune.modeling import KeptBias, OwnConfig
 from fastprune.units.architecture import UnitBias
+from fastprune.units.cuts import Cut
 from fastprune.units.groups import Group
-from fastprune.units.linears import keep_columns, keep_rows, keep_table, linear_at
+
+Ties = Mapping[str, tuple[str, ...]]
+"""By the path of each parameter that several modules hold: all its paths."""
+
+SIZES: dict[type[nn.Module], tuple[str, str]] = {
+    nn.Linear: ("out_features", "in_features"),
+    Conv1D: ("nx", "nf"),
+    nn.Embedding: ("num_embeddings", "embedding_dim"),
+}
+"""The attributes in which modules keep the sizes of their weight's two dimensions."""
+
+
+def tied_parameters(model: nn.Module) -> Ties:
+    """The parameters that several modules hold, such as the weight of an embedding and of the head."""
+    paths: dict[int, list[str]] = {}
+    for path, parameter in model.named_parameters(remove_duplicate=False):
+        paths.setdefault(id(parameter), []).append(path)
+    return {path: tuple(all_of_it) for all_of_it in paths.values() if len(all_of_it) > 1 for path in all_of_it}
 
 
 @torch.no_grad()
-def slice_group(model: nn.Module, group: Group, kept: Tensor) -> None:
-    """Keep the rows, columns and table entries of the units ``kept`` [kept], in place."""
-    for rows in group.rows:
-        keep_rows(linear_at(model, rows.path), rows.of(kept, group.units))
-    keep_columns(linear_at(model, group.consumer), group.columns(kept))
-    for table in group.tables:
-        keep_table(model, table, kept)
-    module = model.get_submodule(group.module)
+def slice_group(model: nn.Module, group: Group, kept: Tensor, ties: Ties | None = None) -> None:
+    """Keep only some units of a group, in place.
+
+    Args:
+        model: With the group's full width.
+        group: The group; its cuts are all that is sliced.
+        kept: Indices of the units to keep, rising: [kept].
+        ties: The model's tied parameters: cut once, whichever of their paths the cuts name, and tied afterwards (found anew).
+
+    Raises:
+        ModelError: A tensor is not of the size that the group was resolved on.
+    """
+    ties = tied_parameters(model) if ties is None else ties
+    done: set[tuple[str, int]] = set()
+    for cut in group.cuts:
+        if (cut.parameter, cut.dimension) not in done:
+            paths = ties.get(cut.parameter, (cut.parameter,))
+            left = _left(model, cut, kept)
+            for path in paths:
+                _put(model, path, left)
+            done |= {(path, cut.dimension) for path in paths}
     for attribute in group.block.counts:
-        _scale(module, attribute, len(kept), group.units)
+        _scale(model.get_submodule(group.module), attribute, len(kept), group.units)
     if group.block.bias is not None:
-        _select_bias(module, group.block.bias, kept)
+        _select_bias(model.get_submodule(group.module), group.block.bias, kept)
+
+
+def _left(model: nn.Module, cut: Cut, kept: Tensor) -> Tensor:
+    """The cut's parameter or buffer with only the positions of some units [kept], and those that always stay."""
+    tensor = cut.tensor(model)
+    if tensor.dim() <= cut.dimension or tensor.shape[cut.dimension] != cut.positions.length:
+        raise ModelError(
+            f"'{cut.parameter}' is to be cut along dimension {cut.dimension}, of size {cut.positions.length}, but has the shape "
+            f"{tuple(tensor.shape)} in this {type(model).__name__}. Resolve the groups on the model that is to be sliced."
+        )
+    left = tensor.index_select(cut.dimension, cut.positions.kept(kept).to(tensor.device)).contiguous()
+    return nn.Parameter(left, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else left
+
+
+def _put(model: nn.Module, path: str, tensor: Tensor) -> None:
+    """Put a tensor in the place of another, and keep the sizes right that its module tells."""
+    owner, _, name = path.rpartition(".")
+    module = model.get_submodule(owner)
+    setattr(module, name, tensor)
+    for kind, sizes in SIZES.items():
+        if name == "weight" and isinstance(module, kind):
+            for size, attribute in zip(tensor.shape, sizes, strict=True):
+                setattr(module, attribute, size)
 
 
 def _scale(module: nn.Module, attribute: str, kept: int, units: int) -> None:
@@ -39,11 +97,7 @@ def _scale(module: nn.Module, attribute: str, kept: int, units: int) -> None:
 
 
 def _select_bias(module: nn.Module, bias: UnitBias, kept: Tensor) -> None:
-    """Have the module choose its slices; one that has been pruned before chooses among those it already chose."""
-    device = next(module.parameters()).device
-    before = getattr(module, "kept_units", None)
-    if before is not None:
-        module.kept_units = before[kept.to(device)]
-        return
-    module.register_buffer("kept_units", kept.to(device))
-    KeptBias(module, argument=bias.argument, method=bias.method, output=bias.output)
+    """Have the module choose its units' slices; where it does so already, its choice is one of the cuts."""
+    if getattr(module, "kept_units", None) is None:
+        module.register_buffer("kept_units", kept.to(next(module.parameters()).device))
+        KeptBias(module, argument=bias.argument, method=bias.method, output=bias.output)

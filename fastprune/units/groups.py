@@ -4,44 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import groupby
 
-from torch import Tensor, nn
+from torch import nn
 
+from fastprune.errors import UnknownNameError
 from fastprune.units.architecture import Block, Stack
-from fastprune.units.linears import as_linear, in_order, linear_at
+from fastprune.units.cuts import Cut, Positions
+from fastprune.units.linears import as_linear, in_order
 from fastprune.units.paths import absolute
-from fastprune.units.rows import Rows, places
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The units that sit side by side in one sublayer: the heads of an attention, the filters of an FFN.
+    """Units that are removed in one place: the heads of an attention, the filters of an FFN, the rows of an embedding.
 
-    Paths are absolute in the model. Feature ``f`` of the consumer's input belongs to unit ``f // width``, in what
-    ``consumer_of`` shows.
+    What belongs to a unit is said by ``cuts`` alone. Most kinds of unit also own features of a consumer's input (METHOD 0),
+    and stand in a layer: feature ``f`` belongs to unit ``f // width``, in what ``consumer_of`` shows. A kind that does not has
+    an empty ``consumer``, and is left out of ``Groups.with_consumer``. Paths are absolute in the model.
 
     Attributes:
         name: Unique in the model, and the same whatever head the model carries: ``encoder.layer.0.attention``.
-        layer: The path of the layer.
         units: How many there are.
+        block: The data that this was resolved from.
+        cuts: What goes with the units, the consumer's columns first; none where no unit is left.
+        layer: The path of the layer.
         width: Features a unit owns.
         hidden: Features of the consumer's output.
-        repeats: How many times the units come round in the module's own consumer, each with an equal part of its features.
-        block: The data that this was resolved from.
-        rows: The rows of its producers; none where no unit is left.
+        producers: The paths of the linears whose rows belong to the units; none where no unit is left.
         stack: The data of the stack that it belongs to.
         convolutions: Kernel and stride of each convolution between the input whose tokens are marked and the layer's.
     """
 
     name: str
-    layer: str
     units: int
-    width: int
-    hidden: int
     block: Block
-    rows: tuple[Rows, ...] = ()
-    repeats: int = 1
+    cuts: tuple[Cut, ...] = ()
+    layer: str = ""
+    width: int = 0
+    hidden: int = 0
+    producers: tuple[str, ...] = ()
     stack: Stack = Stack(layers="", blocks=())
     convolutions: tuple[tuple[int, int], ...] = ()
 
@@ -53,9 +56,10 @@ class Group:
     def features(self) -> int:
         return self.units * self.width
 
-    def columns(self, kept: Tensor) -> Tensor:
-        """Where the module's own consumer has the features of the units of these indices, in the order in which they lie."""
-        return places(kept, self.units, self.width, self.repeats)
+    @property
+    def columns(self) -> Positions:
+        """The units' positions among the features of the module's own consumer, from its cut."""
+        return next(cut.positions for cut in self.cuts if cut.module == self.consumer)
 
     @property
     def module(self) -> str:
@@ -63,19 +67,11 @@ class Group:
 
     @property
     def consumer(self) -> str:
-        return absolute(self.layer, self.block.consumer)
+        return absolute(self.layer, self.block.consumer) if self.block.consumer else ""
 
     @property
     def router(self) -> str:
         return absolute(self.layer, self.block.router) if self.block.router else ""
-
-    @property
-    def tables(self) -> tuple[str, ...]:
-        return tuple(absolute(self.layer, table) for table in self.block.tables)
-
-    @property
-    def producers(self) -> tuple[str, ...]:
-        return tuple(rows.path for rows in self.rows)
 
     @property
     def residual(self) -> str:
@@ -97,7 +93,25 @@ class Groups:
         return len(self.items)
 
     def __getitem__(self, name: str) -> Group:
-        return next(group for group in self.items if group.name == name)
+        """The group of a name.
+
+        Raises:
+            UnknownNameError: With the nearest name. It is a ``KeyError``.
+        """
+        names = [group.name for group in self.items]
+        if name not in names:
+            nearest = get_close_matches(name, names, n=1)
+            raise UnknownNameError(
+                f"There is no group '{name}'"
+                + (f"; did you mean '{nearest[0]}'?" if nearest else ".")
+                + f" There are {len(names)}{f', from {names[0]!r} to {names[-1]!r}' if names else ''}."
+            )
+        return self.items[names.index(name)]
+
+    @property
+    def with_consumer(self) -> Groups:
+        """The groups whose units own features of a consumer: those that can be masked, scored and tuned by them."""
+        return Groups(tuple(group for group in self.items if group.consumer))
 
     def only(self, names: Collection[str]) -> Groups:
         """Some of the groups."""
@@ -117,9 +131,4 @@ def consumer_of(model: nn.Module, group: Group) -> nn.Linear:
     """The group's consumer in this model: an ``nn.Linear``, or what stands for one, where its weight is transposed, no
     unit is left, or a unit's columns do not lie side by side: then it shows them in the order of the units."""
     linear = as_linear(model.get_submodule(group.consumer))
-    return in_order(linear, group.repeats, group.units) if group.units and group.repeats > 1 else linear
-
-
-def producers_of(model: nn.Module, group: Group) -> list[nn.Linear]:
-    """The group's producers in this model, in the order of ``group.rows``; none where no unit is left."""
-    return [linear_at(model, rows.path) for rows in group.rows]
+    return linear if group.units == 0 or group.columns.in_order else in_order(linear, group.columns)

@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
 from fastprune.errors import ModelError
+from fastprune.units.cuts import Positions
 
 LINEARS = (nn.Linear, Conv1D)
 """The modules that can be sliced."""
@@ -81,10 +82,9 @@ class OrderedLinear:
         return getattr(self.linear, name)
 
 
-def in_order(linear: nn.Linear, repeats: int, units: int) -> nn.Linear:
-    """A consumer whose units come round so many times, seen with each unit's columns side by side."""
-    columns = torch.arange(linear.in_features, device=linear.weight.device)
-    order = columns.unflatten(0, (repeats, units, -1)).transpose(0, 1).flatten()  # [units * repeats * run]
+def in_order(linear: nn.Linear, columns: Positions) -> nn.Linear:
+    """A consumer with these columns, seen with each unit's columns side by side."""
+    order = columns.of(torch.arange(columns.units, device=linear.weight.device)).flatten()  # [features]
     return OrderedLinear(linear, order)  # type: ignore[return-value]
 
 
@@ -112,43 +112,6 @@ def as_linear(module: nn.Module) -> nn.Linear:
     return TransposedLinear(module) if isinstance(module, Conv1D) else module  # type: ignore[return-value]
 
 
-@torch.no_grad()
-def keep_rows(linear: nn.Linear, rows: Tensor) -> None:
-    """Leave only some outputs of a linear, in place."""
-    module, dimension = _owner(linear, 0)
-    module.weight = _chosen(module.weight, dimension, rows)
-    if module.bias is not None:
-        module.bias = _chosen(module.bias, 0, rows)
-    _set_sizes(module)
-
-
-@torch.no_grad()
-def keep_columns(linear: nn.Linear, columns: Tensor) -> None:
-    """Leave only some inputs of a linear, in place."""
-    module, dimension = _owner(linear, 1)
-    module.weight = _chosen(module.weight, dimension, columns)
-    _set_sizes(module)
-
-
-@torch.no_grad()
-def keep_table(model: nn.Module, path: str, units: Tensor) -> None:
-    """Leave only some columns of a parameter [..., units], in place."""
-    owner, _, name = path.rpartition(".")
-    setattr(model.get_submodule(owner), name, _chosen(model.get_parameter(path), -1, units))
-
-
-def _owner(linear: nn.Linear, dimension: int) -> tuple[Any, int]:
-    """The module that holds the weight, and which of its dimensions is meant by one of [out, in]."""
-    return (linear.module, 1 - dimension) if isinstance(linear, TransposedLinear) else (linear, dimension)
-
-
-def _chosen(tensor: Tensor, dimension: int, indices: Tensor) -> nn.Parameter:
-    chosen = tensor.index_select(dimension, indices.to(tensor.device)).contiguous()
-    return nn.Parameter(chosen, requires_grad=tensor.requires_grad)
-
-
-def _set_sizes(module: Any) -> None:
-    if isinstance(module, Conv1D):
-        module.nx, module.nf = module.weight.shape
-    else:
-        module.out_features, module.in_features = module.weight.shape
+def stored_dimension(module: nn.Module, dimension: int) -> int:
+    """Where a linear's weight has, as it is stored, dimension 0 (outputs) or 1 (inputs) of [out, in]."""
+    return 1 - dimension if isinstance(module, Conv1D) else dimension

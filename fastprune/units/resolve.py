@@ -1,9 +1,9 @@
-"""An architecture resolved on a model: every path checked, every size read off."""
+"""An architecture resolved on a model: every path checked, every size read off, every cut said."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -11,11 +11,11 @@ from torch import nn
 from fastprune.errors import ModelError
 from fastprune.modeling import BiasOnly, has_module
 from fastprune.units.architecture import Architecture, Block, Part, Producer, Stack
+from fastprune.units.cuts import Cut, Positions, Section
 from fastprune.units.experts import is_fused
 from fastprune.units.groups import Group, Groups
-from fastprune.units.linears import linear_at
+from fastprune.units.linears import linear_at, stored_dimension
 from fastprune.units.paths import absolute, base_prefix, conditions_hold, config_value, product_of, submodule
-from fastprune.units.rows import Rows, Run
 
 
 def resolve_groups(architecture: Architecture, model: nn.Module) -> Groups:
@@ -34,6 +34,37 @@ def resolve_groups(architecture: Architecture, model: nn.Module) -> Groups:
     return Groups(tuple(groups))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """A layer of a model, where an architecture's blocks are looked for.
+
+    Attributes:
+        architecture: Whose blocks.
+        stack: The stack that the layer is of.
+        model: The model.
+        prefix: The path of the base model, with a dot behind it.
+        path: The layer's, relative to the base model.
+    """
+
+    architecture: Architecture
+    stack: Stack
+    model: nn.Module
+    prefix: str
+    path: str
+
+    @property
+    def absolute(self) -> str:
+        return self.prefix + self.path
+
+    def at(self, path: str) -> str:
+        """Where a path of a block leads; the layer itself for an empty one."""
+        return absolute(self.absolute, path) if path else self.absolute
+
+    def module(self, path: str) -> nn.Module:
+        """The module at a path of a block; a ModelError where there is none."""
+        return submodule(self.architecture, self.model, self.at(path))
+
+
 def _resolve_stack(architecture: Architecture, stack: Stack, model: nn.Module, prefix: str) -> Iterator[Group]:
     lists = _lists(model, prefix, stack.layers)
     if not lists and not stack.optional:
@@ -47,28 +78,28 @@ def _resolve_stack(architecture: Architecture, stack: Stack, model: nn.Module, p
             )
         blocks = [block for block in stack.blocks if conditions_hold(block.when, getattr(model, "config", None))]
         for index in range(len(layers)):
+            layer = _Layer(architecture=architecture, stack=stack, model=model, prefix=prefix, path=f"{path}.{index}")
             for block in blocks:
-                placed = _placed(block, prefix, index)
-                for name, each in _each(architecture, placed, model, f"{prefix}{path}.{index}"):
-                    yield _resolve_block(architecture, stack, each, model, prefix, f"{path}.{index}", name)
+                for name, each in _each(layer, _placed(block, prefix, index)):
+                    yield _resolve_block(layer, each, name)
 
 
-def _each(architecture: Architecture, block: Block, model: nn.Module, layer: str) -> Iterator[tuple[str, Block]]:
+def _each(layer: _Layer, block: Block) -> Iterator[tuple[str, Block]]:
     """A block by the name of its group in this layer: itself, or one for each index that ``*`` stands for; none where it is
     optional and not there."""
     name = block.name or block.kind
     before, star, _ = block.module.partition(".*")
-    if block.optional and not has_module(model, absolute(layer, before if star else block.consumer)):
+    if block.optional and not has_module(layer.model, layer.at(before if star else block.consumer)):
         return
     if not star:
         yield name, block
         return
-    several = submodule(architecture, model, absolute(layer, before))
+    several = layer.module(before)
     if is_fused(several):
         raise ModelError(
-            f"The architecture '{architecture.name}' expects a module for each expert in '{layer}.{before}', but this "
-            f"{type(model).__name__} has one {type(several).__name__} for all of them. Use what fastprune.open_experts(model) "
-            "returns."
+            f"The architecture '{layer.architecture.name}' expects a module for each expert in '{layer.at(before)}', but this "
+            f"{type(layer.model).__name__} has one {type(several).__name__} for all of them. Use what "
+            "fastprune.unfuse_experts(model) returns."
         )
     for index, _ in several.named_children():
         yield f"{name}.{index}", at_index(block, index)
@@ -110,66 +141,109 @@ def _lists(model: nn.Module, prefix: str, pattern: str) -> list[str]:
     return [path for index in indices for path in _lists(model, prefix, f"{start}.{index}.{rest}")]
 
 
-def _resolve_block(
-    architecture: Architecture, stack: Stack, block: Block, model: nn.Module, prefix: str, layer: str, name: str
-) -> Group:
-    where = f"'{prefix}{layer}' of this {type(model).__name__}"
-    path = absolute(prefix + layer, block.module)
-    module = submodule(architecture, model, path)
-    consumer: Any = submodule(architecture, model, absolute(prefix + layer, block.consumer))
+def _resolve_block(layer: _Layer, block: Block, name: str) -> Group:
+    layer.module(block.module)
+    consumer: Any = layer.module(block.consumer)
     if not isinstance(consumer, BiasOnly):
-        consumer = linear_at(model, absolute(prefix + layer, block.consumer))
-    submodule(architecture, model, absolute(prefix + layer, block.residual) if block.residual else prefix + layer)
+        consumer = linear_at(layer.model, layer.at(block.consumer))
+    layer.module(block.residual)
     try:
-        features, hidden = int(consumer.in_features), int(consumer.out_features)
-        if block.units:
-            units = int(getattr(module, block.units))
-            width = features // units if units else 0
-        else:
-            width = product_of(module, block.unit_width)
-            units = features // width if width > 0 else 0
-        repeats = product_of(module, (block.repeats,)) if block.repeats else 1
-        if features and (width <= 0 or units * width != features or width % repeats):
-            raise ModelError(
-                f"The units of '{path}' do not divide its width: {features} consumer features, {width} a "
-                f"unit{f', {repeats} times round' if repeats > 1 else ''}. Check 'unit_width' of the architecture "
-                f"'{architecture.name}'."
-            )
-        rows = [] if units == 0 else list(_rows(architecture, block, model, module, f"{prefix}{layer}", units))
-        columns = {} if units == 0 else {path: _columns(model, absolute(prefix + layer, path)) for path in block.tables}
+        columns = _columns(layer, block, int(consumer.in_features))
+        rows = dict(_rows(layer, block, columns.units)) if columns.units else {}
+        cuts = tuple(_cuts(layer, block, columns, rows)) if columns.units else ()
     except AttributeError as error:
-        raise ModelError(f"The architecture '{architecture.name}' does not fit {where}: {error}.") from error
-    for each in rows:
-        expected = units * each.per_unit + each.shared
-        found = linear_at(model, each.path).out_features
-        if expected != found:
-            raise ModelError(
-                f"The units of '{path}' do not divide its rows: {features} consumer features, "
-                f"{width} a unit, {found} rows in '{each.path}', of which {units} units would own {each.per_unit} each and "
-                f"share {each.shared}. Check 'unit_width' and 'parts' of the architecture '{architecture.name}'."
-            )
-    for path, found in columns.items():
-        if found != units:
-            raise ModelError(
-                f"The table '{prefix}{layer}.{path}' has {found} columns for {units} units of '{block.module}'. Check 'tables' of "
-                f"the architecture '{architecture.name}'."
-            )
+        raise ModelError(
+            f"The architecture '{layer.architecture.name}' does not fit '{layer.absolute}' of this "
+            f"{type(layer.model).__name__}: {error}."
+        ) from error
     return Group(
-        name=f"{layer}.{name}",
-        layer=prefix + layer,
-        units=units,
-        width=width,
-        hidden=hidden,
+        name=f"{layer.path}.{name}",
+        units=columns.units,
         block=block,
-        rows=tuple(rows),
-        repeats=repeats,
-        stack=stack,
-        convolutions=_convolutions(stack, getattr(model, "config", None)),
+        cuts=cuts,
+        layer=layer.absolute,
+        width=columns.per_unit,
+        hidden=int(consumer.out_features),
+        producers=tuple(rows),
+        stack=layer.stack,
+        convolutions=_convolutions(layer.stack, getattr(layer.model, "config", None)),
     )
 
 
-def _columns(model: nn.Module, path: str) -> int:
-    return model.get_parameter(path).shape[-1]
+def _columns(layer: _Layer, block: Block, features: int) -> Positions:
+    """The units' positions among the consumer's input features."""
+    module = layer.module(block.module)
+    if block.units:
+        units = int(getattr(module, block.units))
+        width = features // units if units else 0
+    else:
+        width = product_of(module, block.unit_width)
+        units = features // width if width > 0 else 0
+    repeats = product_of(module, (block.repeats,)) if block.repeats else 1
+    if features and (width <= 0 or units * width != features or width % repeats):
+        raise ModelError(
+            f"The units of '{layer.at(block.module)}' do not divide its width: {features} consumer features, {width} a "
+            f"unit{f', {repeats} times round' if repeats > 1 else ''}. Check 'unit_width' of the architecture "
+            f"'{layer.architecture.name}'."
+        )
+    return Positions(units=units, sections=(Section(positions=width, repeats=repeats),))
+
+
+def _rows(layer: _Layer, block: Block, units: int) -> Iterator[tuple[str, Positions]]:
+    """The path of each producer that is there, and the units' positions among its rows."""
+    module = layer.module(block.module)
+    for producer in block.producers:
+        fused = Producer(linear=producer) if isinstance(producer, str) else producer
+        path = layer.at(fused.linear)
+        if fused.optional and not has_module(layer.model, path):
+            continue
+        layer.module(fused.linear)
+        even = Section(positions=linear_at(layer.model, path).out_features // units)
+        yield path, Positions(units=units, sections=tuple(_section(module, part) for part in fused.parts) or (even,))
+
+
+def _section(module: nn.Module, part: Part) -> Section:
+    repeats = product_of(module, (part.repeats,)) if part.repeats else 1
+    return Section(positions=repeats * product_of(module, part.rows), repeats=repeats, shared=part.shared)
+
+
+def _cuts(layer: _Layer, block: Block, columns: Positions, rows: Mapping[str, Positions]) -> Iterator[Cut]:
+    """What goes with the units: columns of the consumer, rows of the producers, columns of tables, slices of a bias."""
+    yield _weight_cut(layer, layer.at(block.consumer), 1, columns)
+    for path, positions in rows.items():
+        _check_rows(layer, block, columns, path, positions)
+        if positions.per_unit:
+            yield _weight_cut(layer, path, 0, positions)
+            if linear_at(layer.model, path).bias is not None:
+                yield Cut(parameter=f"{path}.bias", dimension=0, positions=positions)
+    units = Positions(units=columns.units)
+    for table in block.tables:
+        shape = layer.model.get_parameter(layer.at(table)).shape
+        if shape[-1] != columns.units:
+            raise ModelError(
+                f"The table '{layer.at(table)}' has {shape[-1]} columns for {columns.units} units of '{block.module}'. Check "
+                f"'tables' of the architecture '{layer.architecture.name}'."
+            )
+        yield Cut(parameter=layer.at(table), dimension=len(shape) - 1, positions=units)
+    if block.bias is not None and hasattr(layer.module(block.module), "kept_units"):  # it has lost units before
+        yield Cut(parameter=f"{layer.at(block.module)}.kept_units", dimension=0, positions=units)
+
+
+def _weight_cut(layer: _Layer, path: str, dimension: int, positions: Positions) -> Cut:
+    """Of the outputs (0) or inputs (1) of a linear."""
+    stored = stored_dimension(layer.model.get_submodule(path), dimension)
+    return Cut(parameter=f"{path}.weight", dimension=stored, positions=positions)
+
+
+def _check_rows(layer: _Layer, block: Block, columns: Positions, path: str, rows: Positions) -> None:
+    """The units' rows and the shared ones must be all that a producer has."""
+    found = linear_at(layer.model, path).out_features
+    if rows.length != found:
+        raise ModelError(
+            f"The units of '{layer.at(block.module)}' do not divide its rows: {columns.length} consumer features, "
+            f"{columns.per_unit} a unit, {found} rows in '{path}', of which {rows.units} units would own {rows.per_unit} each "
+            f"and share {len(rows.shared)}. Check 'unit_width' and 'parts' of the architecture '{layer.architecture.name}'."
+        )
 
 
 def _convolutions(stack: Stack, config: Any) -> tuple[tuple[int, int], ...]:
@@ -178,22 +252,3 @@ def _convolutions(stack: Stack, config: Any) -> tuple[tuple[int, int], ...]:
         return ()
     kernels, strides = (config_value(config, name) or () for name in stack.convolutions)
     return tuple((int(kernel), int(stride)) for kernel, stride in zip(kernels, strides, strict=True))
-
-
-def _rows(
-    architecture: Architecture, block: Block, model: nn.Module, module: nn.Module, layer: str, units: int
-) -> Iterator[Rows]:
-    """What each producer's rows are."""
-    for producer in block.producers:
-        fused = Producer(linear=producer) if isinstance(producer, str) else producer
-        path = absolute(layer, fused.linear)
-        if fused.optional and not has_module(model, path):
-            continue
-        submodule(architecture, model, path)
-        parts = tuple(_run(module, part) for part in fused.parts)
-        yield Rows(path=path, parts=parts or (Run(rows=linear_at(model, path).out_features // units),))
-
-
-def _run(module: nn.Module, part: Part) -> Run:
-    repeats = product_of(module, (part.repeats,)) if part.repeats else 1
-    return Run(rows=repeats * product_of(module, part.rows), shared=part.shared, repeats=repeats)

@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastprune import Batches, Context, Group, Groups, Scorer, Scores, consumer_of, producers_of
+from fastprune import Batches, Context, Group, Groups, Scorer, Scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class MagnitudeScorer(Scorer):
-    """Squared l2 norm of a unit's weights: its rows of the producers and its columns of the consumer."""
+    """Squared l2 norm of a unit's weights: rows of producers and columns of a consumer, rows of an embedding."""
 
     name: ClassVar[str] = "magnitude"
     layerwise: ClassVar[bool] = True
@@ -24,13 +24,14 @@ class MagnitudeScorer(Scorer):
 
 @torch.no_grad()
 def squared_norms(model: nn.Module, group: Group) -> Tensor:
-    """Squared l2 norm of each unit's weights in the producers and the consumer: [units] float32, on the CPU."""
-    columns: Tensor = consumer_of(model, group).weight.float().square().sum(0)  # [features]
-    norms: Tensor = columns.unflatten(0, (group.units, group.width)).sum(1)
-    for linear, rows in zip(producers_of(model, group), group.rows, strict=True):
-        squares = linear.weight.float().square().sum(1)  # [rows]
-        for unit in range(group.units) if rows.fused else ():
-            norms[unit] += squares[rows.own(unit, group.units)].sum()
-        if not rows.fused:
-            norms += squares.unflatten(0, (group.units, -1)).sum(1)
-    return norms.cpu()
+    """Squared l2 norm of the weights that each unit owns, tied ones counted once, without biases and tables: [units]."""
+    norms, units, seen = torch.zeros(group.units), torch.arange(group.units), set[int]()
+    for cut in group.cuts:
+        tensor = cut.tensor(model)
+        if cut.name != "weight" or id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        others = [dimension for dimension in range(tensor.dim()) if dimension != cut.dimension]
+        squares = tensor.float().square().sum(others)  # [positions]
+        norms += squares[cut.positions.of(units.to(squares.device))].sum(1).cpu()  # [units, positions of each] before
+    return norms

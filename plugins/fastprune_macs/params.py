@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from fastprune import CostModel, CostTable, Group, Groups, Workload, option, producers_of
+from fastprune import CostModel, CostTable, Group, Groups, Workload, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +30,10 @@ class ParamsCost(CostModel):
 
 
 def unit_params(model: nn.Module, group: Group) -> float:
-    """Parameters of one unit: its rows of the producers with their biases, its columns of the consumer and of tables."""
-    if group.units == 0:
-        return 0.0
-    rows_size = sum(
-        rows.per_unit * (linear.in_features + (linear.bias is not None))
-        for linear, rows in zip(producers_of(model, group), group.rows, strict=True)
-    )
-    tables_size = sum(model.get_parameter(table)[..., 0].numel() for table in group.tables)
-    return float(rows_size + tables_size + group.width * group.hidden)
+    """Parameters of one unit: its positions in every parameter that the group cuts, tied ones counted once."""
+    owned: dict[int, int] = {}
+    for cut in group.cuts:
+        tensor = cut.tensor(model)
+        if isinstance(tensor, nn.Parameter):
+            owned[id(tensor)] = cut.positions.per_unit * tensor.numel() // tensor.shape[cut.dimension]
+    return float(sum(owned.values()))

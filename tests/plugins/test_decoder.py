@@ -80,7 +80,7 @@ def test_causal_lm(model_type: str, config: dict[str, Any]) -> None:
 
 def architecture_shares_rows(model: torch.nn.Module) -> bool:
     groups = resolve_groups(fastprune.architecture_for(model), model)
-    return any(rows.shared for group in groups for rows in group.rows)
+    return any(len(cut.positions.shared) for group in groups for cut in group.cuts)
 
 
 @pytest.mark.parametrize(("model_type", "config"), FAMILIES, ids=IDS)

@@ -10,7 +10,6 @@ import torch
 import fastprune
 from fastprune import Groups, Mask, resolve_groups, testing
 from fastprune.registry import loading
-from fastprune.units.rows import places
 
 QUERY_HEADS = loading.installed().architecture["llama-query-heads"]
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
@@ -32,16 +31,10 @@ def test_causal_lm(model_type: str, config: dict[str, Any]) -> None:
     testing.check_architecture(QUERY_HEADS, testing.tiny_model(model_type, "ForCausalLM", **config))
 
 
-def test_where_units_that_come_round_lie() -> None:
-    # 3 units, 2 features each, 2 times round: 0 0 1 1 2 2 | 0 0 1 1 2 2
-    assert places(torch.tensor([0, 2]), 3, 4, repeats=2).tolist() == [0, 1, 4, 5, 6, 7, 10, 11]
-    assert places(torch.tensor([0, 2]), 3, 2).tolist() == [0, 1, 4, 5]
-
-
 def test_one_query_head_of_every_group_goes() -> None:
     model, groups = shared_model()
     group = groups["layers.0.attention"]
-    assert (group.units, group.width, group.repeats) == (4, 8, 2)
+    assert (group.units, group.width, group.columns.sections[0].repeats) == (4, 8, 2)
     mask = Mask({**Mask.full(groups).values, group.name: torch.tensor([True, False, True, True])})
     before, after = (m.model.layers[0].self_attn for m in (model, fastprune.materialize(model, groups, mask)))
     kept = [*range(4), *range(8, 20), *range(24, 32)]  # heads 1 and 5 are gone
