@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 import fastprune
-from fastprune import Architecture, Block, Groups, ModelError, Stack, resolve_groups, testing
+from fastprune import Architecture, Block, Groups, ModelError, Stack, UnknownNameError, resolve_groups, testing
 from fastprune.units.groups import consumer_of
 
 
@@ -54,6 +54,16 @@ def test_group_by_name_and_its_consumer() -> None:
     group = groups["encoder.layer.1.ffn"]
     assert len(groups) == 4
     assert consumer_of(model, group) is model.bert.encoder.layer[1].output.dense
+
+
+def test_unknown_group_is_a_key_error_with_the_nearest_name() -> None:
+    groups = resolve(testing.tiny_model())
+    with pytest.raises(
+        UnknownNameError, match=r"^There is no group 'encoder.layer.1.fnn'; did you mean 'encoder.layer.1.ffn'"
+    ):
+        groups["encoder.layer.1.fnn"]
+    with pytest.raises(KeyError, match=r"There are 4, from 'encoder.layer.0.attention' to 'encoder.layer.1.ffn'"):
+        groups["x"]
 
 
 def test_path_that_leads_nowhere_names_what_is_there() -> None:

@@ -50,18 +50,18 @@ def collect_gradients(
     """
     chosen = choose_labels(batches, labels)
     device = next(model.parameters()).device
-    by_unit: dict[str, list[Tensor]] = {group.name: [] for group in groups}
-    by_token: dict[str, list[Tensor]] = {group.name: [] for group in groups}
+    by_unit: dict[str, list[Tensor]] = {group.name: [] for group in groups.with_consumer}
+    by_token: dict[str, list[Tensor]] = {group.name: [] for group in groups.with_consumer}
     for given in track(batches.batches, "scoring"):
         batch = to_device(given, device)
         with (
-            watching(states, model, groups.layers(), given),
+            watching(states, model, groups.with_consumer.layers(), given),
             unit_gradients(model, groups) as seen,
             watch(batch) if watch else contextlib.nullcontext(),
         ):
             sample_losses(model, batches, batch, chosen, generator).sum().backward()
         samples = len(next(iter(batch.values())))
-        for group in groups:
+        for group in groups.with_consumer:
             by_unit[group.name].append(seen.by_unit.get(group.name, torch.zeros(samples, group.units)).cpu())
             by_token[group.name].append(seen.by_token.get(group.name, _unseen(group, batch, samples)).cpu())
     return {name: torch.cat(parts) for name, parts in by_unit.items()}, {k: tuple(v) for k, v in by_token.items()}
@@ -100,7 +100,7 @@ def unit_gradients(model: nn.Module, groups: Groups) -> Iterator[UnitGradients]:
     seen = UnitGradients()
     with torch.inference_mode(False), torch.enable_grad(), frozen(model), contextlib.ExitStack() as hooks:
         hooks.callback(model.register_forward_pre_hook(_count_samples(seen), with_kwargs=True).remove)
-        for group in groups:
+        for group in groups.with_consumer:
             consumer = consumer_of(model, group)
             if group.units:
                 hooks.callback(consumer.register_forward_pre_hook(_watch_inputs(group, seen)).remove)

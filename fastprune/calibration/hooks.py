@@ -48,7 +48,7 @@ def consumer_inputs(model: nn.Module, groups: Groups, see: Callable[[Group, Tens
     The input has rows for all tokens, with zeros for tokens not routed to an expert. ``real_rows`` removes padding.
     """
     with frozen(model), torch.no_grad(), contextlib.ExitStack() as hooks:
-        for group in groups:
+        for group in groups.with_consumer:
 
             def hook(_: nn.Module, arguments: tuple[Tensor, ...], group: Group = group) -> None:
                 see(group, spread(arguments[0][..., : group.features], routed_of(arguments)))

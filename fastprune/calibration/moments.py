@@ -80,8 +80,8 @@ class MomentsCollector:
         generator: torch.Generator,
     ) -> None:
         device = next(model.parameters()).device
-        self.by_group = {group.name: Moments.zeros(group, device) for group in groups if group.units}
-        self._model, self._groups = model, groups
+        self._model, self._groups = model, groups.with_consumer
+        self.by_group = {group.name: Moments.zeros(group, device) for group in self._groups if group.units}
         self._share = tokens / max(batches.n_tokens, 1)
         self._by_gradient, self._generator = by_gradient, generator
 

@@ -51,7 +51,7 @@ def difference(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, An
     base = model.base_model
     prefix = next((f"{name}." for name, module in model.named_modules() if module is base and name), "")
     cut = {cut.module for group in groups for cut in group.cuts}
-    touched = cut | {path for group in groups for path in (group.layer, group.module, group.consumer)}
+    touched = cut | {path for group in groups for path in (group.layer, group.module, group.consumer) if path}
     inside = tuple({f"{path.removeprefix(prefix)}." for path in touched})
     plan: dict[str, dict[str, Any]] = {
         path: {"experts": each.choices} for path, each in base.named_modules() if isinstance(each, Experts)

@@ -87,7 +87,7 @@ def reconstruct(
         states = DenseStates(teacher, samples.batches, limit=0)
     reconstruction: Reconstruction = {}
     with frozen(teacher), frozen(student):
-        for stack in groups.stacks():
+        for stack in groups.with_consumer.stacks():
             paths = [layer for layer, _ in stack.layers()]
             if in_turn(layer_outputs(teacher, paths, samples.batches), paths):
                 reconstruction |= _solve_in_turn(student, stack, samples, solver, states)

@@ -97,7 +97,7 @@ def check_rearrangement(after: Mask, before: Mask, groups: Groups, rearranger: R
 def check_reconstruction(reconstruction: Reconstruction, student: nn.Module, groups: Groups, tuner: Tuner) -> None:
     """Finite weights, of the shape that the kept units leave, for linears that the groups have."""
     who = f"tuner '{tuner.name}'"
-    known = {path for group in groups for path in (group.consumer, *group.producers)}
+    known = {path for group in groups.with_consumer for path in (group.consumer, *group.producers)}
     for path, (weight, bias) in reconstruction.items():
         if path not in known:
             raise ContractError(

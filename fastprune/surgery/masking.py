@@ -1,30 +1,49 @@
-"""A mask applied by hooks: pruned units multiplied by zero."""
+"""A mask applied to a model as it is: what belongs to pruned units counts as zero."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
+from fastprune.units.cuts import Cut
 from fastprune.units.groups import Groups, consumer_of
 from fastprune.units.masks import Mask
 
 
 @contextlib.contextmanager
 def masked(model: nn.Module, groups: Groups, mask: Mask) -> Iterator[None]:
-    """While open, the features of pruned units are multiplied by zero where they enter their consumers."""
-    handles = []
-    for group in (group for group in groups if group.units):
-        features = mask[group.name].repeat_interleave(group.width)
-        consumer = consumer_of(model, group)
+    """While open, the features of pruned units are multiplied by zero where they enter their consumers; of groups without
+    a consumer, the pruned units' positions in the parameters are zero."""
+    with contextlib.ExitStack() as undo:
+        for group in (group for group in groups if group.units):
+            if not group.consumer:
+                pruned = (~mask[group.name]).nonzero().flatten()  # [pruned]
+                for cut in group.cuts if len(pruned) else ():
+                    undo.enter_context(_zeroed(cut.tensor(model), cut, pruned))
+                continue
+            features = mask[group.name].repeat_interleave(group.width)
 
-        def multiply(_: nn.Module, arguments: tuple[Tensor, ...], features: Tensor = features) -> tuple[Tensor, ...]:
-            return (arguments[0] * features.to(arguments[0]), *arguments[1:])
+            def multiply(
+                _: nn.Module, arguments: tuple[Tensor, ...], features: Tensor = features
+            ) -> tuple[Tensor, ...]:
+                return (arguments[0] * features.to(arguments[0]), *arguments[1:])
 
-        handles.append(consumer.register_forward_pre_hook(multiply))
+            undo.callback(consumer_of(model, group).register_forward_pre_hook(multiply).remove)
+        yield
+
+
+@contextlib.contextmanager
+def _zeroed(tensor: Tensor, cut: Cut, units: Tensor) -> Iterator[None]:
+    """While open, the tensor is zero where it belongs to these units [units]."""
+    gone, values = cut.positions.of(units).flatten().to(tensor.device), tensor.detach()
+    before = values.index_select(cut.dimension, gone)
+    with torch.no_grad():
+        values.index_fill_(cut.dimension, gone, 0)
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        with torch.no_grad():
+            values.index_copy_(cut.dimension, gone, before)

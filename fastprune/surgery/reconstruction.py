@@ -24,7 +24,7 @@ def apply_reconstruction(model: nn.Module, reconstruction: Reconstruction) -> No
 def adopt(model: M, groups: Groups, mask: Mask, pruned: nn.Module) -> M:
     """Make ``model`` itself into what was pruned from it, in place, and return it."""
     materialize(model, groups, mask, inplace=True)
-    for group in groups:
+    for group in groups.with_consumer:
         producers = group.producers if len(mask.kept(group.name)) else ()
         for path in (*producers, group.consumer):
             linear = as_linear(pruned.get_submodule(path))

@@ -77,7 +77,7 @@ class Group:
     def residual(self) -> str:
         """The module whose input is the consumer's output plus the residual stream; the layer where it is its output;
         the consumer where that is compared."""
-        return absolute(self.layer, self.block.residual) if self.block.residual else self.layer
+        return absolute(self.layer, self.block.residual)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,10 @@ def base_prefix(model: nn.Module) -> str:
 
 
 def absolute(layer: str, path: str) -> str:
-    """Where a path of a block leads from a layer; one with a slash in front is absolute."""
-    return path[1:] if path.startswith("/") else f"{layer}.{path}"
+    """Where a path of a block leads from a layer: one with a slash in front is absolute, an empty one the layer itself."""
+    if path.startswith("/"):
+        return path[1:]
+    return f"{layer}.{path}" if layer and path else layer or path
 
 
 def conditions_hold(conditions: Conditions, config: Any) -> bool:

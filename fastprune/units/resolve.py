@@ -58,7 +58,7 @@ class _Layer:
 
     def at(self, path: str) -> str:
         """Where a path of a block leads; the layer itself for an empty one."""
-        return absolute(self.absolute, path) if path else self.absolute
+        return absolute(self.absolute, path)
 
     def module(self, path: str) -> nn.Module:
         """The module at a path of a block; a ModelError where there is none."""

@@ -24,7 +24,7 @@ class ActivationScorer(Scorer):
     def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
         moments = feature_moments(model, groups, batches)
         importance = {}
-        for group in groups:
+        for group in groups.with_consumer:
             columns = consumer_of(model, group).weight.detach().double().square().sum(0)  # [features]
             energy = (moments[group.name][1] * columns).unflatten(0, (group.units, group.width)).sum(1)
             importance[group.name] = energy.float().cpu()

@@ -26,7 +26,7 @@ class FluctuationScorer(Scorer):
     def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
         moments = feature_moments(model, groups, batches)
         standardised = {}
-        for group in groups:
+        for group in groups.with_consumer:
             mean, square = moments[group.name]
             columns = consumer_of(model, group).weight.detach().double().square().sum(0)  # [features]
             variance = (square - mean.square()).clamp(min=0)

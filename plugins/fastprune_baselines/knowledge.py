@@ -33,7 +33,7 @@ class KnowledgeScorer(Scorer):
         grads, _ = collect_gradients(model, groups, batches, self.labels, context.generator, states=context.states)
         moments = feature_moments(model, groups, batches)
         importance = {}
-        for group in groups:
+        for group in groups.with_consumer:
             columns = consumer_of(model, group).weight.detach().double().square().sum(0)  # [features]
             energy = (moments[group.name][1] * columns).unflatten(0, (group.units, group.width)).sum(1).cpu()
             predictive = grads[group.name].double().square().mean(0)  # [units]

@@ -13,7 +13,7 @@ def feature_moments(model: nn.Module, groups: Groups, batches: Batches) -> dict[
         By group name, the mean and the mean square, each [features] float64; zeros if no token reached the group.
     """
     device = next(model.parameters()).device
-    sums = {g.name: torch.zeros(2, g.features, dtype=torch.float64, device=device) for g in groups}
+    sums = {g.name: torch.zeros(2, g.features, dtype=torch.float64, device=device) for g in groups.with_consumer}
     tokens = dict.fromkeys(sums, 0)
     for batch in track(batches.batches, "scoring"):
         batch = to_device(batch, device)

@@ -64,5 +64,5 @@ def shape_of(model: nn.Module, groups: Groups) -> str:
 
 def unpadded(inputs: Mapping[str, Tensor], groups: Groups) -> dict[str, Tensor]:
     """The inputs with attention masks of ones, so that no token is padding."""
-    masks = {group.stack.tokens for group in groups}
+    masks = {group.stack.tokens for group in groups.with_consumer}
     return {name: torch.ones_like(value) if name in masks else value for name, value in inputs.items()}

@@ -110,7 +110,7 @@ class LatencyCost(MeasuredCost):
             inputs = unpadded(workload.inputs(batch_size=batch_size, seq_len=seq_len), groups)
             device = next(served.parameters()).device
             inputs = {name: value.to(device) for name, value in inputs.items()}
-            table = self._measure(served, groups, inputs, conditions)
+            table = self._measure(served, groups.with_consumer, inputs, conditions)
             if self.cache:
                 _store(table, file)
             return table

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fastprune import (
     CostModel,
     CostTable,
+    Group,
     Groups,
     Mask,
     Workload,
@@ -57,20 +58,31 @@ def count_macs(model: nn.Module, groups: Groups, inputs: dict[str, Tensor]) -> t
         inputs: Keyword arguments of ``model``, usually one sample.
 
     Returns:
-        MACs of the whole model, and MACs per unit by group name: the difference to a model with one unit less in each group.
+        MACs of the whole model, and MACs per unit by group name: the difference to a model with one unit less in each group. A
+        unit without a consumer, such as a word of the vocabulary, gets its share of the modules with its parameters, because a
+        model without it may not take the inputs.
     """
     device = next(model.parameters()).device
-    smaller = sharing_copy(model)
-    materialize(smaller, groups, Mask.first(groups, {g.name: max(g.units - 1, 0) for g in groups}), inplace=True)
+    smaller, sublayers = sharing_copy(model), groups.with_consumer
+    materialize(smaller, sublayers, Mask.first(sublayers, {g.name: max(g.units - 1, 0) for g in sublayers}), inplace=True)
     dense_macs, smaller_macs = (
         module_macs(one, {name: value.to(device) for name, value in inputs.items()}) for one in (model, smaller)
     )
-    by_unit = {}
-    for group in groups:
+    by_unit = {group.name: _share(model, group, dense_macs) for group in groups if not group.consumer}
+    for group in sublayers:
         inside = group.consumer.startswith(f"{group.module}.")
         paths = [group.module] if inside else [group.module, group.consumer]
         by_unit[group.name] = sum(dense_macs.get(path, 0.0) - smaller_macs.get(path, 0.0) for path in paths)
     return dense_macs[""], by_unit
+
+
+def _share(model: nn.Module, group: Group, counted: Mapping[str, float]) -> float:
+    """What one unit adds to the MACs counted for the modules whose weights the group cuts."""
+    weights = [cut for cut in group.cuts if cut.name == "weight"]
+    return sum(
+        counted.get(cut.module, 0.0) * cut.positions.per_unit / cut.tensor(model).shape[cut.dimension]
+        for cut in weights
+    )
 
 
 def module_macs(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, float]:

@@ -101,7 +101,7 @@ class OBSScorer(Scorer):
         )
         moments.run(batches.only(place for place in range(len(batches)) if place % step), context.states)
         importance, damage = {}, {}
-        for group in track(list(groups), "damage curves"):
+        for group in track(list(groups.with_consumer), "damage curves"):
             importance[group.name], damage[group.name] = torch.zeros(0), torch.zeros(1, dtype=torch.float64)
             if group.units:
                 weight = consumer_of(model, group).weight.detach()
