@@ -118,7 +118,7 @@ class Groups:
         return Groups(tuple(group for group in self.items if group.name in names))
 
     def layers(self) -> list[tuple[str, tuple[Group, ...]]]:
-        """The path of each layer with its groups, in the order in which they run."""
+        """The path of each layer with its groups, in the order in which they run; groups in no layer have an empty path."""
         return [(layer, tuple(groups)) for layer, groups in groupby(self.items, key=lambda group: group.layer)]
 
     def stacks(self) -> list[Groups]:
