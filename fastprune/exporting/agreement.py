@@ -30,7 +30,7 @@ def example_inputs(opened: Pretrained, samples: int, tokens: int) -> dict[str, T
     limit = token_limit(model)
     text = getattr(model, "main_input_name", "input_ids") == "input_ids"
     length = (tokens if limit is None else min(tokens, limit)) if text else None
-    made = Workload.made_up(model, length).inputs(batch_size=samples)
+    made = Workload.dummy(model, length).inputs(batch_size=samples)
     if text:
         given = getattr(opened.tokenizer, "model_input_names", ("input_ids", "attention_mask"))
         made = {"token_type_ids": torch.zeros_like(made["input_ids"])} | made

@@ -64,7 +64,9 @@ def count_macs(model: nn.Module, groups: Groups, inputs: dict[str, Tensor]) -> t
     """
     device = next(model.parameters()).device
     smaller, sublayers = sharing_copy(model), groups.with_consumer
-    materialize(smaller, sublayers, Mask.first(sublayers, {g.name: max(g.units - 1, 0) for g in sublayers}), inplace=True)
+    materialize(
+        smaller, sublayers, Mask.first(sublayers, {g.name: max(g.units - 1, 0) for g in sublayers}), inplace=True
+    )
     dense_macs, smaller_macs = (
         module_macs(one, {name: value.to(device) for name, value in inputs.items()}) for one in (model, smaller)
     )
