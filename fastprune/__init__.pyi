@@ -5,9 +5,9 @@ from .calibration.hooks import consumer_inputs as consumer_inputs
 from .calibration.hooks import frozen as frozen
 from .calibration.layer_calls import LayerCall as LayerCall
 from .calibration.layer_calls import layer_calls as layer_calls
-from .calibration.moments import Moments as Moments
 from .calibration.moments import MomentsCollector as MomentsCollector
 from .calibration.objectives import Labels as Labels
+from .calibration.sums import Moments as Moments
 from .calibration.tokens import convolved as convolved
 from .calibration.tokens import real_rows as real_rows
 from .data.batches import Batches as Batches

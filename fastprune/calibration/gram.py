@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 STRIPS = 6  # more save little, and small products are slow
@@ -26,10 +27,11 @@ def add_second_moment(upper: Tensor, x: Tensor, weighted: Tensor) -> None:
 
 
 def mirrored(upper: Tensor) -> Tensor:
-    """The same tensor, with what ``add_second_moment`` left out."""
-    for rows, right in _strips(len(upper)):
-        upper[right, rows] = upper[rows, right].T
-    return upper
+    """The whole symmetric matrix of what ``add_second_moment`` summed: [features, features] float64, a copy."""
+    whole = upper.to(torch.float64, copy=True)
+    for rows, right in _strips(len(whole)):
+        whole[right, rows] = whole[rows, right].T
+    return whole
 
 
 def _strips(features: int) -> Iterator[tuple[slice, slice]]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastprune.calibration.dense_states import DenseStates, watching
-from fastprune.calibration.gram import add_second_moment, mirrored
 from fastprune.calibration.hooks import frozen
+from fastprune.calibration.sums import Moments
 from fastprune.calibration.tokens import real_rows, routed_of
 from fastprune.data.batches import Batches, outputs_of, to_device, token_count
 from fastprune.data.tasks import Batch
@@ -20,43 +19,12 @@ from fastprune.progress import track
 from fastprune.units.groups import Group, Groups, consumer_of
 
 
-@dataclass
-class Moments:
-    """Sums over a group's real tokens, on the model's device.
-
-    Attributes:
-        weight: Sum of the weights of the tokens that ``inputs`` and ``upper`` are over.
-        inputs: Weighted sum of the consumer's input x: [features].
-        upper: Weighted sum of x x', as ``add_second_moment`` leaves it: [features, features].
-        upper_gradients: The same of g g', g being the gradient of a sample's loss at the consumer's output:
-            [hidden, hidden], over all tokens, weighted by nothing.
-    """
-
-    weight: Tensor
-    inputs: Tensor
-    upper: Tensor
-    upper_gradients: Tensor
-
-    @staticmethod
-    def zeros(group: Group, device: torch.device) -> Moments:
-        sizes: list[tuple[int, ...]] = [(), (group.features,), (group.features, group.features), (group.hidden,) * 2]
-        return Moments(*(torch.zeros(size, dtype=torch.float32, device=device) for size in sizes))
-
-    def covariance(self) -> Tensor:
-        """The centred second moment of the inputs: [features, features] float64; zeros where no token counts."""
-        if float(self.weight) <= 0.0:
-            return torch.zeros_like(self.upper, dtype=torch.float64)
-        mean = self.inputs.double() / self.weight.double()
-        return mirrored(self.upper).double() / self.weight.double() - torch.outer(mean, mean)
-
-    @property
-    def gradients(self) -> Tensor:
-        """The second moment of the gradients, summed: [hidden, hidden]."""
-        return mirrored(self.upper_gradients)
-
-
 class MomentsCollector:
     """Adds up moments while sample losses run backward through the model, and while batches run forward alone.
+
+    Attributes:
+        inputs: By the name of the group, of what enters its consumer: the tokens drawn, weighted.
+        gradients: By the name of the group, of the gradient of a sample's loss at its consumer's output: all tokens, alike.
 
     Args:
         model: On the device where the sums are to be.
@@ -81,7 +49,8 @@ class MomentsCollector:
     ) -> None:
         device = next(model.parameters()).device
         self._model, self._groups = model, groups.with_consumer
-        self.by_group = {group.name: Moments.zeros(group, device) for group in self._groups if group.units}
+        self.inputs = {group.name: Moments.zeros(group.features, device) for group in self._groups if group.units}
+        self.gradients = {group.name: Moments.zeros(group.hidden, device) for group in self._groups if group.units}
         self._share = tokens / max(batches.n_tokens, 1)
         self._by_gradient, self._generator = by_gradient, generator
 
@@ -117,7 +86,7 @@ class MomentsCollector:
 
             def keep(gradient: Tensor) -> None:
                 g = real_rows(gradient, group, batch, routed).float()
-                add_second_moment(self.by_group[group.name].upper_gradients, g, g)
+                self.gradients[group.name].add(g)
                 if self._by_gradient:
                     self._add_inputs(group, x, g.square().sum(-1), share)
 
@@ -128,12 +97,7 @@ class MomentsCollector:
 
     def _add_inputs(self, group: Group, x: Tensor, weights: Tensor | None, share: float) -> None:
         """Add a share of the tokens: the consumer's inputs x [tokens, features], weights [tokens]; None: all alike."""
-        sums = self.by_group[group.name]
         if share < 1.0:
             drawn = (torch.rand(len(x), generator=self._generator) < share).to(x.device)
             x, weights = x[drawn], weights if weights is None else weights[drawn]
-        x = x.float()
-        weighted = x if weights is None else x * weights[:, None]
-        sums.weight += len(x) if weights is None else weights.sum()
-        sums.inputs += weighted.sum(0)
-        add_second_moment(sums.upper, x, weighted)
+        self.inputs[group.name].add(x, weights)

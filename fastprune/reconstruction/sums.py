@@ -2,79 +2,107 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from fastprune.calibration.gram import add_second_moment, mirrored
+from fastprune.calibration.distributed import in_rank_order, world_size
+from fastprune.calibration.sums import Rows, Sums
 
 
 @dataclass
-class Statistics:
+class Statistics(Sums):
     """Weighted sums over the calibration tokens, of one consumer's input x and of the error e that it is to repair.
 
     e = teacher's residual stream after the sublayer - student's: what must be added to the consumer's output so that
     the stream is the dense model's again, errors made below included (METHOD 4: D - Y_student). All float64.
 
     Attributes:
-        weight: Sum of the token weights.
-        inputs: Sum of x: [features].
-        errors: Sum of e: [hidden].
-        upper: Sum of x x', of which nothing left of the diagonal counts: [features, features].
-        cross: Sum of x e': [features, hidden].
-        energy: Sum of e'e.
+        mean_error: The weighted mean of e: [hidden].
+        scatter_cross: Sum of w (x - mean) (e - mean_error)': [features, hidden].
+        energy: Sum of w e'e: [].
         held: The same of the tokens held back, which the sums above leave out; None: none are.
     """
 
-    weight: Tensor
-    inputs: Tensor
-    errors: Tensor
-    upper: Tensor
-    cross: Tensor
+    mean_error: Tensor
+    scatter_cross: Tensor
     energy: Tensor
     held: Statistics | None = None
 
     @property
-    def gram(self) -> Tensor:
-        """Sum of x x': [features, features]."""
-        return mirrored(self.upper)
+    def errors(self) -> Tensor:
+        """Sum of w e: [hidden]."""
+        return self.weight * self.mean_error
+
+    @property
+    def cross(self) -> Tensor:
+        """Sum of w x e': [features, hidden]."""
+        return self.scatter_cross + torch.outer(self.inputs, self.mean_error)
 
     @staticmethod
     def zeros(features: int, hidden: int, device: torch.device) -> Statistics:
+        """Sums over no token."""
+
         def zeros(*size: int) -> Tensor:
             return torch.zeros(size, dtype=torch.float64, device=device)
 
         return Statistics(
             weight=zeros(),
-            inputs=zeros(features),
-            errors=zeros(hidden),
+            mean=zeros(features),
             upper=zeros(features, features),
-            cross=zeros(features, hidden),
+            mean_error=zeros(hidden),
+            scatter_cross=zeros(features, hidden),
             energy=zeros(),
         )
 
     @property
     def whole(self) -> Statistics:
         """The sums of all tokens, of which none are held back."""
-        if self.held is None:
-            return self
-        names = [field.name for field in fields(self) if field.name != "held"]
-        return Statistics(**{name: getattr(self, name) + getattr(self.held, name) for name in names})
+        return self if self.held is None else replace(self, held=None) + self.held
 
     def add(self, x: Tensor, e: Tensor, weights: Tensor | None, held: Tensor | None = None) -> None:
         """Add tokens: x [tokens, features], e [tokens, hidden], weights [tokens], and which are held back [tokens]."""
         if held is not None and bool(held.any()):
-            self.held = self.held or Statistics.zeros(len(self.inputs), len(self.errors), self.inputs.device)
-            for part, rows in ((self.held, held), (self, ~held)):
-                if bool(rows.any()):
-                    part.add(x[rows], e[rows], None if weights is None else weights[rows])
+            self.held = self.held or self._zeros()
+            for part, marks in ((self.held, held), (self, ~held)):
+                if bool(marks.any()):
+                    part.add(x[marks], e[marks], None if weights is None else weights[marks])
             return
-        x, e = x.float(), e.float()
-        weighted_x, weighted_e = (x, e) if weights is None else (x * weights[:, None], e * weights[:, None])
-        self.weight += len(x) if weights is None else weights.double().sum()
-        self.inputs += weighted_x.sum(0)
-        self.errors += weighted_e.sum(0)
-        add_second_moment(self.upper, x, weighted_x)
-        self.cross += x.T @ weighted_e
-        self.energy += (e * weighted_e).sum()
+        if not len(x):
+            return
+        rows = Rows.of(self, x, weights)
+        squares = e.float().square().sum(1)  # [tokens]
+        self.energy += (squares if weights is None else squares * weights).sum()
+        x, e = rows.around(x, self.mean), rows.around(e, self.mean_error)  # [tokens + 1, ...]
+        self._add_products(x, rows.weighted(x))
+        self.scatter_cross += x.T @ rows.weighted(e)
+
+    def reduce(self) -> Self:
+        """The sums over the tokens of all processes, held back or not, added in the order of their ranks."""
+        if world_size() == 1:
+            return self
+        total = Sums.reduce(replace(self, held=None))
+        marked = self.weight.new_tensor(self.held is not None)
+        if any(bool(mark) for (mark,) in in_rank_order([marked])):
+            total.held = (self.held or self._zeros()).reduce()
+        return total
+
+    def _merge(self, other: Self, share: Tensor, between: Tensor) -> None:
+        apart, missing = other.mean - self.mean, other.mean_error - self.mean_error
+        self.scatter_cross += other.scatter_cross
+        self.scatter_cross.addr_(between * apart, missing)
+        self.mean_error += share * missing
+        self.energy += other.energy
+        super()._merge(other, share, between)
+        if other.held is not None:
+            self.held = other.held._copy() if self.held is None else self.held + other.held
+
+    def _copy(self) -> Self:
+        copied = super()._copy()
+        copied.held = None if self.held is None else self.held._copy()
+        return copied
+
+    def _zeros(self) -> Statistics:
+        return Statistics.zeros(len(self.mean), len(self.mean_error), self.mean.device)

@@ -26,6 +26,7 @@ class ActivationScorer(Scorer):
         importance = {}
         for group in groups.with_consumer:
             columns = consumer_of(model, group).weight.detach().double().square().sum(0)  # [features]
-            energy = (moments[group.name][1] * columns).unflatten(0, (group.units, group.width)).sum(1)
+            squares = moments[group.name].gram / moments[group.name].weight.clamp(min=1)  # [features]
+            energy = (squares * columns).unflatten(0, (group.units, group.width)).sum(1)
             importance[group.name] = energy.float().cpu()
         return Scores(importance=importance)

@@ -27,10 +27,8 @@ class FluctuationScorer(Scorer):
         moments = feature_moments(model, groups, batches)
         standardised = {}
         for group in groups.with_consumer:
-            mean, square = moments[group.name]
             columns = consumer_of(model, group).weight.detach().double().square().sum(0)  # [features]
-            variance = (square - mean.square()).clamp(min=0)
-            raw = variance * columns
+            raw = moments[group.name].covariance * columns
             deviation = raw.std() if group.features > 1 else raw.new_ones(())
             scores = (raw - raw.mean()) / deviation.clamp(min=1e-30)  # [features]
             standardised[group.name] = scores.unflatten(0, (group.units, group.width)).mean(1).cpu()  # [units]

@@ -35,7 +35,8 @@ class KnowledgeScorer(Scorer):
         importance = {}
         for group in groups.with_consumer:
             columns = consumer_of(model, group).weight.detach().double().square().sum(0)  # [features]
-            energy = (moments[group.name][1] * columns).unflatten(0, (group.units, group.width)).sum(1).cpu()
+            squares = moments[group.name].gram / moments[group.name].weight.clamp(min=1)  # [features]
+            energy = (squares * columns).unflatten(0, (group.units, group.width)).sum(1).cpu()
             predictive = grads[group.name].double().square().mean(0)  # [units]
             weight = self.attention if group.kind == "attention" else 1.0
             importance[group.name] = weight * (predictive + self.representational * energy)

@@ -54,5 +54,5 @@ def add_mean_error(
     """
     if float(statistics.weight) <= 0.0:
         return weight, bias
-    mean_error = (statistics.errors / statistics.weight).to(weight)
+    mean_error = statistics.mean_error.to(weight)
     return weight, mean_error if bias is None else bias + mean_error

@@ -76,11 +76,10 @@ class _Normal:
 
     @staticmethod
     def of(statistics: Statistics, centred: bool) -> _Normal:
-        weight = (float(statistics.weight) or math.inf) if centred else math.inf  # infinite: means of 0, no centring
-        mean_input, mean_error = statistics.inputs / weight, statistics.errors / weight
-        gram = statistics.gram - torch.outer(mean_input, statistics.inputs)  # Xc'Xc
-        cross = statistics.cross - torch.outer(mean_input, statistics.errors)  # Xc'Ec
-        return _Normal(gram, cross, mean_input, mean_error)
+        if centred:
+            return _Normal(statistics.scatter, statistics.scatter_cross, statistics.mean, statistics.mean_error)
+        zeros = torch.zeros_like(statistics.mean), torch.zeros_like(statistics.mean_error)
+        return _Normal(statistics.gram, statistics.cross, *zeros)
 
     def solved(self, damping: float) -> tuple[Tensor, Tensor]:
         """The change [features, hidden] and the shift [hidden]."""
@@ -112,7 +111,11 @@ def _best_damping(
 
 def _along(statistics: Statistics, directions: Tensor) -> Statistics:
     """The statistics with the errors projected onto ``directions`` [hidden, directions]."""
-    return replace(statistics, errors=statistics.errors @ directions, cross=statistics.cross @ directions)
+    return replace(
+        statistics,
+        mean_error=statistics.mean_error @ directions,
+        scatter_cross=statistics.scatter_cross @ directions,
+    )
 
 
 def squared_error(statistics: Statistics, change: Tensor, shift: Tensor) -> float:
@@ -123,9 +126,9 @@ def squared_error(statistics: Statistics, change: Tensor, shift: Tensor) -> floa
         change: [features, hidden].
         shift: [hidden].
     """
-    explained = 2 * (change * statistics.cross).sum() + 2 * shift @ statistics.errors
-    quadratic = (change * (statistics.gram @ change)).sum() + 2 * shift @ (statistics.inputs @ change)
-    return float(quadratic - explained + statistics.weight * (shift @ shift))
+    spread = (change * (statistics.scatter @ change - 2 * statistics.scatter_cross)).sum()
+    left = statistics.mean_error - statistics.mean @ change - shift  # [hidden]
+    return float(spread + statistics.weight * (left.square().sum() - statistics.mean_error.square().sum()))
 
 
 def solve_damped(gram: Tensor, cross: Tensor, damping: float) -> Tensor:

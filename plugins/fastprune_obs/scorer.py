@@ -15,7 +15,6 @@ from fastprune import (
     Group,
     Groups,
     Labels,
-    Moments,
     MomentsCollector,
     Scorer,
     Scores,
@@ -105,7 +104,8 @@ class OBSScorer(Scorer):
             importance[group.name], damage[group.name] = torch.zeros(0), torch.zeros(1, dtype=torch.float64)
             if group.units:
                 weight = consumer_of(model, group).weight.detach()
-                order, costs = self._sweep(group, moments.by_group.pop(group.name), weight, part.n_samples)
+                inputs, gradients = moments.inputs.pop(group.name), moments.gradients.pop(group.name)
+                order, costs = self._sweep(group, inputs.covariance, gradients.gram / part.n_samples, weight)
                 importance[group.name] = as_importance(order, costs)
                 removed = torch.cat([torch.zeros(1, dtype=torch.float64), costs.cumsum(0)])  # damage by units removed
                 damage[group.name] = removed.flip(0).pow(self.power)  # by units kept
@@ -113,16 +113,22 @@ class OBSScorer(Scorer):
             return Scores(importance=importance, damage=damage)
         return Scores(importance=importance, grads=grads, token_weights=token_weights, damage=damage)
 
-    def _sweep(self, group: Group, moments: Moments, weight: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-        """The order of removal [units] and the loss increase of each removal [units], on the CPU."""
-        covariance = moments.covariance()
+    def _sweep(self, group: Group, covariance: Tensor, gradients: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The order of removal [units] and the loss increase of each removal [units], on the CPU.
+
+        Args:
+            group: The group whose units are removed.
+            covariance: C, of the consumer's inputs: [features, features] float64; its diagonal is raised in place.
+            gradients: G, of the gradient at the consumer's output: [hidden, hidden] float64.
+            weight: The consumer's weight, [hidden, features].
+        """
         scale = float(covariance.diagonal().mean())
         if not 0.0 < scale < float("inf"):  # constant inputs: the bias alone reproduces the output
             return torch.arange(group.units), torch.zeros(group.units, dtype=torch.float64)
         covariance.diagonal().add_(max(self.damping, 1e-9) * scale)
         columns = weight.double().T[: group.features]  # [features, hidden]
         if self.metric == "fisher":
-            values, vectors = torch.linalg.eigh(moments.gradients.double() / samples)
+            values, vectors = torch.linalg.eigh(gradients)
             columns = columns @ (vectors * values.clamp(min=0).sqrt())
         order, costs = sweep(covariance, columns, group.width)
         return order.cpu(), costs.cpu() / 2

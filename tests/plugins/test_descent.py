@@ -80,7 +80,7 @@ def test_rounded_steps_lead_to_the_same_place(monkeypatch, model_type: str) -> N
     batches = testing.tiny_batches(model, samples=128)
     errors, weights = {}, {}
     for faster, rounded in ((True, True), (True, False), (False, True)):
-        monkeypatch.setattr(fastprune.rounding, "bf16_is_faster", lambda _, faster=faster: faster)
+        monkeypatch.setattr("fastprune.reconstruction.bf16.bf16_is_faster", lambda _, faster=faster: faster)
         student = materialize(model, groups, mask).eval()
         left = resolve_groups(architecture, student)
         tuner = strategy("tuner", "descent", epochs=4.0, rounded=rounded)

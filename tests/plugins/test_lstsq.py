@@ -44,8 +44,9 @@ def problem(seed: int = 0, *, tokens: int = 200, features: int = 12, hidden: int
 
 
 def statistics_of(x: Tensor, e: Tensor, weights: Tensor | None = None) -> Statistics:
-    w = torch.ones(len(x), dtype=torch.float64) if weights is None else weights
-    return Statistics(w.sum(), w @ x, w @ e, x.T @ (w[:, None] * x), x.T @ (w[:, None] * e), (w[:, None] * e * e).sum())
+    statistics = Statistics.zeros(x.shape[1], e.shape[1], x.device)
+    statistics.add(x, e, weights)
+    return statistics
 
 
 def residual(x: Tensor, e: Tensor, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> float:
@@ -270,8 +271,8 @@ def test_ill_conditioned_matrices_never_raise(kind: str, damping: float) -> None
         x = x * torch.logspace(-12, 12, x.shape[1], dtype=torch.float64)
     statistics = statistics_of(x, e)
     if kind == "slightly indefinite":
-        statistics.upper -= 1e-9 * statistics.gram.diagonal().mean() * torch.eye(12, dtype=torch.float64)
-        statistics.upper[:6, :6] = statistics.gram[:1, :1]
+        statistics.upper -= 1e-9 * statistics.scatter.diagonal().mean() * torch.eye(12, dtype=torch.float64)
+        statistics.upper[:6, :6] = statistics.upper[:1, :1].clone()
     new = ridge(statistics, weight, bias, damping)
     assert bool(torch.isfinite(new[0]).all())
     assert bool(torch.isfinite(new[1]).all())

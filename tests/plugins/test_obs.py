@@ -148,11 +148,12 @@ def test_tokens_are_drawn_evenly(scored) -> None:
             model, groups, batches, tokens=tokens, by_gradient=False, generator=torch.Generator().manual_seed(0)
         )
         collect_gradients(model, groups, batches, "model", torch.Generator().manual_seed(0), watch=collector.watch)
-        sums.append(collector.by_group)
-    for name, every in sums[0].items():
-        assert float(every.weight) == batches.n_tokens
-        assert 0.3 * batches.n_tokens < float(sums[1][name].weight) < 0.7 * batches.n_tokens
-        assert torch.allclose(every.gradients, sums[1][name].gradients)
+        sums.append(collector)
+    every, drawn = sums
+    for name in every.inputs:
+        assert float(every.inputs[name].weight) == batches.n_tokens
+        assert 0.3 * batches.n_tokens < float(drawn.inputs[name].weight) < 0.7 * batches.n_tokens
+        assert torch.equal(every.gradients[name].gram, drawn.gradients[name].gram)
 
 
 @pytest.mark.parametrize(("share", "most", "part"), [(1.0, 8, 1.0), (0.25, 256, 0.25), (0.5, 8, 0.25)])

@@ -1,0 +1,205 @@
+"""Weighted sums over tokens, kept around the running mean, that add up: over batches, halves of the data, and processes."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from fastprune.calibration.distributed import in_rank_order, world_size
+from fastprune.calibration.gram import add_second_moment, mirrored
+
+TINY = torch.finfo(torch.float64).tiny
+
+
+@dataclass
+class Sums:
+    """Weighted sums over tokens of an input x: ``a + b`` are the sums over the tokens of both.
+
+    Second moments are summed around the mean so far, and sums with another mean are moved to the common one by the pairwise
+    update of Chan, Golub and LeVeque (1983): centred afterwards, inputs whose mean is a thousand times their deviation
+    would lose all digits of it. Nothing but the methods that add changes a tensor.
+
+    Attributes:
+        weight: Sum of the token weights w: [] float64.
+        mean: The weighted mean of x: [features] float64, zeros where no token counts.
+        upper: Sum of w (x - mean) (x - mean)', of which nothing left of the diagonal counts: [features, features]; or its
+            diagonal alone: [features]. The products are of x's precision, float32 at least.
+    """
+
+    weight: Tensor
+    mean: Tensor
+    upper: Tensor
+
+    @property
+    def inputs(self) -> Tensor:
+        """Sum of w x: [features] float64."""
+        return self.weight * self.mean
+
+    @property
+    def scatter(self) -> Tensor:
+        """Sum of w (x - mean) (x - mean)': [features, features] float64, or its diagonal alone [features]."""
+        return self.upper.to(torch.float64, copy=True) if self.upper.dim() == 1 else mirrored(self.upper)
+
+    @property
+    def gram(self) -> Tensor:
+        """Sum of w x x': [features, features] float64, or its diagonal alone [features]."""
+        scatter, inputs = self.scatter, self.inputs  # a copy, so that it may be added to
+        return scatter.addcmul_(inputs, self.mean) if scatter.dim() == 1 else scatter.addr_(inputs, self.mean)
+
+    @property
+    def covariance(self) -> Tensor:
+        """The centred second moment of x: [features, features] float64, or the variances alone [features]."""
+        return self.scatter.div_(self.weight.clamp(min=TINY))
+
+    def __add__(self, other: Self) -> Self:
+        total = self._copy()
+        total._join(other)
+        return total
+
+    def reduce(self) -> Self:
+        """The sums over the tokens of all processes, added in the order of their ranks: the same bits on each.
+
+        Without ``torch.distributed`` initialised they are these very sums.
+        """
+        if world_size() == 1:
+            return self
+        names = self._tensors()
+        parts = in_rank_order([getattr(self, name) for name in names])
+        total = self._with(dict(zip(names, next(parts), strict=True)))
+        for part in parts:
+            total._join(self._with(dict(zip(names, part, strict=True))))
+        return total
+
+    def _join(self, other: Self) -> None:
+        """Add sums over other tokens."""
+        self._merge(other, *self._weigh(other.weight))
+
+    def _merge(self, other: Self, share: Tensor, between: Tensor) -> None:
+        """Add all but the weight, given what ``_weigh`` said of it."""
+        apart = other.mean - self.mean
+        self.upper += other.upper
+        self._add_products(apart[None], between * apart[None])
+        self.mean += share * apart
+
+    def _weigh(self, added: Tensor) -> tuple[Tensor, Tensor]:
+        """Count the weight of other tokens: their share of all [], and what the square of the means' distance counts []."""
+        before = self.weight.clone()
+        self.weight += added
+        share = added / self.weight.clamp(min=TINY)
+        return share, before * share
+
+    def _add_products(self, x: Tensor, weighted: Tensor) -> None:
+        """Add w x x' of rows around the mean: x and w x, [rows, features]."""
+        if self.upper.dim() == 1:
+            self.upper += (x * weighted).sum(0)
+        else:
+            add_second_moment(self.upper, x, weighted)
+
+    def _tensors(self) -> list[str]:
+        return [field.name for field in fields(self) if isinstance(getattr(self, field.name), Tensor)]
+
+    def _with(self, tensors: dict[str, Tensor]) -> Self:
+        other = copy.copy(self)
+        for name, tensor in tensors.items():
+            setattr(other, name, tensor)
+        return other
+
+    def _copy(self) -> Self:
+        return self._with({name: getattr(self, name).clone() for name in self._tensors()})
+
+
+@dataclass
+class Moments(Sums):
+    """The weight, the mean and the second moments of what flows past a place, such as a consumer's input."""
+
+    @staticmethod
+    def zeros(
+        features: int, device: torch.device, *, diagonal: bool = False, dtype: torch.dtype = torch.float32
+    ) -> Moments:
+        """Sums over no token.
+
+        Args:
+            features: Of x.
+            device: Where the sums are to be.
+            diagonal: Sum variances alone.
+            dtype: Of the second moments; weight and mean are float64.
+        """
+        return Moments(
+            weight=torch.zeros((), dtype=torch.float64, device=device),
+            mean=torch.zeros(features, dtype=torch.float64, device=device),
+            upper=torch.zeros((features,) if diagonal else (features, features), dtype=dtype, device=device),
+        )
+
+    def add(self, x: Tensor, weights: Tensor | None = None) -> None:
+        """Add tokens: x [tokens, features], and how much each counts [tokens]; None: all alike."""
+        if len(x):
+            rows = Rows.of(self, x, weights)
+            x = rows.around(x, self.mean)
+            self._add_products(x, rows.weighted(x))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How much the tokens of a batch count among sums.
+
+    Attributes:
+        weights: [tokens, 1] in the batch's precision; None: all alike.
+        total: Sum of the weights: [] float64.
+        share: Of all tokens' weight, with those of the sums: [] float64.
+        between: What the square of the distance from the sums' mean to the batch's counts: [] float64.
+    """
+
+    weights: Tensor | None
+    total: Tensor
+    share: Tensor
+    between: Tensor
+
+    @staticmethod
+    def of(sums: Sums, x: Tensor, weights: Tensor | None) -> Rows:
+        """Count them among the sums: x [tokens, features], weights [tokens]."""
+        total = sums.weight.new_tensor(len(x)) if weights is None else weights.double().sum()
+        counted = None if weights is None else weights.to(_precise(x))[:, None]
+        return Rows(counted, total, *sums._weigh(total))
+
+    def around(self, x: Tensor, mean: Tensor) -> Tensor:
+        """x around the mean of its own, with one more row in which is what that lies apart from the mean of the sums.
+
+        The second moment of all rows, the last of weight 1, is what the sums gain.
+
+        Args:
+            x: [tokens, features].
+            mean: Of the sums, [features] float64; moved to that of all tokens.
+
+        Returns:
+            [tokens + 1, features], float32 or wider.
+        """
+        x = x.to(_precise(x))
+        first = self._mean(x)  # rounded as x is, and no more than a first guess
+        rows = x.new_empty(len(x) + 1, x.shape[1])
+        torch.sub(x, first.to(x), out=rows[:-1])
+        rest = self._mean(rows[:-1])
+        if self.weights is not None:  # sums of products are less exact than sums
+            rows[:-1] -= rest.to(x)
+        apart = first.to(x).double() + rest - mean
+        rows[-1] = self.between.sqrt() * apart
+        mean += self.share * apart
+        return rows
+
+    def weighted(self, rows: Tensor) -> Tensor:
+        """Each row times its weight: [tokens + 1, features]."""
+        if self.weights is None:
+            return rows
+        return rows * torch.cat([self.weights, self.weights.new_ones(1, 1)])
+
+    def _mean(self, x: Tensor) -> Tensor:
+        """The weighted mean of x [tokens, features]: [features] float64."""
+        summed = x.sum(0) if self.weights is None else self.weights[:, 0] @ x
+        return summed.double() / self.total.clamp(min=TINY)
+
+
+def _precise(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
