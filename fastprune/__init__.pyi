@@ -1,5 +1,7 @@
 from .calibration.dense_states import DenseStates as DenseStates
+from .calibration.gradients import check_gradients as check_gradients
 from .calibration.gradients import collect_gradients as collect_gradients
+from .calibration.gradients import run_backward as run_backward
 from .calibration.gradients import unit_gradients as unit_gradients
 from .calibration.hooks import consumer_inputs as consumer_inputs
 from .calibration.hooks import frozen as frozen

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import Batches, DataError, resolve_groups, strategy, testing
+from fastprune import Batches, Context, DataError, resolve_groups, strategy, testing
 
 LABELLED = [
     ("bert", "ForSequenceClassification"),
@@ -156,3 +156,54 @@ def test_empty_groups_have_token_weights_like_any_other() -> None:
 def test_an_emptied_group_whose_output_is_added_to_in_place() -> None:
     model = testing.tiny_model("falcon", "ForCausalLM")
     testing.check_scorer(strategy("scorer", "fisher"), model=model, batches=testing.tiny_batches(model, samples=8))
+
+
+def confident(dtype: torch.dtype) -> torch.nn.Module:
+    """A tiny classifier that is all but certain of its first class, of the same float16 weights in any precision."""
+    model = testing.tiny_model("bert", "ForSequenceClassification").half()
+    with torch.no_grad():
+        model.classifier.bias.copy_(torch.tensor([15.0] + [0.0] * (len(model.classifier.bias) - 1)))
+    return model.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_of_a_confident_model_do_not_vanish_in_half_precision(dtype: torch.dtype) -> None:
+    """Losses are scaled where the numbers end early, and products are summed in float32."""
+    found = {}
+    for precision in (torch.float32, dtype):
+        model = confident(precision)
+        groups = resolve_groups(fastprune.architecture_for(model), model)
+        batches = testing.tiny_batches(model, samples=32)
+        collector = fastprune.MomentsCollector(
+            model, groups, batches, tokens=10**9, by_gradient=False, generator=generator()
+        )
+        grads, weights = fastprune.collect_gradients(
+            model, groups, batches, "model", generator(), watch=collector.watch
+        )
+        found[precision] = grads, weights, {name: each.gram for name, each in collector.gradients.items()}
+    (grads, weights, moments), (exact, exact_weights, exact_moments) = found[dtype], found[torch.float32]
+    assert max(float(gradient.abs().max()) for gradient in exact.values()) < 1e-4
+    for name, gradient in grads.items():
+        assert gradient.dtype == torch.float32
+        lost = (gradient == 0) & (exact[name] != 0)
+        assert float(lost.float().mean()) < 0.02
+        for one, other in (
+            (gradient, exact[name]),
+            (
+                torch.cat([each.flatten() for each in weights[name]]),
+                torch.cat([w.flatten() for w in exact_weights[name]]),
+            ),
+            (moments[name], exact_moments[name]),
+        ):
+            assert float((one - other).norm()) < 0.1 * float(other.norm())
+
+
+def test_gradients_beyond_float16_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastprune.calibration.objectives.FLOAT16_SCALE", 2.0**60)
+    model = testing.tiny_model("bert", "ForSequenceClassification").half()
+    groups = resolve_groups(fastprune.architecture_for(model), model)
+    batches = testing.tiny_batches(model, samples=4)
+    with pytest.raises(DataError, match=r"not finite.*--dtype float32"):
+        fastprune.collect_gradients(model, groups, batches, "dataset", generator())
+    with pytest.raises(DataError, match=r"not finite.*--dtype float32"):
+        strategy("scorer", "obs").score(model, groups, batches, Context(generator=generator()))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastprune.calibration.dense_states import DenseStates, watching
 from fastprune.calibration.hooks import frozen
+from fastprune.calibration.objectives import loss_scale
 from fastprune.calibration.sums import Moments
 from fastprune.calibration.tokens import real_rows, routed_of
 from fastprune.data.batches import Batches, outputs_of, to_device, token_count
@@ -20,7 +21,8 @@ from fastprune.units.groups import Group, Groups, consumer_of
 
 
 class MomentsCollector:
-    """Adds up moments while sample losses run backward through the model, and while batches run forward alone.
+    """Adds up moments while ``run_backward`` or ``collect_gradients`` runs the sample losses backward through the model, and
+    while batches run forward alone.
 
     Attributes:
         inputs: By the name of the group, of what enters its consumer: the tokens drawn, weighted.
@@ -53,10 +55,14 @@ class MomentsCollector:
         self.gradients = {group.name: Moments.zeros(group.hidden, device) for group in self._groups if group.units}
         self._share = tokens / max(batches.n_tokens, 1)
         self._by_gradient, self._generator = by_gradient, generator
+        self._scale = loss_scale(model)
 
     @contextlib.contextmanager
     def watch(self, batch: Batch) -> Iterator[None]:
-        """While open, one forward pass and, where there is one, one backward pass of this batch are added."""
+        """While open, one forward pass and, where there is one, one backward pass of this batch are added.
+
+        A pass with gradients enabled begins its graph at the first consumer's output; its loss is multiplied by ``loss_scale``.
+        """
         with contextlib.ExitStack() as hooks:
             for group in self._groups:
                 if group.units:
@@ -74,8 +80,8 @@ class MomentsCollector:
                 with watching(states, self._model, self._groups.layers(), given), self.watch(batch):
                     outputs_of(self._model, batch, batches.task)
 
-    def _hook(self, group: Group, batch: Batch) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        def hook(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+    def _hook(self, group: Group, batch: Batch) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+        def hook(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
             features = arguments[0].detach()[..., : group.features]
             routed = routed_of(arguments)
             x = real_rows(features, group, batch, routed)
@@ -85,13 +91,16 @@ class MomentsCollector:
                 self._add_inputs(group, x, None, share)
 
             def keep(gradient: Tensor) -> None:
-                g = real_rows(gradient, group, batch, routed).float()
+                g = real_rows(gradient, group, batch, routed).float() / self._scale
                 self.gradients[group.name].add(g)
                 if self._by_gradient:
                     self._add_inputs(group, x, g.square().sum(-1), share)
 
+            if torch.is_grad_enabled() and not output.requires_grad:  # of the first consumer: nothing below has a graph
+                output = output.detach().requires_grad_().clone()  # no leaf: some models go on in place
             if output.requires_grad:
                 output.register_hook(keep)
+            return output
 
         return hook
 

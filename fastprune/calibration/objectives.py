@@ -14,6 +14,17 @@ from fastprune.errors import DataError
 Labels = Literal["auto", "dataset", "model"]
 
 
+FLOAT16_SCALE = 2.0**10
+
+
+def loss_scale(model: nn.Module) -> float:
+    """What the losses are multiplied by before they run backward: a power of 2 where the model computes in float16, else 1.
+
+    The gradients of a confident model lie below the smallest number of float16 and would become zeros.
+    """
+    return FLOAT16_SCALE if any(each.dtype == torch.float16 for each in model.parameters()) else 1.0
+
+
 def choose_labels(batches: Batches, labels: Labels) -> Literal["dataset", "model"]:
     """What ``auto`` means for this calibration set: its own labels where it has them.
 

@@ -19,9 +19,11 @@ from fastprune import (
     Scorer,
     Scores,
     UsageError,
+    check_gradients,
     collect_gradients,
     consumer_of,
     option,
+    run_backward,
     track,
 )
 from fastprune_obs.surgeon import sweep
@@ -95,9 +97,13 @@ class OBSScorer(Scorer):
         )
         step = batches.step(self.gradient_share, FEWEST, MOST)
         part = batches.only(range(0, len(batches), step))
-        grads, token_weights = collect_gradients(
-            model, groups, part, self.labels, context.generator, watch=moments.watch, states=context.states
-        )
+        grads, token_weights = None, None
+        if "grads" in self.provides:
+            grads, token_weights = collect_gradients(
+                model, groups, part, self.labels, context.generator, watch=moments.watch, states=context.states
+            )
+        else:
+            run_backward(model, groups, part, self.labels, context.generator, moments.watch, context.states)
         moments.run(batches.only(place for place in range(len(batches)) if place % step), context.states)
         importance, damage = {}, {}
         for group in track(list(groups.with_consumer), "damage curves"):
@@ -109,8 +115,6 @@ class OBSScorer(Scorer):
                 importance[group.name] = as_importance(order, costs)
                 removed = torch.cat([torch.zeros(1, dtype=torch.float64), costs.cumsum(0)])  # damage by units removed
                 damage[group.name] = removed.flip(0).pow(self.power)  # by units kept
-        if self.gradient_share < 1.0:
-            return Scores(importance=importance, damage=damage)
         return Scores(importance=importance, grads=grads, token_weights=token_weights, damage=damage)
 
     def _sweep(self, group: Group, covariance: Tensor, gradients: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,6 +132,7 @@ class OBSScorer(Scorer):
         covariance.diagonal().add_(max(self.damping, 1e-9) * scale)
         columns = weight.double().T[: group.features]  # [features, hidden]
         if self.metric == "fisher":
+            check_gradients(gradients)
             values, vectors = torch.linalg.eigh(gradients)
             columns = columns @ (vectors * values.clamp(min=0).sqrt())
         order, costs = sweep(covariance, columns, group.width)

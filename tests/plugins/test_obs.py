@@ -16,6 +16,7 @@ from fastprune import (
     resolve_groups,
     strategy,
     testing,
+    unfuse_experts,
 )
 from fastprune.calibration.moments import MomentsCollector
 from fastprune.data.batches import model_inputs
@@ -113,7 +114,7 @@ def test_the_curve_is_the_quadratic_loss_of_the_refitted_consumer(scored) -> Non
     """With everything gone the damage is 1/2 tr(W C W' G), from features and gradients captured one by one."""
     model, groups, batches = scored
     scores = strategy("scorer", "obs", labels="dataset", damping=1e-9, power=1.0).score(
-        model, groups, batches, torch.Generator().manual_seed(0)
+        model, groups, batches, Context(generator=torch.Generator().manual_seed(0))
     )
     group = groups.items[-1]
     consumer = consumer_of(model, group)
@@ -210,3 +211,31 @@ def test_all_losses_run_backward_where_a_recipe_needs_it() -> None:
 def test_a_share_that_is_none(share: float) -> None:
     with pytest.raises(UsageError, match=f"needs a gradient_share above 0 and at most 1; got {share:g}"):
         strategy("scorer", "obs", gradient_share=share)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "llama", "bart", "mixtral"])
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_only_what_is_used_is_collected(model_type: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One hook a group and batch for the moments, none by unit and token; the scores are bit for bit as with all of them."""
+    heads = {"bert": "ForSequenceClassification", "bart": "ForConditionalGeneration"}
+    model = unfuse_experts(testing.tiny_model(model_type, heads.get(model_type, "ForCausalLM")))
+    groups = resolve_groups(architecture_for(model), model)
+    batches = testing.tiny_batches(model, samples=16, batch_size=8)
+    scorer = strategy("scorer", "obs", gradient_share=share)
+    hooks, register = [], torch.Tensor.register_hook
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "register_hook", lambda self, hook: (hooks.append(hook), register(self, hook))[1])
+        scores = scorer.score(model, groups, batches, Context(generator=torch.Generator().manual_seed(0)))
+    ran = sum(1 for hook in hooks if hook.__qualname__.startswith("MomentsCollector"))
+    assert (ran == len(hooks)) == (share < 1.0)
+    assert 0 < ran <= len(groups) * len(batches)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "fastprune_obs.scorer.run_backward",
+            lambda *given: collect_gradients(*given[:-2], watch=given[-2], states=given[-1]),
+        )
+        expected = scorer.score(model, groups, batches, Context(generator=torch.Generator().manual_seed(0)))
+    for name in scores.importance:
+        assert torch.equal(scores.importance[name], expected.importance[name])
+        assert torch.equal(scores.damage[name], expected.damage[name])
+    assert (scores.grads is None) == (scores.token_weights is None) == (share < 1.0)
