@@ -54,7 +54,7 @@ def run_backward(
     for given in track(batches.batches, "scoring"):
         batch = to_device(given, device)
         with (
-            watching(states, model, groups.layers(), given),
+            watching(states, model, groups.with_consumer.layers(), given),
             torch.inference_mode(False),
             torch.enable_grad(),
             frozen(model),

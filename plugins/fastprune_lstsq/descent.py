@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import ClassVar
 
@@ -139,7 +139,7 @@ def descend(
     Returns:
         The new parameters by name; empty if the held-out error (without held-out samples, the error of all) does not fall.
     """
-    old = fit.parameters
+    old, fit = fit.parameters, with_mean_weight_one(fit)
     training = [index for index in range(len(fit)) if not bool(fit.held_back(index).all())]
     held_out = [index for index in range(originals) if bool(fit.held_back(index).any())]
     judges = held_out or [index for index in training if index < originals]
@@ -158,6 +158,16 @@ def descend(
         elif best:
             break  # the error rises on the way back to the old parameters
     return best
+
+
+def with_mean_weight_one(fit: LayerFit) -> LayerFit:
+    """The layer with token weights that are 1 in the mean over all real tokens: its errors are relative, whatever the size of
+    the weights. Weights that are all 0 stay as they are."""
+    if fit.token_weights is None:
+        return fit
+    counted = [weights for index in range(len(fit)) if (weights := fit.weights(index)) is not None]
+    mean = float(torch.cat(counted).double().mean())
+    return replace(fit, token_weights=tuple(each / mean for each in fit.token_weights)) if mean > 0 else fit
 
 
 @torch.no_grad()
@@ -191,7 +201,7 @@ def _fitted(
     fit: LayerFit, training: Sequence[int], steps: int, rate: float, generator: torch.Generator, rounded: bool
 ) -> Parameters:
     """The parameters averaged over the last steps, in float32 for any dtype of the layer."""
-    old = fit.parameters
+    old, fit = fit.parameters, with_mean_weight_one(fit)
     products = bf16_matmuls(next(iter(old.values())).device) if rounded else contextlib.nullcontext()
     masters = {name: value.float().clone().requires_grad_(True) for name, value in old.items()}
     sizes = {name: float(value.square().mean().sqrt()) for name, value in old.items()}

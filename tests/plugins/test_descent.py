@@ -25,7 +25,7 @@ from fastprune import (
     testing,
 )
 from fastprune.testing.comparing import hidden_error
-from fastprune_lstsq.descent import descend, mean_error, relative_error
+from fastprune_lstsq.descent import descend, mean_error, relative_error, with_mean_weight_one
 
 HEADS = {"bart": ("ForConditionalGeneration",)}
 
@@ -109,6 +109,38 @@ def test_the_relative_error_is_one_where_the_output_is_nothing_and_weights_count
     twice = tuple(torch.full(batch["input_ids"].shape, 2.0) for batch in fit.batches)
     doubled = Nothing(**vars(fit) | {"token_weights": twice})
     assert float(relative_error(doubled, 0, {})) == pytest.approx(2.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [2.0**-30, 2.0**20])
+def test_the_size_of_token_weights_changes_nothing(size: float) -> None:
+    """Squared gradients of a confident model are tiny, which makes no layer right."""
+    for fit, _ in fits(samples=24):
+        generator = torch.Generator().manual_seed(0)
+        weights = tuple(torch.rand(batch["input_ids"].shape, generator=generator) for batch in fit.batches)
+        one, other = (
+            descend(
+                dataclasses.replace(fit, token_weights=tuple(factor * each for each in weights)),
+                epochs=2,
+                rate=0.05,
+                originals=len(fit),
+            )
+            for factor in (1.0, size)
+        )
+        assert one
+        assert one.keys() == other.keys()
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_weights_of_the_mean_one() -> None:
+    fit, _ = fits(samples=24)[0]
+    ones = tuple(torch.ones(batch["input_ids"].shape) for batch in fit.batches)
+    nothing = dataclasses.replace(fit, token_weights=tuple(0 * each for each in ones))
+    assert descend(nothing, epochs=2, rate=0.05, originals=len(fit)) == {}  # no token counts
+    padded = tuple(torch.where(batch["attention_mask"].bool(), 3.0, 100.0) for batch in fit.batches)
+    found = with_mean_weight_one(dataclasses.replace(fit, token_weights=padded))
+    for index in range(len(fit)):
+        torch.testing.assert_close(found.weights(index), torch.ones(len(fit.targets(index))))
+    assert with_mean_weight_one(fit) is fit
 
 
 @pytest.mark.parametrize(("samples", "one_of"), [(1, 10), (2, 10), (2, 0)])
