@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastprune.data.batches import marked_tokens
 from fastprune.data.tasks import Batch
 from fastprune.units.groups import Group
 
@@ -34,16 +35,17 @@ def real_rows(values: Tensor, group: Group, batch: Batch, routed: Tensor | None 
     Args:
         values: Activations inside the group, such as its consumer's input.
         group: The group; its stack names the attention mask and the convolutions in front of the layers.
-        batch: The model's inputs. Without a mask, or with a mask of another shape (images, windows), all rows are selected.
+        batch: The model's inputs, and labels, which may stand in for a decoder's mask (``marked_tokens``). Without a mask, or
+            with one of another shape (images, windows), all rows are selected.
         routed: Mask of the tokens that ``values`` has rows of, [samples * tokens] bool; None: all tokens.
     """
     rows = values.flatten(0, -2)
-    mask = batch.get(group.stack.tokens)
-    if mask is not None and mask.dim() == 2 and group.convolutions:
+    mask = marked_tokens(batch, group.stack.tokens)
+    if mask is not None and group.convolutions:
         mask = convolved(mask, len(rows) // len(mask), group.convolutions)
-    if mask is None or mask.dim() != 2 or mask.numel() != (len(rows) if routed is None else len(routed)):
+    if mask is None or mask.numel() != (len(rows) if routed is None else len(routed)):
         return rows
-    real = mask.flatten().bool().to(rows.device)
+    real = mask.flatten().to(rows.device)
     return rows[real if routed is None else real[routed]]
 
 

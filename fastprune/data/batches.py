@@ -19,9 +19,10 @@ log = logging.getLogger(__name__)
 SAMPLE = "sample"
 """Name of the tensor with each row's index into ``Batches.samples``, [samples]; it is not an input of the model."""
 NO_LABEL = -100
+DECODER_MARK = "decoder_attention_mask"
 COUNTED = (
     ("attention_mask", ("input_ids", "inputs_embeds", "input_values")),
-    ("decoder_attention_mask", ("decoder_input_ids",)),
+    (DECODER_MARK, ("decoder_input_ids",)),
 )
 """Attention masks and the inputs they belong to; the decoder's are used if the encoder has no tokens."""
 POSITIONS = ("max_position_embeddings", "max_target_positions")
@@ -131,6 +132,23 @@ class Batches:
         return f" ({self.source})" if self.source else ""
 
 
+def marked_tokens(batch: Batch, mark: str) -> Tensor | None:
+    """The mask of the tokens without padding, by one input of a batch: [samples, tokens], bool; None if there is none.
+
+    Without a decoder mask, as from transformers' ``DataCollatorForSeq2Seq``, the labels serve as mask: they are -100 at padding.
+
+    Args:
+        batch: The model's inputs, and labels if there are any.
+        mark: The input's name, such as ``attention_mask``.
+    """
+    mask, labels, seen = batch.get(mark), batch.get("labels"), batch.get("decoder_input_ids")
+    if mask is not None and mask.dim() == 2:
+        return mask.bool()
+    if mark == DECODER_MARK and labels is not None and seen is not None and labels.shape == seen.shape:
+        return labels != NO_LABEL
+    return None
+
+
 def token_mask(batch: Batch) -> Tensor:
     """Mask of the tokens without padding: [samples, tokens], bool.
 
@@ -138,9 +156,9 @@ def token_mask(batch: Batch) -> Tensor:
         DataError: The batch has no attention mask and no input with tokens.
     """
     for mask_name, values in COUNTED:
-        mask = batch.get(mask_name)
-        if mask is not None and mask.dim() == 2:
-            return mask.bool()
+        mask = marked_tokens(batch, mask_name)
+        if mask is not None:
+            return mask
         for name in values:
             if name in batch:
                 tokens = batch[name]
@@ -176,11 +194,17 @@ def outputs_of(model: nn.Module, batch: Batch, task: Task | None) -> Any:
 def check_tokens(model: nn.Module, batches: Batches) -> None:
     """Check that all token ids are in the model's vocabulary; another model's tokenizer gives ids outside it.
 
-    Without the check, a GPU stops the whole process with a device-side assertion.
+    Without the check, a GPU stops the whole process with a device-side assertion. If nothing marks a decoder's padding, a
+    warning is logged.
 
     Raises:
         DataError: A token id is out of range.
     """
+    if any("decoder_input_ids" in batch and marked_tokens(batch, DECODER_MARK) is None for batch in batches):
+        log.warning(
+            "The batches have no mask of the decoder's padding, so all tokens count: add decoder_attention_mask, or labels "
+            "with -100 at padding."
+        )
     try:
         embedding = model.get_input_embeddings()  # type: ignore[operator]
     except (AttributeError, NotImplementedError):  # some vision and speech models have no input embeddings

@@ -201,7 +201,7 @@ def _fitted(
     fit: LayerFit, training: Sequence[int], steps: int, rate: float, generator: torch.Generator, rounded: bool
 ) -> Parameters:
     """The parameters averaged over the last steps, in float32 for any dtype of the layer."""
-    old, fit = fit.parameters, with_mean_weight_one(fit)
+    old = fit.parameters
     products = bf16_matmuls(next(iter(old.values())).device) if rounded else contextlib.nullcontext()
     masters = {name: value.float().clone().requires_grad_(True) for name, value in old.items()}
     sizes = {name: float(value.square().mean().sqrt()) for name, value in old.items()}

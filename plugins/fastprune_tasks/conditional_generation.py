@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from fastprune import Batch, Columns, DataError, Sample, Task, label_column, text_columns
+from fastprune import Batch, Columns, DataError, Sample, Task, label_column, marked_tokens, text_columns
 from fastprune_tasks.labels import labels_of
 from fastprune_tasks.likelihood import NO_LABEL, categorical_loss, draw_at
 from fastprune_tasks.texts import SINGLES
@@ -110,5 +110,5 @@ def decoded(labels: Sequence[int], start: int) -> Sample:
 
 def _real(batch: Batch) -> Tensor:
     """Mask of the decoder's tokens without padding: [samples, tokens], bool."""
-    mask = batch.get("decoder_attention_mask")
-    return torch.ones_like(batch["decoder_input_ids"]).bool() if mask is None else mask.bool()
+    mask = marked_tokens(batch, "decoder_attention_mask")
+    return torch.ones_like(batch["decoder_input_ids"]).bool() if mask is None else mask

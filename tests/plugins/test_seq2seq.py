@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from datasets import Dataset
 
 import fastprune
 from fastprune import Mask, resolve_groups, testing
+from fastprune.data.batches import check_tokens
 from fastprune.registry import loading, serving
 
 SIZES: dict[str, Any] = {"vocab_size": 64, "d_model": 32, "max_position_embeddings": 64}
@@ -115,3 +117,61 @@ def test_a_source_without_a_target_is_refused(tiny_tokenizer) -> None:
     task = serving.task_for(tiny("T5ForConditionalGeneration").config, transformers.T5ForConditionalGeneration)
     with pytest.raises(fastprune.DataError, match="a source and a target text; the data has text. Name two"):
         fastprune.make_batches(Dataset.from_dict({"text": ["a film"]}), task, tiny_tokenizer)
+
+
+def collated(model: torch.nn.Module, tokenizer: Any) -> list[dict[str, torch.Tensor]]:
+    """Two batches as transformers' Trainer makes them: decoder_input_ids and labels, and no mark of the decoder's padding."""
+    collator = transformers.DataCollatorForSeq2Seq(tokenizer, model=model)
+    lengths = ((5, 3), (2, 7), (4, 4), (6, 1))
+    rows = [
+        {"input_ids": list(range(5, 5 + source)), "attention_mask": [1] * source, "labels": list(range(9, 9 + target))}
+        for source, target in lengths
+    ]
+    return [dict(collator(rows[:2])), dict(collator(rows[2:]))]
+
+
+@pytest.mark.parametrize("class_name", HEADS)
+@pytest.mark.parametrize("shape", [None, (2, 1, 1, 1)])
+def test_labels_mark_the_padding_of_a_decoder_that_nothing_else_marks(
+    class_name: str, shape: tuple[int, ...] | None, tiny_tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mask that is missing, or is no [samples, tokens]: 15 of 22 rows are real."""
+    model = tiny(class_name)
+    groups = resolve_groups(fastprune.architecture_for(model), model)
+    task = serving.task_for(model.config, type(model))
+    given = collated(model, tiny_tokenizer)
+    assert all("decoder_attention_mask" not in batch for batch in given)
+    if shape:
+        given = [batch | {"decoder_attention_mask": torch.ones(shape)} for batch in given]
+    batches = fastprune.Batches.wrap(given, task)
+    student = fastprune.materialize(
+        model, groups, Mask({g.name: torch.arange(g.units) % 2 == 0 for g in groups})
+    ).eval()
+    left = resolve_groups(fastprune.architecture_for(student), student)
+    seen: dict[str, float] = {}
+
+    def see(group: fastprune.Group, statistics: fastprune.Statistics, weight, bias):
+        seen[group.name] = float(statistics.weight)
+        return weight, bias
+
+    fastprune.reconstruct(model, student, left, batches, see)
+    for group in groups:
+        assert seen[group.name] == (15 if group.name.startswith("decoder") else 17), group.name
+    shown = [SimpleNamespace(logits=torch.eye(64)[batch["decoder_input_ids"]]) for batch in batches]
+    other = [SimpleNamespace(logits=each.logits.clone()) for each in shown]
+    for each, batch in zip(other, batches, strict=True):
+        each.logits[batch["labels"] == -100] = 1.0 - each.logits[batch["labels"] == -100]
+    assert task.compare(shown, other, batches) == {"agreement": 1.0}  # guesses at padding do not count
+    assert sum(int(fastprune.marked_tokens(batch, "decoder_attention_mask").sum()) for batch in batches) == 15
+    check_tokens(model, batches)
+    assert not caplog.records
+
+
+def test_a_decoder_whose_padding_nothing_marks_is_warned_of(tiny_tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny("BartForConditionalGeneration")
+    task = serving.task_for(model.config, type(model))
+    given = [
+        {name: value for name, value in batch.items() if name != "labels"} for batch in collated(model, tiny_tokenizer)
+    ]
+    check_tokens(model, fastprune.Batches.wrap(given, task))
+    assert "do not say which of the decoder's tokens are padding" in caplog.text
