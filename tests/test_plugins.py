@@ -217,10 +217,10 @@ def test_architecture_must_be_one(install: Install) -> None:
 def test_missing_need_is_named() -> None:
     with pytest.raises(
         UsageError,
-        match="rearranger 'fisher' needs per-sample gradients, which scorer 'magnitude' does not give. Choose another",
+        match="rearranger 'fisher' needs per-sample gradients, which scorer 'magnitude' does not provide. Choose another",
     ):
         fastprune.Recipe.of(scorer="magnitude", rearranger="fisher")
-    with pytest.raises(UsageError, match="tuner 'descent' needs token weights, which scorer 'random' does not give"):
+    with pytest.raises(UsageError, match="tuner 'descent' needs token weights, which scorer 'random' does not provide"):
         fastprune.Recipe.of(scorer="random", rearranger="none", settings={"tuner": {"tokens": "gradient"}})
 
 
