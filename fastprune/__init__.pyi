@@ -12,7 +12,9 @@ from .calibration.objectives import Labels as Labels
 from .calibration.sums import Moments as Moments
 from .calibration.tokens import convolved as convolved
 from .calibration.tokens import real_rows as real_rows
+from .data.batches import NO_LABEL as NO_LABEL
 from .data.batches import Batches as Batches
+from .data.batches import check_length as check_length
 from .data.batches import marked_tokens as marked_tokens
 from .data.batches import model_inputs as model_inputs
 from .data.batches import outputs_of as outputs_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 
+import numpy
 import pytest
 import torch
 
@@ -15,6 +16,8 @@ from fastprune.strategies.limits import Limit, Limits
 
 def test_readings() -> None:
     assert read_budget(0.5) == {"": BudgetRequest(0.5)}
+    assert read_budget(numpy.float32(0.5)) == {"": BudgetRequest(0.5)}
+    assert read_budget(1) == {"": BudgetRequest(1.0)}
     assert read_budget("0.5") == {"": BudgetRequest(0.5)}
     assert read_budget(" latency=0.6, params = 7e-1") == {"latency": BudgetRequest(0.6), "params": BudgetRequest(0.7)}
     assert read_budget("latency=3.5ms") == {"latency": BudgetRequest(3.5, "ms")}
@@ -36,7 +39,13 @@ def test_readings() -> None:
         ("latency=", "'' is no number"),
         ("latency=1.2.3ms", "no number"),
         ("latency=0ms", "above 0; got 0 ms"),
-        ({}, "names no cost"),
+        ({}, "must name costs"),
+        ({1: 0.5}, "must name costs"),
+        (None, "must be a fraction such as 0.5.*got None"),
+        ([0.5], r"got \[0.5\]"),
+        (True, "got True"),
+        ({"macs": None}, "got None"),
+        ({"macs": {"params": 0.5}}, "got {'params': 0.5}"),
     ],
 )
 def test_bad_budgets(budget, says: str) -> None:

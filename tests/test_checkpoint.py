@@ -171,8 +171,6 @@ def test_newer_format(tmp_path: Path) -> None:
         {"widths": None},
         {"model_class": None},
         {"model_class": "BertForNothing"},
-        {"architecture": None},
-        {"architecture": {"name": "bert"}},
         {"widths": {"encoder.layer.0.attention": "many"}},
     ],
     ids=str,
@@ -181,6 +179,18 @@ def test_manifest_that_lacks_something(tmp_path: Path, changes: dict[str, Any]) 
     path = saved(tmp_path)
     edit(path, **changes)
     with pytest.raises(CheckpointError, match="is incomplete or invalid"):
+        fastprune.load(path)
+
+
+@pytest.mark.parametrize("architecture", [None, {"name": "bert"}, "none"])
+def test_configuration_that_lacks_the_architecture(tmp_path: Path, architecture: Any) -> None:
+    path = saved(tmp_path)
+    config = json.loads((path / "config.json").read_text())
+    config["fastprune"]["architecture"] = architecture
+    if architecture == "none":
+        del config["fastprune"]["architecture"]
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="lacks what loading needs"):
         fastprune.load(path)
 
 

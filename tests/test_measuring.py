@@ -13,6 +13,7 @@ import torch
 import fastprune
 from fastprune import MeasuredTable, ModelError, UsageError, Workload, testing
 from fastprune.cli.main import main
+from fastprune.data.workload import dummy_inputs, readings_for
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -93,6 +94,7 @@ def test_made_up_workloads() -> None:
     assert {name: tuple(value.shape) for name, value in spoken.items()} == {
         "input_features": (3, 8, 24),
         "decoder_input_ids": (3, 5),
+        "decoder_attention_mask": (3, 5),
     }
     picture = torch.nn.Linear(2, 2)
     picture.main_input_name = "pixel_values"  # type: ignore[assignment]
@@ -101,3 +103,31 @@ def test_made_up_workloads() -> None:
     picture.main_input_name = "smells"  # type: ignore[assignment]
     with pytest.raises(ModelError, match="no dummy inputs for 'smells'"):
         Workload.dummy(picture, 1)
+
+
+def test_dummy_inputs_are_padded_on_the_right_and_drawn() -> None:
+    model = testing.tiny_model("roberta")
+    made = dummy_inputs(model, [3, 5], torch.Generator().manual_seed(0))
+    assert made["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    ids, pad = made["input_ids"], model.config.pad_token_id
+    assert torch.equal(ids == pad, made["attention_mask"] == 0)
+    assert len(ids.unique()) > 4
+    assert torch.equal(ids, dummy_inputs(model, [3, 5], torch.Generator().manual_seed(0))["input_ids"])
+    assert len(dummy_inputs(model, [3, 5])["input_ids"].unique()) == 2
+    model.config.pad_token_id = model.config.vocab_size - 1  # there is no token behind it
+    for generator in (None, torch.Generator().manual_seed(0)):
+        ids = dummy_inputs(model, [3, 5], generator)["input_ids"]
+        assert torch.equal(ids == model.config.pad_token_id, made["attention_mask"] == 0)
+
+
+def test_recordings_of_so_many_tokens() -> None:
+    model = testing.tiny_model("wav2vec2", "ForCTC")
+    lengths = [readings_for(model, tokens) for tokens in (4, 9)]
+    made = dummy_inputs(model, lengths, torch.Generator().manual_seed(0))
+    assert made["input_values"].shape == (2, lengths[1])
+    assert made["attention_mask"].sum(1).tolist() == lengths
+    assert bool((made["input_values"][0, lengths[0] :] == 0).all())
+    with torch.no_grad():
+        assert model(**made).logits.shape[1] == 9
+        assert model(made["input_values"][:, : lengths[1] - 1]).logits.shape[1] == 8
+    assert readings_for(testing.tiny_model(), 9) == 9

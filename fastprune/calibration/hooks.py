@@ -14,31 +14,40 @@ from fastprune.units.groups import Group, Groups, consumer_of
 
 
 @contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """While open, every module is in evaluation mode; afterwards in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextlib.contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Within the context, the model is in eval mode, no parameter requires a gradient, and the KV cache is off.
 
     The cache would grow each time a layer runs again.
     """
-    modes = [(module, module.training) for module in model.modules()]
     configs: dict[int, Any] = {
         id(module.config): module.config for module in model.modules() if hasattr(module, "config")
     }
     caching = [config for config in configs.values() if vars(config).get("use_cache")]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.eval()
     for config in caching:
         config.use_cache = False
     for parameter, _ in flags:
         parameter.requires_grad_(False)
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         for config in caching:
             config.use_cache = True
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-        for module, training in modes:
-            module.training = training
 
 
 @contextlib.contextmanager

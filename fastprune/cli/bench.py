@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from fastprune.cli.opening import (
 from fastprune.cli.options import model_options, serving_options
 from fastprune.cli.working import working
 from fastprune.errors import UsageError
+from fastprune.files import json_text
 
 
 @click.command(short_help="Time a dense and a pruned model side by side.")
@@ -68,7 +68,7 @@ def bench(dense: str, pruned: str, **options: Any) -> None:
             )
     figures = compared.summary()
     if options["as_json"]:
-        click.echo(json.dumps(figures))
+        click.echo(json_text(figures))
         return
     title = f"{compared.batch_size} x {compared.seq_len} tokens, {options['rounds']} rounds"
     where.print(terminal.figures_table(_bench_rows(figures), title))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from fastprune.cli.opening import (
@@ -14,6 +12,7 @@ from fastprune.cli.opening import (
 )
 from fastprune.cli.options import verbosity_options
 from fastprune.cli.working import working
+from fastprune.files import json_text
 
 
 @click.command(short_help="Check that fastprune prunes a model's family correctly.")
@@ -52,7 +51,7 @@ def check_architecture(ctx: click.Context, model: str, architecture: str | None,
         verdicts = check_model(model, architecture=chosen, layers=layers)
     failed = [verdict for verdict in verdicts if not verdict.passed]
     if as_json:
-        click.echo(json.dumps([vars(verdict) for verdict in verdicts]))
+        click.echo(json_text([vars(verdict) for verdict in verdicts]))
     else:
         where.print(terminal.verdicts_table([(one.check, one.passed, one.detail) for one in verdicts]))
         where.print(f"{len(verdicts) - len(failed)} of {len(verdicts)} checks passed.")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from fastprune.cli.options import verbosity_options
 from fastprune.cli.working import working
-from fastprune.files import check_output
+from fastprune.files import check_output, json_text
 
 
 @click.command(short_help="Halve a real sentence encoder; needs no access to the Hub.")
@@ -32,7 +30,7 @@ def demo(output: str, budget: float, samples: int, as_json: bool) -> None:
 
         outcome = run(output, budget=budget, samples=samples, say=where.print)
     if as_json:
-        click.echo(json.dumps(outcome.figures))
+        click.echo(json_text(outcome.figures))
         return
     where.print(terminal.groups_table(outcome.result.kept()))
     where.print(

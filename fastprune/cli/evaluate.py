@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -14,6 +13,7 @@ from fastprune.cli.opening import (
 )
 from fastprune.cli.options import data_options, model_options
 from fastprune.cli.working import working
+from fastprune.files import json_text
 
 
 @click.command(short_help="Measure a model, dense or pruned, on labelled data.")
@@ -38,7 +38,7 @@ def evaluate(model: str, data: str, **options: Any) -> None:
         batches = read_batches(data, opened, options, samples=None, default_split=EVALUATION_SPLITS)
         metrics = measure(opened.model, batches)
     if options["as_json"]:
-        click.echo(json.dumps({"task": opened.task.name, "samples": batches.n_samples, "metrics": metrics}))
+        click.echo(json_text({"task": opened.task.name, "samples": batches.n_samples, "metrics": metrics}))
         return
     where.print(f"{opened.task.name}, {batches.n_samples} samples of {data}")
     for name, value in metrics.items():

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from fastprune.cli.opening import check_sources
 from fastprune.cli.options import verbosity_options
 from fastprune.cli.working import working
 from fastprune.errors import OptionError
-from fastprune.files import check_output
+from fastprune.files import check_output, json_text
 
 
 @click.command(short_help="Write a model in a format for another runtime, such as ONNX.")
@@ -43,7 +41,7 @@ def export(model: str, output: str, format: str, settings: tuple[str, ...], as_j
     if as_json:
         figures = {"directory": output, "format": chosen.name, "files": [str(file) for file in made.files]}
         figures |= {"inputs": made.inputs, "outputs": made.outputs, "difference": made.difference}
-        click.echo(json.dumps(figures))
+        click.echo(json_text(figures))
     elif made.difference is None:
         where.print(f"Saved {output}, {chosen.name}; not compared with PyTorch: nothing in Python runs this format")
     else:

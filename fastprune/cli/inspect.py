@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -16,6 +15,7 @@ from fastprune.cli.opening import (
 )
 from fastprune.cli.options import model_options
 from fastprune.cli.working import working
+from fastprune.files import json_text
 
 
 @click.command(short_help="Show a model's prunable units and their costs.")
@@ -55,12 +55,12 @@ def inspect(model: str, seq_len: int | None, draft: bool, **options: Any) -> Non
         architecture = read_architecture_option(options)
         units = look(open_model(model, options), seq_len=seq_len, architecture=architecture)
     if options["as_json"]:
-        click.echo(json.dumps(units))
+        click.echo(json_text(units))
         return
     where.print(terminal.groups_table(units["groups"], units["measures"]))
-    for name, suffix in (("macs", f" of a sample of length {units['seq_len']}"), ("parameters", "")):
-        fixed = count(units["fixed"][name])
-        where.print(f"{units['measures'][name]}{suffix}: {count(units[name])}, of which {fixed} cannot be pruned")
+    where.print(f"Counted for a sample of length {units['seq_len']}:")
+    for name, measure in units["measures"].items():
+        where.print(f"{measure}: {count(units[name])}, of which {count(units['fixed'][name])} cannot be pruned")
 
 
 def _print_draft(model: str, *, as_json: bool) -> None:
@@ -71,7 +71,7 @@ def _print_draft(model: str, *, as_json: bool) -> None:
         draft = draft_architecture(model)
     if as_json:
         findings = [vars(finding) for finding in draft.findings]
-        click.echo(json.dumps({"findings": findings, "unclaimed": draft.unclaimed, "toml": draft.to_toml()}))
+        click.echo(json_text({"findings": findings, "unclaimed": draft.unclaimed, "toml": draft.to_toml()}))
         return
     where.print(terminal.findings_table([vars(finding) for finding in draft.findings]))
     click.echo(draft.to_toml(), nl=False)

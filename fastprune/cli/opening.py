@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastprune.errors import UsageError
+from fastprune.files import check_data, check_model, check_read, user_path
 
 if TYPE_CHECKING:
     from fastprune.data.batches import Batches
@@ -27,7 +27,7 @@ def read_architecture_option(options: Mapping[str, Any]) -> Architecture | None:
 
 def named_file(value: str | None) -> str | None:
     """The value of an option that takes a name or a file, if it is a file: it has a suffix, or exists; else None."""
-    return value if value and (Path(value).suffix or Path(value).is_file()) else None
+    return value if value and (user_path(value).suffix or user_path(value).is_file()) else None
 
 
 def check_sources(model: str | None, *data: str | None) -> None:
@@ -37,13 +37,11 @@ def check_sources(model: str | None, *data: str | None) -> None:
         ModelError: The model does not exist.
         DataError: Data does not exist.
     """
-    from fastprune import sources
-
     if model is not None:
-        sources.check_model(model)
+        check_model(model)
     for each in data:
         if each is not None:
-            sources.check_data(each)
+            check_data(each)
 
 
 def check_files(*files: str | None) -> None:
@@ -52,8 +50,6 @@ def check_files(*files: str | None) -> None:
     Raises:
         UsageError: A file does not exist.
     """
-    from fastprune.sources import check_read
-
     for file in files:
         check_read(file)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
+
+from fastprune.files import json_text
 
 
 @click.command(short_help="List the installed plugins.")
@@ -15,7 +15,7 @@ def plugins(as_json: bool) -> None:
 
     rows = [{"name": p.name, "distribution": p.distribution, "problem": p.problem} for p in loading.installed().found]
     if as_json:
-        click.echo(json.dumps(rows))
+        click.echo(json_text(rows))
         return
     for row in rows:
         click.echo(f"{row['name']:<14} {row['distribution']:<24} {row['problem'] or 'loaded'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ from fastprune.cli.opening import (
 from fastprune.cli.options import data_options, model_options
 from fastprune.cli.working import working
 from fastprune.errors import OptionError
-from fastprune.files import check_output
+from fastprune.files import check_output, json_text
 
 
 @click.command(short_help="Prune a model to a budget and save the smaller one.")
@@ -112,7 +111,7 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
             result.metrics.update(compare_models(opened.model, result.model, tests))
         result.save(output)
     if options["as_json"]:
-        click.echo(json.dumps(result.summary() | {"output": output}))
+        click.echo(json_text(result.summary() | {"output": output}))
         return
     where.print(terminal.groups_table(result.kept()))
     where.print(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import click
+
+from fastprune.files import json_text
 
 
 def _complete_kinds(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -39,7 +40,7 @@ def strategies(kind: str | None, name: str | None, as_json: bool) -> None:
         return
     entries = catalogue.entries(kind, name)
     if as_json:
-        click.echo(json.dumps(entries))
+        click.echo(json_text(entries))
     elif name:
         click.echo(_described(entries[0]))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,7 +16,7 @@ from fastprune.cli.opening import (
 from fastprune.cli.options import data_options, model_options
 from fastprune.cli.working import working
 from fastprune.errors import UsageError
-from fastprune.files import check_output
+from fastprune.files import check_output, user_path
 
 
 @click.command(short_help="Plot accuracy against cost for many budgets.")
@@ -50,10 +49,11 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
     from fastprune.pipeline.curves import read_rule
     from fastprune.strategies.budgets import read_budgets
 
+    folder = user_path(output)
     budgets, seeds = read_budgets(options["budgets"]), _seeds(options["seeds"])
     if options["pick"]:
         read_rule(options["pick"])
-        check_output(Path(output) / "model")
+        check_output(folder / "model")
     check_sources(model, data, options["eval_data"])
     check_files(*(name for name in options["recipes"].split(",") if name.endswith(".toml")))
     with working(as_json=options["as_json"]) as where:
@@ -65,7 +65,7 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
         from fastprune.registry.recipe import Recipe
 
         recipes = {name: Recipe.of(name) for name in options["recipes"].split(",")}
-        state = Path(output) / "sweep.json"
+        state = folder / "sweep.json"
         if state.is_file():
             where.print(f"Continuing the sweep in {output}: {len(Sweep.read(state).runs)} models are already measured.")
         opened = open_model(model, options)
@@ -79,16 +79,16 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
             recipes=recipes,
             seeds=seeds,
             metric=options["metric"],
-            folder=output,
+            folder=folder,
         )
         picked = swept.pick(options["pick"]) if options["pick"] else None
         if picked:
-            result = sweeps.prune_point(opened, read, picked, recipes[picked.recipe], seeds[0], Path(output))
+            result = sweeps.prune_point(opened, read, picked, recipes[picked.recipe], seeds[0], folder)
             from fastprune.measuring.evaluation import compare_models
 
             result.metrics.update(compare_models(opened.model, result.model, tests))
-            result.save(Path(output) / "model")
-        sweeps.drop_scores(Path(output))
+            result.save(folder / "model")
+        sweeps.drop_scores(folder)
     if options["as_json"]:
         click.echo(swept.to_json())
         return

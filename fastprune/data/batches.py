@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.data.tasks import Batch, Sample, Task
-from fastprune.errors import DataError
+from fastprune.errors import DataError, ModelError
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +20,7 @@ SAMPLE = "sample"
 """Name of the tensor with each row's index into ``Batches.samples``, [samples]; it is not an input of the model."""
 NO_LABEL = -100
 DECODER_MARK = "decoder_attention_mask"
+"""The label of tokens and samples without a label."""
 COUNTED = (
     ("attention_mask", ("input_ids", "inputs_embeds", "input_values")),
     (DECODER_MARK, ("decoder_input_ids",)),
@@ -234,6 +235,17 @@ def token_limit(model: nn.Module) -> int | None:
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             return min(int(limit), module.num_embeddings - module.padding_idx - 1)
     return int(limit)
+
+
+def check_length(model: nn.Module, tokens: int) -> None:
+    """Check that the model takes samples of this length.
+
+    Raises:
+        ModelError: The model takes fewer tokens.
+    """
+    limit = token_limit(model)
+    if limit is not None and tokens > limit:
+        raise ModelError(f"The model takes at most {limit} tokens; {tokens} were requested.")
 
 
 def _checked(batch: Any, index: int) -> dict[str, Tensor]:

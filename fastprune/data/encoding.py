@@ -64,15 +64,7 @@ def make_batches(
     """
     if batch_size < 1 or (samples is not None and samples < 1):
         raise DataError(f"batch_size and samples must be 1 or more; got {batch_size} and {samples}.")
-    longest = min(
-        length
-        for length in (getattr(tokenizer_of(tokenizer), "model_max_length", None), limit, 10**30)
-        if length is not None
-    )
-    if max_length is not None and not 0 < max_length <= longest:
-        raise DataError(
-            f"max_length must be between 1 and the {longest} tokens that the model takes; got {max_length}."
-        )
+    max_length = _max_length(max_length, tokenizer, limit)
     with step("reading"):
         if isinstance(data, (str, Path)):
             from fastprune.data.reading import read_dataset  # imported here because it takes seconds
@@ -81,30 +73,40 @@ def make_batches(
             data = read_dataset(data, split=split, default_split=default_split)
         if is_dataset(data, streamed=True):
             data = _from_stream(data, samples)
-        if samples is not None and samples < len(data) and not task.running_text:
-            order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-            data = data.select(sorted(order[:samples].tolist()))
-        encoded = task.encode(
-            data,
-            tokenizer,
-            columns=columns or Columns(),
-            max_length=max_length or min(longest, DEFAULT_MAX_LENGTH),
-            seed=seed,
-        )
-        if samples is not None and samples < len(encoded) and task.running_text:
-            order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(seed))
-            encoded = [encoded[index] for index in sorted(order[:samples].tolist())]
+        if not task.running_text:
+            data = data.select(_drawn(len(data), samples, seed))
+        encoded = task.encode(data, tokenizer, columns=columns or Columns(), max_length=max_length, seed=seed)
+        if task.running_text:
+            encoded = [encoded[index] for index in _drawn(len(encoded), samples, seed)]
+    told = source or "the data"
     if not encoded:
-        raise DataError(
-            f"The task {task.name} found nothing to encode in the {len(data)} rows of {source or 'the data'}."
-        )
+        raise DataError(f"The task {task.name} found nothing to encode in the {len(data)} rows of {told}.")
     encoded.sort(key=_length)
-    batches = tuple(
-        _collate(encoded[start : start + batch_size], start, task, tokenizer)
-        for start in range(0, len(encoded), batch_size)
-    )
-    log.info("read %d samples in %d batches from %s", len(encoded), len(batches), source or "the data")
+    starts = range(0, len(encoded), batch_size)
+    batches = tuple(_collate(encoded[start : start + batch_size], start, task, tokenizer) for start in starts)
+    log.info("read %d samples in %d batches from %s", len(encoded), len(batches), told)
     return Batches(batches=batches, task=task, samples=tuple(encoded), source=source)
+
+
+def _max_length(asked: int | None, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> int:
+    """Tokens of the longest sample: what was asked for, or as many as tokenizer and model take, up to a usual length.
+
+    Raises:
+        DataError: They take fewer than were asked for.
+    """
+    limits = (getattr(tokenizer_of(tokenizer), "model_max_length", None), limit)
+    longest = min((each for each in limits if each is not None), default=10**30)
+    if asked is not None and not 0 < asked <= longest:
+        raise DataError(f"max_length must be between 1 and the {longest} tokens that the model takes; got {asked}.")
+    return asked or min(longest, DEFAULT_MAX_LENGTH)
+
+
+def _drawn(count: int, samples: int | None, seed: int) -> Sequence[int]:
+    """Some of so many places, in order; None, or more than there are: all."""
+    if samples is None or samples >= count:
+        return range(count)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return sorted(order[:samples].tolist())
 
 
 def is_dataset(data: object, *, streamed: bool = False) -> bool:

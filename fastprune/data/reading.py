@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from fastprune.data.sounds import read_sounds, sound_files
 from fastprune.errors import DataError
-from fastprune.sources import check_data
+from fastprune.files import check_data
 
 LOADERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ".csv": ("csv", {"keep_default_na": False}),

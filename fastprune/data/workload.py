@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprune.data.batches import Batches, model_inputs, token_limit
+from fastprune.data.batches import Batches, check_length, model_inputs, token_limit
 from fastprune.errors import ModelError
 
 
@@ -45,31 +45,8 @@ class Workload:
         Raises:
             ModelError: ``seq_len`` is too long for a text model or too short for a speech model, or the model has another input.
         """
-        config: Any = getattr(model, "config", None)
-        main_input = getattr(model, "main_input_name", "input_ids")
-        vision, arguments = getattr(config, "vision_config", config), signature(model.forward).parameters
-        example: dict[str, Tensor] = {}
-        if main_input == "input_values" and hasattr(config, "conv_kernel"):
-            seq_len = READINGS if seq_len is None else seq_len
-            example[main_input] = torch.zeros(1, _recording_length(config, seq_len))
-        else:
-            seq_len = _text_length(model, seq_len)
-        if main_input == "input_ids":
-            example |= dict.fromkeys(("input_ids", "attention_mask"), torch.ones(1, seq_len, dtype=torch.long))
-        if (main_input == "pixel_values" or "pixel_values" in arguments) and hasattr(vision, "image_size"):
-            size = vision.image_size
-            height, width = size if isinstance(size, (list, tuple)) else (size, size)
-            example["pixel_values"] = torch.zeros(1, int(getattr(vision, "num_channels", 3)), int(height), int(width))
-        if main_input == "input_features" and hasattr(config, "num_mel_bins"):
-            example[main_input] = torch.zeros(1, config.num_mel_bins, 2 * config.max_source_positions)
-        if main_input not in example:
-            raise ModelError(
-                f"There are no dummy inputs for '{main_input}' of a {type(model).__name__}; "
-                "use the Python API with your own Workload."
-            )
-        if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in arguments:
-            example["decoder_input_ids"] = torch.ones(1, seq_len, dtype=torch.long)
-        return Workload(example=example, seq_len=seq_len)
+        seq_len = _readings(model, seq_len) if _takes_recordings(model) else _tokens(model, seq_len)
+        return Workload(example=dummy_inputs(model, [seq_len]), seq_len=seq_len)
 
     def inputs(self, *, batch_size: int = 1, seq_len: int | None = None) -> dict[str, Tensor]:
         """Repeat the example to ``batch_size`` samples of ``seq_len`` tokens [None: the workload's]: tensors [batch_size, ...]."""
@@ -88,21 +65,87 @@ TOKENS, READINGS = 128, 16_000
 """Default lengths of a dummy text (tokens) and a dummy recording (readings)."""
 
 
-def _text_length(model: nn.Module, seq_len: int | None) -> int:
-    """Number of tokens of a dummy text, checked against the model's limit."""
-    limit = token_limit(model)
-    if seq_len is None:
-        return min(TOKENS, limit or TOKENS)
-    if limit is not None and seq_len > limit:
-        raise ModelError(f"The model takes at most {limit} tokens; {seq_len} were requested.")
-    return seq_len
+def dummy_inputs(
+    model: nn.Module, lengths: Sequence[int], generator: torch.Generator | None = None
+) -> dict[str, Tensor]:
+    """Dummy inputs of a model: texts, pictures, recordings, spectra, or several of them.
+
+    Args:
+        model: A transformers model.
+        lengths: Tokens of each sample, or readings of each recording; shorter samples are padded on the right. Pictures and
+            spectra have the size of the model's configuration.
+        generator: Draws tokens, pixels and readings [None: one token everywhere, and zeros].
+
+    Returns:
+        Tensors [samples, ...] by the names of the model's arguments, on the CPU.
+
+    Raises:
+        ModelError: The model's main input is of another kind.
+    """
+    config: Any = getattr(model, "config", None)
+    main, samples = getattr(model, "main_input_name", "input_ids"), len(lengths)
+    takes = {main, *signature(model.forward).parameters}
+    real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # [samples, tokens]
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.zeros(shape) if generator is None else torch.randn(shape, generator=generator)
+
+    made: dict[str, Tensor] = {}
+    for ids, mask in (("input_ids", "attention_mask"), ("decoder_input_ids", "decoder_attention_mask")):
+        if ids in takes:
+            made |= {ids: _dummy_tokens(config, real, generator), mask: real.long()}
+    seen = getattr(config, "vision_config", config)
+    if "pixel_values" in takes and hasattr(seen, "image_size"):
+        size = seen.image_size
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        made["pixel_values"] = drawn(samples, int(getattr(seen, "num_channels", 3)), int(height), int(width))
+    if "input_features" in takes and hasattr(config, "num_mel_bins"):
+        made["input_features"] = drawn(samples, config.num_mel_bins, 2 * config.max_source_positions)
+    if _takes_recordings(model):
+        made |= {"input_values": drawn(*real.shape) * real, "attention_mask": real.long()}
+    if main not in made:
+        raise ModelError(
+            f"There are no dummy inputs for '{main}' of a {type(model).__name__}; "
+            "use the Python API with your own Workload."
+        )
+    return made
 
 
-def _recording_length(config: Any, seq_len: int) -> int:
-    """Number of readings of a dummy recording, checked to give at least one frame."""
-    least = 1
-    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
-        least = (least - 1) * stride + kernel
-    if seq_len < least:
-        raise ModelError(f"The model takes at least {least} readings of a recording; {seq_len} were requested.")
-    return seq_len
+def readings_for(model: nn.Module, tokens: int) -> int:
+    """The fewest readings of a recording for this number of tokens; for other models than those of recordings, the tokens."""
+    config: Any = getattr(model, "config", None)
+    if _takes_recordings(model):
+        for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+            tokens = (tokens - 1) * stride + kernel
+    return tokens
+
+
+def _takes_recordings(model: nn.Module) -> bool:
+    """Whether the model takes readings of recordings, from which its convolutions make tokens."""
+    config = getattr(model, "config", None)
+    return getattr(model, "main_input_name", "") == "input_values" and hasattr(config, "conv_kernel")
+
+
+def _dummy_tokens(config: Any, real: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Token ids where ``real`` [samples, tokens], and the padding token elsewhere."""
+    words, pad = config.get_text_config().vocab_size, getattr(config, "pad_token_id", None) or 0
+    first = pad + 1 if pad + 1 < words else 0
+    if generator is None:
+        return torch.where(real, first, pad)
+    return torch.where(real, torch.randint(first, words if first else pad, real.shape, generator=generator), pad)
+
+
+def _tokens(model: nn.Module, requested: int | None) -> int:
+    """Tokens of a dummy text, checked against the model's limit."""
+    if requested is None:
+        return min(TOKENS, token_limit(model) or TOKENS)
+    check_length(model, requested)
+    return requested
+
+
+def _readings(model: nn.Module, requested: int | None) -> int:
+    """Readings of a dummy recording, checked to give at least one token."""
+    least, requested = readings_for(model, 1), READINGS if requested is None else requested
+    if requested < least:
+        raise ModelError(f"The model takes at least {least} readings of a recording; {requested} were requested.")
+    return requested

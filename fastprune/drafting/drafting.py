@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fastprune import testing
 from fastprune.calibration.hooks import frozen
+from fastprune.drafting.sizes import with_sizes
 from fastprune.drafting.tracing import Trace, cache_arguments, is_added, mixes_tokens, trace, units_of
 from fastprune.errors import FastpruneError, ModelError
 from fastprune.progress import track
@@ -22,7 +23,7 @@ from fastprune.surgery.masking import masked
 from fastprune.surgery.materialize import materialize
 from fastprune.testing import conformance
 from fastprune.testing.comparing import all_outputs, largest_difference
-from fastprune.units.architecture import Architecture, Block, Part, Producer, Stack
+from fastprune.units.architecture import Architecture, Block, Producer, Stack
 from fastprune.units.experts import unfuse_experts
 from fastprune.units.groups import Groups
 from fastprune.units.linears import LINEARS
@@ -238,7 +239,7 @@ def _propose(
     )
     layers = [f"{stack}.{index}" for index in range(sum(1 for _ in model.get_submodule(stack).children()))]
     best: tuple[Block | None, Finding] = doubtful("no attribute of the module has the width of a unit")
-    for block in _with_sizes(model, layers, skeleton, len(units), width, runs):
+    for block in with_sizes(model, layers, skeleton, len(units), width, runs):
         confidence, detail = _verify(model, block, stack.removeprefix(prefix))
         if confidence == SURE:
             return block, finding
@@ -290,85 +291,6 @@ def _residual(traced: Trace, consumer: str, generator: torch.Generator) -> str:
             return path
     assert traced.output is not None
     return "" if is_added(traced, consumer, traced.output, generator) else consumer
-
-
-def _with_sizes(
-    model: nn.Module, layers: list[str], block: Block, units: int, width: int, runs: Mapping[str, list[int] | None]
-) -> Iterator[Block]:
-    """The block with every choice of attributes that fits the numbers, the most plausible names first."""
-    modules = [model.get_submodule(f"{layer}.{block.module}") for layer in layers]
-    sizes = {
-        name: value
-        for name, value in vars(modules[0]).items()
-        if type(value) is int and value > 0 and all(vars(other).get(name) == value for other in modules)
-    }
-    for names in _products(sizes, width):
-        named = {name: sizes[name] for name in names} | sizes
-        producers = [_producer(path, parts or [], named) for path, parts in runs.items()]
-        if None not in producers:
-            for counts in _counts(model, modules[0], sizes, names, units):
-                complete = tuple(each for each in producers if each is not None)
-                yield dataclasses.replace(block, producers=complete, unit_width=names, counts=counts)
-
-
-def _producer(path: str, parts: list[int], sizes: Mapping[str, int]) -> str | Producer | None:
-    """A producer with ``parts`` rows per unit in each part; None if no attributes have these numbers."""
-    if len(parts) == 1:
-        return path
-    rows = [next(_products(sizes, run), None) for run in parts]
-    return None if None in rows else Producer(linear=path, parts=tuple(Part(rows=each or ()) for each in rows))
-
-
-def _products(sizes: Mapping[str, int], number: int) -> Iterator[tuple[str, ...]]:
-    """One or two attributes whose product is ``number``; names that suggest the size of a head come first."""
-    if number == 1:
-        yield ()
-        return
-    ones = [(name,) for name, value in sizes.items() if value == number]
-    twos = [
-        (one, other)
-        for one, other in itertools.combinations(sizes, 2)
-        if sizes[one] * sizes[other] == number and 1 not in (sizes[one], sizes[other])
-    ]
-    yield from sorted(ones, key=_implausibility)
-    yield from sorted(twos, key=_implausibility)
-
-
-def _implausibility(names: tuple[str, ...]) -> int:
-    """Sort key: low for names that suggest the size of a head."""
-    size = any(word in name for name in names for word in ("size", "dim", "width"))
-    head = any(word in name for name in names for word in ("head", "group"))
-    whole = any(word in name for name in names for word in ("num", "hidden", "embed", "all", "count"))
-    return -2 * size * head - head + whole
-
-
-def _counts(
-    model: nn.Module, module: nn.Module, sizes: Mapping[str, int], widths: tuple[str, ...], units: int
-) -> Iterator[tuple[str, ...]]:
-    """Candidates for ``Block.counts``, the attributes that shrink with the units; the most plausible first."""
-    fit = [name for name, value in sizes.items() if value % units == 0 and name not in widths]
-    likely = [name for name in fit if sizes[name] == units or "head" in name]
-    config = getattr(module, "config", None)
-    of_config = (
-        [
-            f"config.{name}"
-            for name, value in vars(config).items()
-            if type(value) is int and value > 0 and value % units == 0 and "head" in name
-        ]
-        if config is not None
-        else []
-    )
-    yielded = set[tuple[str, ...]]()
-    others = [name for name in fit if name not in likely][:4]
-    for extra in ([], of_config[:2]):
-        pool = [*others, *extra]
-        for many in range(len(pool) + 1):
-            for more in itertools.combinations(pool, many):
-                for base in (likely, []):
-                    choice = tuple(name for name in (*fit, *extra) if name in base or name in more)
-                    if choice not in yielded:
-                        yielded.add(choice)
-                        yield choice
 
 
 def _verify(model: nn.Module, block: Block, stack: str) -> tuple[str, str]:

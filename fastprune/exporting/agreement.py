@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastprune.calibration.hooks import frozen
 from fastprune.data.batches import token_limit
-from fastprune.data.workload import Workload
+from fastprune.data.workload import Workload, dummy_inputs
 from fastprune.errors import ExportError
 from fastprune.models.pretrained import Pretrained
 from fastprune.strategies.export_formats import ExportedModel
@@ -26,31 +26,18 @@ def example_inputs(opened: Pretrained, samples: int, tokens: int) -> dict[str, T
         tokens: Of a text, or as many as the model takes; pictures and recordings have their usual sizes.
     """
     model: Any = opened.model
-    generator = torch.Generator().manual_seed(0)
     limit = token_limit(model)
     text = getattr(model, "main_input_name", "input_ids") == "input_ids"
-    length = (tokens if limit is None else min(tokens, limit)) if text else None
-    made = Workload.dummy(model, length).inputs(batch_size=samples)
+    length = (tokens if limit is None else min(tokens, limit)) if text else Workload.dummy(model).seq_len
+    lengths = [length] * (samples - 1) + [length - 2 if text and samples > 1 else length]
+    made = dummy_inputs(model, lengths, torch.Generator().manual_seed(0))
     if text:
         given = getattr(opened.tokenizer, "model_input_names", ("input_ids", "attention_mask"))
         made = {"token_type_ids": torch.zeros_like(made["input_ids"])} | made
         made = {name: value for name, value in made.items() if name in given or not name.endswith(("_ids", "_mask"))}
     taken = [name for name in inspect.signature(model.forward).parameters if name in made]
     device = next(model.parameters()).device
-    return {name: _random(name, made[name], model.config, generator).to(device) for name in taken}
-
-
-def _random(name: str, like: Tensor, config: Any, generator: torch.Generator) -> Tensor:
-    """Random values for an input in place of made-up ones, [samples, ...]."""
-    if like.is_floating_point():
-        return torch.randn(like.shape, generator=generator)
-    real = torch.ones_like(like)  # [samples, tokens]
-    if len(like) > 1:
-        real[-1, -2:] = 0
-    if name.endswith("input_ids"):
-        ids = torch.randint(2, config.get_text_config().vocab_size, like.shape, generator=generator)
-        return torch.where(real.bool(), ids, getattr(config, "pad_token_id", None) or 0)
-    return real if name.endswith("mask") else like
+    return {name: made[name].to(device) for name in taken}
 
 
 def difference(exported: ExportedModel, model: nn.Module, inputs: Mapping[str, Tensor]) -> float:

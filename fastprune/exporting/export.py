@@ -13,7 +13,7 @@ from pathlib import Path
 from fastprune.calibration.hooks import frozen
 from fastprune.errors import ContractError, ExportError, FastpruneError, ModelError
 from fastprune.exporting.agreement import difference, example_inputs
-from fastprune.files import check_output, written_whole
+from fastprune.files import check_output, written_directory
 from fastprune.models.pretrained import Pretrained
 from fastprune.progress import step
 from fastprune.registry.recipe import strategy
@@ -63,14 +63,14 @@ def export(opened: Pretrained, output: str | Path, *, format: str | ExportFormat
         ModelError: The format cannot hold the model.
         ExportError: Writing failed, or what was written computes something else.
     """
-    check_output(output)
+    output = check_output(output)
     chosen: ExportFormat = format if isinstance(format, ExportFormat) else strategy("format", format)
     chosen.require_packages()
     if reason := chosen.refuses(opened):
         raise ModelError(reason)
-    with frozen(opened.model), written_whole(output) as scratch, step("exporting"):
+    with frozen(opened.model), written_directory(output) as scratch, step("exporting"):
         _write(chosen, opened, scratch)
-        files = tuple(Path(output) / file.relative_to(scratch) for file in chosen.found_in(scratch))
+        files = tuple(output / file.relative_to(scratch) for file in chosen.found_in(scratch))
         if chosen.files and not files:
             raise ContractError(
                 f"The export format '{chosen.name}' did not write its files, {', '.join(chosen.files)}."
@@ -78,7 +78,7 @@ def export(opened: Pretrained, output: str | Path, *, format: str | ExportFormat
         exported = chosen.open(scratch)
         found = None if exported is None else _compared(chosen, exported, opened)
     return Export(
-        directory=Path(output),
+        directory=output,
         format=chosen,
         files=files,
         inputs=() if exported is None else exported.inputs,

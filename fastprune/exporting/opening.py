@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
 from fastprune.errors import ModelError, UsageError
+from fastprune.files import user_path
 from fastprune.models.pretrained import Pretrained, open_around
 from fastprune.registry import loading
 from fastprune.strategies.export_formats import ExportedModel, ExportFormat
@@ -37,7 +38,7 @@ class ExportedModule(nn.Module):
 def format_of(directory: str | Path) -> ExportFormat | None:
     """The registered format that a directory is written in; of several the one that needs the most files. None: none."""
     registry = loading.installed().format
-    fitting = [registry[name] for name in registry if registry[name].found_in(directory)]
+    fitting = [registry[name] for name in registry if registry[name].found_in(user_path(directory))]
     return max(fitting, key=lambda each: len(each.files))() if fitting else None
 
 
@@ -56,7 +57,7 @@ def run_exported(directory: str | Path, *, threads: int | None = None) -> Export
     if chosen is None:
         registry = loading.installed().format
         raise ModelError(f"{directory} holds no exported model; known formats: {', '.join(registry)}.")
-    exported = chosen.open(Path(directory), threads=threads)
+    exported = chosen.open(user_path(directory), threads=threads)
     if exported is None:
         raise UsageError(f"{directory} is written in '{chosen.name}', which nothing in Python runs.")
     return exported

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -11,11 +10,14 @@ import torch
 from torch import nn
 
 from fastprune.calibration.dense_states import DenseStates
+from fastprune.calibration.hooks import evaluating
 from fastprune.data.batches import Batches, outputs_of, to_device, token_limit
 from fastprune.data.encoding import make_batches
 from fastprune.data.tasks import Batch, Columns, Task
 from fastprune.errors import DataError, ModelError
+from fastprune.models.pretrained import open_pretrained
 from fastprune.progress import track
+from fastprune.registry.serving import task_for
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -67,7 +69,7 @@ def evaluate(
     """
     model, task, tokenizer = _opened(model, data, task, tokenizer)
     batches = _encoded(data, model, task, tokenizer, reading)
-    with torch.inference_mode(), _evaluating(model):
+    with torch.inference_mode(), evaluating(model):
         return task.metrics(_results(model, task, batches), batches.samples)
 
 
@@ -121,7 +123,7 @@ def agreement(
     def dense(batch: Batch) -> Any:
         return states.output(batch, task) if states else outputs_of(teacher, batch, task)
 
-    with torch.inference_mode(), _evaluating(teacher), _evaluating(student):
+    with torch.inference_mode(), evaluating(teacher), evaluating(student):
         return task.compare(
             (dense(batch) for batch in batches),
             (outputs for outputs, _ in _results(student, task, batches)),
@@ -136,10 +138,6 @@ def _opened(
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> tuple[nn.Module, Task, PreTrainedTokenizerBase | None]:
     """Open the model if needed; a task of None becomes the data's or the model's, a tokenizer of None the opened one."""
-    # imported here because plugins import this package while they are loaded
-    from fastprune.models.pretrained import open_pretrained
-    from fastprune.registry.serving import task_for
-
     task = task or (data.task if isinstance(data, Batches) else None)
     if not isinstance(model, nn.Module):
         opened = open_pretrained(model)
@@ -181,18 +179,6 @@ def _results(model: nn.Module, task: Task, batches: Batches) -> Iterator[tuple[A
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Within the context, all modules are in evaluation mode; their modes are restored afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def compare_models(dense: nn.Module, pruned: nn.Module, batches: Batches) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import nn
@@ -17,10 +17,9 @@ from fastprune.data.workload import Workload
 from fastprune.errors import ModelError, UsageError
 from fastprune.measuring.memory import peak_bytes, weight_bytes
 from fastprune.measuring.timing import interleaved, speedup
-from fastprune.models.manifests import MANIFEST, read_manifest
 from fastprune.models.pretrained import Pretrained
 from fastprune.progress import Progress, listening
-from fastprune.registry import serving
+from fastprune.registry.serving import architecture_for
 from fastprune.strategies.tables import MeasuredTable
 from fastprune.units.experts import unfuse_experts
 from fastprune.units.resolve import resolve_groups
@@ -76,6 +75,20 @@ class Comparison:
         return figures
 
 
+class Serving(TypedDict, total=False):
+    """How models are run while they are timed, all of it optional.
+
+    Attributes:
+        attention: The attention kernel, such as ``sdpa``; None: each model's own.
+        threads: Of a CPU; None: torch's.
+        compile: Through torch.compile.
+    """
+
+    attention: str | None
+    threads: int | None
+    compile: bool
+
+
 def bench(
     dense: nn.Module,
     pruned: nn.Module,
@@ -83,11 +96,9 @@ def bench(
     batch_size: int = 32,
     seq_len: int | None = None,
     rounds: int = 15,
-    attention: str | None = None,
-    threads: int | None = None,
-    compile: bool = False,
     table: MeasuredTable | None = None,
     progress: Progress | None = None,
+    **serving: Unpack[Serving],
 ) -> Comparison:
     """Time two models of the same family in turns on the same dummy inputs.
 
@@ -97,11 +108,10 @@ def bench(
         batch_size: Samples per forward pass.
         seq_len: Tokens per sample [None: 128 or the model's limit, or 16,000 readings of a recording].
         rounds: Measurements of each model.
-        attention: Attention kernel, such as ``sdpa`` [None: each model's current one].
-        threads: CPU threads [None: torch's].
-        compile: Compile both models with torch.compile.
         table: Cost table for predictions, measured for this workload.
         progress: Called as (description, finished steps, total steps).
+        serving: ``attention``: the attention kernel, such as ``sdpa`` [each model's own]; ``threads``: CPU threads [torch's];
+            ``compile``: compile both models with torch.compile [False].
 
     Raises:
         ModelError: The models are on different devices, or do not support the length.
@@ -118,10 +128,11 @@ def bench(
         predicted = {name: _predicted(table, model) for name, model in (("dense", dense), ("pruned", pruned))}
     inputs = workload.inputs(batch_size=batch_size)
     inputs = {name: value.to(devices["dense"]) for name, value in inputs.items()}
-    with listening(progress), _served({"dense": dense, "pruned": pruned}, attention, threads) as models:
+    kernel, threads = serving.get("attention"), serving.get("threads")
+    with listening(progress), _served({"dense": dense, "pruned": pruned}, kernel, threads) as models:
         peak = {name: peak_bytes(model, inputs) for name, model in models.items()}
         weights = {name: weight_bytes(model) for name, model in models.items()}
-        if compile:
+        if serving.get("compile"):
             with frozen(dense), frozen(pruned):
                 run = {name: torch.compile(model, dynamic=False) for name, model in models.items()}
                 times = interleaved(run, inputs, rounds=rounds)  # type: ignore[arg-type]
@@ -160,7 +171,7 @@ def bench_saved(
         UsageError: As for ``bench``.
     """
     table = MeasuredTable.read(table_file) if table_file is not None else None
-    recorded = _recorded_latency(pruned.source)
+    recorded = _recorded_latency(pruned.manifest)
     conditions: Mapping[str, Any] = table.conditions if table is not None else recorded.get("conditions", {})
     batch_size = batch_size or conditions.get("batch_size", 32)
     seq_len = seq_len or conditions.get("seq_len")
@@ -173,17 +184,15 @@ def bench_saved(
     return compared
 
 
-def _recorded_latency(source: str) -> dict[str, Any]:
-    """The latency in the manifest of a pruned model's directory; empty if it was not measured."""
-    if not (Path(source) / MANIFEST).is_file():
-        return {}
-    measured = (cost for cost in read_manifest(source).get("costs", []) if "batch_size" in cost["conditions"])
+def _recorded_latency(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The latency in the manifest of a pruned model; empty if it was not measured."""
+    measured = (cost for cost in manifest.get("costs", []) if "batch_size" in cost["conditions"])
     return next(measured, {})
 
 
 def _predicted(table: MeasuredTable, model: nn.Module) -> float:
     opened = unfuse_experts(model)
-    return table.costs(resolve_groups(serving.architecture_for(opened), opened)).total
+    return table.costs(resolve_groups(architecture_for(opened), opened)).total
 
 
 @contextlib.contextmanager

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
-import math
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -17,10 +15,12 @@ import transformers
 from torch import nn
 
 from fastprune.errors import CheckpointError, ModelError, UsageError
-from fastprune.files import check_output, written_whole
+from fastprune.files import check_output, json_text, user_path, written_directory
 from fastprune.modeling import Narrow
 from fastprune.models import portable
 from fastprune.models.manifests import FORMAT_VERSION, MANIFEST, read_manifest
+from fastprune.models.sentence_transformers import opening_class
+from fastprune.reports import cards
 from fastprune.units.architecture import Architecture
 from fastprune.units.resolve import resolve_groups
 from fastprune.units.toml import architecture_of
@@ -38,6 +38,24 @@ def write_companions(
     for name, content in companions.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_bytes(content)
+
+
+def pages(
+    model: nn.Module, path: str | Path, details: Mapping[str, Any], companions: Mapping[str, bytes]
+) -> dict[str, bytes]:
+    """The report, the model card and its picture of a pruned model, by their names.
+
+    Args:
+        model: The pruned model.
+        path: Where it is going to be saved.
+        details: What the manifest says of it.
+        companions: Other files of the model, by their relative path.
+    """
+    opener, library = opening_class(companions), "sentence-transformers"
+    if not opener:
+        opener = portable.auto_class(model) if isinstance(model, transformers.PreTrainedModel) else ""
+        library = "transformers"
+    return cards.pages(Path(path).name, details, library=library, opener=opener)
 
 
 def plain_config(model: PreTrainedModel) -> PreTrainedConfig:
@@ -61,14 +79,11 @@ def save(
 
     Args:
         model: A pruned transformers model.
-        path: A directory that does not exist or is empty.
-        architecture: The model's architecture; it is stored in the manifest, so that loading needs no plugin.
-        details: Further entries of the manifest: recipe, costs, metrics.
-        tokenizer: Tokenizer to save with the model.
-        companions: Other files to save, by their relative path in the directory.
-
-    Returns:
-        The directory.
+        path: A directory that does not exist, or is empty.
+        architecture: Where its units are; it goes into the configuration, so that loading needs no plugin.
+        details: What else the manifest says: recipe, costs, metrics.
+        tokenizer: Saved along.
+        companions: Files to write along, by their relative path in the directory.
 
     Raises:
         CheckpointError: The target is not empty or cannot be written.
@@ -78,23 +93,20 @@ def save(
     if not isinstance(model, transformers.PreTrainedModel):
         raise ModelError(f"Only transformers models can be saved; this is a {type(model).__name__}. Use torch.save.")
     groups = resolve_groups(architecture, model)
-    portable.describe(model, groups)
+    portable.describe(model, architecture)
     manifest = {
         "format_version": FORMAT_VERSION,
         "versions": {name: version(name) for name in ("fastprune", "torch", "transformers")}
         | {"python": platform.python_version()},
         "model_class": type(model).__name__,
-        "architecture": dataclasses.asdict(architecture),
         "widths": {group.name: group.units for group in groups},
         **details,
     }
-    with written_whole(path) as scratch:
+    with written_directory(path) as scratch:
         model.save_pretrained(scratch)
         _write_modelling_file(model, scratch)
         write_companions(scratch, tokenizer, companions or {})
-        (scratch / MANIFEST).write_text(
-            json.dumps(_finite(manifest), indent=2, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        (scratch / MANIFEST).write_text(json_text(manifest, indent=2) + "\n", encoding="utf-8")
     return path
 
 
@@ -116,16 +128,17 @@ def load(
     Raises:
         CheckpointError: The directory has no pruned model, a broken one, or one of a newer format.
     """
-    if not (Path(path) / MANIFEST).exists() and is_pruned(path):
+    path = user_path(path)
+    if not (path / MANIFEST).exists() and is_pruned(path):
         return _load(path, model_class or _class_in_config(path), dtype).to(device).eval()  # type: ignore[no-any-return]
     manifest = read_manifest(path)
     try:
         model_class = model_class or getattr(transformers, manifest["model_class"])
-        architecture = architecture_of(manifest["architecture"], f"the manifest of {path}")
+        architecture = architecture_of(_config_of(path)[portable.KEY]["architecture"], f"the configuration of {path}")
         widths = {str(name): int(units) for name, units in manifest["widths"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise CheckpointError(
-            f"The manifest of {path} is incomplete or invalid: {type(error).__name__}: {error}."
+            f"The manifest or the configuration of {path} lacks what loading needs: {type(error).__name__}: {error}."
         ) from error
     model = _load(path, model_class, dtype)
     loaded = {group.name: group.units for group in resolve_groups(architecture, model)}
@@ -220,12 +233,3 @@ def _write_modelling_file(model: PreTrainedModel, directory: Path) -> None:
         config["auto_map"] = classes
         (directory / f"{portable.MODULE}.py").write_text(portable.modelling_file(model), encoding="utf-8")
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _finite(value: Any) -> Any:
-    """Replace numbers that JSON cannot represent, such as the NaN correlation of constant predictions, by None."""
-    if isinstance(value, Mapping):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

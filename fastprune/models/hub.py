@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from fastprune.errors import CheckpointError
+from fastprune.files import user_path
 from fastprune.models.manifests import read_manifest
 from fastprune.progress import step
 
@@ -26,6 +27,7 @@ def push_to_hub(path: str | Path, repository: str, *, private: bool = False, tok
     Raises:
         CheckpointError: The directory has no pruned model, or the upload fails.
     """
+    path = user_path(path)
     read_manifest(path)
     api = HfApi(token=token)
     try:

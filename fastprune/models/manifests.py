@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastprune.errors import CheckpointError
-from fastprune.files import write_text
+from fastprune.files import user_path, write_text
 from fastprune.reports.pages import render
 
 MANIFEST = "fastprune.json"
@@ -21,7 +21,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: The manifest is missing, is not valid JSON, or has a newer format.
     """
-    file = Path(path) / MANIFEST
+    file = user_path(path) / MANIFEST
     if not file.is_file():
         raise CheckpointError(f"{path} has no pruned model saved by fastprune: it has no {MANIFEST}.")
     try:
@@ -50,9 +50,7 @@ def write_report(directories: Sequence[str | Path], output: str | Path) -> Path:
         CheckpointError: A directory has no pruned model.
     """
     runs = {}
-    for directory in map(Path, directories):
+    for directory in map(user_path, directories):
         name = directory.name if directory.name not in runs else str(directory)
         runs[name] = read_manifest(directory)
-    path = Path(output)
-    write_text(path, render(runs))
-    return path
+    return write_text(output, render(runs))

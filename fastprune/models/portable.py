@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,11 +18,14 @@ from transformers.models.auto import modeling_auto
 from fastprune import modeling
 from fastprune.errors import CheckpointError
 from fastprune.modeling import BiasOnly, EmptySublayer, Experts, OwnConfig, put
+from fastprune.units.architecture import Architecture
 from fastprune.units.groups import Groups
+from fastprune.units.paths import base_prefix
+from fastprune.units.resolve import resolve_groups
 
 MODULE = "modeling_fastprune"
 KEY = "fastprune"
-"""Name of the configuration's entry with the changes of pruned modules."""
+"""Name of the configuration's entry with the changes of pruned modules and the architecture."""
 CLASS = '''
 
 class {name}(Narrow, transformers.{name}):
@@ -28,10 +33,15 @@ class {name}(Narrow, transformers.{name}):
 '''
 
 
-def describe(model: nn.Module, groups: Groups) -> None:
-    """Store the changes of a pruned model in its configuration, in place, so that ``save_pretrained`` writes them."""
+def describe(model: nn.Module, architecture: Architecture) -> None:
+    """Store a pruned model's changes and its architecture in its configuration, in place.
+
+    ``save_pretrained`` then writes them, and ``architecture_for`` finds the architecture again.
+    """
     if isinstance(model, PreTrainedModel):
-        model.config.fastprune = {"modules": difference(model, groups)}
+        changes = difference(model, resolve_groups(architecture, model))
+        plain = json.loads(json.dumps(dataclasses.asdict(architecture)))  # lists, as after reading
+        model.config.fastprune = {"modules": changes, "architecture": plain}
 
 
 def difference(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, Any]]:
@@ -49,7 +59,7 @@ def difference(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, An
     """
     dense = _dense(model).base_model
     base = model.base_model
-    prefix = next((f"{name}." for name, module in model.named_modules() if module is base and name), "")
+    prefix = base_prefix(model)
     cut = {cut.module for group in groups for cut in group.cuts}
     touched = cut | {path for group in groups for path in (group.layer, group.module, group.consumer) if path}
     inside = tuple({f"{path.removeprefix(prefix)}." for path in touched})

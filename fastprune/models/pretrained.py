@@ -17,18 +17,15 @@ from transformers import AutoConfig, PreTrainedModel
 
 from fastprune.data.processors import read_processor
 from fastprune.errors import ModelError
-from fastprune.models import portable
-from fastprune.models.checkpoint import is_pruned, load, plain_config, save, write_companions
+from fastprune.files import check_model, user_path
+from fastprune.models.checkpoint import is_pruned, load, pages, plain_config, save, write_companions
 from fastprune.models.manifests import MANIFEST, read_manifest
 from fastprune.models.sentence_transformers import SentenceTransformer, read_sentence_transformer
 from fastprune.progress import step
 from fastprune.registry.serving import architecture_for, task_for
-from fastprune.reports import cards
-from fastprune.sources import check_model
 from fastprune.units.experts import unfuse_experts
 from fastprune.units.groups import Groups
 from fastprune.units.resolve import resolve_groups
-from fastprune.units.toml import architecture_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -69,9 +66,9 @@ class Pretrained:
 
     @property
     def hub_name(self) -> str:
-        """Hub name of the model; for a pruned model, that of its dense model; empty for a local directory."""
-        name = "" if Path(self.source).expanduser().is_dir() else self.source
-        return str(self.manifest.get("base_model", "")) or name
+        """The name on the Hub that it was opened by; that of the dense model, where it was pruned; else empty."""
+        named = "" if user_path(self.source).is_dir() else self.source
+        return str(self.manifest.get("base_model", "")) or named
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -89,10 +86,7 @@ class Pretrained:
             ModelError: The architecture does not fit the model.
         """
         try:
-            if self.manifest:
-                architecture = architecture_of(self.manifest["architecture"], f"the manifest of {self.source}")
-            else:
-                architecture = architecture_for(self.model)
+            architecture = architecture_for(self.model)
         except ModelError:
             return None
         return resolve_groups(architecture, unfuse_experts(self.model))
@@ -101,7 +95,7 @@ class Pretrained:
         """Write what belongs to the model beside its weights: the configuration, without what was pruned, the tokenizer and
         the companions."""
         plain_config(self.model).save_pretrained(directory)  # type: ignore[arg-type]
-        write_companions(Path(directory), self.tokenizer, self.companions)
+        write_companions(user_path(directory), self.tokenizer, self.companions)
 
     def save(self, path: str | Path) -> Path:
         """Save a pruned model whose weights were changed, for instance by training, with its manifest except the metrics.
@@ -117,26 +111,17 @@ class Pretrained:
             CheckpointError: The directory is not empty or cannot be written.
         """
         if not self.manifest:
-            raise ModelError(f"{self.source} was not saved by fastprune; use model.save_pretrained.")
-        rewritten = {
-            "format_version",
-            "versions",
-            "model_class",
-            "architecture",
-            "widths",
-        }  # save() writes these itself
-        details = {name: value for name, value in self.manifest.items() if name not in rewritten} | {"metrics": {}}
-        pages = {}
-        if set(HISTORY) <= set(details):
-            auto_class = portable.auto_class(self.model) if isinstance(self.model, PreTrainedModel) else ""
-            pages = cards.pages(Path(path).name, details, auto_class=auto_class, companions=self.companions)
+            raise ModelError(f"{self.source} is not a model that fastprune saved; use model.save_pretrained.")
+        own = {"format_version", "versions", "model_class", "widths"}  # what save says itself
+        details = {name: value for name, value in self.manifest.items() if name not in own} | {"metrics": {}}
+        written = pages(self.model, path, details, self.companions) if set(HISTORY) <= set(details) else {}
         return save(
             self.model,
             path,
-            architecture=architecture_of(self.manifest["architecture"], f"the manifest of {self.source}"),
+            architecture=architecture_for(self.model),
             details=details,
             tokenizer=self.tokenizer,
-            companions={**self.companions, **pages},
+            companions={**self.companions, **written},
         )
 
 

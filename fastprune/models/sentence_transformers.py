@@ -68,6 +68,14 @@ def read_sentence_transformer(directory: Path) -> SentenceTransformer | None:
     )
 
 
+def opening_class(companions: Mapping[str, bytes]) -> str:
+    """The class of sentence-transformers that opens a model with these files beside it; empty where none does."""
+    if MODULES not in companions:
+        return ""
+    pools = any(path.endswith("Pooling/config.json") for path in companions)
+    return "SentenceTransformer" if pools else "CrossEncoder"
+
+
 def _is_cross_encoder(directory: Path) -> bool:
     settings = directory / SETTINGS[0]
     return settings.exists() and _read_json(settings).get("model_type") == "CrossEncoder"

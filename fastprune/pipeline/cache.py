@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import nn
 
 from fastprune.calibration.dense_states import DenseStates
 from fastprune.data.batches import Batches
+from fastprune.files import user_path, written_file
 from fastprune.strategies.contracts import CostModel, Scorer
 from fastprune.strategies.costs import CostTable
 from fastprune.strategies.scores import Scores
@@ -71,7 +71,7 @@ class PruningCache:
 
     def _path(self, kind: str, strategy: Any) -> Path | None:
         digest = hashlib.sha256(repr(strategy).encode()).hexdigest()[:12]
-        return self.folder / f"{kind}-{strategy.name}-{digest}.pt" if self.folder else None
+        return user_path(self.folder) / f"{kind}-{strategy.name}-{digest}.pt" if self.folder else None
 
     def _read(self, kind: str, strategy: Any) -> dict[str, Any]:
         """What another process kept; nothing where there is none, or it cannot be read: it is computed again then."""
@@ -87,10 +87,5 @@ class PruningCache:
         if path is None:
             return
         content = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-        try:
+        with written_file(path) as scratch:
             torch.save(content, scratch)
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)

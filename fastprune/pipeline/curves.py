@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import statistics
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastprune.errors import UsageError
+from fastprune.files import json_text
 from fastprune.reports.pictures import save_figure, subplots
 
 FORMAT = 2
@@ -158,7 +160,7 @@ class Sweep:
 
     def to_json(self) -> str:
         """Everything, as ``Sweep.read`` takes it."""
-        return json.dumps({"format": FORMAT} | asdict(self), indent=1)
+        return json_text({"format": FORMAT} | asdict(self), indent=1)
 
     @staticmethod
     def read(path: Path) -> Sweep:
@@ -171,14 +173,19 @@ class Sweep:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content.pop("format") != FORMAT:
                 raise UsageError(f"{path} is of another format than {FORMAT}; name another --output.")
-            runs = [Run(**run) for run in content.pop("runs")]
-            return Sweep(**content, runs=runs)
+            runs = [Run(**run | {"metrics": _numbers(run["metrics"])}) for run in content.pop("runs")]
+            return Sweep(**content | {"dense": _numbers(content["dense"])}, runs=runs)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path} is no sweep that could go on ({error}); name another --output.") from error
 
     def _drop(self, value: float) -> float:
         dense = self.dense[self.metric]
         return 100 * (value / dense - 1) if self.falling else 100 * (dense - value)
+
+
+def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """Metrics with NaN where JSON has null."""
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 def read_rule(rule: str) -> tuple[str, float]:

@@ -51,7 +51,7 @@ def outcome(
     if state.reroute:
         with frozen(pruned):
             spent = _measured(spent, recipe.cost, pruned, left, workload)
-    portable.describe(pruned, left)
+    portable.describe(pruned, subject.architecture)
     opened = subject.opened
     return PruningResult(
         model=pruned,

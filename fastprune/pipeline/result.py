@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from fastprune.measuring.memory import weight_bytes
-from fastprune.models import checkpoint, hub, portable
+from fastprune.models import checkpoint, hub
 from fastprune.progress import step
 from fastprune.registry.recipe import Recipe
-from fastprune.reports import cards
 from fastprune.reports import pages as reports
 from fastprune.reports.figures import rows
 from fastprune.units.architecture import Architecture
@@ -143,9 +141,8 @@ class PruningResult:
             CheckpointError: The directory is not empty, or cannot be written.
         """
         details = self.details()
-        auto_class = portable.auto_class(self.model) if isinstance(self.model, PreTrainedModel) else ""
         with step("saving"):
-            pages = cards.pages(Path(path).name, details, auto_class=auto_class, companions=self.companions)
+            pages = checkpoint.pages(self.model, path, details, self.companions)
             return checkpoint.save(
                 self.model,
                 path,

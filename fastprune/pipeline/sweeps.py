@@ -10,7 +10,7 @@ from typing import Any
 
 from fastprune.data.batches import Batches
 from fastprune.errors import BudgetError, UsageError
-from fastprune.files import check_output, write_text
+from fastprune.files import check_output, user_path, write_text
 from fastprune.measuring.evaluation import evaluate
 from fastprune.models.pretrained import Pretrained
 from fastprune.pipeline.cache import PruningCache
@@ -59,7 +59,7 @@ def sweep(
         read_budget(budget)
     if not budgets or not seeds:
         raise BudgetError("A sweep takes at least one budget and one seed.")
-    folder = Path(folder) if folder else None
+    folder = user_path(folder) if folder else None
     found = _started(model, eval_data, recipes, metric, folder)
     drawn: int | None = None
     todo = [(seed, budget, name) for seed in seeds for budget in budgets for name in recipes]

@@ -59,6 +59,10 @@ class Plugins:
     manager: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager("fastprune"))
     found: list[PluginInfo] = field(default_factory=list)
 
+    def counted_costs(self) -> dict[str, CostModel]:
+        """The cost models that count, with their default options, by name."""
+        return {name: self.cost[name]() for name in self.cost if self.cost[name].counted}
+
     def strategies(self, kind: str) -> Registry[type[Strategy]]:
         """The registry of a kind of strategy, one of ``STRATEGIES``."""
         registry: Registry[type[Strategy]] = getattr(self, kind)

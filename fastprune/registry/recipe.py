@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from fastprune.errors import OptionError, UnknownNameError, UsageError
+from fastprune.files import check_read, user_path
 from fastprune.registry import loading
-from fastprune.sources import check_read
 from fastprune.strategies.budgets import BudgetRequest
 from fastprune.strategies.contracts import CostModel, MeasuredCost, Rearranger, Scorer, Searcher, Strategy, Tuner
 from fastprune.strategies.options import build, options_of
 from fastprune.strategies.schedules import Schedule
+from fastprune.strategies.scores import Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +34,10 @@ class Recipe:
     def __post_init__(self) -> None:
         for stage in (self.searcher, self.rearranger, self.tuner):
             for need in sorted(stage.requires - self.scorer.provides):
+                called = Scores.optional().get(need, need)
                 raise UsageError(
-                    f"{_kind_of(stage)} '{stage.name}' needs {_NEEDS.get(need, need)}, which scorer '{self.scorer.name}' "
-                    f"does not provide. Choose another {_kind_of(stage)} ('none' needs nothing, if there is one) or another scorer."
+                    f"{_kind_of(stage)} '{stage.name}' needs {called}, which scorer '{self.scorer.name}' does not provide. "
+                    f"Choose another {_kind_of(stage)} ('none' needs nothing, if there is one) or another scorer."
                 )
 
     @staticmethod
@@ -118,9 +120,6 @@ def _suit_searcher(
         tables["searcher"] = {"use": searcher}
 
 
-_NEEDS = {"grads": "per-sample gradients", "token_weights": "token weights", "damage": "damage curves"}
-
-
 def strategy(kind: str, name: str, /, **options: Any) -> Any:
     """Build a strategy by its registered name: ``strategy("tuner", "mask", damp=0.5)``.
 
@@ -165,9 +164,9 @@ def recipe_for(
 def _tables(source: str | Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """The tables of the preset, and those that a file lays over it."""
     presets = loading.installed().preset
-    if isinstance(source, str) and (source in presets or not (Path(source).suffix or Path(source).exists())):
+    if isinstance(source, str) and (source in presets or not (Path(source).suffix or user_path(source).exists())):
         return _parse(presets[source], f"the preset '{source}'"), {}
-    laid = _parse(_read(Path(source)), str(source))
+    laid = _parse(_read(user_path(source)), str(source))
     preset: Any = laid.pop("preset", "default")
     return _parse(presets[preset], f"the preset '{preset}'"), laid
 

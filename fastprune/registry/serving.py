@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from fastprune.data.tasks import Task
 from fastprune.errors import ModelError
+from fastprune.registry.loading import installed
 from fastprune.units.architecture import Architecture
+from fastprune.units.toml import architecture_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-from fastprune.registry.loading import installed
 
 
 def task_for(config: PretrainedConfig, model_class: type[nn.Module]) -> Task:
@@ -32,12 +33,16 @@ def task_for(config: PretrainedConfig, model_class: type[nn.Module]) -> Task:
 
 
 def architecture_for(model: nn.Module) -> Architecture:
-    """The registered architecture for a model's ``config.model_type``.
+    """The architecture of a model: what it was pruned with, or by ``config.model_type``.
 
     Raises:
         ModelError: There is none.
     """
-    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    config: Any = getattr(model, "config", None)
+    pruned: Any = getattr(config, "fastprune", None)
+    if pruned and "architecture" in pruned:
+        return architecture_of(pruned["architecture"], f"the configuration of the {type(model).__name__}")
+    model_type = getattr(config, "model_type", None)
     registry = installed().architecture
     for name in registry:
         if model_type in registry[name].model_types:

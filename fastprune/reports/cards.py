@@ -8,7 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fastprune.models.sentence_transformers import MODULES
 from fastprune.reports import pages as reports
 from fastprune.reports.pictures import subplots
 
@@ -17,28 +16,25 @@ PICTURE = "kept.png"
 
 
 def pages(
-    name: str, details: Mapping[str, Any], *, auto_class: str = "", companions: Mapping[str, bytes] | None = None
+    name: str, details: Mapping[str, Any], *, library: str = "transformers", opener: str = ""
 ) -> dict[str, bytes]:
     """Build the report, the model card and its plot, for a pruned model's directory.
 
     Args:
-        name: Name of the directory.
-        details: The result of ``PruningResult.details``, or a manifest.
-        auto_class: The Auto class of transformers that opens the model; empty: only fastprune opens it.
-        companions: The model's other files; they show whether it is a SentenceTransformer.
-
-    Returns:
-        File contents by name.
+        name: Of the directory.
+        details: What ``PruningResult.details`` returns, or a manifest.
+        library: What opens it: ``transformers`` or ``sentence-transformers``.
+        opener: The class of the library that does; empty: nothing but fastprune does.
     """
     return {
         reports.NAME: reports.render({name: details}).encode(),
-        CARD: model_card(name, details, auto_class=auto_class, companions=companions or {}).encode(),
+        CARD: model_card(name, details, library=library, opener=opener).encode(),
         PICTURE: kept_picture(details),
     }
 
 
-def model_card(name: str, details: Mapping[str, Any], *, auto_class: str, companions: Mapping[str, bytes]) -> str:
-    """The model card in Markdown, with the Hub's metadata header; arguments as for ``pages``."""
+def model_card(name: str, details: Mapping[str, Any], *, library: str, opener: str) -> str:
+    """The card, with the Hub's metadata in front; arguments as for ``pages``."""
     from jinja2 import Environment
 
     template = files("fastprune.reports").joinpath("card.md.j2").read_text(encoding="utf-8")
@@ -56,8 +52,8 @@ def model_card(name: str, details: Mapping[str, Any], *, auto_class: str, compan
             recipe=page["recipe"],
             budget=f"{details['budget']:g}",
             base=details.get("base_model", ""),
-            library="sentence-transformers" if MODULES in companions else "transformers",
-            usage=_usage(name, auto_class, companions),
+            library=library,
+            usage=_usage(name, library, opener),
         )
     )
 
@@ -80,16 +76,13 @@ def kept_picture(details: Mapping[str, Any]) -> bytes:
     return png.getvalue()
 
 
-def _usage(name: str, auto_class: str, companions: Mapping[str, bytes]) -> str:
-    """Python code that opens the model."""
-    with_fastprune = f'import fastprune\n\nmodel = fastprune.load("{name}")  # needs fastprune'
-    if MODULES in companions:
-        scores_pairs = not any(path.endswith("Pooling/config.json") for path in companions)
-        opener = "CrossEncoder" if scores_pairs else "SentenceTransformer"
-        return f'from sentence_transformers import {opener}\n\nmodel = {opener}("{name}", trust_remote_code=True)'
-    if auto_class:
-        return (
-            f"from transformers import {auto_class}\n\n"
-            f'model = {auto_class}.from_pretrained("{name}", trust_remote_code=True)\n\n{with_fastprune}'
-        )
-    return with_fastprune
+def _usage(name: str, library: str, opener: str) -> str:
+    """The lines that open it."""
+    own = f'import fastprune\n\nmodel = fastprune.load("{name}")  # where fastprune is installed'
+    module = library.replace("-", "_")
+    if library == "sentence-transformers":
+        return f'from {module} import {opener}\n\nmodel = {opener}("{name}", trust_remote_code=True)'
+    if opener:
+        called = f'{opener}.from_pretrained("{name}", trust_remote_code=True)'
+        return f"from {module} import {opener}\n\nmodel = {called}\n\n{own}"
+    return own

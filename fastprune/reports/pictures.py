@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastprune.errors import UsageError
+from fastprune.files import user_path, written_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,13 +27,9 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     Raises:
         UsageError: The file cannot be written.
     """
-    path = Path(path)
-    scratch = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
     try:
-        figure.savefig(scratch, dpi=150)
-        scratch.replace(path)
+        with written_file(path) as scratch:
+            figure.savefig(scratch, dpi=150)
     except (OSError, ValueError) as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-        raise UsageError(f"The figure {path} cannot be written: {error}") from error
-    return path
+        raise UsageError(f"The picture {path} cannot be drawn: {error}") from error
+    return user_path(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from fastprune.errors import BudgetError
@@ -64,8 +65,8 @@ def read_budget(budget: Budget) -> dict[str, BudgetRequest]:
             )
         return {name.strip(): _asked(text) for name, _, text in pairs}
     if isinstance(budget, Mapping):
-        if not budget:
-            raise BudgetError("The budget names no cost; give one, such as {'latency': 0.5}.")
+        if not budget or not all(isinstance(name, str) for name in budget):
+            raise BudgetError(f"The budget must name costs, such as {{'latency': 0.5}}; got {budget!r}.")
         return {name: _asked(each) for name, each in budget.items()}
     return {"": _asked(budget)}
 
@@ -91,11 +92,16 @@ def read_budgets(text: str) -> list[float]:
     return list(dict.fromkeys(found))
 
 
-def _asked(value: float | str) -> BudgetRequest:
-    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z]*)\s*", str(value))
+def _asked(value: object) -> BudgetRequest:
+    if isinstance(value, bool) or not isinstance(value, (str, Real)):
+        raise BudgetError(
+            f"The budget must be a fraction such as 0.5, an amount such as '3.5ms', or one of these by the name of each cost; "
+            f"got {value!r}."
+        )
+    if not isinstance(value, str):
+        return BudgetRequest(float(value))
+    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z]*)\s*", value)
     try:
-        if not isinstance(value, str):
-            return BudgetRequest(value)
         return BudgetRequest(float(found[1]), found[2]) if found else BudgetRequest(float(value))
     except ValueError as error:
         raise BudgetError(

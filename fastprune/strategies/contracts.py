@@ -167,6 +167,9 @@ class CostModel(Strategy, ABC):
 
     searcher: ClassVar[str] = ""
     """The default searcher for its tables, by name, if they are not linear in the units [the preset's]."""
+    counted: ClassVar[bool] = False
+    """Whether it counts, with the same result on every machine: ``fastprune inspect`` shows such costs, and ``check_model``
+    compares them with those of the smaller model [it measures]."""
 
     @abstractmethod
     def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:

@@ -7,15 +7,19 @@ import types
 import typing
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from fastprune.errors import OptionError
 
-if TYPE_CHECKING:
-    from fastprune.strategies.contracts import Strategy
-
 T = TypeVar("T")
-S = TypeVar("S", bound="Strategy")
+S = TypeVar("S", bound="HasOptions")
+
+
+class HasOptions(Protocol):
+    """A dataclass whose fields are options: a strategy."""
+
+    name: ClassVar[str]
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
 def option(default: T, *, help: str) -> T:
@@ -38,7 +42,7 @@ class OptionInfo:
         return " | ".join(_type_names(self.annotation))
 
 
-def options_of(strategy: type[Strategy]) -> list[OptionInfo]:
+def options_of(strategy: type[HasOptions]) -> list[OptionInfo]:
     """The options of a strategy class, in the order of their definition."""
     hints = typing.get_type_hints(strategy)
     return [
@@ -65,7 +69,7 @@ def build(kind: str, strategy: type[S], values: Mapping[str, Any]) -> S:
     return strategy(**{name: _read(kind, strategy.name, known[name], value) for name, value in values.items()})
 
 
-def check_options(strategy: Strategy) -> None:
+def check_options(strategy: HasOptions) -> None:
     """Refuse an instance with a value that is not of its option's type.
 
     Raises:

@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 
 
+def _optional(called: str) -> Any:
+    return dataclasses.field(default=None, metadata={"called": called})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     """How much the loss suffers when a unit goes (METHOD 1). By the name of the group, on the CPU.
@@ -26,9 +30,14 @@ class Scores:
     """
 
     importance: Mapping[str, Tensor]
-    grads: Mapping[str, Tensor] | None = None
-    token_weights: Mapping[str, tuple[Tensor, ...]] | None = None
-    damage: Mapping[str, Tensor] | None = None
+    grads: Mapping[str, Tensor] | None = _optional("per-sample gradients")
+    token_weights: Mapping[str, tuple[Tensor, ...]] | None = _optional("token weights")
+    damage: Mapping[str, Tensor] | None = _optional("damage curves")
+
+    @classmethod
+    def optional(cls) -> dict[str, str]:
+        """The fields that not every scorer fills, and what messages call them."""
+        return {each.name: each.metadata["called"] for each in dataclasses.fields(cls) if "called" in each.metadata}
 
     def only(self, names: Collection[str]) -> Scores:
         """The scores of some groups alone."""

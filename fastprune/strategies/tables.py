@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +14,7 @@ import numpy as np
 import torch
 
 from fastprune.errors import TableError
+from fastprune.files import json_text, user_path, write_text
 from fastprune.strategies.costs import Conditions, CostTable
 from fastprune.units.groups import Group, Groups
 
@@ -141,7 +139,7 @@ class MeasuredTable:
 
     def to_json(self) -> str:
         """What ``save`` writes."""
-        return json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}, indent=1)
+        return json_text({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}, indent=1)
 
     def save(self, path: str | Path) -> Path:
         """Write the table as JSON: all of it or nothing.
@@ -149,18 +147,10 @@ class MeasuredTable:
         Raises:
             TableError: The file cannot be written.
         """
-        path = Path(path)
-        text = self.to_json()
-        scratch = path.parent / f".{path.name}-{secrets.token_hex(4)}"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_text(text + "\n", encoding="utf-8")
-            os.replace(scratch, path)
+            return write_text(path, self.to_json() + "\n")
         except OSError as error:
-            with contextlib.suppress(OSError):
-                scratch.unlink(missing_ok=True)
             raise TableError(f"The cost table {path} cannot be written: {error}.") from error
-        return path
 
     @staticmethod
     def read(path: str | Path) -> MeasuredTable:
@@ -170,7 +160,7 @@ class MeasuredTable:
             TableError: There is no such file, it is broken or of a newer format, or a curve has gaps.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = json.loads(user_path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise TableError(f"The cost table {path} cannot be read: {error.strerror or error}.") from error
         except ValueError as error:

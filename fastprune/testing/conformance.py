@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -17,6 +16,7 @@ from fastprune.data.batches import Batches
 from fastprune.models.pretrained import read_class
 from fastprune.progress import track
 from fastprune.registry import loading, serving
+from fastprune.strategies.contracts import CostModel
 from fastprune.units.architecture import Architecture
 
 SIZES = ("num_hidden_layers", "encoder_layers", "decoder_layers", "num_decoder_layers")
@@ -97,14 +97,13 @@ def random_model(source: str | Path, *, layers: int = 2) -> transformers.PreTrai
 
 
 def _cost_checks(architecture: Architecture, model: nn.Module, batches: Batches) -> Iterator[testing.Check]:
-    for name in ("macs", "params"):
-        cost: Any = loading.installed().cost[name]()
+    for cost in loading.installed().counted_costs().values():
 
-        def counted(cost: Any = cost) -> None:
-            # modules shared by all heads, such as a norm, are removed with the last head, which the table ignores
+        def counted(cost: CostModel = cost) -> None:
+            # what all heads share, such as a norm, goes with the last of them, and is not in the table
             testing.check_cost_model(cost, model=model, batches=batches, tolerance=0.05, architecture=architecture)
 
-        yield testing.Check(f"{name} predicted for pruned models are correct within 5 %", counted)
+        yield testing.Check(f"{cost.name} are what is counted, within 5 %", counted)
 
 
 def _verdict(check: testing.Check) -> Verdict:

@@ -9,8 +9,7 @@ from fastprune.errors import UsageError
 from fastprune.strategies.contracts import Strategy
 from fastprune.strategies.options import build as built
 from fastprune.strategies.options import options_of
-
-OPTIONAL_SCORES = frozenset({"grads", "token_weights", "damage"})
+from fastprune.strategies.scores import Scores
 
 
 def check_options(strategy: Strategy) -> None:
@@ -31,9 +30,9 @@ def check_options(strategy: Strategy) -> None:
     docstring = (kind.__doc__ or "").strip()
     assert docstring, f"{who} needs a docstring; help and documentation print it."
     assert not docstring.startswith(f"{kind.__name__}("), f"{who} needs a docstring; dataclass's default is not enough."
-    assert strategy.requires <= OPTIONAL_SCORES, (
-        f"{who} requires the unknown scores {sorted(strategy.requires - OPTIONAL_SCORES)}; "
-        f"there are {', '.join(sorted(OPTIONAL_SCORES))}."
+    unknown = sorted(strategy.requires - Scores.optional().keys())
+    assert not unknown, (
+        f"{who} requires the unknown scores {unknown}; there are {', '.join(sorted(Scores.optional()))}."
     )
     keyword_only = {field.name: field.kw_only for field in dataclasses.fields(kind)}
     for info in options_of(kind):

@@ -15,7 +15,7 @@ from fastprune.strategies.scores import Scores
 from fastprune.surgery.materialize import materialize
 from fastprune.testing.comparing import relative_difference
 from fastprune.testing.guards import contract_kept, untouched
-from fastprune.testing.options import OPTIONAL_SCORES, check_options
+from fastprune.testing.options import check_options
 from fastprune.testing.problems import some_mask
 from fastprune.testing.tiny import model_and_batches, pad_further, sample_count
 from fastprune.units.groups import Group, Groups
@@ -40,12 +40,12 @@ def check_scorer(scorer: Scorer, *, model: nn.Module | None = None, batches: Bat
     model, batches = model_and_batches(model, batches)
     who = f"scorer '{scorer.name}'"
     groups = resolve_groups(serving.architecture_for(model), model)
-    assert scorer.provides <= OPTIONAL_SCORES, (
-        f"The {who} provides the unknown scores {sorted(scorer.provides - OPTIONAL_SCORES)}; "
-        f"there are {', '.join(sorted(OPTIONAL_SCORES))}."
+    unknown = sorted(scorer.provides - Scores.optional().keys())
+    assert not unknown, (
+        f"The {who} provides the unknown scores {unknown}; there are {', '.join(sorted(Scores.optional()))}."
     )
     scores = _score(scorer, model, groups, batches)
-    for name in OPTIONAL_SCORES - scorer.provides:
+    for name in sorted(Scores.optional().keys() - scorer.provides):
         assert getattr(scores, name) is None, f"The {who} fills '{name}', which is not in its 'provides'."
     _check_optional_scores(who, scores, model, groups, batches)
     again = _score(scorer, model, groups, batches)

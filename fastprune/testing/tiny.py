@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from fastprune.calibration.hooks import frozen
 from fastprune.data.batches import COUNTED, NO_LABEL, Batches, token_mask
 from fastprune.data.tasks import Task
+from fastprune.data.workload import dummy_inputs, readings_for
 from fastprune.registry import loading, serving
 from fastprune.units.experts import unfuse_experts
 
@@ -150,41 +150,12 @@ def tiny_batches(
     for start in range(0, samples, batch_size):
         lengths = torch.randint(3, length + 1, (min(batch_size, samples - start),), generator=generator)
         lengths[0] = length
-        batch = _inputs(model, lengths, generator)
+        batch = dummy_inputs(model, [readings_for(model, each) for each in lengths.tolist()], generator)
         if labels:
             with frozen(model), torch.no_grad():
                 batch |= task.draw_labels(model(**batch), batch, generator)
         batches.append(batch)
     return Batches.wrap(batches, task)
-
-
-def _inputs(model: nn.Module, lengths: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """Random inputs of the model with ``lengths`` tokens [samples]: tensors [samples, ...]."""
-    config: Any = model.config
-    arguments = inspect.signature(model.forward).parameters
-    text, vision, pad = config.get_text_config(), getattr(config, "vision_config", config), pad_token_of(model)
-    real = torch.arange(int(lengths.max())) < lengths[:, None]  # [samples, tokens]
-    batch: dict[str, Tensor] = {}
-    if "input_ids" in arguments:
-        ids = torch.randint(pad + 1, text.vocab_size, real.shape, generator=generator)
-        batch |= {"input_ids": torch.where(real, ids, pad), "attention_mask": real.long()}
-    if "decoder_input_ids" in arguments:
-        others = torch.randint(pad + 1, text.vocab_size, real.shape, generator=generator)
-        batch |= {"decoder_input_ids": torch.where(real, others, pad), "decoder_attention_mask": real.long()}
-    if "pixel_values" in arguments:
-        shape = (vision.num_channels, vision.image_size, vision.image_size)
-        batch["pixel_values"] = torch.randn(len(lengths), *shape, generator=generator)
-    if "input_features" in arguments:
-        bins, times = config.num_mel_bins, 2 * config.max_source_positions
-        batch["input_features"] = torch.randn(len(lengths), bins, times, generator=generator)
-    if "input_values" in arguments:
-        readings = lengths.clone()
-        for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
-            readings = (readings - 1) * stride + kernel
-        mask = torch.arange(int(readings.max())) < readings[:, None]  # [samples, readings]
-        waves = torch.randn(mask.shape, generator=generator)
-        batch |= {"input_values": torch.where(mask, waves, 0.0), "attention_mask": mask.long()}
-    return batch
 
 
 def model_and_batches(

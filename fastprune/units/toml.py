@@ -22,7 +22,7 @@ def read_architecture(path: str | Path) -> Architecture:
         UsageError: The file cannot be read, is not TOML, or a field is unknown, missing or of the wrong type.
     """
     try:
-        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        data = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The architecture {path} cannot be read: {error}.") from error
     except tomllib.TOMLDecodeError as error:

@@ -26,6 +26,7 @@ from fastprune import (
     OptionError,
     TableError,
     Workload,
+    check_length,
     frozen,
     option,
 )
@@ -93,7 +94,7 @@ class LatencyCost(MeasuredCost):
             table.require(self._required_conditions())
             return table
         batch_size, seq_len = self.batch_size or 32, self.seq_len or workload.seq_len
-        _check_length(model, seq_len)
+        check_length(model, seq_len)
         served = self._served(model)
         with self._threads(), frozen(served):
             conditions = conditions_of(
@@ -324,12 +325,6 @@ def _store(table: MeasuredTable, file: Path) -> None:
         table.save(file)
     except TableError as error:
         log.warning("%s", error)
-
-
-def _check_length(model: nn.Module, seq_len: int) -> None:
-    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    if limit is not None and seq_len > int(limit):
-        raise ModelError(f"The model takes at most {limit} tokens; the latency was requested for {seq_len}.")
 
 
 def _describe(changes: tuple[str | None, ...]) -> str:

@@ -36,6 +36,7 @@ class MacsCost(CostModel):
     """
 
     name: ClassVar[str] = "macs"
+    counted: ClassVar[bool] = True
     formula: ClassVar[str] = "MACs = fixed + sum_g k_g c_g, c_g of one unit counted over a sample of seq_len tokens"
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, https://arxiv.org/abs/2204.09656"
     seq_len: int | None = option(None, help="Tokens per sample [none: the mean length in the calibration set].")

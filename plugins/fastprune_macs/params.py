@@ -18,6 +18,7 @@ class ParamsCost(CostModel):
     """
 
     name: ClassVar[str] = "params"
+    counted: ClassVar[bool] = True
     formula: ClassVar[str] = "parameters = fixed + sum_g k_g p_g, p_g of one unit: its rows with biases and its columns"
     paper: ClassVar[str] = "Ma et al. (LLM-Pruner), NeurIPS 2023, https://arxiv.org/abs/2305.11627"
     scope: Literal["model", "layers"] = option("model", help="Count the whole model, or only the prunable units.")

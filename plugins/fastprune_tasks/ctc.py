@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastprune import Batch, Columns, DataError, ModelError, Sample, Task, tokenizer_of
+from fastprune import NO_LABEL, Batch, Columns, DataError, ModelError, Sample, Task, tokenizer_of
 from fastprune_tasks.frames import Convolutions, convolutions_of, frame_mask
 from fastprune_tasks.labels import labels_of
-from fastprune_tasks.likelihood import NO_LABEL, draw_categorical, full_precision
+from fastprune_tasks.likelihood import draw_categorical, full_precision
 from fastprune_tasks.recordings import encode_recordings
 from fastprune_tasks.transcripts import transcripts
 

@@ -133,11 +133,26 @@ def test_a_table_from_a_file(tmp_path: Path) -> None:
         strategy("cost", "latency", table_file=str(file)).measure(other, other_groups, workload)
 
 
+def test_positions_that_begin_behind_the_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RoBERTa has two more position embeddings than it takes tokens; refused before anything is scored."""
+    model = testing.tiny_model("roberta")
+    monkeypatch.setattr("fastprune_fisher.scorer.FisherScorer.score", None)
+    with pytest.raises(ModelError, match="takes at most 62 tokens; 63 were requested"):
+        fastprune.prune(
+            model,
+            testing.tiny_batches(model),
+            budget=0.5,
+            cost="latency",
+            scorer="fisher",
+            settings={"cost": {"seq_len": 63}},
+        )
+
+
 def test_bad_input() -> None:
     model, groups, workload = case()
     with pytest.raises(OptionError, match="'batch_size' of 'latency' must be 1 or more; got 0"):
         strategy("cost", "latency", batch_size=0)
-    with pytest.raises(ModelError, match="takes at most 64 tokens; the latency was requested for 65"):
+    with pytest.raises(ModelError, match="takes at most 64 tokens; 65 were requested"):
         strategy("cost", "latency", seq_len=65).table(model, groups, workload)
     with pytest.raises(ModelError, match="cannot be run on the device abacus here"):
         strategy("cost", "latency", device="abacus").table(model, groups, workload)

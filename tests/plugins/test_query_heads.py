@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 import fastprune
 from fastprune import Groups, Mask, resolve_groups, testing
+from fastprune.measuring.inspection import inspect
 from fastprune.registry import loading
 
 QUERY_HEADS = loading.installed().architecture["llama-query-heads"]
@@ -87,18 +90,41 @@ def test_costs_are_what_torch_counts_down_to_the_last_head() -> None:
         assert table.of(mask.counts()) == cost.measure(pruned, resolve_groups(QUERY_HEADS, pruned), workload).total
 
 
-def test_a_pruned_model_is_inspected_as_it_was_pruned(tmp_path: Any) -> None:
-    model, _ = shared_model()
-    result = fastprune.prune(model, testing.tiny_batches(model), budget=0.7, architecture="llama-query-heads")
-    result.save(tmp_path / "small")
-    from fastprune.measuring.inspection import inspect
-
-    rows = inspect(fastprune.open_pretrained(tmp_path / "small"), seq_len=8)["groups"]
-    assert {row["name"]: row["kept"] for row in rows} == result.mask.counts()
-    assert {row["units"] for row in rows if row["kind"] == "attention"} == {4}
-
-
 def test_a_name_that_no_family_has_is_told() -> None:
     model, _ = shared_model()
     with pytest.raises(fastprune.UnknownNameError, match="did you mean 'llama-query-heads'"):
         fastprune.prune(model, testing.tiny_batches(model), budget=0.7, architecture="llama-queries-heads")
+
+
+def test_a_pruned_model_is_taken_as_what_it_was_pruned_as(tmp_path: Path) -> None:
+    """In memory, saved, and saved again by transformers alone: whatever is done with it knows its units."""
+    model = testing.tiny_model("llama", "ForCausalLM", num_attention_heads=8)
+    batches = testing.tiny_batches(model)
+    fast: dict[str, Any] = {
+        "cost": "params",
+        "scorer": "magnitude",
+        "tuner": "none",
+        "rearranger": "none",
+        "bench": False,
+    }
+    result = fastprune.prune(model, batches, budget=0.8, architecture="llama-query-heads", **fast)
+    result.save(tmp_path / "small")
+    fastprune.load(tmp_path / "small").save_pretrained(tmp_path / "trained")
+    dense = {group.name: group.units for group in resolve_groups(QUERY_HEADS, model)}
+    kept = result.mask.counts()
+    assert kept != dense
+    for each in (result.model, *(fastprune.load(tmp_path / name) for name in ("small", "trained"))):
+        assert fastprune.architecture_for(each) == QUERY_HEADS
+        again = fastprune.prune(each, batches, budget=0.9, **fast)
+        assert {group.name: group.units for group in again.groups} == kept
+    opened = fastprune.open_pretrained(tmp_path / "small", device="cpu")
+    rows = inspect(opened, seq_len=8)["groups"]
+    assert {row["name"]: (row["units"], row["kept"]) for row in rows} == {n: (dense[n], kept[n]) for n in dense}
+    latency: dict[str, Any] = {"seq_len": 8, "batch_size": 1, "rounds": 1, "cache": False}
+    table = fastprune.measure(opened, **latency)
+    assert {name: curve.units for curve in table.curves for name in curve.groups} == kept
+    whole = fastprune.measure(dataclasses.replace(opened, model=model), **latency)
+    assert sum(len(curve.groups) for curve in whole.curves) == len(dense)  # as llama's own: by KV group
+    compared = fastprune.bench(result.model, result.model, batch_size=1, seq_len=8, rounds=1, table=table)
+    assert compared.predicted["pruned"] == pytest.approx(table.total)
+    assert all(verdict.passed for verdict in fastprune.check_model(tmp_path / "small")[:3])
