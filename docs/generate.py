@@ -13,9 +13,9 @@ import click
 import jupytext
 from click.testing import CliRunner
 
-from fastprune import Architecture, Block, Producer
 from fastprune.cli.main import COMMANDS, main
 from fastprune.registry import catalogue, hookspecs, loading
+from fastprune.units import Architecture, Block, Producer
 
 REFERENCE = Path(__file__).parent / "reference.md"
 FAMILIES = Path(__file__).parent / "architectures.md"

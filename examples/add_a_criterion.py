@@ -25,21 +25,21 @@ options, _ = parser.parse_known_args()
 
 # %%
 @dataclass(frozen=True, kw_only=True)
-class ConsumerNorm(fastprune.Scorer):
+class ConsumerNorm(fastprune.strategies.Scorer):
     """The norm of the columns that carry a unit's features into the residual stream."""
 
     name: ClassVar[str] = "consumer-norm"
     order: float = fastprune.option(2.0, help="Of the norm.")
 
     def score(
-        self, model: nn.Module, groups: fastprune.Groups, batches: fastprune.Batches, generator: torch.Generator
-    ) -> fastprune.Scores:
+        self, model: nn.Module, groups: fastprune.units.Groups, batches: fastprune.Batches, generator: torch.Generator
+    ) -> fastprune.strategies.Scores:
         importance = {}
         for group in groups:
-            weight = fastprune.consumer_of(model, group).weight.detach()  # [hidden, features]
+            weight = fastprune.units.consumer_of(model, group).weight.detach()  # [hidden, features]
             columns = weight.unflatten(1, (group.units, group.width))  # [hidden, units, width]
             importance[group.name] = columns.norm(p=self.order, dim=(0, 2)).cpu()  # [units]
-        return fastprune.Scores(importance=importance)
+        return fastprune.strategies.Scores(importance=importance)
 
 
 # %% [markdown]

@@ -17,14 +17,14 @@ parser.add_argument("--data", default="train.csv", help="To calibrate on.")
 options, _ = parser.parse_known_args()
 
 # %%
-MINE = fastprune.Architecture(
+MINE = fastprune.units.Architecture(
     name="mine",
     model_types=("bert",),  # config.model_type
     stacks=(
-        fastprune.Stack(
+        fastprune.units.Stack(
             layers="encoder.layer",  # relative to model.base_model; what follows is relative to a layer
             blocks=(
-                fastprune.Block(
+                fastprune.units.Block(
                     kind="attention",
                     module="attention.self",  # what goes when no head is left
                     producers=("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -34,7 +34,7 @@ MINE = fastprune.Architecture(
                     counts=("num_attention_heads", "all_head_size"),  # numbers that follow the heads
                     outputs=2,
                 ),
-                fastprune.Block(
+                fastprune.units.Block(
                     kind="ffn",
                     module="intermediate",
                     producers=("intermediate.dense",),

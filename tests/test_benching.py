@@ -12,19 +12,13 @@ import torch
 from torch import nn
 
 import fastprune
-from fastprune import (
-    BudgetError,
-    MeasuredTable,
-    ModelError,
-    TableError,
-    UsageError,
-    Workload,
-    resolve_groups,
-    strategy,
-    testing,
-)
+from fastprune import UsageError, strategy, testing
 from fastprune.cli.main import main
+from fastprune.data import Workload
+from fastprune.errors import BudgetError, ModelError, TableError
 from fastprune.measuring.memory import peak_bytes, weight_bytes
+from fastprune.strategies import MeasuredTable
+from fastprune.units import resolve_groups
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from fastprune import bf16_matmuls
+from fastprune.reconstruction import bf16_matmuls
 from fastprune.reconstruction.bf16 import Bf16Matmuls, bf16_is_faster
 
 CPU = torch.device("cpu")

@@ -9,9 +9,12 @@ import numpy
 import pytest
 import torch
 
-from fastprune import Block, BudgetError, Context, CostTable, Group, Groups, Scores, strategy
+from fastprune import strategy
+from fastprune.errors import BudgetError
+from fastprune.strategies import Context, CostTable, Scores
 from fastprune.strategies.budgets import BudgetRequest, read_budget
 from fastprune.strategies.limits import Limit, Limits
+from fastprune.units import Block, Group, Groups
 
 
 def test_readings() -> None:

@@ -12,7 +12,8 @@ from huggingface_hub import ModelCard
 from matplotlib.image import imread
 
 import fastprune
-from fastprune import CheckpointError, testing
+from fastprune import testing
+from fastprune.errors import CheckpointError
 from fastprune.reports.cards import kept_picture
 
 

@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import fastprune
-from fastprune import CheckpointError, Mask, ModelError, resolve_groups, testing
+from fastprune import testing
+from fastprune.errors import CheckpointError, ModelError
 from fastprune.models import checkpoint
+from fastprune.units import Mask, resolve_groups
 
 
 def pruned(model_type: str = "bert", head: str = "ForSequenceClassification", *, empty: bool = True, **config: Any):
@@ -246,7 +248,9 @@ def test_consumers_without_a_bias(tmp_path: Path, tuned: bool) -> None:
     architecture = fastprune.architecture_for(model)
     result = fastprune.prune(model, testing.tiny_batches(model), budget=0.5, tuner="weights" if tuned else "none")
     groups = resolve_groups(architecture, result.model)
-    assert all((fastprune.consumer_of(result.model, g).bias is not None) == tuned for g in groups if g.kind == "ffn")
+    assert all(
+        (fastprune.units.consumer_of(result.model, g).bias is not None) == tuned for g in groups if g.kind == "ffn"
+    )
     if not tuned:  # from_pretrained builds biases that the checkpoint has not, so the load must say so or do without
         return
     loaded = fastprune.load(result.save(tmp_path / "model"))

@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from fastprune import Batches, Mask, Scores, Task, testing
+from fastprune import Batches, testing
 from fastprune.calibration.dense_states import DenseStates
+from fastprune.data import Task
 from fastprune.measuring.evaluation import agreement
 from fastprune.pipeline import choosing
 from fastprune.pipeline.choosing import choose
+from fastprune.strategies import Scores
+from fastprune.units import Mask
 
 
 @pytest.fixture

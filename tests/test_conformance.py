@@ -12,8 +12,9 @@ import torch
 
 import fastprune
 from clocks import counted
-from fastprune import Pass, testing
+from fastprune import testing
 from fastprune.registry import loading
+from fastprune.strategies import Pass
 from fastprune.strategies.contracts import Strategy
 from fastprune_latency import probe
 
@@ -106,12 +107,14 @@ def test_another_built_in_architecture_is_counted_and_tuned(model_type: str) -> 
 def test_sublayers_in_lists_of_their_own(head: str) -> None:
     model = testing.tiny_model("xlm", head, **SIZES["xlm"])
     testing.check_architecture(fastprune.architecture_for(model), model)
-    groups = fastprune.resolve_groups(fastprune.architecture_for(model), model)
+    groups = fastprune.units.resolve_groups(fastprune.architecture_for(model), model)
     prefix = "" if head == "Model" else "transformer."
     assert groups["attentions.1.ffn"].consumer == f"{prefix}ffns.1.lin2"
     # FFNs run between the attentions, so these cannot be called one by one
-    with pytest.raises(fastprune.ModelError, match="other modules run between them"):
-        fastprune.layer_calls(model, [path for path, _ in groups.layers()], testing.tiny_batches(model, labels=False))
+    with pytest.raises(fastprune.errors.ModelError, match="other modules run between them"):
+        fastprune.calibration.layer_calls(
+            model, [path for path, _ in groups.layers()], testing.tiny_batches(model, labels=False)
+        )
 
 
 @pytest.mark.parametrize(("causal", "task"), [(False, "masked-lm"), (True, "causal-lm")])
@@ -144,17 +147,17 @@ def test_tiny_batches_have_padding_and_labels() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnRandomness(fastprune.Scorer):
+class OwnRandomness(fastprune.strategies.Scorer):
     """Draws from the global generator."""
 
     name: ClassVar[str] = "own-randomness"
 
     def score(self, model, groups, batches, context):
-        return fastprune.Scores(importance={group.name: torch.rand(group.units) for group in groups})
+        return fastprune.strategies.Scores(importance={group.name: torch.rand(group.units) for group in groups})
 
 
 @dataclass(frozen=True, kw_only=True)
-class CountsPadding(fastprune.Scorer):
+class CountsPadding(fastprune.strategies.Scorer):
     """Averages over padding."""
 
     name: ClassVar[str] = "counts-padding"
@@ -167,48 +170,48 @@ class CountsPadding(fastprune.Scorer):
             importance[group.name] += by_feature.unflatten(0, (group.units, group.width)).sum(1)
 
         for batch in batches:
-            with fastprune.consumer_inputs(model, groups, see):
-                model(**fastprune.model_inputs(batch, batches.task))
-        return fastprune.Scores(importance=importance)
+            with fastprune.calibration.consumer_inputs(model, groups, see):
+                model(**fastprune.data.model_inputs(batch, batches.task))
+        return fastprune.strategies.Scores(importance=importance)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Touches(fastprune.Scorer):
+class Touches(fastprune.strategies.Scorer):
     """Leaves the model in training mode."""
 
     name: ClassVar[str] = "touches"
 
     def score(self, model, groups, batches, context):
         model.train()
-        return fastprune.Scores(importance={group.name: torch.ones(group.units) for group in groups})
+        return fastprune.strategies.Scores(importance={group.name: torch.ones(group.units) for group in groups})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Overspends(fastprune.Searcher):
+class Overspends(fastprune.strategies.Searcher):
     """Keeps everything."""
 
     name: ClassVar[str] = "overspends"
 
     def search(self, scores, costs, budget, context):
-        return fastprune.Mask(
+        return fastprune.units.Mask(
             {name: torch.ones(len(table) - 1, dtype=torch.bool) for name, table in costs.groups.items()}
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stingy(fastprune.Searcher):
+class Stingy(fastprune.strategies.Searcher):
     """Keeps nothing."""
 
     name: ClassVar[str] = "stingy"
 
     def search(self, scores, costs, budget, context):
-        return fastprune.Mask(
+        return fastprune.units.Mask(
             {name: torch.zeros(len(table) - 1, dtype=torch.bool) for name, table in costs.groups.items()}
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Writes(fastprune.Rearranger):
+class Writes(fastprune.strategies.Rearranger):
     """Reverses the mask that it was given."""
 
     name: ClassVar[str] = "writes"
@@ -220,7 +223,7 @@ class Writes(fastprune.Rearranger):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spoils(fastprune.Tuner):
+class Spoils(fastprune.strategies.Tuner):
     """Doubles every consumer."""
 
     name: ClassVar[str] = "spoils"
@@ -231,7 +234,7 @@ class Spoils(fastprune.Tuner):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Underestimates(fastprune.CostModel):
+class Underestimates(fastprune.strategies.CostModel):
     """Says that pruning saves twice what it saves."""
 
     name: ClassVar[str] = "underestimates"
@@ -246,7 +249,7 @@ class Underestimates(fastprune.CostModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Restless(fastprune.Schedule):
+class Restless(fastprune.strategies.Schedule):
     """Asks for more at the end."""
 
     name: ClassVar[str] = "restless"
@@ -284,11 +287,11 @@ def test_broken_strategy_is_refused(strategy: Strategy, complaint: str) -> None:
         testing.check_strategy(strategy)
 
 
-def bert_with(**changes: Any) -> fastprune.Architecture:
+def bert_with(**changes: Any) -> fastprune.units.Architecture:
     """BERT's architecture with something else said of its attention."""
     stack = loading.installed().architecture["bert"].stacks[0]
     blocks = (dataclasses.replace(stack.blocks[0], **changes), *stack.blocks[1:])
-    return fastprune.Architecture(
+    return fastprune.units.Architecture(
         name="wrong", model_types=("bert",), stacks=(dataclasses.replace(stack, blocks=blocks),)
     )
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import ContractError, CostTable, Groups, Mask, Scores, resolve_groups, strategy, testing
-from fastprune.strategies import checks
+from fastprune import strategy, testing
+from fastprune.errors import ContractError
+from fastprune.strategies import CostTable, Scores, checks
+from fastprune.units import Groups, Mask, resolve_groups
 
 FIRST = "encoder.layer.0.attention"
 CONSUMER = "bert.encoder.layer.0.attention.output.dense"
@@ -33,7 +35,7 @@ def importance(groups: Groups, **first: torch.Tensor) -> dict[str, torch.Tensor]
 
 def test_what_is_right_passes(model, groups: Groups) -> None:
     scorer, searcher = strategy("scorer", "magnitude"), strategy("searcher", "exact")
-    costs = strategy("cost", "params").measure(model, groups, fastprune.Workload.of(testing.tiny_batches(model)))
+    costs = strategy("cost", "params").measure(model, groups, fastprune.data.Workload.of(testing.tiny_batches(model)))
     checks.check_costs(costs, groups, strategy("cost", "params"))
     checks.check_scores(Scores(importance=importance(groups)), groups, scorer)
     checks.check_search(Mask.full(groups), groups, costs, costs.total, searcher)

@@ -13,10 +13,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastprune
-from fastprune import Block, Context, Cut, Group, Groups, Mask, Workload, resolve_groups, strategy, testing
+from fastprune import strategy, testing
+from fastprune.data import Workload
 from fastprune.models.portable import difference
+from fastprune.strategies import Context
 from fastprune.surgery.reconstruction import adopt
 from fastprune.surgery.slicing import tied_parameters
+from fastprune.units import Block, Cut, Group, Groups, Mask, resolve_groups
 from fastprune.units.cuts import Positions, Section
 
 ALWAYS = 2

@@ -11,8 +11,8 @@ import pytest
 from platformdirs import user_cache_path
 
 import fastprune
-from fastprune import ModelError
 from fastprune.cli import demo_run
+from fastprune.errors import ModelError
 
 
 def test_calibration_and_held_out_text_are_real_sentences_and_do_not_overlap() -> None:

@@ -48,7 +48,7 @@ def test_the_export_format_of_the_plugin_guide_conforms() -> None:
 def test_the_architecture_of_the_plugin_guide_is_the_built_in_one() -> None:
     guide = (ROOT / "docs/plugins.md").read_text()
     code = next(block for block in re.findall(r"```python\n(.*?)```", guide, re.S) if "MY_BERT" in block)
-    names: dict[str, fastprune.Architecture] = {}
+    names: dict[str, fastprune.units.Architecture] = {}
     exec(code, names)
     assert names["MY_BERT"].stacks == loading.installed().architecture["bert"].stacks
 

@@ -13,13 +13,15 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
 import fastprune
-from fastprune import Groups, ModelError, resolve_groups, testing
+from fastprune import testing
 from fastprune.cli.main import main
+from fastprune.errors import ModelError
 from fastprune.registry import serving
 from fastprune.testing import conformance
+from fastprune.units import Groups, resolve_groups
 
 
-def said(group: fastprune.Group) -> tuple[object, ...]:
+def said(group: fastprune.units.Group) -> tuple[object, ...]:
     return (bool(group.block.cache), group.block.outputs, group.stack.tokens)  # transformers 5.24 renamed the argument
 
 

@@ -18,8 +18,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 import fastprune
-from fastprune import Mask, resolve_groups, testing
+from fastprune import testing
 from fastprune.models import checkpoint
+from fastprune.units import Mask, resolve_groups
 
 TEXTS = ["the cat sat on the mat", "a dog ran home"]
 CASES: dict[str, dict[str, Any]] = {
@@ -49,7 +50,7 @@ def python_without_fastprune(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
-def _pruned(model_type: str, head: str) -> tuple[Any, fastprune.Architecture]:
+def _pruned(model_type: str, head: str) -> tuple[Any, fastprune.units.Architecture]:
     """Half of the units gone; the first attention and the last FFN empty; consumers repaired, so that biases are new."""
     model = testing.tiny_model(model_type, head)
     architecture = fastprune.architecture_for(model)

@@ -18,24 +18,14 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 import fastprune
-from fastprune import (
-    CheckpointError,
-    ContractError,
-    ExportError,
-    ExportFormat,
-    ModelError,
-    OptionError,
-    Pretrained,
-    UnknownNameError,
-    UsageError,
-    strategy,
-    testing,
-)
+from fastprune import Pretrained, UsageError, strategy, testing
 from fastprune.cli.main import main
+from fastprune.errors import CheckpointError, ContractError, ExportError, ModelError, OptionError, UnknownNameError
 from fastprune.exporting import formats
 from fastprune.exporting.export import export
 from fastprune.exporting.opening import format_of, open_exported, run_exported
 from fastprune.registry import loading
+from fastprune.strategies import ExportFormat
 from test_elsewhere import CASES, _pruned
 
 onnx = pytest.mark.skipif(

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import fastprune
-from fastprune import CheckpointError, UsageError, testing
+from fastprune import UsageError, testing
+from fastprune.errors import CheckpointError
 from fastprune.files import (
     PARTIAL,
     check_file,
@@ -157,9 +158,9 @@ def test_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert fastprune.Recipe.of("~/recipe.toml") == result.recipe
     (tmp_path / "family.toml").write_text('name = "x"\nmodel_types = ["x"]\nstacks = []\n')
     assert fastprune.read_architecture("~/family.toml").name == "x"
-    table = fastprune.MeasuredTable(measure="ms", fixed=1.0, curves=(), conditions={})
+    table = fastprune.strategies.MeasuredTable(measure="ms", fixed=1.0, curves=(), conditions={})
     assert table.save("~/table.json") == tmp_path / "table.json"
-    assert fastprune.MeasuredTable.read("~/table.json") == table
+    assert fastprune.strategies.MeasuredTable.read("~/table.json") == table
     assert not (tmp_path / "~").exists()
 
 

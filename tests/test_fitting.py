@@ -9,20 +9,11 @@ import torch
 from torch import Tensor
 
 import fastprune
-from fastprune import (
-    Group,
-    LayerFit,
-    Mask,
-    Samples,
-    Solver,
-    Statistics,
-    materialize,
-    reconstruct,
-    resolve_groups,
-    testing,
-)
+from fastprune import materialize, testing
+from fastprune.reconstruction import LayerFit, Samples, Solver, Statistics, reconstruct
 from fastprune.surgery.reconstruction import apply_reconstruction
 from fastprune.testing.comparing import all_outputs, largest_difference
+from fastprune.units import Group, Mask, resolve_groups
 
 HEADS = {"bart": ("ForConditionalGeneration",)}
 MODEL_TYPES = ("bert", "gpt2", "llama", "bart")

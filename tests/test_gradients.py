@@ -9,7 +9,10 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import Batches, Context, DataError, resolve_groups, strategy, testing
+from fastprune import Batches, strategy, testing
+from fastprune.errors import DataError
+from fastprune.strategies import Context
+from fastprune.units import resolve_groups
 
 LABELLED = [
     ("bert", "ForSequenceClassification"),
@@ -31,7 +34,7 @@ def case(model_type: str = "bert", head: str = "ForSequenceClassification", **ba
 @pytest.mark.parametrize(("model_type", "head"), LABELLED)
 def test_gradients_equal_one_by_one_backward_passes(model_type: str, head: str) -> None:
     model, groups, batches = case(model_type, head)
-    grads, _ = fastprune.collect_gradients(model, groups, batches, "dataset", generator())
+    grads, _ = fastprune.calibration.collect_gradients(model, groups, batches, "dataset", generator())
     expected = {group.name: [] for group in groups}
     for batch in batches:
         for row in range(len(batch["input_ids"])):
@@ -43,7 +46,7 @@ def test_gradients_equal_one_by_one_backward_passes(model_type: str, head: str) 
                 )
                 for group in groups
             ]
-            batches.task.loss(model(**fastprune.model_inputs(one, batches.task)), one).sum().backward()
+            batches.task.loss(model(**fastprune.data.model_inputs(one, batches.task)), one).sum().backward()
             for handle in handles:
                 handle.remove()
             for name, mask in masks.items():
@@ -57,7 +60,7 @@ def test_gradients_equal_one_by_one_backward_passes(model_type: str, head: str) 
 
 def test_token_weights_equal_squared_gradients_at_the_consumer_output() -> None:
     model, groups, batches = case()
-    _, weights = fastprune.collect_gradients(model, groups, batches, "dataset", generator())
+    _, weights = fastprune.calibration.collect_gradients(model, groups, batches, "dataset", generator())
     group, batch = groups.items[1], batches.batches[0]
     seen = {}
 
@@ -67,14 +70,14 @@ def test_token_weights_equal_squared_gradients_at_the_consumer_output() -> None:
 
     with torch.enable_grad():
         handle = model.get_submodule(group.consumer).register_forward_hook(keep)
-        batches.task.loss(model(**fastprune.model_inputs(batch, batches.task)), batch).sum().backward()
+        batches.task.loss(model(**fastprune.data.model_inputs(batch, batches.task)), batch).sum().backward()
         handle.remove()
     torch.testing.assert_close(weights[group.name][0], seen["output"].grad.square().sum(-1))
 
 
 def test_only_the_first_token_of_the_last_layer_counts_under_a_pooled_head() -> None:
     model, groups, batches = case()
-    _, weights = fastprune.collect_gradients(model, groups, batches, "dataset", generator())
+    _, weights = fastprune.calibration.collect_gradients(model, groups, batches, "dataset", generator())
     last, below = weights["encoder.layer.1.ffn"][0], weights["encoder.layer.0.ffn"][0]
     assert bool((last[:, 1:] == 0).all())
     assert bool((last[:, 0] > 0).all())
@@ -83,14 +86,14 @@ def test_only_the_first_token_of_the_last_layer_counts_under_a_pooled_head() -> 
 
 def test_labels_of_the_model_need_none() -> None:
     model, groups, batches = case(labels=False)
-    grads, _ = fastprune.collect_gradients(model, groups, batches, "model", generator())
+    grads, _ = fastprune.calibration.collect_gradients(model, groups, batches, "model", generator())
     assert all(float(gradient.abs().max()) > 0 for gradient in grads.values())
 
 
 def test_auto_is_the_data_sets_labels_where_it_has_them() -> None:
     model, groups, batches = case()
     auto, dataset, drawn = (
-        fastprune.collect_gradients(model, groups, batches, labels, generator())[0]
+        fastprune.calibration.collect_gradients(model, groups, batches, labels, generator())[0]
         for labels in ("auto", "dataset", "model")
     )
     assert all(torch.equal(auto[name], dataset[name]) for name in auto)
@@ -103,7 +106,7 @@ def test_labels_of_the_data_set_that_has_none() -> None:
     with pytest.raises(
         DataError, match=r"labels=dataset needs labels.*plain\.csv.*'sequence-classification'.*labels=model"
     ):
-        fastprune.collect_gradients(model, groups, batches, "dataset", generator())
+        fastprune.calibration.collect_gradients(model, groups, batches, "dataset", generator())
 
 
 def test_loss_that_is_not_finite() -> None:
@@ -111,7 +114,7 @@ def test_loss_that_is_not_finite() -> None:
     with torch.no_grad():
         model.classifier.bias.fill_(float("nan"))
     with pytest.raises(DataError, match="loss is not finite for 4 of 4 samples"):
-        fastprune.collect_gradients(model, groups, batches, "dataset", generator())
+        fastprune.calibration.collect_gradients(model, groups, batches, "dataset", generator())
 
 
 def test_model_is_as_it_was_also_after_an_error() -> None:
@@ -122,10 +125,10 @@ def test_model_is_as_it_was_also_after_an_error() -> None:
     for good in (True, False):
         data = batches if good else Batches.wrap([{"input_ids": torch.full((1, 3), 10**6)}], batches.task)
         if good:
-            fastprune.collect_gradients(model, groups, data, "dataset", generator())
+            fastprune.calibration.collect_gradients(model, groups, data, "dataset", generator())
         else:
             with pytest.raises(IndexError):
-                fastprune.collect_gradients(model, groups, data, "model", generator())
+                fastprune.calibration.collect_gradients(model, groups, data, "model", generator())
         assert model.training
         assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == flags
         assert all(parameter.grad is None for parameter in model.parameters())
@@ -135,21 +138,23 @@ def test_model_is_as_it_was_also_after_an_error() -> None:
 def test_batches_without_a_task() -> None:
     model, groups, batches = case()
     with pytest.raises(DataError, match=r"give Batches\.wrap the model's task"):
-        fastprune.collect_gradients(model, groups, dataclasses.replace(batches, task=None), "auto", generator())
+        fastprune.calibration.collect_gradients(
+            model, groups, dataclasses.replace(batches, task=None), "auto", generator()
+        )
 
 
 def test_empty_groups_have_token_weights_like_any_other() -> None:
     model, groups, batches = case()
-    mask = fastprune.Mask.full(groups)
+    mask = fastprune.units.Mask.full(groups)
     values = dict(mask.values) | {groups.items[0].name: torch.zeros(4, dtype=torch.bool)}
-    pruned = fastprune.materialize(model, groups, fastprune.Mask(values))
+    pruned = fastprune.materialize(model, groups, fastprune.units.Mask(values))
     left = resolve_groups(fastprune.architecture_for(pruned), pruned)
-    grads, weights = fastprune.collect_gradients(pruned, left, batches, "dataset", generator())
+    grads, weights = fastprune.calibration.collect_gradients(pruned, left, batches, "dataset", generator())
     assert grads[groups.items[0].name].shape == (10, 0)
     assert float(weights[groups.items[0].name][0].sum()) > 0
     reference = copy.deepcopy(grads["encoder.layer.0.ffn"])
-    with fastprune.masked(model, groups, fastprune.Mask(values)):
-        dense, _ = fastprune.collect_gradients(model, groups, batches, "dataset", generator())
+    with fastprune.masked(model, groups, fastprune.units.Mask(values)):
+        dense, _ = fastprune.calibration.collect_gradients(model, groups, batches, "dataset", generator())
     torch.testing.assert_close(reference, dense["encoder.layer.0.ffn"])
 
 
@@ -174,10 +179,10 @@ def test_gradients_of_a_confident_model_do_not_vanish_in_half_precision(dtype: t
         model = confident(precision)
         groups = resolve_groups(fastprune.architecture_for(model), model)
         batches = testing.tiny_batches(model, samples=32)
-        collector = fastprune.MomentsCollector(
+        collector = fastprune.calibration.MomentsCollector(
             model, groups, batches, tokens=10**9, by_gradient=False, generator=generator()
         )
-        grads, weights = fastprune.collect_gradients(
+        grads, weights = fastprune.calibration.collect_gradients(
             model, groups, batches, "model", generator(), watch=collector.watch
         )
         found[precision] = grads, weights, {name: each.gram for name, each in collector.gradients.items()}
@@ -204,6 +209,6 @@ def test_gradients_beyond_float16_are_said(monkeypatch: pytest.MonkeyPatch) -> N
     groups = resolve_groups(fastprune.architecture_for(model), model)
     batches = testing.tiny_batches(model, samples=4)
     with pytest.raises(DataError, match=r"not finite.*--dtype float32"):
-        fastprune.collect_gradients(model, groups, batches, "dataset", generator())
+        fastprune.calibration.collect_gradients(model, groups, batches, "dataset", generator())
     with pytest.raises(DataError, match=r"not finite.*--dtype float32"):
         strategy("scorer", "obs").score(model, groups, batches, Context(generator=generator()))

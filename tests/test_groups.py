@@ -8,7 +8,9 @@ import pytest
 from torch import nn
 
 import fastprune
-from fastprune import Architecture, Block, Groups, ModelError, Stack, UnknownNameError, resolve_groups, testing
+from fastprune import testing
+from fastprune.errors import ModelError, UnknownNameError
+from fastprune.units import Architecture, Block, Groups, Stack, resolve_groups
 from fastprune.units.groups import consumer_of
 
 

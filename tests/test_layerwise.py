@@ -9,24 +9,15 @@ import torch
 from torch import Tensor, nn
 
 import fastprune
-from fastprune import (
-    Batches,
-    Group,
-    Groups,
-    Mask,
-    Samples,
-    Solver,
-    Statistics,
-    model_inputs,
-    resolve_groups,
-    testing,
-    token_mask,
-)
+from fastprune import Batches, testing
 from fastprune.calibration.hooks import frozen, tap_entering
 from fastprune.calibration.layer_calls import layer_calls
+from fastprune.data import model_inputs, token_mask
+from fastprune.reconstruction import Samples, Solver, Statistics
 from fastprune.surgery.replaying import replayable, replaying
 from fastprune.testing.comparing import hidden_error
 from fastprune.testing.tiny import pad_further
+from fastprune.units import Group, Groups, Mask, resolve_groups
 from fastprune_lstsq.ridge import regression
 
 MODEL_TYPES = ("bert", "distilbert", "mpnet")
@@ -107,7 +98,7 @@ def test_hooks_come_off_where_a_solution_fails() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        fastprune.reconstruct(
+        fastprune.reconstruction.reconstruct(
             model,
             student,
             resolve_groups(fastprune.architecture_for(student), student),
@@ -138,7 +129,7 @@ def test_statistics_equal_a_direct_computation(model_type: str, weighted: bool) 
         seen[group.name] = statistics
         return weight, bias
 
-    fastprune.reconstruct(
+    fastprune.reconstruction.reconstruct(
         model,
         student,
         left,
@@ -181,7 +172,7 @@ def test_statistics_equal_a_direct_computation(model_type: str, weighted: bool) 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_what_is_held_back_is_summed_apart(model_type: str, weighted: bool) -> None:
     """Sums over some samples and over the others, of consumers and producers, against those of each alone."""
-    model = fastprune.unfuse_experts(testing.tiny_model(model_type, "Model"))
+    model = fastprune.units.unfuse_experts(testing.tiny_model(model_type, "Model"))
     groups = resolve_groups(fastprune.architecture_for(model), model)
     batches = testing.tiny_batches(model, samples=12)
     weighted = weighted and "input_ids" in batches.batches[0] and model_type != "t5"
@@ -201,7 +192,7 @@ def test_what_is_held_back_is_summed_apart(model_type: str, weighted: bool) -> N
             return torch.zeros_like(statistics.cross), torch.zeros_like(statistics.errors)
 
         weights = {g.name: tuple(batch["input_ids"] % 5 + 1.0 for batch in batches) for g in left} if weighted else None
-        fastprune.reconstruct(
+        fastprune.reconstruction.reconstruct(
             model,
             student,
             left,
@@ -242,7 +233,7 @@ def test_nothing_is_to_be_repaired_where_nothing_was_pruned(model_type: str) -> 
         energies.append(float(statistics.energy))
         return weight, bias
 
-    fastprune.reconstruct(model, student, groups, Samples(batches), Solver(solve=see))
+    fastprune.reconstruction.reconstruct(model, student, groups, Samples(batches), Solver(solve=see))
     assert len(energies) == len(groups)
     assert max(energies) < 1e-6
 
@@ -260,7 +251,7 @@ def test_a_solution_is_what_the_layers_above_see() -> None:
             energies[ruin][group.name] = float(statistics.energy)
             return (weight * 0 - 1 if ruin and group.name == groups.items[0].name else weight), bias
 
-        fastprune.reconstruct(model, student, left, Samples(batches), Solver(solve=solve))
+        fastprune.reconstruction.reconstruct(model, student, left, Samples(batches), Solver(solve=solve))
     names = [group.name for group in groups]
     assert energies[True][names[0]] == energies[False][names[0]]
     assert all(energies[True][name] != energies[False][name] for name in names[1:])
@@ -282,7 +273,7 @@ def test_errors_below_are_repaired_above() -> None:
         change = torch.linalg.solve(statistics.gram + 1e-3 * torch.eye(len(statistics.gram)), statistics.cross)
         return weight + change.T.float(), bias
 
-    fastprune.reconstruct(model, student, left, Samples(batches), Solver(solve=solve))
+    fastprune.reconstruction.reconstruct(model, student, left, Samples(batches), Solver(solve=solve))
     assert hidden_error(model, student, groups, batches) < 0.9 * before
 
 
@@ -297,7 +288,7 @@ def test_padding_does_not_count() -> None:
             seen[group.name] = (float(statistics.weight), float(statistics.energy))
             return weight, bias
 
-        fastprune.reconstruct(
+        fastprune.reconstruction.reconstruct(
             model,
             student,
             resolve_groups(fastprune.architecture_for(student), student),
@@ -314,7 +305,7 @@ def test_reconstruction_is_what_the_student_ends_up_with() -> None:
     model, groups, batches = case()
     student = fastprune.materialize(model, groups, half(groups))
     left = resolve_groups(fastprune.architecture_for(student), student)
-    solved = fastprune.reconstruct(
+    solved = fastprune.reconstruction.reconstruct(
         model,
         student,
         left,
@@ -341,7 +332,9 @@ def test_producers_take_up_what_is_linear_in_what_they_see() -> None:
         assert with_shift
         return regression(statistics, 1e-9)
 
-    solved = fastprune.reconstruct(model, student, groups, Samples(batches), Solver(solve=keep, correct=correct))
+    solved = fastprune.reconstruction.reconstruct(
+        model, student, groups, Samples(batches), Solver(solve=keep, correct=correct)
+    )
     reads = groups.items[2]
     assert reads.layer.endswith("layer.1")
     states = hidden_states(model, batches.batches[0])[1]
@@ -360,7 +353,7 @@ def test_producers_of_other_streams_stay_as_they_are() -> None:
     batches = testing.tiny_batches(model)
     student = fastprune.materialize(model, groups, half(groups))
     left = resolve_groups(fastprune.architecture_for(student), student)
-    solved = fastprune.reconstruct(
+    solved = fastprune.reconstruction.reconstruct(
         model,
         student,
         left,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 import fastprune
-from fastprune import Groups, Mask, resolve_groups, testing
+from fastprune import testing
+from fastprune.units import Groups, Mask, resolve_groups
 
 
 def bits(text: str) -> torch.Tensor:

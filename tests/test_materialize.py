@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 import fastprune
-from fastprune import Groups, Mask, ModelError, resolve_groups, testing
+from fastprune import testing
+from fastprune.errors import ModelError
 from fastprune.modeling import BiasOnly, EmptySublayer
 from fastprune.surgery.reconstruction import adopt, apply_reconstruction, set_linear
+from fastprune.units import Groups, Mask, resolve_groups
 
 
 def case(model_type: str = "bert"):
@@ -31,7 +33,7 @@ def mask_of(groups: Groups, **counts: int) -> Mask:
 
 def logits(model: nn.Module, batches) -> torch.Tensor:
     with torch.no_grad():
-        return torch.cat([model(**fastprune.model_inputs(batch, batches.task)).logits for batch in batches])
+        return torch.cat([model(**fastprune.data.model_inputs(batch, batches.task)).logits for batch in batches])
 
 
 def test_rows_and_columns_are_those_of_the_kept_units() -> None:

@@ -11,9 +11,12 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import MeasuredTable, ModelError, UsageError, Workload, testing
+from fastprune import UsageError, testing
 from fastprune.cli.main import main
+from fastprune.data import Workload
 from fastprune.data.workload import dummy_inputs, readings_for
+from fastprune.errors import ModelError
+from fastprune.strategies import MeasuredTable
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

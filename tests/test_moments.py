@@ -11,8 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastprune import Moments, Statistics
+from fastprune.calibration import Moments
 from fastprune.calibration.gram import add_second_moment, mirrored
+from fastprune.reconstruction import Statistics
 
 CPU = torch.device("cpu")
 SPLITS = [(2000,), (1, 999, 1000), (7,) * 285 + (5,), (1500, 0, 500)]

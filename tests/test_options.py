@@ -7,7 +7,9 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-from fastprune import OptionError, Pass, Schedule, option, strategy
+from fastprune import option, strategy
+from fastprune.errors import OptionError
+from fastprune.strategies import Pass, Schedule
 from fastprune.strategies.options import build, options_of
 
 

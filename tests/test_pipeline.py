@@ -16,23 +16,15 @@ import torch
 from torch import nn
 
 import fastprune
-from fastprune import (
-    Batches,
-    BudgetError,
-    ContractError,
-    DataError,
-    ModelError,
-    Pass,
-    Schedule,
-    resolve_groups,
-    strategy,
-    testing,
-)
+from fastprune import Batches, strategy, testing
 from fastprune.data.batches import model_inputs
+from fastprune.errors import BudgetError, ContractError, DataError, ModelError
 from fastprune.models.manifests import read_manifest
 from fastprune.pipeline.subject import open_subject
+from fastprune.strategies import Pass, Schedule
 from fastprune.testing.comparing import hidden_error
 from fastprune.testing.guards import state_of
+from fastprune.units import resolve_groups
 from fastprune_tasks.embedding import Embedding
 
 
@@ -76,7 +68,7 @@ def test_budget_is_kept_and_nearly_spent(preset: str, cost: str, budget: float) 
     assert result.cost_after <= budget * result.cost_before
     assert result.cost_after > budget * result.cost_before - 0.05 * result.cost_before
     groups = resolve_groups(result.architecture, result.model)
-    measured = strategy("cost", cost, scope="layers").measure(result.model, groups, fastprune.Workload.of(batches))
+    measured = strategy("cost", cost, scope="layers").measure(result.model, groups, fastprune.data.Workload.of(batches))
     assert measured.total == pytest.approx(result.cost_after)
     assert result.parameters_after < result.parameters_before
 
@@ -374,7 +366,7 @@ def test_prunes_and_trains_on_whatever_the_callers_gradient_mode(
     with context():
         result = fastprune.prune(model, batches, budget=0.5)
     batch = batches.batches[0]
-    result.model(**fastprune.model_inputs(batch, batches.task), labels=batch["labels"]).loss.backward()
+    result.model(**fastprune.data.model_inputs(batch, batches.task), labels=batch["labels"]).loss.backward()
     assert all(parameter.grad is not None for parameter in result.model.classifier.parameters())
 
 
@@ -382,7 +374,7 @@ def test_paths_are_opened_and_read(tiny_checkpoint: Path, tiny_data: Path, tmp_p
     result = fastprune.prune(tiny_checkpoint, tiny_data, budget=0.5)
     assert result.calibration["samples"] == 8
     assert (result.save(tmp_path / "out") / "tokenizer.json").is_file()
-    with pytest.raises(fastprune.DataError, match="takes a tokenizer"):
+    with pytest.raises(fastprune.errors.DataError, match="takes a tokenizer"):
         fastprune.prune(result.model, tiny_data, budget=0.5)
 
 

@@ -13,8 +13,10 @@ import pytest
 from transformers import GPT2Config, GPT2Model
 
 import fastprune
-from fastprune import ExportFormat, ModelError, Pass, PluginError, Schedule, UsageError, hookimpl, option
+from fastprune import UsageError, hookimpl, option
+from fastprune.errors import ModelError, PluginError
 from fastprune.registry import catalogue, loading
+from fastprune.strategies import ExportFormat, Pass, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)

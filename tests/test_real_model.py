@@ -23,7 +23,7 @@ def test_mrpc_at_seven_tenths_keeps_its_accuracy(tiny_shared: Path, tmp_path: Pa
     loaded = fastprune.load(result.save(tmp_path / "pruned"))
 
     assert result.cost_after <= 0.7 * result.cost_before
-    batch = fastprune.model_inputs(test.batches[0], test.task)
+    batch = fastprune.data.model_inputs(test.batches[0], test.task)
     with torch.no_grad():
         assert torch.equal(result.model(**batch).logits, loaded(**batch).logits)
         assert not torch.allclose(opened.model(**batch).logits, loaded(**batch).logits, atol=1e-3)

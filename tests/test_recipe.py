@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import fastprune
-from fastprune import OptionError, Recipe, UnknownNameError, UsageError, strategy
+from fastprune import Recipe, UsageError, strategy
+from fastprune.errors import OptionError, UnknownNameError
 
 
 def test_preset_is_the_ground() -> None:

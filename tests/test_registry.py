@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastprune import PluginError, UnknownNameError
+from fastprune.errors import PluginError, UnknownNameError
 from fastprune.registry.names import Registry
 
 

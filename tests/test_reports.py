@@ -14,8 +14,9 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import CheckpointError, testing
+from fastprune import testing
 from fastprune.cli.main import main
+from fastprune.errors import CheckpointError
 from fastprune.models.manifests import write_report
 from fastprune.reports import pages
 

@@ -10,8 +10,11 @@ import torch
 from torch import nn
 
 import fastprune
-from fastprune import Batches, Context, CostModel, CostTable, Groups, Scorer, Scores, Workload, testing
+from fastprune import Batches, testing
+from fastprune.data import Workload
 from fastprune.pipeline.cache import PruningCache
+from fastprune.strategies import Context, CostModel, CostTable, Scorer, Scores
+from fastprune.units import Groups
 
 CALLS: list[str] = []
 

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 import fastprune
-from fastprune import Batches, Groups, LayerFit, Mask, Solver, Statistics, resolve_groups, testing
+from fastprune import Batches, testing
+from fastprune.reconstruction import LayerFit, Solver, Statistics
 from fastprune.reconstruction.samples import Samples
+from fastprune.units import Groups, Mask, resolve_groups
 
 MODEL_TYPES = ("bert", "llama", "t5", "vit", "wav2vec2")
 
@@ -38,7 +40,7 @@ def sums(
         return torch.zeros_like(statistics.cross), torch.zeros_like(statistics.errors)
 
     data = batches if shown is None else batches.only(shown)
-    fastprune.reconstruct(
+    fastprune.reconstruction.reconstruct(
         model,
         student,
         left,
@@ -97,7 +99,7 @@ def test_layers_above_see_all_samples_whatever_was_shown_below(refined: bool) ->
             entered[:] = [fit.hidden[index] for index in range(len(fit))]
             return {name: value * 1.1 for name, value in fit.parameters.items()}
 
-        fastprune.reconstruct(
+        fastprune.reconstruction.reconstruct(
             model,
             student,
             left,
@@ -106,7 +108,9 @@ def test_layers_above_see_all_samples_whatever_was_shown_below(refined: bool) ->
         )
         with torch.no_grad():
             for hidden, batch in zip(entered, batches, strict=refined):
-                states = student(**fastprune.model_inputs(batch, batches.task), output_hidden_states=True).hidden_states
+                states = student(
+                    **fastprune.data.model_inputs(batch, batches.task), output_hidden_states=True
+                ).hidden_states
                 torch.testing.assert_close(hidden, states[-2], rtol=1e-5, atol=1e-5)
         return found
 
@@ -119,7 +123,7 @@ def test_layers_above_see_all_samples_whatever_was_shown_below(refined: bool) ->
 
 def test_layers_of_experts_show_all() -> None:
     """An expert sees few of the tokens that there are."""
-    model = fastprune.unfuse_experts(testing.tiny_model("mixtral", "Model"))
+    model = fastprune.units.unfuse_experts(testing.tiny_model("mixtral", "Model"))
     groups = resolve_groups(fastprune.architecture_for(model), model)
     batches = testing.tiny_batches(model, samples=16, batch_size=2)
     hidden = [torch.zeros(*batch["input_ids"].shape, 4) for batch in batches]

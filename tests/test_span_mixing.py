@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastprune import Batches, mix_spans
+from fastprune import Batches
+from fastprune.data import mix_spans
 
 FIRST, LAST, PADDING = 1, 2, 0
 

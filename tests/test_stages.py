@@ -12,23 +12,11 @@ import torch
 from torch import nn
 
 import fastprune
-from fastprune import (
-    Batches,
-    Context,
-    CostTable,
-    Groups,
-    Mask,
-    ModelError,
-    PruningCache,
-    Rearranger,
-    Reconstruction,
-    Scorer,
-    Scores,
-    Searcher,
-    Tuner,
-    testing,
-)
+from fastprune import Batches, PruningCache, testing
+from fastprune.errors import ModelError
+from fastprune.strategies import Context, CostTable, Rearranger, Reconstruction, Scorer, Scores, Searcher, Tuner
 from fastprune.testing.problems import some_mask
+from fastprune.units import Groups, Mask
 
 SEEN: dict[str, list[Any]] = {}
 LOSSES: list[float] = []
@@ -120,7 +108,7 @@ def test_any_whole_number_is_a_seed(seed: int) -> None:
 
 def test_stages_are_told_the_groups() -> None:
     model = testing.tiny_model()
-    names = [group.name for group in fastprune.resolve_groups(fastprune.architecture_for(model), model)]
+    names = [group.name for group in fastprune.units.resolve_groups(fastprune.architecture_for(model), model)]
     assert all(groups == names for calls in seen(0).values() for _, groups in calls)
 
 
@@ -169,7 +157,7 @@ def test_a_searcher_is_handed_the_real_loss(head: str) -> None:
     )  # fmt: skip
     dense, *emptied = LOSSES
     assert dense == pytest.approx(0.0, abs=1e-6)
-    groups = fastprune.resolve_groups(fastprune.architecture_for(model), model)
+    groups = fastprune.units.resolve_groups(fastprune.architecture_for(model), model)
     for group, loss in zip(groups, emptied, strict=True):
         mask = Mask({**Mask.full(groups).values, group.name: torch.zeros(group.units, dtype=torch.bool)})
         figures = fastprune.fidelity(model, fastprune.materialize(model, groups, mask).eval(), batches)
@@ -193,7 +181,7 @@ def storages(model: nn.Module) -> set[int]:
 
 def test_a_draft_shares_what_no_tuner_changes() -> None:
     model = testing.tiny_model()
-    groups = fastprune.resolve_groups(fastprune.architecture_for(model), model)
+    groups = fastprune.units.resolve_groups(fastprune.architecture_for(model), model)
     mask = some_mask(groups, full=groups.items[0].name)
     draft = fastprune.materialize(model, groups, mask, share=True)
     assert draft.bert.embeddings.word_embeddings.weight is model.bert.embeddings.word_embeddings.weight

@@ -11,8 +11,9 @@ import click.testing
 import pytest
 
 import fastprune
-from fastprune import BudgetError, Recipe, Sweep, UsageError, testing
+from fastprune import Recipe, Sweep, UsageError, testing
 from fastprune.cli.main import main
+from fastprune.errors import BudgetError
 from fastprune.models.pretrained import Pretrained
 from fastprune.pipeline import sweeps
 from fastprune.pipeline.curves import Run

@@ -11,7 +11,10 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import Curve, Groups, Mask, MeasuredTable, TableError, materialize, resolve_groups, testing
+from fastprune import materialize, testing
+from fastprune.errors import TableError
+from fastprune.strategies import Curve, MeasuredTable
+from fastprune.units import Groups, Mask, resolve_groups
 
 
 def groups_of(model) -> Groups:

@@ -10,10 +10,11 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 import fastprune
-from fastprune import Batches, PruningCache, Samples, Solver, testing
+from fastprune import Batches, PruningCache, testing
 from fastprune.calibration import dense_states, gradients
 from fastprune.calibration.dense_states import DenseStates
 from fastprune.pipeline import choosing
+from fastprune.reconstruction import Samples, Solver
 from fastprune.testing.problems import some_mask
 
 
@@ -78,18 +79,21 @@ def test_of_a_larger_set_only_what_is_new_runs(model: nn.Module, monkeypatch: py
     keep = DenseStates._keep
     monkeypatch.setattr(DenseStates, "_keep", lambda *a: (numbers.append(len(a[2]["output"])), keep(*a))[1])
     batches = testing.tiny_batches(model, samples=16, batch_size=4)
-    states, groups = DenseStates(model, batches), fastprune.resolve_groups(fastprune.architecture_for(model), model)
+    states, groups = (
+        DenseStates(model, batches),
+        fastprune.units.resolve_groups(fastprune.architecture_for(model), model),
+    )
 
     def errors(part: Batches, states: DenseStates | None) -> list[torch.Tensor]:
         seen: list[torch.Tensor] = []
         solve = lambda _, statistics, weight, bias: (seen.append(statistics.errors), (weight, bias))[1]  # noqa: E731
         student = fastprune.materialize(model, groups, some_mask(groups)).eval()
-        left = fastprune.resolve_groups(fastprune.architecture_for(student), student)
-        fastprune.reconstruct(model, student, left, Samples(part), Solver(solve=solve), states)
+        left = fastprune.units.resolve_groups(fastprune.architecture_for(student), student)
+        fastprune.reconstruction.reconstruct(model, student, left, Samples(part), Solver(solve=solve), states)
         return seen
 
     for places in (range(0, 4, 2), range(4), range(1, 4)):
-        part = fastprune.mix_spans(batches.only(places), 1, torch.Generator().manual_seed(0))
+        part = fastprune.data.mix_spans(batches.only(places), 1, torch.Generator().manual_seed(0))
         found = errors(part, states)
         after = len(numbers)
         assert all(map(torch.equal, found, errors(part, None)))

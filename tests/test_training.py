@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import ModelError
+from fastprune.errors import ModelError
 from fastprune.models import checkpoint
 
 peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="peft is not installed")

@@ -20,7 +20,7 @@ from fastprune.strategies.costs import CostTable
 from fastprune.strategies.options import check_options
 from fastprune.strategies.scores import Scores
 from fastprune.strategies.tables import MeasuredTable
-from fastprune.surgery.reconstruction import Reconstruction
+from fastprune.surgery.reconstruction import Reconstruction as Reconstruction
 from fastprune.units.groups import Groups
 from fastprune.units.masks import Mask
 

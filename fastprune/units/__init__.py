@@ -1,1 +1,8 @@
-"""Which units a model has: architectures as data, resolved on one model."""
+"""Which units a model has: architectures as data, resolved on one model.
+
+The public names for authors of plugins are listed in ``__init__.pyi``.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from fastprune import Scorer, hookimpl
+from fastprune import hookimpl
+from fastprune.strategies import Scorer
 from fastprune_baselines.activation import ActivationScorer
 from fastprune_baselines.fluctuation import FluctuationScorer
 from fastprune_baselines.knowledge import KnowledgeScorer

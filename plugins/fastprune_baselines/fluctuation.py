@@ -5,7 +5,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from fastprune import Batches, Context, Groups, Scorer, Scores, consumer_of
+from fastprune import Batches
+from fastprune.strategies import Context, Scorer, Scores
+from fastprune.units import Groups, consumer_of
 from fastprune_baselines.moments import feature_moments
 
 

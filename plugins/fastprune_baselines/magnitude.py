@@ -6,7 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastprune import Batches, Context, Group, Groups, Scorer, Scores
+from fastprune import Batches
+from fastprune.strategies import Context, Scorer, Scores
+from fastprune.units import Group, Groups
 
 
 @dataclass(frozen=True, kw_only=True)

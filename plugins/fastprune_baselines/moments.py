@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from fastprune import Batches, Group, Groups, Moments, consumer_inputs, outputs_of, real_rows, to_device, track
+from fastprune import Batches, track
+from fastprune.calibration import Moments, consumer_inputs, real_rows
+from fastprune.data import outputs_of, to_device
+from fastprune.units import Group, Groups
 
 
 def feature_moments(model: nn.Module, groups: Groups, batches: Batches) -> dict[str, Moments]:

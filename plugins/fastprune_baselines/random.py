@@ -6,7 +6,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from fastprune import Batches, Context, Groups, Scorer, Scores
+from fastprune import Batches
+from fastprune.strategies import Context, Scorer, Scores
+from fastprune.units import Groups
 
 
 @dataclass(frozen=True, kw_only=True)

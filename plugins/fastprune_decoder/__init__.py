@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from fastprune import Architecture, hookimpl
+from fastprune import hookimpl
+from fastprune.units import Architecture
 from fastprune_decoder.bloom import BLOOM, MPT
 from fastprune_decoder.experts import DEEPSEEK, GLM_MOE, GRANITE_MOE, MIXTRAL, OLMOE, QWEN_MOE
 from fastprune_decoder.falcon import FALCON

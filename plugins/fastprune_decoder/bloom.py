@@ -3,7 +3,7 @@
 The FFN module adds the residual stream itself, so it stays when all filters are pruned; its first linear is replaced instead.
 """
 
-from fastprune import Architecture, Block, Stack
+from fastprune.units import Architecture, Block, Stack
 
 BLOOM = Architecture(
     name="bloom",

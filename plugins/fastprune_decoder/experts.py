@@ -6,7 +6,7 @@ such experts from the router if the family names one (``router``).
 
 from dataclasses import replace
 
-from fastprune import Architecture, Block, Part, Producer, Stack
+from fastprune.units import Architecture, Block, Part, Producer, Stack
 from fastprune_decoder.llama import ATTENTION, FFN
 
 SOME_FFN = replace(FFN, optional=True)  # only some layers, often the first ones, have an FFN without experts

@@ -5,7 +5,7 @@ With ALiBi, whose bias is computed for all heads together, only filters can be p
 
 from dataclasses import replace
 
-from fastprune import Architecture, Block, Part, Producer, Stack
+from fastprune.units import Architecture, Block, Part, Producer, Stack
 
 KV_GROUPS = Block(
     kind="attention",

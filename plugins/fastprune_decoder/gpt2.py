@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fastprune import Architecture, Block, Part, Producer, Stack
+from fastprune.units import Architecture, Block, Part, Producer, Stack
 
 ATTENTION = Block(
     kind="attention",

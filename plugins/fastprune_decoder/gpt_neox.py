@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fastprune import Architecture, Block, Stack
+from fastprune.units import Architecture, Block, Stack
 
 ATTENTION = Block(
     kind="attention",

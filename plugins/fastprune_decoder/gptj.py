@@ -1,6 +1,6 @@
 """GPT-J and GPT-Neo: separate linears for query, key and value."""
 
-from fastprune import Architecture, Block, Stack
+from fastprune.units import Architecture, Block, Stack
 
 GPTJ = Architecture(
     name="gptj",

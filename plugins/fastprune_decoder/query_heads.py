@@ -5,7 +5,7 @@ Selected by name (``architecture="llama-query-heads"``) for models with shared k
 
 from dataclasses import replace
 
-from fastprune import Architecture, Part, Producer, Stack
+from fastprune.units import Architecture, Part, Producer, Stack
 from fastprune_decoder.llama import ATTENTION, FFN
 
 KV_HEADS = "config.num_key_value_heads"

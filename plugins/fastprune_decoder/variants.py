@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fastprune import Architecture, Part, Producer, Stack
+from fastprune.units import Architecture, Part, Producer, Stack
 from fastprune_decoder.llama import ATTENTION, FFN
 
 COHERE = Architecture(

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from fastprune import Architecture, hookimpl
+from fastprune import hookimpl
+from fastprune.units import Architecture
 from fastprune_encoder.albert import ALBERT
 from fastprune_encoder.bert import BERT, LONGFORMER
 from fastprune_encoder.deberta import DEBERTA

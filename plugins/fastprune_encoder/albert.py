@@ -1,6 +1,6 @@
 """ALBERT: a few layers, often one, run repeatedly with shared weights; one mask applies to all runs."""
 
-from fastprune import Architecture, Block, Stack
+from fastprune.units import Architecture, Block, Stack
 
 ATTENTION = Block(
     kind="attention",

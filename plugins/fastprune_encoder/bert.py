@@ -1,6 +1,6 @@
 """BERT and families built like it; Longformer (filters only)."""
 
-from fastprune import Architecture, Block, Stack
+from fastprune.units import Architecture, Block, Stack
 
 ATTENTION = Block(
     kind="attention",

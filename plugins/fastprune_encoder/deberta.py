@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fastprune import Architecture, Producer, Stack
+from fastprune.units import Architecture, Producer, Stack
 from fastprune_encoder.bert import ATTENTION, FFN
 
 PRODUCERS = (

@@ -1,6 +1,6 @@
 """DistilBERT: like BERT with other names; the consumers are inside the attention and FFN modules."""
 
-from fastprune import Architecture, Block, Stack
+from fastprune.units import Architecture, Block, Stack
 
 ATTENTION = Block(
     kind="attention",

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fastprune import Architecture, Stack
+from fastprune.units import Architecture, Stack
 from fastprune_encoder.bert import ATTENTION, FFN
 
 ESM = Architecture(

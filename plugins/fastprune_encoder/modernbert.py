@@ -1,6 +1,6 @@
 """ModernBERT: fused query, key and value, and a gated FFN with fused gate and up projection."""
 
-from fastprune import Architecture, Block, Part, Producer, Stack
+from fastprune.units import Architecture, Block, Part, Producer, Stack
 
 ATTENTION = Block(
     kind="attention",

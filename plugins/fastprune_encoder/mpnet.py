@@ -1,6 +1,6 @@
 """MPNet: like BERT, plus a relative position bias shared by all layers; each layer uses the slices of its kept heads."""
 
-from fastprune import Architecture, Block, Stack, UnitBias
+from fastprune.units import Architecture, Block, Stack, UnitBias
 from fastprune_encoder.bert import FFN
 
 ATTENTION = Block(

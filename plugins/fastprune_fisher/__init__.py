@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from fastprune import Rearranger, Scorer, hookimpl
+from fastprune import hookimpl
+from fastprune.strategies import Rearranger, Scorer
 from fastprune_fisher.rearranger import FisherRearranger
 from fastprune_fisher.scorer import FisherScorer
 

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastprune import Context, Mask, Rearranger, Scores, option, track
+from fastprune import option, track
+from fastprune.strategies import Context, Rearranger, Scores
+from fastprune.units import Mask
 
 
 @dataclass(frozen=True, kw_only=True)

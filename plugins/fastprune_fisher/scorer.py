@@ -5,7 +5,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from fastprune import Batches, Context, Groups, Labels, Scorer, Scores, collect_gradients, option
+from fastprune import Batches, option
+from fastprune.calibration import Labels, collect_gradients
+from fastprune.strategies import Context, Scorer, Scores
+from fastprune.units import Groups
 
 
 @dataclass(frozen=True, kw_only=True)

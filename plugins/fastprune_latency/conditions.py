@@ -11,7 +11,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from fastprune import Conditions, Groups
+from fastprune.strategies import Conditions
+from fastprune.units import Groups
 
 
 def conditions_of(model: nn.Module, *, batch_size: int, seq_len: int, threads: int, compiled: bool) -> Conditions:

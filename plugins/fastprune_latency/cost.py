@@ -15,21 +15,12 @@ import torch
 from platformdirs import user_cache_path
 from torch import nn
 
-from fastprune import (
-    Conditions,
-    Curve,
-    Group,
-    Groups,
-    MeasuredCost,
-    MeasuredTable,
-    ModelError,
-    OptionError,
-    TableError,
-    Workload,
-    check_length,
-    frozen,
-    option,
-)
+from fastprune import option
+from fastprune.calibration import frozen
+from fastprune.data import Workload, check_length
+from fastprune.errors import ModelError, OptionError, TableError
+from fastprune.strategies import Conditions, Curve, MeasuredCost, MeasuredTable
+from fastprune.units import Group, Groups
 from fastprune_latency.conditions import conditions_of, shape_of, unpadded
 from fastprune_latency.grid import bends, coarse_grid, rising
 from fastprune_latency.probe import Maker, Probe, Timing

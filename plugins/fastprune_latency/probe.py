@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fastprune import Batches, Group, Groups, LayerCall, Mask, layer_calls, materialize, sharing_copy, take_turns
+from fastprune import Batches, materialize, take_turns
+from fastprune.calibration import LayerCall, layer_calls
+from fastprune.units import Group, Groups, Mask, sharing_copy
 
 K = TypeVar("K")
 

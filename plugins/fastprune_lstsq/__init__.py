@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from fastprune import Tuner, hookimpl
+from fastprune import hookimpl
+from fastprune.strategies import Tuner
 from fastprune_lstsq.bias import BiasTuner
 from fastprune_lstsq.descent import DescentTuner
 from fastprune_lstsq.mask import MaskTuner

@@ -5,19 +5,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fastprune import (
-    Batches,
-    Context,
-    Group,
-    Groups,
-    Reconstruction,
-    Samples,
-    Scores,
-    Solver,
-    Statistics,
-    Tuner,
-    reconstruct,
-)
+from fastprune import Batches
+from fastprune.reconstruction import Samples, Solver, Statistics, reconstruct
+from fastprune.strategies import Context, Reconstruction, Scores, Tuner
+from fastprune.units import Group, Groups
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,20 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastprune import (
-    Batches,
-    Context,
-    Groups,
-    LayerFit,
-    Reconstruction,
-    Samples,
-    Scores,
-    UsageError,
-    bf16_matmuls,
-    mix_spans,
-    option,
-    reconstruct,
-)
+from fastprune import Batches, UsageError, option
+from fastprune.data import mix_spans
+from fastprune.reconstruction import LayerFit, Samples, bf16_matmuls, reconstruct
+from fastprune.strategies import Context, Reconstruction, Scores
+from fastprune.units import Groups
 from fastprune_lstsq.weights import WeightsTuner
 
 SMALL = 1e-4  # relative error of a layer's output below which the layer is not fine-tuned

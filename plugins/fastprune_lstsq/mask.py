@@ -6,20 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastprune import (
-    Batches,
-    Context,
-    Group,
-    Groups,
-    Reconstruction,
-    Samples,
-    Scores,
-    Solver,
-    Statistics,
-    Tuner,
-    option,
-    reconstruct,
-)
+from fastprune import Batches, option
+from fastprune.reconstruction import Samples, Solver, Statistics, reconstruct
+from fastprune.strategies import Context, Reconstruction, Scores, Tuner
+from fastprune.units import Group, Groups
 
 
 @dataclass(frozen=True, kw_only=True)

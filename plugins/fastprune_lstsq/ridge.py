@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fastprune import Statistics
+from fastprune.reconstruction import Statistics
 
 STEPS = (1, 10, 100, 1000)  # ridge strengths tried, as multiples of the damping
 DIRECTIONS = 32  # random directions of the hidden states along which ridge strengths are compared

@@ -5,21 +5,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from fastprune import (
-    Batches,
-    Context,
-    Group,
-    Groups,
-    Reconstruction,
-    Samples,
-    Scores,
-    Solver,
-    Statistics,
-    Tuner,
-    UsageError,
-    option,
-    reconstruct,
-)
+from fastprune import Batches, UsageError, option
+from fastprune.reconstruction import Samples, Solver, Statistics, reconstruct
+from fastprune.strategies import Context, Reconstruction, Scores, Tuner
+from fastprune.units import Group, Groups
 from fastprune_lstsq.ridge import regression, ridge
 
 

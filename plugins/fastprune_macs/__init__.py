@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from fastprune import CostModel, hookimpl
+from fastprune import hookimpl
+from fastprune.strategies import CostModel
 from fastprune_macs.macs import MacsCost
 from fastprune_macs.params import ParamsCost
 

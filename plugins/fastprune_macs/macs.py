@@ -9,19 +9,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastprune import (
-    CostModel,
-    CostTable,
-    Group,
-    Groups,
-    Mask,
-    Workload,
-    dense_routing,
-    frozen,
-    materialize,
-    option,
-    sharing_copy,
-)
+from fastprune import materialize, option
+from fastprune.calibration import frozen
+from fastprune.data import Workload
+from fastprune.strategies import CostModel, CostTable
+from fastprune.units import Group, Groups, Mask, dense_routing, sharing_copy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from fastprune import CostModel, CostTable, Group, Groups, Workload, option
+from fastprune import option
+from fastprune.data import Workload
+from fastprune.strategies import CostModel, CostTable
+from fastprune.units import Group, Groups
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from fastprune import Batches, Context, Groups, Mask, Rearranger, Reconstruction, Scores, Tuner, hookimpl
+from fastprune import Batches, hookimpl
+from fastprune.strategies import Context, Rearranger, Reconstruction, Scores, Tuner
+from fastprune.units import Groups, Mask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from fastprune import Scorer, hookimpl
+from fastprune import hookimpl
+from fastprune.strategies import Scorer
 from fastprune_obs.scorer import OBSScorer
 
 

@@ -9,23 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from fastprune import (
-    Batches,
-    Context,
-    Group,
-    Groups,
-    Labels,
-    MomentsCollector,
-    Scorer,
-    Scores,
-    UsageError,
-    check_gradients,
-    collect_gradients,
-    consumer_of,
-    option,
-    run_backward,
-    track,
-)
+from fastprune import Batches, UsageError, option, track
+from fastprune.calibration import Labels, MomentsCollector, check_gradients, collect_gradients, run_backward
+from fastprune.strategies import Context, Scorer, Scores
+from fastprune.units import Group, Groups, consumer_of
 from fastprune_obs.surgeon import sweep
 
 FEWEST, MOST = 128, 256  # about the smallest and largest number of samples for G; below 2 x FEWEST samples: all of them

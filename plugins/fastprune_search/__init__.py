@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from fastprune import Schedule, Searcher, hookimpl
+from fastprune import hookimpl
+from fastprune.strategies import Schedule, Searcher
 from fastprune_search.exact import ExactSearcher
 from fastprune_search.knapsack import KnapsackSearcher
 from fastprune_search.piecewise import PiecewiseSearcher

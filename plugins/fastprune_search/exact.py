@@ -6,7 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fastprune import Context, CostTable, Mask, Scores, Searcher, UsageError
+from fastprune import UsageError
+from fastprune.strategies import Context, CostTable, Scores, Searcher
+from fastprune.units import Mask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastprune import Context, CostTable, Mask, Scores, Searcher, UsageError, option, track
+from fastprune import UsageError, option, track
+from fastprune.strategies import Context, CostTable, Scores, Searcher
+from fastprune.units import Mask
 
 VARIANTS = ((1.0, 0.0), (2 / 3, 0.0), (2 / 3, 1.0), (2 / 3, 2.0))
 """Variants for ``tries``: factor of the power and addend of the tilt, from the most conventional to the most extreme."""

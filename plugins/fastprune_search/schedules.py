@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fastprune import Pass, Schedule, UsageError, option
+from fastprune import UsageError, option
+from fastprune.strategies import Pass, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)

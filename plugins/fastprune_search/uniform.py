@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fastprune import Context, CostTable, Mask, Scores, Searcher
+from fastprune.strategies import Context, CostTable, Scores, Searcher
+from fastprune.units import Mask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from fastprune import Architecture, hookimpl
+from fastprune import hookimpl
+from fastprune.units import Architecture
 from fastprune_seq2seq.bart import BART
 from fastprune_seq2seq.mbart import MBART
 from fastprune_seq2seq.t5 import T5

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fastprune import Architecture, Stack
+from fastprune.units import Architecture, Stack
 from fastprune_seq2seq import bart
 
 ENCODER = (replace(bart.ENCODER_SELF, residual="final_layer_norm"), replace(bart.FFN, residual=""))

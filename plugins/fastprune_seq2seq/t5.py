@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fastprune import Architecture, Block, Stack, UnitBias
+from fastprune.units import Architecture, Block, Stack, UnitBias
 
 SELF = Block(
     kind="attention",

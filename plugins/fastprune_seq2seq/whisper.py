@@ -3,7 +3,7 @@
 Spectrograms are filled up with silence that the encoder processes like speech, so its layers have no padding tokens.
 """
 
-from fastprune import Architecture, Stack
+from fastprune.units import Architecture, Stack
 from fastprune_seq2seq import mbart
 
 WHISPER = Architecture(

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from fastprune import Architecture, hookimpl
+from fastprune import hookimpl
+from fastprune.units import Architecture
 from fastprune_speech.wav2vec2 import WAV2VEC2
 
 

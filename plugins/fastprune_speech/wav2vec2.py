@@ -6,7 +6,7 @@ supported: its attention reads the weights of its linears without calling them, 
 
 from dataclasses import replace
 
-from fastprune import Architecture, Block, Stack
+from fastprune.units import Architecture, Block, Stack
 
 POST = (("do_stable_layer_norm", False),)
 PRE = (("do_stable_layer_norm", True),)

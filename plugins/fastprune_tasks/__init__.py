@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastprune import Task, hookimpl
+from fastprune import hookimpl
+from fastprune.data import Task
 from fastprune_tasks.audio_classification import AudioClassification
 from fastprune_tasks.audio_embedding import AudioEmbedding
 from fastprune_tasks.causal_lm import CausalLM

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor
 
-from fastprune import Batch, Columns, Sample, label_column
+from fastprune import Columns
+from fastprune.data import Batch, Sample, label_column
 from fastprune_tasks.frames import Convolutions, convolutions_of, frame_mask
 from fastprune_tasks.image_embedding import ImageEmbedding
 from fastprune_tasks.labels import LABELS, read_labels

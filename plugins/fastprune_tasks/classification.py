@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastprune import Batch, Columns, DataError, Sample, Task, label_column
+from fastprune import Columns
+from fastprune.data import Batch, Sample, Task, label_column
+from fastprune.errors import DataError
 from fastprune_tasks.labels import LABELS, class_names, class_reader, labels_of, read_labels
 from fastprune_tasks.likelihood import categorical_loss, draw_categorical, full_precision
 from fastprune_tasks.recordings import classifies_recordings

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastprune import NO_LABEL, Batch, Columns, DataError, ModelError, Sample, Task, tokenizer_of
+from fastprune import Columns
+from fastprune.data import NO_LABEL, Batch, Sample, Task, tokenizer_of
+from fastprune.errors import DataError, ModelError
 from fastprune_tasks.frames import Convolutions, convolutions_of, frame_mask
 from fastprune_tasks.labels import labels_of
 from fastprune_tasks.likelihood import draw_categorical, full_precision

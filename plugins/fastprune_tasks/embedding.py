@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastprune import Batch, Columns, DataError, Sample, Task, label_column, text_columns, token_mask
+from fastprune import Columns
+from fastprune.data import Batch, Sample, Task, label_column, text_columns, token_mask
+from fastprune.errors import DataError
 from fastprune_tasks.labels import SCORES, read_labels
 from fastprune_tasks.likelihood import draw_gaussian, full_precision, gaussian_loss
 from fastprune_tasks.regression import correlations

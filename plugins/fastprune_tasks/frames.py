@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastprune import Batch, convolved
+from fastprune.calibration import convolved
+from fastprune.data import Batch
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

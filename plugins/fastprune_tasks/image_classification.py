@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
-from fastprune import Columns, Sample
+from fastprune import Columns
+from fastprune.data import Sample
 from fastprune_tasks.classification import SequenceClassification
 from fastprune_tasks.pictures import encode_pictures
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from fastprune import Batch, Columns, DataError, Sample, label_column
+from fastprune import Columns
+from fastprune.data import Batch, Sample, label_column
+from fastprune.errors import DataError
 from fastprune_tasks.embedding import Embedding
 from fastprune_tasks.labels import LABELS, read_labels
 from fastprune_tasks.pictures import encode_pictures

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastprune import Batch, Columns, ModelError, Sample, Task, text_columns, tokenizer_of
+from fastprune import Columns
+from fastprune.data import Batch, Sample, Task, text_columns, tokenizer_of
+from fastprune.errors import ModelError
 from fastprune_tasks.likelihood import draw_gaussian, full_precision, gaussian_loss
 from fastprune_tasks.pictures import encode_pictures
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fastprune import Batch, DataError
+from fastprune.data import Batch
+from fastprune.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastprune import NO_LABEL
+from fastprune.data import NO_LABEL
 
 
 def full_precision(tensor: Tensor) -> Tensor:

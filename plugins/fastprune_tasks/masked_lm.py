@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from fastprune import NO_LABEL, Batch, Columns, DataError, Sample, Task, token_mask
+from fastprune import Columns
+from fastprune.data import NO_LABEL, Batch, Sample, Task, token_mask
+from fastprune.errors import DataError
 from fastprune_tasks.labels import labels_of
 from fastprune_tasks.likelihood import categorical_loss, draw_at
 from fastprune_tasks.texts import encode_texts

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastprune import DataError, Sample, part_of
+from fastprune.data import Sample, part_of
+from fastprune.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from fastprune import Batch, Columns, DataError, Sample, Task, label_column, text_columns, token_mask
+from fastprune import Columns
+from fastprune.data import Batch, Sample, Task, label_column, text_columns, token_mask
+from fastprune.errors import DataError
 from fastprune_tasks.likelihood import categorical_loss, draw_categorical, full_precision
 
 if TYPE_CHECKING:

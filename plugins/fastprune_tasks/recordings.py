@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastprune import Columns, DataError, ModelError, Sample, part_of
+from fastprune import Columns
+from fastprune.data import Sample, part_of
+from fastprune.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from fastprune import Batch, Columns, DataError, ModelError, Sample, Task, label_column
+from fastprune import Columns
+from fastprune.data import Batch, Sample, Task, label_column
+from fastprune.errors import DataError, ModelError
 from fastprune_tasks.labels import SCORES, labels_of, read_labels
 from fastprune_tasks.likelihood import draw_gaussian, full_precision, gaussian_loss
 from fastprune_tasks.recordings import classifies_recordings

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from fastprune import Columns, DataError, ModelError, Sample, tokenizer_of
+from fastprune import Columns
+from fastprune.data import Sample, tokenizer_of
+from fastprune.errors import DataError, ModelError
 from fastprune_tasks.conditional_generation import ConditionalGeneration, decoded
 from fastprune_tasks.recordings import encode_recordings
 from fastprune_tasks.transcripts import transcripts

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastprune import Columns, Sample, text_columns
+from fastprune import Columns
+from fastprune.data import Sample, text_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset

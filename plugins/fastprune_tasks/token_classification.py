@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from fastprune import NO_LABEL, Batch, Columns, DataError, Sample, Task, label_column, text_columns, token_mask
+from fastprune import Columns
+from fastprune.data import NO_LABEL, Batch, Sample, Task, label_column, text_columns, token_mask
+from fastprune.errors import DataError
 from fastprune_tasks.labels import class_names, class_reader, labels_of, read_labels
 from fastprune_tasks.likelihood import categorical_loss, draw_at
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastprune import Columns, label_column
+from fastprune import Columns
+from fastprune.data import label_column
 from fastprune_tasks.labels import read_labels
 
 if TYPE_CHECKING:

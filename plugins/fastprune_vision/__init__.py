@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from fastprune import Architecture, hookimpl
+from fastprune import hookimpl
+from fastprune.units import Architecture
 from fastprune_vision.clip import CLIP
 from fastprune_vision.swin import SWIN
 from fastprune_vision.vit import DINOV2, VIT

@@ -1,6 +1,6 @@
 """CLIP and SigLIP: the image tower and the text tower, together or alone."""
 
-from fastprune import Architecture, Block, Stack
+from fastprune.units import Architecture, Block, Stack
 
 ATTENTION = Block(
     kind="attention",

@@ -5,7 +5,7 @@ Swin v2 is not supported: it has one temperature per head, in a parameter with t
 
 from dataclasses import replace
 
-from fastprune import Architecture, Stack
+from fastprune.units import Architecture, Stack
 from fastprune_vision import vit
 
 ATTENTION = replace(

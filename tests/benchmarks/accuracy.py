@@ -20,17 +20,8 @@ from typing import Any
 import click
 import torch
 
-from fastprune import (
-    Batches,
-    Pretrained,
-    Recipe,
-    evaluate,
-    fidelity,
-    make_batches,
-    open_pretrained,
-    outputs_of,
-    prune,
-)
+from fastprune import Batches, Pretrained, Recipe, evaluate, fidelity, make_batches, open_pretrained, prune
+from fastprune.data import outputs_of
 
 STAGES = {"search": "paper+rearranger=none+tuner=none", "rearrange": "paper+tuner=none"}
 

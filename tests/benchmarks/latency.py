@@ -16,8 +16,12 @@ import click
 import torch
 import transformers
 
-from fastprune import Context, Mask, Scores, Workload, architecture_for, frozen, materialize, resolve_groups, strategy
+from fastprune import architecture_for, materialize, strategy
+from fastprune.calibration import frozen
+from fastprune.data import Workload
 from fastprune.measuring.timing import interleaved, speedup
+from fastprune.strategies import Context, Scores
+from fastprune.units import Mask, resolve_groups
 
 
 @click.command()

@@ -17,7 +17,8 @@ import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, Trainer, TrainingArguments
 
 import fastprune
-from fastprune import Batches, evaluate, make_batches, model_inputs, task_for
+from fastprune import Batches, evaluate, make_batches, task_for
+from fastprune.data import model_inputs
 
 
 @click.command()

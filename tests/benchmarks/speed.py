@@ -14,7 +14,8 @@ from typing import Any
 import click
 from accuracy import forward
 
-from fastprune import make_batches, model_inputs, open_pretrained, prune
+from fastprune import make_batches, open_pretrained, prune
+from fastprune.data import model_inputs
 from fastprune.data.workload import Workload
 from fastprune.measuring.timing import interleaved, speedup
 

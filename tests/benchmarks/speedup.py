@@ -18,21 +18,21 @@ import torch
 
 from fastprune import (
     Batches,
-    Context,
     Pretrained,
     PruningCache,
     Recipe,
-    Workload,
     architecture_for,
     evaluate,
-    frozen,
     make_batches,
     open_pretrained,
     prune,
-    resolve_groups,
     strategy,
 )
+from fastprune.calibration import frozen
+from fastprune.data import Workload
 from fastprune.measuring.timing import interleaved, speedup
+from fastprune.strategies import Context
+from fastprune.units import resolve_groups
 
 
 @click.command()

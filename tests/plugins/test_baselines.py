@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 import fastprune
-from fastprune import Context, resolve_groups, strategy, testing, token_mask
+from fastprune import strategy, testing
+from fastprune.data import token_mask
+from fastprune.strategies import Context
+from fastprune.units import resolve_groups
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def real_inputs(case) -> dict[str, Tensor]:
             for group in groups
         ]
         with torch.no_grad():
-            model(**fastprune.model_inputs(batch, batches.task))
+            model(**fastprune.data.model_inputs(batch, batches.task))
         for handle in handles:
             handle.remove()
     return {name: torch.cat(parts) for name, parts in seen.items()}
@@ -102,7 +105,7 @@ def test_fluctuation_of_a_constant_is_lower_than_of_what_varies(case) -> None:
 @pytest.mark.parametrize("name", ["taylor"])
 def test_taylor(case, name: str) -> None:
     model, groups, batches = case
-    grads, _ = fastprune.collect_gradients(model, groups, batches, "dataset", torch.Generator())
+    grads, _ = fastprune.calibration.collect_gradients(model, groups, batches, "dataset", torch.Generator())
     found = importance(case, name)
     for group in groups:
         expected = sum(grads[group.name][row].abs() for row in range(24)) / 24

@@ -12,9 +12,10 @@ import torch
 import transformers
 
 import fastprune
-from fastprune import resolve_groups, testing
+from fastprune import testing
 from fastprune.cli.main import main
 from fastprune.registry import loading
+from fastprune.units import resolve_groups
 from fastprune_tasks.image_text_embedding import ImageTextEmbedding
 
 TOWERS = ("CLIPTextModel", "CLIPVisionModel", "CLIPTextModelWithProjection", "CLIPVisionModelWithProjection")
@@ -61,9 +62,11 @@ def test_towers_are_stacks_of_their_own_and_padding_of_texts_is_no_padding_of_pi
     assert [len(stack) for stack in groups.stacks()] == [4, 4]
     batch = testing.tiny_batches(model, length=17).batches[0]  # 16 patches and the class
     seen: dict[str, torch.Tensor] = {}
-    with fastprune.consumer_inputs(model, groups, lambda group, features: seen.update({group.name: features})):
-        model(**fastprune.model_inputs(batch, fastprune.task_for(model.config, type(model))))
-    rows = {group.name: len(fastprune.real_rows(seen[group.name], group, batch)) for group in groups}
+    with fastprune.calibration.consumer_inputs(
+        model, groups, lambda group, features: seen.update({group.name: features})
+    ):
+        model(**fastprune.data.model_inputs(batch, fastprune.task_for(model.config, type(model))))
+    rows = {group.name: len(fastprune.calibration.real_rows(seen[group.name], group, batch)) for group in groups}
     assert rows["vision_model.encoder.layers.0.ffn"] == 17 * len(batch["input_ids"])
     assert rows["text_model.encoder.layers.0.ffn"] == int(batch["attention_mask"].sum())
 
@@ -113,7 +116,7 @@ def test_pairs_from_the_command_line(
     opened = fastprune.open_pretrained(small)
     batch = fastprune.make_batches(str(pairs), opened.task, opened.tokenizer, batch_size=4).batches[0]
     alone = transformers.AutoModel.from_pretrained(small, trust_remote_code=True).eval()
-    inputs = fastprune.model_inputs(batch, opened.task)
+    inputs = fastprune.data.model_inputs(batch, opened.task)
     with torch.no_grad():
         assert torch.equal(alone(**inputs).logits_per_image, opened.model(**inputs).logits_per_image)
 

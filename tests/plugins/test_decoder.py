@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import Mask, resolve_groups, testing
+from fastprune import testing
 from fastprune.registry import loading
+from fastprune.units import Mask, resolve_groups
 
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}),
@@ -114,7 +115,7 @@ def test_every_claimed_model_type_is_checked() -> None:
     assert claimed - of_experts == {name for name, _ in FAMILIES}
 
 
-def has_experts(architecture: fastprune.Architecture) -> bool:
+def has_experts(architecture: fastprune.units.Architecture) -> bool:
     return any("*" in block.module for stack in architecture.stacks for block in stack.blocks)
 
 
@@ -154,7 +155,7 @@ def test_parts_that_do_not_add_up_are_refused() -> None:
     block = architecture.stacks[0].blocks[0]
     producer = dataclasses.replace(block.producers[0], parts=block.producers[0].parts[:2])
     stack = dataclasses.replace(architecture.stacks[0], blocks=(dataclasses.replace(block, producers=(producer,)),))
-    with pytest.raises(fastprune.ModelError, match=r"96 rows in 'transformer.h.0.attn.c_attn'"):
+    with pytest.raises(fastprune.errors.ModelError, match=r"96 rows in 'transformer.h.0.attn.c_attn'"):
         resolve_groups(dataclasses.replace(architecture, stacks=(stack,)), model)
 
 

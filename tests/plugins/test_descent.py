@@ -9,22 +9,11 @@ import torch
 from torch import nn
 
 import fastprune
-from fastprune import (
-    Batches,
-    Groups,
-    LayerFit,
-    Mask,
-    Samples,
-    Solver,
-    UsageError,
-    materialize,
-    mix_spans,
-    reconstruct,
-    resolve_groups,
-    strategy,
-    testing,
-)
+from fastprune import Batches, UsageError, materialize, strategy, testing
+from fastprune.data import mix_spans
+from fastprune.reconstruction import LayerFit, Samples, Solver, reconstruct
 from fastprune.testing.comparing import hidden_error
+from fastprune.units import Groups, Mask, resolve_groups
 from fastprune_lstsq.descent import descend, mean_error, relative_error, with_mean_weight_one
 
 HEADS = {"bart": ("ForConditionalGeneration",)}
@@ -84,7 +73,9 @@ def test_rounded_steps_lead_to_the_same_place(monkeypatch, model_type: str) -> N
         student = materialize(model, groups, mask).eval()
         left = resolve_groups(architecture, student)
         tuner = strategy("tuner", "descent", epochs=4.0, rounded=rounded)
-        tuned = tuner.tune(model, student, left, batches, fastprune.Scores(importance={}), fastprune.Context())
+        tuned = tuner.tune(
+            model, student, left, batches, fastprune.strategies.Scores(importance={}), fastprune.strategies.Context()
+        )
         errors[faster, rounded] = hidden_error(model, student, groups, batches)
         weights[faster, rounded] = torch.cat([weight.flatten() for weight, _ in tuned.values()])
     assert torch.equal(weights[True, False], weights[False, True])
@@ -165,7 +156,7 @@ def test_layers_are_nearer_to_the_dense_model_than_weights_alone(model_type: str
         student = materialize(model, groups, mask).eval()
         left = resolve_groups(architecture, student)
         strategy("tuner", name, **options).tune(
-            model, student, left, batches, fastprune.Scores(importance={}), fastprune.Context()
+            model, student, left, batches, fastprune.strategies.Scores(importance={}), fastprune.strategies.Context()
         )
         errors[name] = hidden_error(model, student, groups, batches)
     assert errors["descent"] < errors["weights"]
@@ -210,7 +201,9 @@ def test_recombined_texts_bring_few_samples_nearer_on_others() -> None:
     for options in ({"fill": 0}, {"fill": 8 * few.n_tokens}, {"fill": 0, "recombine": 7}):
         _, student, groups, _ = halved()
         tuner = strategy("tuner", "descent", held_back=0, **options)
-        tuner.tune(model, student, groups, few, fastprune.Scores(importance={}), fastprune.Context())
+        tuner.tune(
+            model, student, groups, few, fastprune.strategies.Scores(importance={}), fastprune.strategies.Context()
+        )
         errors.append(hidden_error(model, student, groups, others))
     assert errors[1] < 0.9 * errors[0]
     assert errors[2] == errors[1]

@@ -14,10 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, MixtralForCausalLM
 
 import fastprune
-from fastprune import Context, Groups, Mask, resolve_groups, testing
+from fastprune import testing
 from fastprune.modeling import EmptySublayer, Experts
 from fastprune.models import checkpoint
+from fastprune.strategies import Context
 from fastprune.surgery import routing
+from fastprune.units import Groups, Mask, resolve_groups
 
 GROUPED = {"n_group": 1, "topk_group": 1}
 ERNIE = {
@@ -61,7 +63,7 @@ HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnsw
 
 
 def opened(model_type: str = "mixtral", **config: Any) -> tuple[Any, Groups]:
-    model = fastprune.unfuse_experts(testing.tiny_model(model_type, "ForCausalLM", **config))
+    model = fastprune.units.unfuse_experts(testing.tiny_model(model_type, "ForCausalLM", **config))
     return model, resolve_groups(fastprune.architecture_for(model), model)
 
 
@@ -114,7 +116,7 @@ def test_macs_are_those_of_the_untouched_model(k: int) -> None:
         model(input_ids=ids, use_cache=False)
     one, groups = opened(num_experts_per_tok=k)
     table = fastprune.strategy("cost", "macs").measure(
-        one, groups, fastprune.Workload(example={"input_ids": ids}, seq_len=11)
+        one, groups, fastprune.data.Workload(example={"input_ids": ids}, seq_len=11)
     )
     assert table.total == counter.get_total_flops() / 2
     # a token passes gate, up and down of k of the 4 experts
@@ -124,11 +126,11 @@ def test_macs_are_those_of_the_untouched_model(k: int) -> None:
 def test_experts_are_views_and_the_model_stays_as_it_is() -> None:
     model = testing.tiny_model("mixtral", "ForCausalLM")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    one = fastprune.unfuse_experts(model)
+    one = fastprune.units.unfuse_experts(model)
     fused, expert = model.model.layers[1].mlp.experts, one.model.layers[1].mlp.experts[2]
     assert expert.producer.weight.data_ptr() == fused.gate_up_proj[2].data_ptr()
-    assert fastprune.unfuse_experts(one) is one
-    assert fastprune.unfuse_experts(other := testing.tiny_model()) is other
+    assert fastprune.units.unfuse_experts(one) is one
+    assert fastprune.units.unfuse_experts(other := testing.tiny_model()) is other
     result = fastprune.prune(model, testing.tiny_batches(model), budget=0.6)
     assert testing.comparing.same_tensors(model.state_dict(), before)
     assert isinstance(result.model.model.layers[1].mlp.experts, Experts)
@@ -190,7 +192,7 @@ def test_a_rerouted_model_is_pruned_on_saved_loaded_and_counted(model_type: str,
     _, pruned, left = without_two_experts(model_type)
     routing.drop_routes(pruned, left)
     cost = fastprune.strategy("cost", "params")
-    workload = fastprune.Workload(example={"input_ids": torch.arange(1, 12)[None]}, seq_len=11)
+    workload = fastprune.data.Workload(example={"input_ids": torch.arange(1, 12)[None]}, seq_len=11)
     of_one = fastprune.strategy("cost", "macs").measure(pruned, left, workload).groups
     # two of the two that are left see every token, two of four see half
     assert float(of_one["layers.0.expert.1"][1]) == 2 * float(of_one["layers.1.expert.1"][1])
@@ -207,7 +209,7 @@ def test_a_rerouted_model_is_pruned_on_saved_loaded_and_counted(model_type: str,
     assert torch.equal(once_more.model.layers[0].mlp.gate.weight, loaded.model.layers[0].mlp.gate.weight[1:])
 
 
-class EmptiesAnExpert(fastprune.Searcher):
+class EmptiesAnExpert(fastprune.strategies.Searcher):
     """Takes one expert of each layer whole, and half of the others' filters."""
 
     name = "empties-an-expert"
@@ -244,13 +246,13 @@ def test_what_rerouting_costs_is_measured_and_said(caplog: pytest.LogCaptureFixt
     assert moved.cost_after > kept.cost_after
     assert "cost others more" in caplog.text
     groups = resolve_groups(fastprune.architecture_for(moved.model), moved.model)
-    workload = fastprune.Workload.of(testing.tiny_batches(model))
+    workload = fastprune.data.Workload.of(testing.tiny_batches(model))
     assert moved.cost_after == fastprune.strategy("cost", "macs").measure(moved.model, groups, workload).total
 
 
 def test_rerouting_without_a_router_is_refused() -> None:
     model = testing.tiny_model()
-    with pytest.raises(fastprune.ModelError, match="names no router"):
+    with pytest.raises(fastprune.errors.ModelError, match="names no router"):
         fastprune.prune(model, testing.tiny_batches(model), budget=0.5, reroute=True)
 
 
@@ -283,12 +285,15 @@ def test_a_checkpoint_that_transformers_wrote_and_one_that_it_opens_alone(tmp_pa
 def test_fused_experts_are_told_to_be_opened() -> None:
     model = testing.tiny_model("mixtral", "ForCausalLM")
     with pytest.raises(
-        fastprune.ModelError, match=r"a module for each expert in 'model\.layers\.0\.mlp\.experts'.*one MixtralExperts"
+        fastprune.errors.ModelError,
+        match=r"a module for each expert in 'model\.layers\.0\.mlp\.experts'.*one MixtralExperts",
     ):
         resolve_groups(fastprune.architecture_for(model), model)
 
 
 def test_experts_of_another_kind_are_refused() -> None:
     model = testing.tiny_model("gpt_oss", "ForCausalLM", head_dim=8)
-    with pytest.raises(fastprune.ModelError, match=r"'model\.layers\.0\.mlp\.experts' cannot be opened.*GptOssExperts"):
-        fastprune.unfuse_experts(model)
+    with pytest.raises(
+        fastprune.errors.ModelError, match=r"'model\.layers\.0\.mlp\.experts' cannot be opened.*GptOssExperts"
+    ):
+        fastprune.units.unfuse_experts(model)

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import Context, Mask, Scores, resolve_groups, strategy, testing
+from fastprune import strategy, testing
+from fastprune.strategies import Context, Scores
+from fastprune.units import Mask, resolve_groups
 from fastprune_fisher.rearranger import swap
 
 
@@ -105,7 +107,7 @@ def test_importance_is_the_mean_square_of_the_gradients(labels: str) -> None:
     scores = strategy("scorer", "fisher", labels=labels).score(
         model, groups, batches, Context(generator=torch.Generator().manual_seed(5))
     )
-    grads, _ = fastprune.collect_gradients(model, groups, batches, labels, torch.Generator().manual_seed(5))
+    grads, _ = fastprune.calibration.collect_gradients(model, groups, batches, labels, torch.Generator().manual_seed(5))
     for group in groups:
         expected = sum(grads[group.name][row] ** 2 for row in range(24)) / 24
         torch.testing.assert_close(scores.importance[group.name], expected)

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastprune import Context, CostTable, OptionError, Scores, UsageError, strategy
+from fastprune import UsageError, strategy
+from fastprune.errors import OptionError
+from fastprune.strategies import Context, CostTable, Scores
 
 
 def table(kind: str, units: int, generator: torch.Generator) -> Tensor:

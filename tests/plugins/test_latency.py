@@ -11,18 +11,12 @@ import torch
 
 import fastprune
 from clocks import counted
-from fastprune import (
-    Mask,
-    MeasuredTable,
-    ModelError,
-    OptionError,
-    TableError,
-    Workload,
-    resolve_groups,
-    strategy,
-    testing,
-)
+from fastprune import strategy, testing
+from fastprune.data import Workload
+from fastprune.errors import ModelError, OptionError, TableError
+from fastprune.strategies import MeasuredTable
 from fastprune.testing.guards import state_of
+from fastprune.units import Mask, resolve_groups
 from fastprune_latency import probe
 from fastprune_latency.cost import same_shape, step_of
 from fastprune_latency.grid import bends, coarse_grid, middle, rising
@@ -57,7 +51,7 @@ def test_the_table_is_what_pruned_models_cost(model_type: str, config: dict[str,
         counts = {name: count * steps[name] for name, count in counts.items()}
         pruned = fastprune.materialize(model, groups, Mask.first(groups, counts)).eval()
         inputs = workload.inputs(batch_size=2)
-        with fastprune.frozen(pruned), torch.inference_mode():
+        with fastprune.calibration.frozen(pruned), torch.inference_mode():
             expected = counted({0: lambda model=pruned, inputs=inputs: lambda: model(**inputs)})[0][0]
         assert table.of(counts) == pytest.approx(expected, rel=1e-6)
     assert cost.table(model, groups, workload).check["scale"] == pytest.approx(1.0)

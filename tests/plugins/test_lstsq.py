@@ -9,21 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastprune import (
-    Block,
-    Context,
-    Group,
-    Mask,
-    Scores,
-    Statistics,
-    UsageError,
-    architecture_for,
-    materialize,
-    resolve_groups,
-    strategy,
-    testing,
-)
+from fastprune import UsageError, architecture_for, materialize, strategy, testing
+from fastprune.reconstruction import Statistics
+from fastprune.strategies import Context, Scores
 from fastprune.testing.comparing import hidden_error
+from fastprune.units import Block, Group, Mask, resolve_groups
 from fastprune_lstsq.bias import add_mean_error
 from fastprune_lstsq.mask import MaskTuner, normal_equations
 from fastprune_lstsq.ridge import STEPS, regression, ridge, solve_damped, squared_error

@@ -8,7 +8,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastprune
-from fastprune import Groups, Mask, Workload, resolve_groups, strategy, testing
+from fastprune import strategy, testing
+from fastprune.data import Workload
+from fastprune.units import Groups, Mask, resolve_groups
 
 
 def case(model_type: str, head: str = "ForSequenceClassification"):
@@ -21,7 +23,7 @@ def counted(model, length: int) -> float:
     """What torch counts for one sample of so many tokens, in multiply-accumulates."""
     counter = FlopCounterMode(display=False)
     ids = torch.full((1, length), 5)
-    with fastprune.frozen(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    with fastprune.calibration.frozen(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
     return counter.get_total_flops() / 2
 

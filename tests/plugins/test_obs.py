@@ -5,21 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastprune import (
-    Context,
-    Mask,
-    Recipe,
-    UsageError,
-    architecture_for,
-    collect_gradients,
-    consumer_of,
-    resolve_groups,
-    strategy,
-    testing,
-    unfuse_experts,
-)
+from fastprune import Recipe, UsageError, architecture_for, strategy, testing
+from fastprune.calibration import collect_gradients
 from fastprune.calibration.moments import MomentsCollector
 from fastprune.data.batches import model_inputs
+from fastprune.strategies import Context
+from fastprune.units import Mask, consumer_of, resolve_groups, unfuse_experts
 from fastprune_obs.scorer import as_importance
 from fastprune_obs.surgeon import sweep
 

@@ -7,7 +7,9 @@ import itertools
 import pytest
 import torch
 
-from fastprune import Block, Context, CostTable, Group, Groups, Scores, UsageError, strategy
+from fastprune import UsageError, strategy
+from fastprune.strategies import Context, CostTable, Scores
+from fastprune.units import Block, Group, Groups
 from fastprune_search.piecewise import Fit
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import fastprune
-from fastprune import Groups, Mask, resolve_groups, testing
+from fastprune import testing
 from fastprune.measuring.inspection import inspect
 from fastprune.registry import loading
+from fastprune.units import Groups, Mask, resolve_groups
 
 QUERY_HEADS = loading.installed().architecture["llama-query-heads"]
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
@@ -49,7 +50,7 @@ def test_one_query_head_of_every_group_goes() -> None:
 
 def test_the_consumer_is_shown_in_the_order_of_the_units() -> None:
     model, groups = shared_model()
-    consumer = fastprune.consumer_of(model, groups["layers.0.attention"])
+    consumer = fastprune.units.consumer_of(model, groups["layers.0.attention"])
     weight = model.model.layers[0].self_attn.o_proj.weight
     assert torch.equal(consumer.weight[:, 8:16], torch.cat([weight[:, 4:8], weight[:, 20:24]], 1))  # unit 1
 
@@ -83,7 +84,7 @@ def test_costs_are_what_torch_counts_down_to_the_last_head() -> None:
     model, groups = shared_model()
     mask = Mask.first(groups, {group.name: 1 for group in groups})
     pruned = fastprune.materialize(model, groups, mask)
-    workload = fastprune.Workload(example={"input_ids": torch.arange(1, 12)[None]}, seq_len=11)
+    workload = fastprune.data.Workload(example={"input_ids": torch.arange(1, 12)[None]}, seq_len=11)
     for name in ("macs", "params"):
         cost = fastprune.strategy("cost", name)
         table = cost.measure(model, groups, workload)
@@ -92,7 +93,7 @@ def test_costs_are_what_torch_counts_down_to_the_last_head() -> None:
 
 def test_a_name_that_no_family_has_is_told() -> None:
     model, _ = shared_model()
-    with pytest.raises(fastprune.UnknownNameError, match="did you mean 'llama-query-heads'"):
+    with pytest.raises(fastprune.errors.UnknownNameError, match="did you mean 'llama-query-heads'"):
         fastprune.prune(model, testing.tiny_batches(model), budget=0.7, architecture="llama-queries-heads")
 
 

@@ -7,7 +7,8 @@ import itertools
 import pytest
 import torch
 
-from fastprune import Context, CostTable, Pass, Scores, UsageError, strategy
+from fastprune import UsageError, strategy
+from fastprune.strategies import Context, CostTable, Pass, Scores
 
 
 def problem(seed: int, heads: int = 3, filters: int = 3, *, head_cost: float = 5.0, filter_cost: float = 2.0):

@@ -12,9 +12,10 @@ import transformers
 from datasets import Dataset
 
 import fastprune
-from fastprune import Mask, resolve_groups, testing
+from fastprune import testing
 from fastprune.data.batches import check_tokens
 from fastprune.registry import loading, serving
+from fastprune.units import Mask, resolve_groups
 
 SIZES: dict[str, Any] = {"vocab_size": 64, "d_model": 32, "max_position_embeddings": 64}
 SIZES |= {"d_kv": 8, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2, "d_ff": 48}
@@ -69,7 +70,7 @@ def test_heads_keep_their_own_slices_of_the_shared_bias() -> None:
     groups = resolve_groups(fastprune.architecture_for(model), model)
     kept = Mask({g.name: torch.arange(g.units) % 2 == (".0." in g.name) for g in groups})  # other heads in each layer
     pruned = fastprune.materialize(model, groups, kept)
-    inputs = fastprune.model_inputs(testing.tiny_batches(model).batches[0], None)
+    inputs = fastprune.data.model_inputs(testing.tiny_batches(model).batches[0], None)
     with torch.no_grad():
         with fastprune.masked(model, groups, kept):
             expected = model(**inputs).last_hidden_state
@@ -110,12 +111,16 @@ def test_decoder_sees_the_target_one_token_later(tiny_tokenizer) -> None:
     batch = batches.batches[0]
     assert batch["decoder_input_ids"][0, 0] == task.start
     assert batch["decoder_input_ids"][0, 1:].tolist() == batch["labels"][0, :-1].tolist()
-    assert fastprune.model_inputs(batch, task).keys() >= {"decoder_input_ids", "decoder_attention_mask", "input_ids"}
+    assert fastprune.data.model_inputs(batch, task).keys() >= {
+        "decoder_input_ids",
+        "decoder_attention_mask",
+        "input_ids",
+    }
 
 
 def test_a_source_without_a_target_is_refused(tiny_tokenizer) -> None:
     task = serving.task_for(tiny("T5ForConditionalGeneration").config, transformers.T5ForConditionalGeneration)
-    with pytest.raises(fastprune.DataError, match="a source and a target text; the data has text. Name two"):
+    with pytest.raises(fastprune.errors.DataError, match="a source and a target text; the data has text. Name two"):
         fastprune.make_batches(Dataset.from_dict({"text": ["a film"]}), task, tiny_tokenizer)
 
 
@@ -150,11 +155,11 @@ def test_labels_mark_the_padding_of_a_decoder_that_nothing_else_marks(
     left = resolve_groups(fastprune.architecture_for(student), student)
     seen: dict[str, float] = {}
 
-    def see(group: fastprune.Group, statistics: fastprune.Statistics, weight, bias):
+    def see(group: fastprune.units.Group, statistics: fastprune.reconstruction.Statistics, weight, bias):
         seen[group.name] = float(statistics.weight)
         return weight, bias
 
-    fastprune.reconstruct(model, student, left, batches, see)
+    fastprune.reconstruction.reconstruct(model, student, left, batches, see)
     for group in groups:
         assert seen[group.name] == (15 if group.name.startswith("decoder") else 17), group.name
     shown = [SimpleNamespace(logits=torch.eye(64)[batch["decoder_input_ids"]]) for batch in batches]
@@ -162,7 +167,7 @@ def test_labels_mark_the_padding_of_a_decoder_that_nothing_else_marks(
     for each, batch in zip(other, batches, strict=True):
         each.logits[batch["labels"] == -100] = 1.0 - each.logits[batch["labels"] == -100]
     assert task.compare(shown, other, batches) == {"agreement": 1.0}  # guesses at padding do not count
-    assert sum(int(fastprune.marked_tokens(batch, "decoder_attention_mask").sum()) for batch in batches) == 15
+    assert sum(int(fastprune.data.marked_tokens(batch, "decoder_attention_mask").sum()) for batch in batches) == 15
     check_tokens(model, batches)
     assert not caplog.records
 

@@ -15,9 +15,10 @@ import transformers
 from datasets import Audio, ClassLabel, Dataset, Features, List, Value
 
 import fastprune
-from fastprune import Mask, resolve_groups, testing
+from fastprune import testing
 from fastprune.cli.main import main
 from fastprune.registry import loading
+from fastprune.units import Mask, resolve_groups
 from fastprune_tasks.ctc import CTC
 from fastprune_tasks.recordings import waveforms
 
@@ -70,10 +71,10 @@ def test_frames_that_are_not_heard_are_no_rows() -> None:
     for each in (batches, testing.tiny.pad_further(model, batches)):
         batch = each.batches[0]
         seen: list[torch.Tensor] = []
-        with fastprune.consumer_inputs(model, groups, lambda _, features, seen=seen: seen.append(features)):
-            frames = model(**fastprune.model_inputs(batch, each.task)).logits.shape[1]
+        with fastprune.calibration.consumer_inputs(model, groups, lambda _, features, seen=seen: seen.append(features)):
+            frames = model(**fastprune.data.model_inputs(batch, each.task)).logits.shape[1]
         expected = model._get_feature_vector_attention_mask(frames, batch["attention_mask"])
-        rows = fastprune.real_rows(seen[0], groups.items[0], batch)
+        rows = fastprune.calibration.real_rows(seen[0], groups.items[0], batch)
         assert torch.equal(rows, seen[0][expected])
         assert len(rows) < seen[0][..., 0].numel()
 
@@ -87,7 +88,7 @@ def test_ctc_loss_is_that_of_the_model() -> None:
     batches = testing.tiny_batches(model)
     batch, task = batches.batches[0], batches.task
     with torch.no_grad():
-        ours = task.loss(model(**fastprune.model_inputs(batch, task)), batch)
+        ours = task.loss(model(**fastprune.data.model_inputs(batch, task)), batch)
         theirs = model(**batch).loss
     assert torch.allclose(ours.sum(), theirs, rtol=1e-5)
 
@@ -196,7 +197,7 @@ def test_recordings_from_the_command_line(
     run("check-architecture", dense)
     opened = fastprune.open_pretrained(small)
     batches = fastprune.make_batches(str(spoken), opened.task, opened.tokenizer, batch_size=4)
-    inputs = fastprune.model_inputs(batches.batches[-1], opened.task)
+    inputs = fastprune.data.model_inputs(batches.batches[-1], opened.task)
     alone = getattr(transformers, auto).from_pretrained(small, trust_remote_code=True).eval()
     with torch.no_grad():
         assert torch.equal(alone(**inputs).logits, opened.model(**inputs).logits)
@@ -293,7 +294,7 @@ def test_a_directory_of_sound_files(ctc_model: Path, classifier: Path, tmp_path:
 )
 def test_bad_recordings_are_refused(rows: dict[str, Any], complaint: str, ctc_model: Path) -> None:
     opened = fastprune.open_pretrained(ctc_model)
-    with pytest.raises(fastprune.DataError, match=complaint):
+    with pytest.raises(fastprune.errors.DataError, match=complaint):
         fastprune.make_batches(Dataset.from_dict(rows), opened.task, opened.tokenizer)
 
 

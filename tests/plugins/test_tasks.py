@@ -23,10 +23,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from fastprune import Batches, Columns, DataError, Task
+from fastprune import Batches, Columns
+from fastprune.data import Task
 from fastprune.data.batches import model_inputs
 from fastprune.data.encoding import make_batches
 from fastprune.data.reading import read_dataset
+from fastprune.errors import DataError
 from fastprune_tasks.classification import SequenceClassification
 from fastprune_tasks.embedding import Embedding
 from fastprune_tasks.masked_lm import MaskedLM

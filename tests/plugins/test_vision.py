@@ -13,9 +13,10 @@ import torch
 import transformers
 
 import fastprune
-from fastprune import Mask, resolve_groups, testing
+from fastprune import testing
 from fastprune.cli.main import main
 from fastprune.registry import loading
+from fastprune.units import Mask, resolve_groups
 
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
     ("vit", {}),
@@ -87,7 +88,7 @@ def test_a_table_that_does_not_fit_is_said() -> None:
     for table, complaint in (("layernorm_before.weight", "has 16 columns for 2 units"), ("bias", "does not fit")):
         blocks = (dataclasses.replace(stack.blocks[0], tables=(table,)), *stack.blocks[1:])
         wrong = dataclasses.replace(architecture, stacks=(dataclasses.replace(stack, blocks=blocks),))
-        with pytest.raises(fastprune.ModelError, match=complaint):
+        with pytest.raises(fastprune.errors.ModelError, match=complaint):
             resolve_groups(wrong, model)
 
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastprune import Architecture, ExportFormat, Scorer, hookimpl, read_architecture
+from fastprune import hookimpl, read_architecture
+from fastprune.strategies import ExportFormat, Scorer
+from fastprune.units import Architecture
 from fastprune_example.power import PowerScorer
 from fastprune_example.toy import TOY
 from fastprune_example.widths import WidthsFormat

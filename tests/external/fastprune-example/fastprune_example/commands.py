@@ -9,7 +9,7 @@ import click
 @click.option("--layers", default=2, show_default=True, help="Layers of the toy.")
 def toy_groups(layers: int) -> None:
     """List the groups of a random toy, and the units of each."""
-    from fastprune import resolve_groups
+    from fastprune.units import resolve_groups
     from fastprune_example.toy import TOY, random_toy
 
     for group in resolve_groups(TOY, random_toy(layers=layers)):

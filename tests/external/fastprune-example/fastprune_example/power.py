@@ -8,20 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastprune import (
-    Batches,
-    Context,
-    Group,
-    Groups,
-    Scorer,
-    Scores,
-    consumer_inputs,
-    consumer_of,
-    option,
-    outputs_of,
-    to_device,
-    token_mask,
-)
+from fastprune import Batches, option
+from fastprune.calibration import consumer_inputs
+from fastprune.data import outputs_of, to_device, token_mask
+from fastprune.strategies import Context, Scorer, Scores
+from fastprune.units import Group, Groups, consumer_of
 
 
 @dataclass(frozen=True, kw_only=True)

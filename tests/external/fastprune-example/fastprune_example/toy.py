@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
-from fastprune import Architecture, Block, Stack
+from fastprune.units import Architecture, Block, Stack
 
 TOY = Architecture(
     name="toy",

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from fastprune import ExportFormat, Pretrained, option
+from fastprune import Pretrained, option
+from fastprune.strategies import ExportFormat
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,13 @@ from fastprune_example.twig import TwigModel, random_twig
 from fastprune_example.widths import WidthsFormat
 
 import fastprune
-from fastprune import Context, testing
+from fastprune import testing
+from fastprune.strategies import Context
 
 
 def logits(model: torch.nn.Module, batches: fastprune.Batches) -> torch.Tensor:
     with torch.no_grad():
-        return torch.cat([model(**fastprune.model_inputs(batch, batches.task)).logits for batch in batches])
+        return torch.cat([model(**fastprune.data.model_inputs(batch, batches.task)).logits for batch in batches])
 
 
 def test_conformance() -> None:
@@ -62,7 +63,7 @@ def test_twig_is_pruned_by_data_alone(tmp_path: Path) -> None:
         assert gone
         assert filters < before.gate.outward.in_features
     loaded = fastprune.load(result.save(tmp_path / "twig"), model_class=TwigModel)
-    batch = fastprune.model_inputs(batches.batches[0], batches.task)
+    batch = fastprune.data.model_inputs(batches.batches[0], batches.task)
     with torch.no_grad():
         assert torch.equal(loaded(**batch).last_hidden_state, result.model(**batch).last_hidden_state)
 
@@ -79,7 +80,7 @@ def test_twig_is_drafted_from_one_run() -> None:
 def test_large_activations_count_more_under_a_higher_power() -> None:
     model = random_toy()
     batches = testing.tiny_batches(model)
-    groups = fastprune.resolve_groups(fastprune.architecture_for(model), model)
+    groups = fastprune.units.resolve_groups(fastprune.architecture_for(model), model)
     shares = []
     for power in (1.0, 4.0):
         scores = PowerScorer(power=power).score(model, groups, batches, Context(generator=torch.Generator()))
@@ -95,7 +96,7 @@ def test_widths_are_exported(tmp_path: Path) -> None:
     made = fastprune.export(opened, tmp_path / "widths", format=fastprune.strategy("format", "widths", multiple="4"))
     assert json.loads(made.files[0].read_text()) == {"layers.0.attention": 4, "layers.0.ffn": 48}
     assert made.difference is None
-    with pytest.raises(fastprune.ModelError, match=r"layers.0.attention has 4 units, no multiple of 16\."):
+    with pytest.raises(fastprune.errors.ModelError, match=r"layers.0.attention has 4 units, no multiple of 16\."):
         fastprune.export(opened, tmp_path / "other", format=WidthsFormat(multiple=16))
 
 

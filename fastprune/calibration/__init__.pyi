@@ -1,0 +1,14 @@
+from .dense_states import DenseStates as DenseStates
+from .gradients import check_gradients as check_gradients
+from .gradients import collect_gradients as collect_gradients
+from .gradients import run_backward as run_backward
+from .gradients import unit_gradients as unit_gradients
+from .hooks import consumer_inputs as consumer_inputs
+from .hooks import frozen as frozen
+from .layer_calls import LayerCall as LayerCall
+from .layer_calls import layer_calls as layer_calls
+from .moments import MomentsCollector as MomentsCollector
+from .objectives import Labels as Labels
+from .sums import Moments as Moments
+from .tokens import convolved as convolved
+from .tokens import real_rows as real_rows

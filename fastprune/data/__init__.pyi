@@ -1,0 +1,16 @@
+from .batches import NO_LABEL as NO_LABEL
+from .batches import check_length as check_length
+from .batches import marked_tokens as marked_tokens
+from .batches import model_inputs as model_inputs
+from .batches import outputs_of as outputs_of
+from .batches import to_device as to_device
+from .batches import token_mask as token_mask
+from .columns import label_column as label_column
+from .columns import text_columns as text_columns
+from .processors import part_of as part_of
+from .processors import tokenizer_of as tokenizer_of
+from .span_mixing import mix_spans as mix_spans
+from .tasks import Batch as Batch
+from .tasks import Sample as Sample
+from .tasks import Task as Task
+from .workload import Workload as Workload

@@ -1,0 +1,17 @@
+from .context import Context as Context
+from .contracts import CostModel as CostModel
+from .contracts import MeasuredCost as MeasuredCost
+from .contracts import Rearranger as Rearranger
+from .contracts import Reconstruction as Reconstruction
+from .contracts import Scorer as Scorer
+from .contracts import Searcher as Searcher
+from .contracts import Tuner as Tuner
+from .costs import Conditions as Conditions
+from .costs import CostTable as CostTable
+from .export_formats import ExportedModel as ExportedModel
+from .export_formats import ExportFormat as ExportFormat
+from .schedules import Pass as Pass
+from .schedules import Schedule as Schedule
+from .scores import Scores as Scores
+from .tables import Curve as Curve
+from .tables import MeasuredTable as MeasuredTable

@@ -1,0 +1,15 @@
+from .architecture import Architecture as Architecture
+from .architecture import Block as Block
+from .architecture import Part as Part
+from .architecture import Producer as Producer
+from .architecture import Stack as Stack
+from .architecture import UnitBias as UnitBias
+from .cuts import Cut as Cut
+from .experts import dense_routing as dense_routing
+from .experts import unfuse_experts as unfuse_experts
+from .groups import Group as Group
+from .groups import Groups as Groups
+from .groups import consumer_of as consumer_of
+from .masks import Mask as Mask
+from .resolve import resolve_groups as resolve_groups
+from .sharing import sharing_copy as sharing_copy
