@@ -120,7 +120,7 @@ def test_some_of_the_batches() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ([], "no batches; an iterator that was read before is empty"),
+        ([], "no batches; an iterator can be read only once"),
         ([[torch.ones(1)]], "Batch 0 must be a mapping .* got list"),
         ([{"input_ids": [1, 2]}], "got {'input_ids': 'list'}"),
         ([{"a": torch.ones(2, 3), "b": torch.ones(3)}], r"first dimension, samples; got {'a': 2, 'b': 3}"),
@@ -165,7 +165,7 @@ def test_a_data_set_as_it_is_or_streamed(tiny_checkpoint: Path, tiny_data: Path)
     some = fastprune.make_batches(data.to_iterable_dataset(), opened.task, opened.tokenizer, samples=3)
     assert some.n_samples == 3
     assert some.has_labels
-    with pytest.raises(DataError, match="say how many samples"):
+    with pytest.raises(DataError, match="give the number of samples"):
         fastprune.make_batches(data.to_iterable_dataset(), opened.task, opened.tokenizer, samples=None)
     with pytest.raises(DataError, match="has no rows"):
         fastprune.make_batches(data.to_iterable_dataset().take(0), opened.task, opened.tokenizer)

@@ -78,7 +78,7 @@ def test_saved_directories(folder: Path) -> None:
         read_dataset(folder / "two", split="dev")
     with pytest.raises(DataError, match=r"the splits train, test and none of dev; name the split"):
         read_dataset(folder / "two", default_split="dev")
-    with pytest.raises(DataError, match="leave out the split"):
+    with pytest.raises(DataError, match="omit the split"):
         read_dataset(folder / "one", split="train")
 
 
@@ -96,7 +96,7 @@ def test_directory_of_data_files(folder: Path) -> None:
         ("a.csv", "text,label\n", "no data"),
         ("a.json", "{", "cannot be read as json"),
         ("a.txt", "\n\n", "has no rows"),
-        ("a.xlsx", "x", r"unknown kind; known are \.csv, \.json"),
+        ("a.xlsx", "x", r"is not supported; supported are \.csv, \.json"),
     ],
 )
 def test_bad_files_are_named(folder: Path, name: str, content: str, message: str) -> None:

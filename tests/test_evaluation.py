@@ -115,5 +115,5 @@ def test_how_data_are_read(says_yes: BertForSequenceClassification, tiny_tokeniz
     with pytest.raises(TypeError, match="There is no argument 'batchsize'; use batch_size, max_length"):
         evaluate(says_yes, renamed, tokenizer=tiny_tokenizer, batchsize=2)  # type: ignore[call-arg]
     batches = make_batches(_data([1, 1, 1, 0]), TASK, tiny_tokenizer)
-    with pytest.raises(DataError, match="batch_size cannot be set: the data are Batches"):
+    with pytest.raises(DataError, match="batch_size cannot be set for Batches"):
         evaluate(says_yes, batches, batch_size=2)

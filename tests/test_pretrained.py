@@ -147,7 +147,7 @@ def test_companions_make_the_same_model_again(tiny_config: BertConfig, tmp_path:
 
 def test_what_cannot_be_pooled_is_refused(tiny_config: BertConfig, tmp_path: Path) -> None:
     dense = _sentence_transformer(tiny_config, tmp_path / "dense", "", {"pooling_mode": "mean"}, "Dense")
-    with pytest.raises(ModelError, match="SentenceTransformer of Transformer, Pooling, Dense"):
+    with pytest.raises(ModelError, match="SentenceTransformer with the modules Transformer, Pooling, Dense"):
         _open(dense)
     both = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
     with pytest.raises(
@@ -159,7 +159,7 @@ def test_what_cannot_be_pooled_is_refused(tiny_config: BertConfig, tmp_path: Pat
 def test_missing_parts_are_named(classifier: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"There is no model directory \./nothing"):
         _open("./nothing")
-    with pytest.raises(ModelError, match="but a file"):
+    with pytest.raises(ModelError, match="is a file, not a model directory"):
         _open(classifier / "config.json")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"no config\.json"):
