@@ -137,7 +137,7 @@ def test_model_is_as_it_was_also_after_an_error() -> None:
 
 def test_batches_without_a_task() -> None:
     model, groups, batches = case()
-    with pytest.raises(DataError, match=r"give Batches\.wrap the model's task"):
+    with pytest.raises(DataError, match=r"pass the model's task to Batches\.wrap"):
         fastprune.calibration.collect_gradients(
             model, groups, dataclasses.replace(batches, task=None), "auto", generator()
         )

@@ -1,4 +1,7 @@
-"""Gradients of each sample's loss by the mask, exactly, in one ordinary batched backward (METHOD 1)."""
+"""Exact per-sample gradients of the loss with respect to the mask, from ordinary batched backward passes.
+
+Described in docs/method.md, section 4.1.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from fastprune.progress import track
 from fastprune.units.groups import Group, Groups, consumer_of
 
 Watch = Callable[[Batch], contextlib.AbstractContextManager[None]]
-"""What is open while a batch goes forward and backward, such as ``MomentsCollector.watch``; it is given the batch."""
+"""A context around the forward and backward pass of a batch, such as ``MomentsCollector.watch``; called with the batch."""
 
 
 def run_backward(
@@ -33,35 +36,36 @@ def run_backward(
     watch: Watch,
     states: DenseStates | None = None,
 ) -> None:
-    """Run the sample losses of every batch forward and backward, for what hooks of ``watch`` collect: nothing else is.
+    """Run forward and backward passes of the sample losses over all batches; only the hooks of ``watch`` collect data.
 
-    In float16 the losses are multiplied by ``loss_scale(model)``, and so are the gradients that the hooks see.
+    In float16, losses and the gradients seen by hooks are multiplied by ``loss_scale(model)``.
 
     Args:
-        model: Left as it was found; no parameter takes part.
+        model: The model; it is unchanged afterwards. Parameters require no gradients.
         groups: The model's groups.
         batches: The calibration set.
-        labels: Whose labels the losses use.
-        generator: Draws labels where they are the model's, on the CPU.
-        watch: Where nothing requires a gradient its hooks have to begin with one, such as at a consumer's input.
-        states: Filled with what the dense model and its layers give, if ``model`` is the dense model.
+        labels: Source of the labels of the losses.
+        generator: Draws labels from the model's predictions, on the CPU.
+        watch: Context around each batch. As no parameter requires a gradient, its hooks must start the graph, for instance at a
+            consumer's input.
+        states: Filled with the outputs of the model and its layers, if ``model`` is the dense model.
 
     Raises:
-        DataError: Labels are asked for that the data do not have, or a loss is not finite.
+        DataError: ``labels`` is "dataset" and the data has no labels, or a loss is not finite.
     """
     chosen = choose_labels(batches, labels)
     device, scale = next(model.parameters()).device, loss_scale(model)
-    for given in track(batches.batches, "scoring"):
-        batch = to_device(given, device)
+    for original in track(batches.batches, "scoring"):
+        batch = to_device(original, device)
         with (
-            watching(states, model, groups.with_consumer.layers(), given),
+            watching(states, model, groups.with_consumer.layers(), original),
             torch.inference_mode(False),
             torch.enable_grad(),
             frozen(model),
             watch(batch),
         ):
             loss = scale * sample_losses(model, batches, batch, chosen, generator).sum()
-            if loss.requires_grad:  # else no hook has begun a graph: there are no units
+            if loss.requires_grad:  # otherwise there are no units, so no hook started a graph
                 loss.backward()
 
 
@@ -75,23 +79,23 @@ def collect_gradients(
     watch: Watch | None = None,
     states: DenseStates | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, ...]]]:
-    """The gradients of the whole calibration set, at about two forward passes' cost.
+    """Collect per-sample gradients over the calibration set, at the cost of about two forward passes.
 
     Args:
-        model: Left as it was found.
+        model: The model; it is unchanged afterwards.
         groups: The model's groups.
         batches: The calibration set.
-        labels: Whose labels the losses use.
-        generator: Draws labels where they are the model's, on the CPU.
-        watch: What else is to see each batch go forward and backward, such as ``MomentsCollector.watch``.
-        states: Filled with what the dense model and its layers give, if ``model`` is the dense model.
+        labels: Source of the labels of the losses.
+        generator: Draws labels from the model's predictions, on the CPU.
+        watch: A further context around the passes of each batch, such as ``MomentsCollector.watch``.
+        states: Filled with the outputs of the model and its layers, if ``model`` is the dense model.
 
     Returns:
-        By the name of the group: the gradients by the mask [samples, units], and the squared norms of the gradients at
-        the consumer's output, one [samples, tokens] a batch. On the CPU.
+        By group name, on the CPU: gradients with respect to the mask, [samples, units]; and squared norms of the gradients at the
+        consumer's output (token weights), one [samples, tokens] per batch.
 
     Raises:
-        DataError: Labels are asked for that the data do not have, or a loss or a gradient is not finite.
+        DataError: ``labels`` is "dataset" and the data has no labels, or a loss or a gradient is not finite.
     """
     by_unit: dict[str, list[Tensor]] = {group.name: [] for group in groups.with_consumer}
     by_token: dict[str, list[Tensor]] = {group.name: [] for group in groups.with_consumer}
@@ -99,12 +103,12 @@ def collect_gradients(
 
     @contextlib.contextmanager
     def collect(batch: Batch) -> Iterator[None]:
-        with unit_gradients(model, groups, scale) as seen, watch(batch) if watch else contextlib.nullcontext():
+        with unit_gradients(model, groups, scale) as passed, watch(batch) if watch else contextlib.nullcontext():
             yield
         samples = len(next(iter(batch.values())))
         for group in groups.with_consumer:
-            by_unit[group.name].append(seen.by_unit.get(group.name, torch.zeros(samples, group.units)).cpu())
-            by_token[group.name].append(seen.by_token.get(group.name, _unseen(group, batch, samples)).cpu())
+            by_unit[group.name].append(passed.by_unit.get(group.name, torch.zeros(samples, group.units)).cpu())
+            by_token[group.name].append(passed.by_token.get(group.name, _no_weights(group, batch, samples)).cpu())
 
     run_backward(model, groups, batches, labels, generator, collect, states)
     whole = {name: torch.cat(parts) for name, parts in by_unit.items()}
@@ -114,28 +118,31 @@ def collect_gradients(
 
 
 def check_gradients(gradients: Tensor) -> None:
-    """Raise ``DataError`` where gradients, or sums of them, are not finite."""
+    """Check that gradients, or sums of them, are finite.
+
+    Raises:
+        DataError: A value is not finite.
+    """
     if not bool(torch.isfinite(gradients).all()):
         raise DataError(
-            "The gradients of the calibration losses are not finite: they are beyond what float16 holds, or the weights are "
+            "The gradients of the calibration losses are not finite: they exceed the range of float16, or the weights are "
             "broken. Compute in float32 (--dtype float32) or bfloat16."
         )
 
 
-def _unseen(group: Group, batch: Batch, samples: int) -> Tensor:
-    """Weights of nothing [samples, tokens], for a group that no token of a batch came to."""
+def _no_weights(group: Group, batch: Batch, samples: int) -> Tensor:
+    """Token weights of 0 [samples, tokens], for a group that did not run on a batch."""
     return torch.zeros_like(token_mask(batch), dtype=torch.float32) if group.block.routed else torch.zeros(samples, 1)
 
 
 @dataclass
 class UnitGradients:
-    """What one backward pass showed, by the name of the group.
+    """Gradients of one backward pass by group name; groups that did not run are missing.
 
     Attributes:
-        by_unit: [samples, units], the gradient of each sample's loss by the mask (METHOD 1).
-        by_token: [samples, tokens], the squared norm of each sample's loss gradient at the consumer's output. Groups
-            that did not run are in neither.
-        samples: How many the pass has.
+        by_unit: Gradient of each sample's loss with respect to the mask, [samples, units].
+        by_token: Squared norm of each sample's loss gradient at the consumer's output, [samples, tokens].
+        samples: Number of samples of the pass.
     """
 
     by_unit: dict[str, Tensor] = field(default_factory=dict)
@@ -145,49 +152,53 @@ class UnitGradients:
 
 @contextlib.contextmanager
 def unit_gradients(model: nn.Module, groups: Groups, scale: float = 1.0) -> Iterator[UnitGradients]:
-    """While open, one forward pass and one backward pass of summed sample losses fill what is yielded.
+    """Within the context, one forward and one backward pass of the summed sample losses fill the yielded gradients.
 
-    The gradient of sample b by the mask of unit u is the sum over tokens t and the unit's features f of
-    X[b,t,f] dL/dX[b,t,f], X being the consumer's input: exact, in one ordinary batched backward, since no sample's
-    loss depends on another's features (METHOD 1). No parameter takes part, and nothing before the first consumer
-    needs a graph. Products are taken in float32, whatever the model computes in.
+    The gradient of sample b with respect to the mask of unit u is the sum of X[b,t,f] dL/dX[b,t,f] over the tokens t and the
+    unit's features f, with X the consumer's input. It is exact in a batched backward pass, because no sample's loss depends on
+    another sample's features (docs/method.md, section 4.1). Parameters require no gradients, and the graph starts at the first
+    consumer. Products are computed in float32 for any dtype of the model.
 
     Args:
-        model: Left as it was found.
+        model: The model; it is unchanged afterwards.
         groups: Its groups.
-        scale: What the losses are multiplied by before they run backward; what is yielded is of the losses themselves.
+        scale: Factor of the losses in the backward pass; the yielded gradients are of the unscaled losses.
     """
-    seen = UnitGradients()
+    collected = UnitGradients()
     with torch.inference_mode(False), torch.enable_grad(), frozen(model), contextlib.ExitStack() as hooks:
-        hooks.callback(model.register_forward_pre_hook(_count_samples(seen), with_kwargs=True).remove)
+        hooks.callback(model.register_forward_pre_hook(_count_samples(collected), with_kwargs=True).remove)
         for group in groups.with_consumer:
             consumer = consumer_of(model, group)
             if group.units:
-                hooks.callback(consumer.register_forward_pre_hook(_watch_inputs(group, seen, scale)).remove)
-            hooks.callback(consumer.register_forward_hook(_watch_outputs(group, seen, scale)).remove)
-        yield seen
+                hooks.callback(consumer.register_forward_pre_hook(_watch_inputs(group, collected, scale)).remove)
+            hooks.callback(consumer.register_forward_hook(_watch_outputs(group, collected, scale)).remove)
+        yield collected
 
 
-def _count_samples(seen: UnitGradients) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+def _count_samples(collected: UnitGradients) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    """A hook that records the number of samples of a pass."""
+
     def hook(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        seen.samples = next(len(value) for value in (*arguments, *keywords.values()) if isinstance(value, Tensor))
+        collected.samples = next(len(value) for value in (*arguments, *keywords.values()) if isinstance(value, Tensor))
 
     return hook
 
 
 def _watch_inputs(
-    group: Group, seen: UnitGradients, scale: float
+    group: Group, collected: UnitGradients, scale: float
 ) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    """A hook on a consumer that collects gradients with respect to the mask at its input."""
+
     def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        features, seen_tokens = arguments[0], routed_of(arguments)  # [samples, tokens, features]
+        features, routed = arguments[0], routed_of(arguments)  # [samples, tokens, features]
         if not features.requires_grad:
             features = features.detach().requires_grad_()
         values = features.detach()
 
         def keep(gradient: Tensor) -> None:
             products = values.float() * (gradient.float() / scale)
-            by_feature = _by_sample(products, seen_tokens, seen.samples)  # [samples, features]
-            _accumulate(seen.by_unit, group.name, by_feature.unflatten(1, (group.units, group.width)).sum(-1))
+            by_feature = _by_sample(products, routed, collected.samples)  # [samples, features]
+            _accumulate(collected.by_unit, group.name, by_feature.unflatten(1, (group.units, group.width)).sum(-1))
 
         features.register_hook(keep)
         return (features, *arguments[1:])
@@ -195,26 +206,28 @@ def _watch_inputs(
     return hook
 
 
-def _by_sample(rows: Tensor, seen: Tensor | None, samples: int) -> Tensor:
-    """The sums of each sample's tokens: [..., features] -> [samples, features]."""
-    if seen is None:
+def _by_sample(rows: Tensor, routed: Tensor | None, samples: int) -> Tensor:
+    """Sum the rows over each sample's tokens: [..., features] -> [samples, features]."""
+    if routed is None:
         return rows.reshape(samples, -1, rows.shape[-1]).sum(1)
-    owners = seen.view(samples, -1).nonzero()[:, 0]  # the sample of each row
+    owners = routed.view(samples, -1).nonzero()[:, 0]  # the sample of each row
     return rows.new_zeros(samples, rows.shape[-1]).index_add(0, owners, rows)
 
 
 def _watch_outputs(
-    group: Group, seen: UnitGradients, scale: float
+    group: Group, collected: UnitGradients, scale: float
 ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """A hook on a consumer that collects squared gradient norms at its output."""
+
     def hook(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if not output.requires_grad:  # of a group without units, below the first one with any
-            output = output.detach().requires_grad_().clone()  # no leaf: some models go on in place
+        if not output.requires_grad:  # an empty group below the first group with units
+            output = output.detach().requires_grad_().clone()  # not a leaf, because some models modify it in place
 
         def keep(gradient: Tensor) -> None:
-            # [..., tokens, 1], also windows, flattened samples
+            # [..., tokens, 1]; the dimensions before can be windows, or samples and tokens flattened
             squares = (gradient.float() / scale).square().sum(-1, keepdim=True)
-            by_token = spread(squares, routed_of(arguments)).reshape(seen.samples, -1)  # [samples, tokens]
-            _accumulate(seen.by_token, group.name, by_token)
+            by_token = spread(squares, routed_of(arguments)).reshape(collected.samples, -1)  # [samples, tokens]
+            _accumulate(collected.by_token, group.name, by_token)
 
         output.register_hook(keep)
         return output
@@ -223,5 +236,5 @@ def _watch_outputs(
 
 
 def _accumulate(into: dict[str, Tensor], name: str, value: Tensor) -> None:
-    """Add up what a module shows when it runs several times in one pass."""
+    """Add a value to the sum of ``name``, for modules that run several times in a pass."""
     into[name] = into[name] + value if name in into else value

@@ -1,4 +1,4 @@
-"""Second moments summed in strips: sums of outer products without the full matrix at once."""
+"""Sums of outer products that compute little more than the upper triangle, in strips of rows."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-STRIPS = 6  # more save little, and small products are slow
+STRIPS = 6  # more strips save little, and small products are slow
 
 
 def add_second_moment(upper: Tensor, x: Tensor, weighted: Tensor) -> None:
-    """Add the sum of w x x', which is symmetric, to the blocks on the diagonal and right of it: little more than half of it.
+    """Add the symmetric sum of w x x' to ``upper``, in place, in the blocks on the diagonal and right of it only.
 
     Args:
-        upper: Added to, [features, features]; float64 sums are of float32 products.
-        x: [tokens, features].
-        weighted: Each token times its weight w: [tokens, features].
+        upper: The sum, [features, features]; a float64 sum adds float32 products.
+        x: The inputs, [tokens, features].
+        weighted: The inputs times their token weights w, [tokens, features].
     """
     for rows, _ in _strips(len(upper)):
         block, left, right = upper[rows, rows.start :], x[:, rows].T, weighted[:, rows.start :]
@@ -27,7 +27,7 @@ def add_second_moment(upper: Tensor, x: Tensor, weighted: Tensor) -> None:
 
 
 def mirrored(upper: Tensor) -> Tensor:
-    """The whole symmetric matrix of what ``add_second_moment`` summed: [features, features] float64, a copy."""
+    """The full symmetric matrix of a sum by ``add_second_moment``: [features, features] float64, a copy."""
     whole = upper.to(torch.float64, copy=True)
     for rows, right in _strips(len(whole)):
         whole[right, rows] = whole[rows, right].T
@@ -35,7 +35,7 @@ def mirrored(upper: Tensor) -> Tensor:
 
 
 def _strips(features: int) -> Iterator[tuple[slice, slice]]:
-    """Strips of rows, and the columns right of where they cross the diagonal."""
+    """Strips of rows, each with the columns right of its block on the diagonal."""
     width = max(64, -(-features // STRIPS))
     for start in range(0, features, width):
         yield slice(start, start + width), slice(start + width, None)

@@ -1,4 +1,4 @@
-"""Second moments of what flows into every consumer and of the loss gradient at its output, from one backward pass."""
+"""Second moments of every consumer's inputs and of the loss gradients at its output, collected during scoring."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ from fastprune.units.groups import Group, Groups, consumer_of
 
 
 class MomentsCollector:
-    """Adds up moments while ``run_backward`` or ``collect_gradients`` runs the sample losses backward through the model, and
-    while batches run forward alone.
+    """Accumulate moments in the backward passes of ``run_backward`` or ``collect_gradients``, and in forward passes of ``run``.
 
     Attributes:
-        inputs: By the name of the group, of what enters its consumer: the tokens drawn, weighted.
-        gradients: By the name of the group, of the gradient of a sample's loss at its consumer's output: all tokens, alike.
+        inputs: Moments of each consumer's inputs by group name, over the subsampled tokens with their weights.
+        gradients: Moments of each sample's loss gradient at the consumer's output by group name, over all tokens, unweighted.
 
     Args:
-        model: On the device where the sums are to be.
+        model: The model; the sums are on its device.
         groups: The model's groups.
         batches: The calibration set.
-        tokens: About how many tokens, drawn evenly from all, the sums over inputs are made of: their cost grows with
-            the square of the features.
-        by_gradient: Weigh a token by the squared norm of its gradient instead of equally (METHOD 4); batches that run forward
-            alone show nothing then.
+        tokens: Approximate number of tokens for the moments of the inputs, drawn evenly from all tokens; their cost grows with the
+            square of the number of features.
+        by_gradient: Weight each token by the squared norm of its gradient instead of equally; forward passes without a backward
+            pass then add nothing.
         generator: Draws the tokens, on the CPU.
     """
 
@@ -59,9 +58,9 @@ class MomentsCollector:
 
     @contextlib.contextmanager
     def watch(self, batch: Batch) -> Iterator[None]:
-        """While open, one forward pass and, where there is one, one backward pass of this batch are added.
+        """Within the context, add one forward pass of this batch and its backward pass, if there is one.
 
-        A pass with gradients enabled begins its graph at the first consumer's output; its loss is multiplied by ``loss_scale``.
+        With gradients enabled, the graph starts at the first consumer's output; the loss must be multiplied by ``loss_scale``.
         """
         with contextlib.ExitStack() as hooks:
             for group in self._groups:
@@ -72,12 +71,12 @@ class MomentsCollector:
 
     @torch.no_grad()
     def run(self, batches: Batches, states: DenseStates | None = None) -> None:
-        """Add the inputs of batches in forward passes alone; ``states`` are filled if the model is the dense one."""
+        """Add the inputs of batches from forward passes; ``states`` are filled if the model is the dense one."""
         device = next(self._model.parameters()).device
         with frozen(self._model):
-            for given in track(batches.batches, "scoring"):
-                batch = to_device(given, device)
-                with watching(states, self._model, self._groups.layers(), given), self.watch(batch):
+            for original in track(batches.batches, "scoring"):
+                batch = to_device(original, device)
+                with watching(states, self._model, self._groups.layers(), original), self.watch(batch):
                     outputs_of(self._model, batch, batches.task)
 
     def _hook(self, group: Group, batch: Batch) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
@@ -85,7 +84,7 @@ class MomentsCollector:
             features = arguments[0].detach()[..., : group.features]
             routed = routed_of(arguments)
             x = real_rows(features, group, batch, routed)
-            # layers may have more tokens than the input, or fewer; of those, a group may see only some
+            # layers may have more or fewer tokens than the input; routed tokens keep the share of all tokens
             share = self._share * (token_count(batch) / max(len(x), 1) if routed is None else 1.0)
             if not self._by_gradient:
                 self._add_inputs(group, x, None, share)
@@ -96,8 +95,8 @@ class MomentsCollector:
                 if self._by_gradient:
                     self._add_inputs(group, x, g.square().sum(-1), share)
 
-            if torch.is_grad_enabled() and not output.requires_grad:  # of the first consumer: nothing below has a graph
-                output = output.detach().requires_grad_().clone()  # no leaf: some models go on in place
+            if torch.is_grad_enabled() and not output.requires_grad:  # the first consumer starts the graph
+                output = output.detach().requires_grad_().clone()  # not a leaf, because some models modify it in place
             if output.requires_grad:
                 output.register_hook(keep)
             return output
@@ -105,7 +104,7 @@ class MomentsCollector:
         return hook
 
     def _add_inputs(self, group: Group, x: Tensor, weights: Tensor | None, share: float) -> None:
-        """Add a share of the tokens: the consumer's inputs x [tokens, features], weights [tokens]; None: all alike."""
+        """Add a random ``share`` of the tokens: inputs x [tokens, features], weights [tokens]; None: equal weights."""
         if share < 1.0:
             drawn = (torch.rand(len(x), generator=self._generator) < share).to(x.device)
             x, weights = x[drawn], weights if weights is None else weights[drawn]

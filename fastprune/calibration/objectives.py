@@ -1,4 +1,4 @@
-"""Objectives: the loss of each calibration sample, towards its own label or one drawn from the model."""
+"""Objectives: the loss of each calibration sample for its own label or a label drawn from the model."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ FLOAT16_SCALE = 2.0**10
 
 
 def loss_scale(model: nn.Module) -> float:
-    """What the losses are multiplied by before they run backward: a power of 2 where the model computes in float16, else 1.
+    """Factor of the losses in backward passes: a power of 2 for models with float16 parameters, else 1.
 
-    The gradients of a confident model lie below the smallest number of float16 and would become zeros.
+    Without it, gradients of a confident model underflow to zero in float16.
     """
     return FLOAT16_SCALE if any(each.dtype == torch.float16 for each in model.parameters()) else 1.0
 
 
 def choose_labels(batches: Batches, labels: Labels) -> Literal["dataset", "model"]:
-    """What ``auto`` means for this calibration set: its own labels where it has them.
+    """Resolve "auto": "dataset" if the calibration set has labels, else "model".
 
     Raises:
-        DataError: ``dataset`` is asked for and there are no labels.
+        DataError: ``labels`` is "dataset" and the calibration set has no labels.
     """
     if labels == "dataset" and not batches.has_labels:
         raise DataError(
             f"Scoring with labels=dataset needs labels, but the calibration data {batches.source} has none for the task "
-            f"'{_task(batches).name}'. Name their column (--label-column), or use labels=model, which needs none."
+            f"'{_task(batches).name}'. Name the label column (--label-column), or use labels=model, which needs no labels."
         )
     if labels == "auto":
         return "dataset" if batches.has_labels else "model"
@@ -44,12 +44,14 @@ def choose_labels(batches: Batches, labels: Labels) -> Literal["dataset", "model
 def sample_losses(
     model: nn.Module, batches: Batches, batch: Batch, labels: Literal["dataset", "model"], generator: torch.Generator
 ) -> Tensor:
-    """Negative log-likelihood of each sample's label: [samples] (METHOD 1).
+    """Negative log-likelihood of each sample's label: [samples] (docs/method.md, section 4.1).
 
     Args:
+        model: The model.
+        batches: The calibration set.
         batch: One of ``batches``, on the model's device.
-        labels: ``dataset``: the user's; ``model``: drawn from the model's own predictive distribution, which makes
-            the Fisher information the true one.
+        labels: "dataset": the data set's labels; "model": labels drawn from the model's own predictive distribution, which give
+            the true Fisher information.
         generator: Draws the labels, on the CPU.
 
     Raises:
@@ -70,5 +72,5 @@ def sample_losses(
 
 def _task(batches: Batches) -> Task:
     if batches.task is None:
-        raise DataError("Nobody said what the calibration data are for: give Batches.wrap the model's task.")
+        raise DataError("The calibration data has no task; pass the model's task to Batches.wrap.")
     return batches.task

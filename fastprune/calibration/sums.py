@@ -1,4 +1,4 @@
-"""Weighted sums over tokens, kept around the running mean, that add up: over batches, halves of the data, and processes."""
+"""Weighted sums over tokens around the running mean; they can be added over batches, parts of the data, and processes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ TINY = torch.finfo(torch.float64).tiny
 
 @dataclass
 class Sums:
-    """Weighted sums over tokens of an input x: ``a + b`` are the sums over the tokens of both.
+    """Weighted sums over tokens of an input x; ``a + b`` are the sums over the tokens of both.
 
-    Second moments are summed around the mean so far, and sums with another mean are moved to the common one by the pairwise
-    update of Chan, Golub and LeVeque (1983): centred afterwards, inputs whose mean is a thousand times their deviation
-    would lose all digits of it. Nothing but the methods that add changes a tensor.
+    Second moments are summed around the running mean; sums with different means are merged by the pairwise update of Chan, Golub
+    and LeVeque (1983). Centring afterwards instead would cancel all digits of inputs whose mean is a thousand times their standard
+    deviation. Only the methods that add change tensors.
 
     Attributes:
         weight: Sum of the token weights w: [] float64.
-        mean: The weighted mean of x: [features] float64, zeros where no token counts.
-        upper: Sum of w (x - mean) (x - mean)', of which nothing left of the diagonal counts: [features, features]; or its
-            diagonal alone: [features]. The products are of x's precision, float32 at least.
+        mean: Weighted mean of x: [features] float64; zeros if the weights sum to 0.
+        upper: Sum of w (x - mean) (x - mean)', valid on and above the diagonal: [features, features]; or only its diagonal:
+            [features]. Products have the precision of x, at least float32.
     """
 
     weight: Tensor
@@ -41,18 +41,18 @@ class Sums:
 
     @property
     def scatter(self) -> Tensor:
-        """Sum of w (x - mean) (x - mean)': [features, features] float64, or its diagonal alone [features]."""
+        """Sum of w (x - mean) (x - mean)': [features, features] float64, or only its diagonal [features]."""
         return self.upper.to(torch.float64, copy=True) if self.upper.dim() == 1 else mirrored(self.upper)
 
     @property
     def gram(self) -> Tensor:
-        """Sum of w x x': [features, features] float64, or its diagonal alone [features]."""
-        scatter, inputs = self.scatter, self.inputs  # a copy, so that it may be added to
+        """Sum of w x x': [features, features] float64, or only its diagonal [features]."""
+        scatter, inputs = self.scatter, self.inputs  # scatter is a copy
         return scatter.addcmul_(inputs, self.mean) if scatter.dim() == 1 else scatter.addr_(inputs, self.mean)
 
     @property
     def covariance(self) -> Tensor:
-        """The centred second moment of x: [features, features] float64, or the variances alone [features]."""
+        """Covariance of x: [features, features] float64, or only the variances [features]."""
         return self.scatter.div_(self.weight.clamp(min=TINY))
 
     def __add__(self, other: Self) -> Self:
@@ -61,9 +61,9 @@ class Sums:
         return total
 
     def reduce(self) -> Self:
-        """The sums over the tokens of all processes, added in the order of their ranks: the same bits on each.
+        """The sums over the tokens of all processes, added in the order of ranks, so bit-equal on all of them.
 
-        Without ``torch.distributed`` initialised they are these very sums.
+        Returns this object if ``torch.distributed`` is not initialised.
         """
         if world_size() == 1:
             return self
@@ -79,21 +79,25 @@ class Sums:
         self._merge(other, *self._weigh(other.weight))
 
     def _merge(self, other: Self, share: Tensor, between: Tensor) -> None:
-        """Add all but the weight, given what ``_weigh`` said of it."""
+        """Add other sums except their weight, with the results of ``_weigh``."""
         apart = other.mean - self.mean
         self.upper += other.upper
         self._add_products(apart[None], between * apart[None])
         self.mean += share * apart
 
     def _weigh(self, added: Tensor) -> tuple[Tensor, Tensor]:
-        """Count the weight of other tokens: their share of all [], and what the square of the means' distance counts []."""
+        """Add the weight of other tokens.
+
+        Returns:
+            Their share of the total weight, [], and the weight of the squared distance of the means in the merged scatter, [].
+        """
         before = self.weight.clone()
         self.weight += added
         share = added / self.weight.clamp(min=TINY)
         return share, before * share
 
     def _add_products(self, x: Tensor, weighted: Tensor) -> None:
-        """Add w x x' of rows around the mean: x and w x, [rows, features]."""
+        """Add the products of centred rows: x [rows, features] and w x [rows, features]."""
         if self.upper.dim() == 1:
             self.upper += (x * weighted).sum(0)
         else:
@@ -114,7 +118,7 @@ class Sums:
 
 @dataclass
 class Moments(Sums):
-    """The weight, the mean and the second moments of what flows past a place, such as a consumer's input."""
+    """Weight, mean and second moments of activations or gradients, such as a consumer's inputs."""
 
     @staticmethod
     def zeros(
@@ -123,10 +127,10 @@ class Moments(Sums):
         """Sums over no token.
 
         Args:
-            features: Of x.
-            device: Where the sums are to be.
-            diagonal: Sum variances alone.
-            dtype: Of the second moments; weight and mean are float64.
+            features: Number of features of x.
+            device: Device of the sums.
+            diagonal: Sum only the diagonal of the second moments.
+            dtype: Data type of the second moments; weight and mean are float64.
         """
         return Moments(
             weight=torch.zeros((), dtype=torch.float64, device=device),
@@ -135,7 +139,7 @@ class Moments(Sums):
         )
 
     def add(self, x: Tensor, weights: Tensor | None = None) -> None:
-        """Add tokens: x [tokens, features], and how much each counts [tokens]; None: all alike."""
+        """Add tokens x [tokens, features] with weights [tokens]; None: equal weights."""
         if len(x):
             rows = Rows.of(self, x, weights)
             x = rows.around(x, self.mean)
@@ -144,13 +148,13 @@ class Moments(Sums):
 
 @dataclass(frozen=True)
 class Rows:
-    """How much the tokens of a batch count among sums.
+    """Weights of a batch's tokens relative to sums they are added to.
 
     Attributes:
-        weights: [tokens, 1] in the batch's precision; None: all alike.
+        weights: Token weights, [tokens, 1] in the batch's precision; None: equal weights.
         total: Sum of the weights: [] float64.
-        share: Of all tokens' weight, with those of the sums: [] float64.
-        between: What the square of the distance from the sums' mean to the batch's counts: [] float64.
+        share: ``total`` as a share of the weight of the sums including the batch: [] float64.
+        between: Weight of the squared distance of the sums' mean and the batch's mean: [] float64.
     """
 
     weights: Tensor | None
@@ -160,25 +164,25 @@ class Rows:
 
     @staticmethod
     def of(sums: Sums, x: Tensor, weights: Tensor | None) -> Rows:
-        """Count them among the sums: x [tokens, features], weights [tokens]."""
+        """Add the weight of tokens x [tokens, features] with weights [tokens] to the sums."""
         total = sums.weight.new_tensor(len(x)) if weights is None else weights.double().sum()
         counted = None if weights is None else weights.to(_precise(x))[:, None]
         return Rows(counted, total, *sums._weigh(total))
 
     def around(self, x: Tensor, mean: Tensor) -> Tensor:
-        """x around the mean of its own, with one more row in which is what that lies apart from the mean of the sums.
+        """Centre x around its own mean and append a row for the distance of that mean from the mean of the sums.
 
-        The second moment of all rows, the last of weight 1, is what the sums gain.
+        The second moment of all rows, with a weight of 1 for the last, is the increase of the sums' second moment.
 
         Args:
-            x: [tokens, features].
-            mean: Of the sums, [features] float64; moved to that of all tokens.
+            x: The inputs, [tokens, features].
+            mean: Mean of the sums, [features] float64; updated in place to the mean of all tokens.
 
         Returns:
             [tokens + 1, features], float32 or wider.
         """
         x = x.to(_precise(x))
-        first = self._mean(x)  # rounded as x is, and no more than a first guess
+        first = self._mean(x)  # a first guess, with the rounding errors of x's precision
         rows = x.new_empty(len(x) + 1, x.shape[1])
         torch.sub(x, first.to(x), out=rows[:-1])
         rest = self._mean(rows[:-1])

@@ -1,4 +1,4 @@
-"""What least squares need of a sublayer: sums over tokens of what enters its consumer, and of what the stream lacks after it."""
+"""Sums over tokens for least squares: of a consumer's inputs and of the errors of the residual stream behind it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from fastprune.calibration.sums import Rows, Sums
 
 @dataclass
 class Statistics(Sums):
-    """Weighted sums over the calibration tokens, of one consumer's input x and of the error e that it is to repair.
+    """Weighted sums over the calibration tokens of a consumer's input x and the error e of the residual stream. All float64.
 
-    e = teacher's residual stream after the sublayer - student's: what must be added to the consumer's output so that
-    the stream is the dense model's again, errors made below included (METHOD 4: D - Y_student). All float64.
+    e is the teacher's minus the student's residual stream after the sublayer. It includes errors of the layers below; adding it to
+    the consumer's output would restore the dense model's stream (docs/method.md, section 8.1).
 
     Attributes:
-        mean_error: The weighted mean of e: [hidden].
+        mean_error: Weighted mean of e: [hidden].
         scatter_cross: Sum of w (x - mean) (e - mean_error)': [features, hidden].
         energy: Sum of w e'e: [].
-        held: The same of the tokens held back, which the sums above leave out; None: none are.
+        held: Sums over the held-out tokens, which the other sums do not include; None: no token is held out.
     """
 
     mean_error: Tensor
@@ -59,16 +59,16 @@ class Statistics(Sums):
 
     @property
     def whole(self) -> Statistics:
-        """The sums of all tokens, of which none are held back."""
+        """The sums over all tokens, including held-out ones."""
         return self if self.held is None else replace(self, held=None) + self.held
 
     def add(self, x: Tensor, e: Tensor, weights: Tensor | None, held: Tensor | None = None) -> None:
-        """Add tokens: x [tokens, features], e [tokens, hidden], weights [tokens], and which are held back [tokens]."""
+        """Add tokens: x [tokens, features], e [tokens, hidden], weights [tokens], and the mask of held-out tokens [tokens]."""
         if held is not None and bool(held.any()):
             self.held = self.held or self._zeros()
-            for part, marks in ((self.held, held), (self, ~held)):
-                if bool(marks.any()):
-                    part.add(x[marks], e[marks], None if weights is None else weights[marks])
+            for part, mask in ((self.held, held), (self, ~held)):
+                if bool(mask.any()):
+                    part.add(x[mask], e[mask], None if weights is None else weights[mask])
             return
         if not len(x):
             return
@@ -80,12 +80,12 @@ class Statistics(Sums):
         self.scatter_cross += x.T @ rows.weighted(e)
 
     def reduce(self) -> Self:
-        """The sums over the tokens of all processes, held back or not, added in the order of their ranks."""
+        """The sums over the tokens of all processes, including held-out ones, added in the order of ranks."""
         if world_size() == 1:
             return self
         total = Sums.reduce(replace(self, held=None))
-        marked = self.weight.new_tensor(self.held is not None)
-        if any(bool(mark) for (mark,) in in_rank_order([marked])):
+        has_held = self.weight.new_tensor(self.held is not None)
+        if any(bool(flag) for (flag,) in in_rank_order([has_held])):
             total.held = (self.held or self._zeros()).reduce()
         return total
 

@@ -16,13 +16,13 @@ Conditions = Mapping[str, str | int | bool | None]
 
 @dataclass(frozen=True, kw_only=True)
 class CostTable:
-    """What a model costs, group by group (METHOD 2).
+    """Cost of a model by group and number of units kept (docs/method.md, section 2).
 
     Attributes:
-        measure: What is counted, such as ``MACs``.
-        groups: By the name of the group, [units + 1] float64: the cost of keeping 0..units.
-        fixed: The cost of what cannot be pruned.
-        conditions: What it was measured for, where it was.
+        measure: Unit of the costs, such as ``MACs``.
+        groups: Cost of keeping 0, 1, ... units by group name, each [units + 1] float64.
+        fixed: Cost that cannot be pruned.
+        conditions: Measurement conditions of a measured cost.
     """
 
     measure: str

@@ -17,16 +17,15 @@ def _optional(called: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """How much the loss suffers when a unit goes (METHOD 1). By the name of the group, on the CPU.
+    """Importance of units, and optional scores of some criteria, by group name, on the CPU (docs/method.md, section 4).
 
     Attributes:
-        importance: [units], finite and not negative.
-        grads: [samples, units], the gradient of each sample's loss by the mask; None where the criterion has none.
-        token_weights: One [samples, tokens] for each batch, the squared norm of the loss gradient at the consumer's
-            output: how much each token counts (METHOD 4). None where the criterion has none.
-        damage: [units + 1] float64, what is lost with only the k most important units of the group kept, for every k
-            from none to all: never rising, and 0 for all (METHOD 2). None where the criterion has no more to say than
-            the importance.
+        importance: Importance of each unit, [units]; finite and not negative.
+        grads: Gradient of each sample's loss with respect to the mask, [samples, units]; None: the criterion computes none.
+        token_weights: Squared norm of the loss gradient at the consumer's output, the weight of each token in reconstruction: one
+            [samples, tokens] per batch. None: the criterion computes none.
+        damage: Damage curve: the loss increase with only the k most important units kept, for k from 0 to all, [units + 1]
+            float64; never rising, and 0 for all units. None: the criterion gives only importance.
     """
 
     importance: Mapping[str, Tensor]

@@ -33,7 +33,7 @@ def materialize(model: M, groups: Groups, mask: Mask, *, inplace: bool = False, 
         share: Share with ``model`` all parameters but those of producers and consumers, which a tuner may change.
 
     Returns:
-        The smaller model. Its outputs equal those of the model under ``masked`` up to rounding (METHOD 0).
+        The smaller model. Its outputs equal those of the model under ``masked`` up to rounding (docs/method.md, section 7).
     """
     pruned = model if inplace else sharing_copy(model)
     ties = tied_parameters(pruned)

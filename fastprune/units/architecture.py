@@ -94,8 +94,8 @@ class UnitBias:
 class Block:
     """One prunable sublayer of a layer, or several alike.
 
-    A unit (an attention head or KV group, an FFN filter) owns rows of every producer and columns of the consumer (METHOD 0).
-    Linears are ``nn.Linear``, or transformers' ``Conv1D``, whose weight is transposed. BERT's attention::
+    A unit (an attention head or KV group, an FFN filter) owns rows of every producer and columns of the consumer (docs/method.md,
+    section 1). Linears are ``nn.Linear``, or transformers' ``Conv1D``, whose weight is transposed. BERT's attention::
 
         Block(
             kind="attention",

@@ -20,9 +20,9 @@ from fastprune.units.paths import absolute
 class Group:
     """Units that are removed in one place: the heads of an attention, the filters of an FFN, the rows of an embedding.
 
-    What belongs to a unit is said by ``cuts`` alone. Most kinds of unit also own features of a consumer's input (METHOD 0),
-    and stand in a layer: feature ``f`` belongs to unit ``f // width``, in what ``consumer_of`` shows. A kind that does not has
-    an empty ``consumer``, and is left out of ``Groups.with_consumer``. Paths are absolute in the model.
+    ``cuts`` alone defines the parameters of a unit. Most kinds of unit also own features of a consumer's input (docs/method.md,
+    section 1) and are part of a layer: feature ``f`` belongs to unit ``f // width``, in the order of ``consumer_of``. Other kinds
+    have an empty ``consumer`` and are left out of ``Groups.with_consumer``. Paths are absolute in the model.
 
     Attributes:
         name: Unique in the model, and the same whatever head the model carries: ``encoder.layer.0.attention``.

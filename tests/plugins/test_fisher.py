@@ -115,7 +115,7 @@ def test_importance_is_the_mean_square_of_the_gradients(labels: str) -> None:
 
 
 def test_average_of_mini_batches_is_another_matrix() -> None:
-    """What the reference code squares, METHOD 1: fewer, averaged vectors, and not the same diagonal."""
+    """What the reference code squares (docs/method.md, section 4.1): fewer, averaged vectors, and not the same diagonal."""
     model = testing.tiny_model()
     groups = resolve_groups(fastprune.architecture_for(model), model)
     batches = testing.tiny_batches(model)
