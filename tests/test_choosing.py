@@ -164,7 +164,9 @@ def test_what_cannot_be_told_is_looked_at_again(
     gain = dict(zip([2, 6, 1, 5, 3, 7], itertools.chain(*gains), strict=True))
     seen: list[int] = []
 
-    def found(teacher: nn.Module, student: nn.Module, data: Batches, *, task: Task) -> dict[str, float]:
+    def found(
+        teacher: nn.Module, student: nn.Module, data: Batches, task: Task, states: DenseStates
+    ) -> dict[str, float]:
         (place,) = places(data, batches)
         seen.append(place)
         return {"cosine": 0.5 + gain[place] * (seen.count(place) == 2)}  # the first draft is the first to be looked at

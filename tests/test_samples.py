@@ -129,7 +129,7 @@ def test_layers_of_experts_show_all() -> None:
     hidden = [torch.zeros(*batch["input_ids"].shape, 4) for batch in batches]
     for _, members in groups.layers():
         assert any(group.block.routed for group in members)
-        assert Samples(batches, None, None).enough(members, hidden, 1e-3) == list(range(len(batches)))
+        assert Samples(batches, tokens_per_feature=1e-3).enough(members, hidden) == list(range(len(batches)))
 
 
 @pytest.mark.parametrize("one_of", [2, 4, 5])
@@ -139,7 +139,8 @@ def test_those_held_back_have_their_share(one_of: int) -> None:
     members, held = left.items[:2], batches.held_back(one_of)
     widest = max(max(group.features, group.hidden) for group in members)
     for share in (1e-6, 0.3, 0.5, 0.8, 1.0):
-        chosen = Samples(batches, None, held).enough(members, hidden, share * batches.n_tokens / widest)
+        samples = Samples(batches, held=held, tokens_per_feature=share * batches.n_tokens / widest)
+        chosen = samples.enough(members, hidden)
         kinds = [bool(held[place].any()) for place in chosen]
         assert chosen == sorted(set(chosen))
         for mark in (False, True):
@@ -160,7 +161,7 @@ def test_padding_is_not_enough() -> None:
         ]
         hidden = [torch.zeros(*batch["input_ids"].shape, 4) for batch in padded]
         data = Batches.wrap(padded, batches.task)
-        return Samples(data, None, None).enough(members, hidden, 0.4 * batches.n_tokens / widest)
+        return Samples(data, tokens_per_feature=0.4 * batches.n_tokens / widest).enough(members, hidden)
 
     assert chosen(0) == chosen(50)
     assert 0 < len(chosen(0)) < len(batches)

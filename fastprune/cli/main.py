@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from importlib.metadata import entry_points, version
 from typing import Any
@@ -29,10 +30,16 @@ COMMANDS = (
 """The built-in commands; each is a module of this package, imported on demand."""
 
 
+NOISY = ("torchao", "torch.utils._pytree")
+"""Loggers that warn of kernels and of torch's own types when transformers imports torchao, where that is installed."""
+
+
 class Cli(click.Group):
     """A group that imports commands on demand, prints fastprune's errors with exit status 2, and handles Ctrl-C."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        for name in NOISY:
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
             return super().invoke(ctx)
         except FastpruneError as error:

@@ -159,7 +159,9 @@ def test_labels_mark_the_padding_of_a_decoder_that_nothing_else_marks(
         seen[group.name] = float(statistics.weight)
         return weight, bias
 
-    fastprune.reconstruction.reconstruct(model, student, left, batches, see)
+    fastprune.reconstruction.reconstruct(
+        model, student, left, fastprune.reconstruction.Samples(batches), fastprune.reconstruction.Solver(solve=see)
+    )
     for group in groups:
         assert seen[group.name] == (15 if group.name.startswith("decoder") else 17), group.name
     shown = [SimpleNamespace(logits=torch.eye(64)[batch["decoder_input_ids"]]) for batch in batches]
@@ -179,4 +181,4 @@ def test_a_decoder_whose_padding_nothing_marks_is_warned_of(tiny_tokenizer, capl
         {name: value for name, value in batch.items() if name != "labels"} for batch in collated(model, tiny_tokenizer)
     ]
     check_tokens(model, fastprune.Batches.wrap(given, task))
-    assert "do not say which of the decoder's tokens are padding" in caplog.text
+    assert "no mask of the decoder's padding" in caplog.text
