@@ -93,4 +93,3 @@ def test_what_cannot_be_checked_is_said(tmp_path: Path, content: dict[str, objec
 
 def test_public_names() -> None:
     assert fastprune.check_model is conformance.check_model
-    assert fastprune.Verdict is conformance.Verdict
