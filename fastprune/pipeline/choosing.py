@@ -1,4 +1,4 @@
-"""Choosing among variants of a search: each is tuned in draft, and the one nearest to the dense model is taken."""
+"""Choice among candidate masks: tune each quickly (a draft), and keep the one whose outputs agree best with the dense model's."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ from fastprune.units.masks import Mask
 
 log = logging.getLogger(__name__)
 
-FEWEST, MOST = 128, 256  # samples, about, that drafts are tuned on; with less than twice the fewest, half
-SPARSE = 0.2  # of a group's units left, in the mean: drafts of fewer misjudge on few samples, cost less, and see the more of them
-PARTS = 8  # at most, of those that they are compared on, to see how much chance there is in a comparison
-SMALLEST = 8  # samples of a part
-LOOKS = 3  # at most, at as many more samples each time, while a draft that seems nearer may be so by chance
-MARGIN = 0.02  # of what an earlier draft lacks: as much nearer a later one has to come,
-CHANCE = 2.0  # and as many standard errors of the difference
-FAR = 0.25  # of what an earlier draft lacks: one that lacks so much more is the last, those after it are more peculiar still
+# Approximate number of samples to tune drafts on; with fewer than twice FEWEST samples, half of them.
+FEWEST, MOST = 128, 256
+# Mean share of kept units below which drafts get more samples: their ranking is noisier, and each sample costs less.
+SPARSE = 0.2
+PARTS = 8  # maximum number of parts of the comparison samples, for the standard error of a comparison
+SMALLEST = 8  # minimum number of samples in a part
+LOOKS = 3  # maximum number of comparisons; each adds as many samples again, while the result is undecided
+MARGIN = 0.02  # minimum improvement of a later draft, relative to the best draft's error,
+CHANCE = 2.0  # and in standard errors of the difference
+# Early stopping: end the search when a draft's error exceeds the best one's by 25 %; later candidates are more extreme.
+FAR = 0.25
 
 
 class Build(Protocol):
-    """Makes the model that a mask leaves, tuned on these samples."""
+    """Function that builds the pruned model of a mask and tunes it on the given samples."""
 
     def __call__(self, mask: Mask, calibration: Batches, scores: Scores, /) -> nn.Module: ...
 
@@ -44,22 +47,22 @@ def choose(
     *,
     share: float,
 ) -> Mask:
-    """The mask whose model is nearest to the dense model; of several about as near the first: so few samples do not tell
-    them apart, and variants come with the least peculiar first.
+    """The mask whose tuned draft agrees best with the dense model. The first mask wins near-ties: small samples cannot separate
+    them, and the candidates are ordered from the most conventional to the least.
 
-    Drafts are tuned on an even part of the calibration set and compared on as many of the rest; a single batch
-    serves for both. Where masks leave less than ``SPARSE`` that part is the larger, up to a half. A later draft has to be nearer by
-    ``MARGIN`` of what is lacking, and by ``CHANCE`` standard errors of the difference over parts of the samples; by at least half
-    as many, and it is given another look, on as many more of the rest. One that is far behind, by ``FAR``, is the last that is
-    tried.
+    Drafts are tuned on an evenly spaced part of the calibration set and compared on a disjoint part of equal size; a single
+    batch serves for both. If the masks keep less than ``SPARSE`` of the units, the tuning part grows, up to a half. A later
+    draft must reduce the error by ``MARGIN`` of the best draft's error and by ``CHANCE`` standard errors of the difference,
+    estimated over parts of the samples. If the improvement is between half of that number of standard errors and all of it,
+    the comparison is repeated with as many further samples. Early stopping: a draft that is worse by ``FAR`` ends the search.
 
     Args:
-        masks: Of the variants.
-        build: What makes a draft.
+        masks: The candidate masks.
+        build: Builds and tunes a draft.
         states: Cached outputs of the dense model.
-        batches: The calibration set; its task compares outputs.
-        scores: What the scorer said, on all of it.
-        share: The part of the calibration set to tune drafts on, at most 0.5; of masks that leave little, more.
+        batches: The calibration set; its task defines the agreement of outputs.
+        scores: The scores of the whole calibration set.
+        share: Share of the calibration set to tune drafts on, at most 0.5; larger for sparse masks.
     """
     masks = [mask for place, mask in enumerate(masks) if not any(mask.equals(other) for other in masks[:place])]
     if len(masks) == 1:
@@ -80,7 +83,7 @@ def choose(
 
 @dataclass
 class _Draft:
-    """A mask, the model that it leaves, and what that lacks, of 1, which is the dense model: by the part of the samples."""
+    """A candidate mask, its tuned model, and the model's error on each part: 1 - agreement with the dense model."""
 
     mask: Mask
     model: nn.Module
@@ -88,7 +91,7 @@ class _Draft:
     lacking: list[float] = field(default_factory=list)
 
     def lacks(self, parts: Sequence[Batches]) -> list[float]:
-        """On the first parts; these are the same at every call, or more."""
+        """The errors on these parts. Later calls pass the same parts, with further ones behind."""
         for part in parts[len(self.lacking) :]:
             assert part.task is not None
             figures = agreement(self.states.teacher, self.model, part, part.task, self.states)
@@ -96,14 +99,14 @@ class _Draft:
         return self.lacking[: len(parts)]
 
     def gain(self, other: _Draft, parts: Sequence[Batches]) -> tuple[float, float, float]:
-        """How much less it lacks than the other on these parts, how much of that may be chance, and what the other lacks."""
+        """The mean improvement over the other draft on these parts, its noise, and the other draft's mean error."""
         before, now = other.lacks(parts), self.lacks(parts)
         gained = [most - least for most, least in zip(before, now, strict=True)]
         noise = CHANCE * statistics.stdev(gained) / math.sqrt(len(gained)) if len(gained) > 1 else 0.0
         return statistics.fmean(gained), noise, statistics.fmean(before)
 
     def nearer_than(self, other: _Draft, looks: Sequence[Sequence[Batches]]) -> bool:
-        """Whether it lacks less than the other, and not by chance; one look after another, as long as it may well be nearer."""
+        """Whether its error is significantly lower than the other's. Adds samples as long as the comparison is undecided."""
         parts: list[Batches] = []
         for more in looks:
             parts += more
@@ -117,30 +120,30 @@ class _Draft:
         return gain > max(MARGIN * lacked, noise)
 
     def far_behind(self, other: _Draft, parts: Sequence[Batches]) -> bool:
-        """Whether it lacks much more than the other, and not by chance."""
+        """Whether its error is significantly and much higher (by ``FAR``) than the other's."""
         gain, noise, lacked = self.gain(other, parts)
         return -gain > max(FAR * lacked, noise)
 
 
 def _left(mask: Mask) -> float:
-    """The part of a group's units that is kept, in the mean of the groups that have any."""
+    """The mean share of kept units over all groups with units."""
     return statistics.fmean(float(kept.double().mean()) for kept in mask.values.values() if len(kept))
 
 
 def _step(batches: Batches, share: float, left: float) -> int:
-    """Drafts are tuned on one of so many batches."""
+    """Stride over the batches that selects those to tune drafts on."""
     share = min(0.5, share * max(1.0, SPARSE / max(left, 1e-3)))
     return min(max(batches.step(share, FEWEST, MOST), 2), len(batches))
 
 
 def _looks(step: int) -> list[int]:
-    """With which of the first batches each look begins, of those that drafts are not tuned on: the farthest from them first."""
+    """The first batch of each look, among those not used for tuning: the most distant from the tuning batches first."""
     others = range(1, step) or range(1)
     return sorted(others, key=lambda place: abs(2 * place - step))[:LOOKS]
 
 
 def _parts(batches: Batches) -> list[Batches]:
-    """As many parts as there can be with batches of all lengths in each, and enough samples."""
+    """Split into as many parts as possible (at most ``PARTS``) with batches of all lengths and enough samples in each."""
     for count in range(min(PARTS, len(batches)), 1, -1):
         parts = [batches.only(range(first, len(batches), count)) for first in range(count)]
         if min(part.n_samples for part in parts) >= SMALLEST:

@@ -1,4 +1,4 @@
-"""Curves: a metric against cost, what stands out on them, and how they are told: CSV, JSON, a picture."""
+"""Sweep results: a metric against cost, its Pareto front and knee, and its output as CSV, JSON or picture."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Run:
     """One pruning of a sweep.
 
     Attributes:
-        recipe: By which name it was asked for.
-        budget: The fraction that was asked for.
-        seed: Of the calibration set and everything random.
-        cost: What is left, as a fraction of the dense model's cost.
-        metrics: Of the pruned model, on the evaluation data.
-        seconds: What pruning took, without scores that another run had computed.
+        recipe: Name of the recipe in the sweep.
+        budget: The requested fraction of the cost.
+        seed: Seed of the calibration set and of all random choices.
+        cost: The pruned model's cost as a fraction of the dense model's.
+        metrics: The pruned model's metrics on the evaluation data.
+        seconds: Duration of the pruning, without scores reused from another run.
     """
 
     recipe: str
@@ -43,17 +43,17 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """What one recipe makes of one budget, over the seeds.
+    """The result of one recipe at one budget, over the seeds.
 
     Attributes:
-        recipe: Its name.
-        budget: The fraction that was asked for.
-        cost: What is left, the mean.
-        value: The metric's mean.
-        low: Its lowest.
-        high: Its highest.
-        drop: What it lost against the dense model: points (hundredths of the metric), or percent of a metric of
-            which less is better. Negative: it gained.
+        recipe: Name of the recipe.
+        budget: The requested fraction of the cost.
+        cost: Mean cost as a fraction of the dense model's.
+        value: Mean of the metric.
+        low: Minimum of the metric.
+        high: Maximum of the metric.
+        drop: Loss against the dense model: points (hundredths of the metric), or percent for metrics where lower is better.
+            Negative for a gain.
     """
 
     recipe: str
@@ -70,12 +70,12 @@ class Sweep:
     """The curve of a metric against cost.
 
     Attributes:
-        about: What it is a sweep of: model, data, samples, cost; it goes on only where all of it is the same.
-        metric: The metric that the curve shows.
-        falling: Whether less of it is better.
+        about: Description of the sweep: model, data, samples, cost. A sweep is resumed only if all of it is unchanged.
+        metric: The metric of the curve.
+        falling: Whether lower values of the metric are better.
         dense: The dense model's metrics.
-        measure: What the cost counts, such as MACs; empty as long as nothing was pruned.
-        runs: What has been done.
+        measure: Unit of the cost, such as MACs; empty before the first run.
+        runs: The finished runs.
     """
 
     about: Mapping[str, Any]
@@ -86,11 +86,11 @@ class Sweep:
     runs: list[Run] = field(default_factory=list)
 
     def find(self, recipe: str, budget: float, seed: int) -> Run | None:
-        """The run that was done for these, if any."""
+        """The finished run of this recipe, budget and seed, if any."""
         return next((r for r in self.runs if (r.recipe, r.budget, r.seed) == (recipe, budget, seed)), None)
 
     def points(self) -> list[Point]:
-        """One for each recipe and budget, the dearest first."""
+        """One point per recipe and budget, by falling budget."""
         found: dict[tuple[str, float], list[Run]] = {}
         for run in self.runs:
             found.setdefault((run.recipe, run.budget), []).append(run)
@@ -112,7 +112,7 @@ class Sweep:
         return sorted(points, key=lambda point: (point.recipe, -point.budget))
 
     def front(self) -> list[Point]:
-        """The points that no other beats in both cost and metric, the cheapest first."""
+        """The Pareto front in cost and metric, by rising cost."""
         front: list[Point] = []
         for point in sorted(self.points(), key=lambda point: (point.cost, point.drop)):
             if not front or point.drop < front[-1].drop:
@@ -120,9 +120,9 @@ class Sweep:
         return front
 
     def knee(self) -> Point | None:
-        """The point of the front farthest below the line between its ends: from there on a little more saved costs much.
+        """The knee: the point of the front farthest below the line between its ends. Costs below the knee lose much accuracy.
 
-        None where the front has fewer than three points.
+        None if the front has fewer than three points.
         """
         front = self.front()
         if len(front) < 3:
@@ -137,10 +137,10 @@ class Sweep:
         return max(front[1:-1], key=below)
 
     def pick(self, rule: str) -> Point:
-        """The cheapest point that a rule allows: ``drop<=1`` (points or percent lost) or ``cost<=0.5``.
+        """The cheapest point that satisfies a rule: ``drop<=1`` (points or percent lost) or ``cost<=0.5``.
 
         Raises:
-            UsageError: It is no such rule, or no point keeps to it.
+            UsageError: The rule is invalid, or no point satisfies it.
         """
         name, most = read_rule(rule)
         allowed = [point for point in self.points() if getattr(point, name) <= most + 1e-9]
@@ -159,15 +159,15 @@ class Sweep:
         return f"{point.cost:.2g} of the {self.measure} {verb} {abs(point.drop):.1f} {unit} of {self.metric}"
 
     def to_json(self) -> str:
-        """Everything, as ``Sweep.read`` takes it."""
+        """The whole sweep as JSON, for ``Sweep.read``."""
         return json_text({"format": FORMAT} | asdict(self), indent=1)
 
     @staticmethod
     def read(path: Path) -> Sweep:
-        """What ``to_json`` wrote.
+        """Read a sweep that ``to_json`` wrote.
 
         Raises:
-            UsageError: The file is broken, or of another format.
+            UsageError: The file is broken or has another format.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -189,10 +189,10 @@ def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
 
 
 def read_rule(rule: str) -> tuple[str, float]:
-    """``drop<=1`` or ``cost<=0.5`` as name and limit.
+    """Parse ``drop<=1`` or ``cost<=0.5`` into name and limit.
 
     Raises:
-        UsageError: It is neither.
+        UsageError: The rule has another form.
     """
     match = re.fullmatch(r"\s*(drop|cost)\s*<=\s*(-?\d+(?:\.\d+)?)\s*", rule)
     if not match:
@@ -201,7 +201,7 @@ def read_rule(rule: str) -> tuple[str, float]:
 
 
 def to_csv(found: Sweep) -> str:
-    """One line a run."""
+    """The sweep as CSV: one row per run."""
     text = io.StringIO()
     metrics = list(found.dense)
     writer = csv.writer(text, lineterminator="\n")
@@ -213,7 +213,7 @@ def to_csv(found: Sweep) -> str:
 
 
 def draw(found: Sweep, path: Path) -> None:
-    """The curve: a line a recipe with the spread of its seeds, the dense model, the Pareto front, the knee."""
+    """Draw the sweep: one line per recipe with the range over its seeds, the dense model, the Pareto front and the knee."""
     figure, axes = subplots(7, 4.5)
     points = found.points()
     for recipe in dict.fromkeys(point.recipe for point in points):

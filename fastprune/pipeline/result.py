@@ -1,4 +1,4 @@
-"""What prune() gives back: the smaller model, and all that is known of how it came about."""
+"""The result of prune(): the pruned model and its provenance."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class PruningResult:
-    """A pruned model and its provenance; printed, its figures in a few lines.
+    """A pruned model and its provenance. Its text form lists the main figures.
 
     Attributes:
-        model: The smaller model, in eval mode.
-        mask: The units kept, of those that the dense model had.
+        model: The pruned model, in eval mode.
+        mask: The kept units, over the dense model's groups.
         groups: The dense model's groups.
-        architecture: Where the units are.
-        recipe: What each stage was done with.
-        budget: The fraction of the cost that was asked for.
-        measure: What the cost counts.
+        architecture: The architecture, which locates the units.
+        recipe: The recipe: strategy and options of each stage.
+        budget: The requested fraction of the cost.
+        measure: Unit of the cost, such as ``MACs``.
         cost_before: The dense model's cost.
-        cost_after: The pruned model's cost, never above ``budget * cost_before``.
-        costs: Every cost that had a budget: name, measure, budget, before, after, and the conditions it was measured for.
-        parameters_before: The dense model's parameters.
+        cost_after: The pruned model's cost, at most ``budget * cost_before``.
+        costs: Every cost with a budget: name, measure, budget, before, after, and the conditions of its measurement.
+        parameters_before: Number of the dense model's parameters.
         size_before: Bytes of the dense model's weights.
         timings: Seconds by stage.
-        importance: What the scorer said of the dense model's units [units], by the name of the group.
-        calibration: Source, samples, tokens and seed of the calibration.
-        latency: What a forward pass takes, measured side by side: batch_size, seq_len, device, dtype, threads, dense and
-            pruned in milliseconds, speedup; empty where it was not.
-        metrics: What was measured of the model, by name; to be filled in by whoever measures.
-        tokenizer: Saved along, where it is known.
-        companions: Files saved along, by their relative path.
-        base_model: The Hub name of what was pruned; empty where it has none.
-        history: What the manifest said of each earlier pruning, the first first, where this was no dense model.
+        importance: Importance of the dense model's units [units], by group name.
+        calibration: Source, samples, tokens and seed of the calibration set.
+        latency: Latency of a forward pass, both models measured side by side: batch_size, seq_len, device, dtype, threads,
+            dense and pruned in milliseconds, speedup; empty if not measured.
+        metrics: Evaluation metrics by name; filled in by the caller after an evaluation.
+        tokenizer: The tokenizer to save with the model; None: unknown.
+        companions: Further files to save, by relative path.
+        base_model: Hub name of the original model; empty if it has none.
+        history: Manifest entries of earlier prunings, oldest first; empty if the model was dense.
     """
 
     model: nn.Module
@@ -76,7 +76,7 @@ class PruningResult:
     history: Sequence[Mapping[str, Any]] = ()
 
     def __repr__(self) -> str:
-        """What there was, what is left of it, and how much that is, a line each."""
+        """The figures before and after pruning and their ratios, one per line."""
         figures = self.summary()
         lines = [f"{type(self.model).__name__}, pruned:"]
         for name, before, after, told in rows(figures):
@@ -99,7 +99,7 @@ class PruningResult:
         return weight_bytes(self.model)
 
     def kept(self) -> list[dict[str, Any]]:
-        """By group, in order: name, kind, units before, units kept."""
+        """By group, in order: name, kind, number of units, number of kept units."""
         counts = self.mask.counts()
         return [{"name": g.name, "kind": g.kind, "units": g.units, "kept": counts[g.name]} for g in self.groups]
 
@@ -119,7 +119,7 @@ class PruningResult:
         }
 
     def details(self) -> dict[str, Any]:
-        """What the manifest says beside how to load the model: the figures, the recipe, the units kept, importance."""
+        """The manifest's content besides the loading instructions: figures, recipe, kept units, importance, history."""
         every = {group.name: group.kind == "attention" for group in self.groups}
         return self.summary() | {
             "recipe": self.recipe.to_toml(),
@@ -130,12 +130,12 @@ class PruningResult:
         }
 
     def save(self, path: str | Path, *, tokenizer: PreTrainedTokenizerBase | None = None) -> Path:
-        """Write a directory that ``fastprune.load`` opens: weights, config, tokenizer, manifest, and for people ``report.html``
-        and a model card (``README.md``). All of it or nothing.
+        """Write a directory for ``fastprune.load``: weights, config, tokenizer, manifest, and ``report.html`` and a model card
+        (``README.md``) for readers. An interrupted call leaves no partial directory.
 
         Args:
-            path: A directory that does not exist, or is empty.
-            tokenizer: To be saved along; None: the one that came with the model, if any.
+            path: Directory; new or empty.
+            tokenizer: The tokenizer to save; None: the one that came with the model, if any.
 
         Raises:
             CheckpointError: The directory is not empty, or cannot be written.
@@ -153,7 +153,7 @@ class PruningResult:
             )
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
-        """Save and upload, as ``push_to_hub`` of a saved directory does; returns the address."""
+        """Save and upload the model, like ``push_to_hub`` of a saved directory; returns the address."""
         with tempfile.TemporaryDirectory() as folder:
             return hub.push_to_hub(
                 self.save(Path(folder) / repository.rpartition("/")[2]), repository, private=private, token=token

@@ -1,4 +1,4 @@
-"""Sweeps: accuracy against cost over many budgets, kept as they go, so that an interrupted sweep goes on."""
+"""Sweeps: accuracy against cost over many budgets. Each run is saved at once, so that an interrupted sweep can be resumed."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ def sweep(
     metric: str | None = None,
     folder: str | Path | None = None,
 ) -> Sweep:
-    """Prune one model to many budgets by one or more recipes, and measure each.
+    """Prune one model to several budgets with one or more recipes, and evaluate each pruned model.
 
-    Scores are computed once for each recipe's scorer and seed, and the dense model's side of tuning once for each seed, as far
-    as there is memory. With a folder, each run is kept as soon as it is done,
-    and the same call goes on where it stopped; at the end it holds ``sweep.json``, ``sweep.csv`` and the curve as
-    ``sweep.png`` and ``sweep.svg``.
+    Scores are computed once for each recipe's scorer and seed. The dense model's states for tuning are computed once for each
+    seed, as far as memory allows. With a folder, each run is saved as soon as it is done, and the same call resumes an
+    interrupted sweep; at the end the folder holds ``sweep.json``, ``sweep.csv`` and the curve as ``sweep.png`` and
+    ``sweep.svg``.
 
     Args:
         model: The dense model.
-        data: From a seed to a calibration set.
-        eval_data: Labelled data to measure on, none of it for calibration.
+        data: Function from a seed to a calibration set.
+        eval_data: Labelled evaluation data, disjoint from the calibration data.
         budgets: Fractions of the dense model's cost.
-        recipes: By name; None: the preset ``default``.
-        seeds: One pruning each for every recipe and budget.
+        recipes: Recipes by name; None: the preset ``default``.
+        seeds: Seeds; each recipe and budget is run once per seed.
         metric: The metric of the curve; None: the task's first.
-        folder: Where everything is kept; None: nowhere.
+        folder: Folder for all results; None: nothing is saved.
 
     Raises:
-        UsageError: A budget or the metric is none, or the folder holds another sweep, or one of other calibration data.
+        UsageError: A budget or the metric is invalid, or the folder holds another sweep or one with other calibration data.
     """
     recipes = recipes or {"default": Recipe.of("default")}
     for budget in budgets:
@@ -95,20 +95,20 @@ def sweep(
 def prune_point(
     model: Pretrained, data: Callable[[int], Batches], point: Point, recipe: Recipe, seed: int, folder: Path
 ) -> PruningResult:
-    """The pruned model of one point, made again from the scores that the sweep kept."""
+    """The pruned model of one point, pruned again from the scores that the sweep saved."""
     cache = PruningCache(folder / "scores" / str(seed))
     return prune(model, data(seed), budget=point.budget, recipe=recipe, seed=seed, cache=cache)
 
 
 def drop_scores(folder: Path) -> None:
-    """Delete the kept scores: the sweep is done, and they are large."""
+    """Delete the saved scores of a finished sweep; they are large."""
     shutil.rmtree(folder / "scores", ignore_errors=True)
 
 
 def _started(
     model: Pretrained, eval_data: Batches, recipes: Mapping[str, Recipe], metric: str | None, folder: Path | None
 ) -> Sweep:
-    """The sweep that the folder holds, or a new one with the dense model measured."""
+    """The sweep saved in the folder, or a new one with the dense model evaluated."""
     costs = {recipe.cost.name for recipe in recipes.values()}
     if len(costs) > 1:
         raise UsageError(f"The recipes of a sweep must count one cost; these count {', '.join(sorted(costs))}.")
@@ -146,7 +146,7 @@ def _started(
 
 
 def _note_calibration(found: Sweep, seed: int, batches: Batches, folder: Path | None) -> None:
-    """Note what a seed's calibration set is; a sweep that goes on must have the one that it began with."""
+    """Record a seed's calibration set; a resumed sweep must use the same one as before."""
     now = {"source": batches.source, "samples": batches.n_samples, "tokens": batches.n_tokens}
     known = found.about.get("calibration", {})
     before = known.get(str(seed), now)
@@ -157,7 +157,7 @@ def _note_calibration(found: Sweep, seed: int, batches: Batches, folder: Path | 
 
 
 def _counted(cost: CostModel, result: PruningResult) -> str:
-    """What the cost is called where a share of it is told: a share of the latency, and not of the ms."""
+    """Name of the cost in phrases with a share: the cost model's name for measured costs (latency, not ms), else the measure."""
     return cost.name if isinstance(cost, MeasuredCost) else result.measure
 
 
