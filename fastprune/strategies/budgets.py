@@ -1,4 +1,4 @@
-"""Budgets: what was asked for, in whatever words."""
+"""Budgets: parsing of budgets given as numbers, text or mappings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ fraction, or the amount as text, by the name of each cost model."""
 
 @dataclass(frozen=True)
 class BudgetRequest:
-    """What may be left of one cost: a share of the dense model's, or an amount of a unit such as ``ms``."""
+    """A budget for one cost: a share of the dense model's cost, or an amount with a unit such as ``ms``."""
 
     number: float
     unit: str = ""
@@ -35,10 +35,10 @@ class BudgetRequest:
             raise BudgetError(f"The budget must be above 0; got {self.number:g} {self.unit}.")
 
     def share(self, table: CostTable) -> float:
-        """The fraction of the table's total; at most 1: a model that is cheap enough already stays as it is.
+        """The budget as a fraction of the table's total, at most 1: a model already below the budget is left unchanged.
 
         Raises:
-            BudgetError: The table counts in another unit.
+            BudgetError: The table has another unit.
         """
         if not self.unit:
             return self.number
@@ -51,10 +51,10 @@ class BudgetRequest:
 
 
 def read_budget(budget: Budget) -> dict[str, BudgetRequest]:
-    """What was asked for, by the name of the cost model; the name is empty where none was named.
+    """Parse a budget into requests by cost model name; the name is empty for a budget without a name.
 
     Raises:
-        BudgetError: It is no fraction above 0 and at most 1, no amount, or no such list.
+        BudgetError: A value is neither a fraction (above 0 and at most 1) nor an amount, or the list is malformed.
     """
     if isinstance(budget, str) and "=" in budget:
         pairs = [part.partition("=") for part in budget.split(",")]
@@ -72,10 +72,10 @@ def read_budget(budget: Budget) -> dict[str, BudgetRequest]:
 
 
 def read_budgets(text: str) -> list[float]:
-    """Budgets in a user's words: ``0.9,0.5`` or ``0.9:0.2:0.1`` (from, to, step, both ends included).
+    """Parse several budgets: ``0.9,0.5`` or ``0.9:0.2:0.1`` (from, to, step, both ends included).
 
     Raises:
-        BudgetError: It is neither.
+        BudgetError: The text has another form.
     """
     try:
         if ":" in text:

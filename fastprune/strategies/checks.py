@@ -1,4 +1,4 @@
-"""Contract checks: what every stage's output must be, whoever wrote the strategy."""
+"""Contract checks: validation of every stage's output, for built-in strategies and plugins alike."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fastprune.units.masks import Mask
 
 
 def check_costs(costs: CostTable, groups: Groups, model: CostModel) -> None:
-    """One finite cost, none negative, for each of 0..units of every group."""
+    """Check for every group that the costs of 0..units are finite, non-negative float64."""
     who = f"cost model '{model.name}'"
     _same_names(who, costs.groups, groups)
     for group in groups:
@@ -31,7 +31,8 @@ def check_costs(costs: CostTable, groups: Groups, model: CostModel) -> None:
 
 
 def checked_passes(schedule: Schedule, budget: float, groups: Groups) -> list[Pass]:
-    """The schedule's passes: at least one, budgets that never rise and end with the one asked for, every group pruned."""
+    """The schedule's passes. Checks that there is at least one, that budgets never rise and end with ``budget``, and that every
+    group is fixed exactly once."""
     names = [group.name for group in groups]
     passes = list(schedule.passes(budget, names))
     who = f"schedule '{schedule.name}'"
@@ -52,7 +53,7 @@ def checked_passes(schedule: Schedule, budget: float, groups: Groups) -> list[Pa
 
 
 def check_scores(scores: Scores, groups: Groups, scorer: Scorer) -> None:
-    """Importance for every unit, finite and not negative; the optional fields that the scorer says it gives."""
+    """Check that importance is finite and non-negative for every unit, and that the declared optional fields are there."""
     who = f"scorer '{scorer.name}'"
     _same_names(who, scores.importance, groups)
     for group in groups:
@@ -73,7 +74,7 @@ def check_scores(scores: Scores, groups: Groups, scorer: Scorer) -> None:
 
 
 def check_search(mask: Mask, groups: Groups, costs: CostTable, budget: float, searcher: Searcher) -> None:
-    """A bool for every unit, within the budget."""
+    """Check that the mask has a bool for every unit and is within the budget."""
     who = f"searcher '{searcher.name}'"
     _check_mask(who, mask, groups)
     cost = costs.of(mask.counts())
@@ -84,7 +85,7 @@ def check_search(mask: Mask, groups: Groups, costs: CostTable, budget: float, se
 
 
 def check_rearrangement(after: Mask, before: Mask, groups: Groups, rearranger: Rearranger) -> None:
-    """As many units kept in each group as before."""
+    """Check that each group keeps as many units as before."""
     who = f"rearranger '{rearranger.name}'"
     _check_mask(who, after, groups)
     for name, count in before.counts().items():
@@ -95,7 +96,7 @@ def check_rearrangement(after: Mask, before: Mask, groups: Groups, rearranger: R
 
 
 def check_reconstruction(reconstruction: Reconstruction, student: nn.Module, groups: Groups, tuner: Tuner) -> None:
-    """Finite weights, of the shape that the kept units leave, for linears that the groups have."""
+    """Check that the weights are finite, match the kept units in shape, and belong to linears of the groups."""
     who = f"tuner '{tuner.name}'"
     known = {path for group in groups.with_consumer for path in (group.consumer, *group.producers)}
     for path, (weight, bias) in reconstruction.items():
@@ -112,7 +113,7 @@ def check_reconstruction(reconstruction: Reconstruction, student: nn.Module, gro
 
 
 def _check_damage(who: str, name: str, damage: Tensor, units: int) -> None:
-    """Finite, never rising, and 0 with everything kept."""
+    """Check that the damage is finite, never rises with more units, and is 0 with all units kept."""
     _shape(who, name, "damage", damage, (units + 1,))
     _finite(who, name, "damage", damage, negative=False)
     if bool((damage.diff() > 1e-9 * damage[0]).any()):

@@ -1,4 +1,4 @@
-"""Costs: a table of what keeping 0..units of each group costs, and the workload that it was measured for."""
+"""Costs: a table with the cost of keeping 0..units of each group, and the conditions of its measurement."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 from fastprune.errors import BudgetError
 
 Conditions = Mapping[str, str | int | bool | None]
-"""What a cost holds for: device, dtype, batch size and so on, by name."""
+"""Conditions of a measurement by name: device, dtype, batch size and so on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CostTable:
-    """Cost of a model by group and number of units kept (docs/method.md, section 2).
+    """The cost of a model, group by group (docs/method.md, section 2).
 
     Attributes:
-        measure: Unit of the costs, such as ``MACs``.
-        groups: Cost of keeping 0, 1, ... units by group name, each [units + 1] float64.
-        fixed: Cost that cannot be pruned.
-        conditions: Measurement conditions of a measured cost.
+        measure: Unit of the cost, such as ``MACs``.
+        groups: Cost of keeping 0..units, by group name, each [units + 1] float64.
+        fixed: Cost of everything that cannot be pruned.
+        conditions: Conditions of the measurement; empty if the cost is not measured.
     """
 
     measure: str
@@ -32,31 +32,31 @@ class CostTable:
 
     @property
     def total(self) -> float:
-        """The cost of the model as it is."""
+        """The cost of the unpruned model."""
         return self.of({name: costs.numel() - 1 for name, costs in self.groups.items()})
 
     @property
     def floor(self) -> float:
-        """The cost with every group at its cheapest."""
+        """The minimum cost over all masks: every group at its cheapest."""
         return self.fixed + sum(float(costs.min()) for costs in self.groups.values())
 
     def of(self, counts: Mapping[str, int]) -> float:
-        """The cost of keeping so many units of each group."""
+        """The cost of keeping ``counts`` units, by group name."""
         return self.fixed + sum(float(self.groups[name][count]) for name, count in counts.items())
 
     def within(self, counts: Mapping[str, int]) -> CostTable:
-        """The table of a model that has only so many units of each group left."""
+        """The table of a model with only ``counts`` units left, by group name."""
         groups = {name: costs[: counts[name] + 1] for name, costs in self.groups.items()}
         return CostTable(measure=self.measure, groups=groups, fixed=self.fixed, conditions=self.conditions)
 
     def fixing(self, names: Collection[str]) -> CostTable:
-        """The table without some groups, whose full cost becomes part of the fixed cost."""
+        """The table without the named groups; their full cost becomes part of the fixed cost."""
         groups = {name: costs for name, costs in self.groups.items() if name not in names}
         fixed = self.fixed + sum(float(self.groups[name][-1]) for name in names)
         return dataclasses.replace(self, groups=groups, fixed=fixed)
 
     def check(self, budget: float) -> None:
-        """Refuse a budget that nothing can meet.
+        """Check that a budget can be met.
 
         Raises:
             BudgetError: ``budget``, in the table's measure, is below the floor.

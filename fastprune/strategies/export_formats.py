@@ -1,4 +1,4 @@
-"""The contract of export formats: what writes a model for another runtime, and how that runtime is called."""
+"""The contract of export formats: write a model for another runtime, and call that runtime."""
 
 from __future__ import annotations
 
@@ -19,71 +19,74 @@ if TYPE_CHECKING:
 
 
 class ExportedModel(Protocol):
-    """An exported model in its runtime, called as the PyTorch model is."""
+    """An exported model in its runtime, called like the PyTorch model."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the tensors that it takes."""
+        """Names of the input tensors."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the tensors that it gives: at least one, and only such that the PyTorch model gives."""
+        """Names of the output tensors: at least one, and all of them outputs of the PyTorch model."""
 
     def __call__(self, **inputs: Tensor) -> Mapping[str, Tensor]:
-        """Run it.
+        """Run the model.
 
         Args:
-            inputs: By name, on the CPU; those that it does not take are ignored.
+            inputs: Input tensors by name, on the CPU; tensors that are not in ``inputs`` of the model are ignored.
 
         Returns:
-            The outputs by name, on the CPU, in the shapes of the PyTorch model's.
+            The outputs by name, on the CPU, with the shapes of the PyTorch model's outputs.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportFormat(Strategy, ABC):
-    """A format that models are written in for another runtime. It is no stage of a recipe."""
+    """A file format for another runtime. It is not a stage of a recipe."""
 
     packages: ClassVar[tuple[str, ...]] = ()
-    """Modules, by their top-level names, that must be installed to write and check a model."""
+    """Top-level names of the modules that must be installed to write and check a model."""
     install: ClassVar[str] = ""
-    """What pip installs to have them, such as ``fastprune[onnx]``; empty: ``packages`` themselves."""
+    """Argument of pip to install them, such as ``fastprune[onnx]``; empty: ``packages`` themselves."""
     files: ClassVar[tuple[str, ...]] = ()
-    """Patterns, such as ``*.gguf``, of the files that every directory of this format has, the main one first: a directory is
-    recognised by them. Empty where the directory is a plain model directory, which ``open_pretrained`` opens."""
+    """Patterns, such as ``*.gguf``, of the files in every directory of this format, the main one first; they identify the
+    format. Empty for plain model directories, which ``open_pretrained`` opens."""
 
     @property
     def tolerance(self) -> float:
-        """The largest |exported - model| / max(1, |model|) of an output that counts as the same; more where it rounds."""
+        """Maximum accepted |exported - model| / max(1, |model|) of an output; larger for formats that round."""
         return 1e-4
 
     def refuses(self, opened: Pretrained) -> str:
-        """Why the model cannot be written, told before any work: a sentence; empty where it can.
+        """Check before any work whether the model can be written in this format.
 
         Args:
-            opened: The model, its configuration, tokenizer (or None), task, and, by ``groups()``, the widths of its layers.
+            opened: The model with its configuration, tokenizer (or None), task, and, by ``groups()``, the widths of its layers.
+
+        Returns:
+            The reason why not, as a sentence; empty if it can be written.
         """
         return ""
 
     @abstractmethod
     def write(self, opened: Pretrained, directory: Path) -> None:
-        """Write the model. What it raises becomes an ``ExportError``; what it prints is not shown.
+        """Write the model. Exceptions are reported as ``ExportError``; printed output is not shown.
 
         Args:
-            opened: As for ``refuses``; the model is in eval mode and left as it was. ``opened.save_companions(directory)``
+            opened: As for ``refuses``; the model is in eval mode and must be left unchanged. ``opened.save_companions(directory)``
                 writes configuration and tokenizer, for runtimes that read them there and for ``open_exported``.
-            directory: Empty; it is moved to its place only after the check.
+            directory: An empty directory; it is moved to its place only after the check.
         """
 
     def open(self, directory: Path, *, threads: int | None = None) -> ExportedModel | None:
-        """The model of a directory of this format, to check, time and evaluate it.
+        """Open the model of a directory of this format, to check, time and evaluate it.
 
         Args:
-            directory: With ``files`` in it.
-            threads: That one operation may use; None: the runtime's choice.
+            directory: A directory with ``files`` in it.
+            threads: Maximum number of threads per operation; None: the runtime's choice.
 
         Returns:
-            None where nothing in Python runs the format: it is then written unchecked.
+            The model; None if no Python runtime supports the format: it is then written unchecked.
 
         Raises:
             UsageError: The runtime is not installed.
@@ -92,7 +95,7 @@ class ExportFormat(Strategy, ABC):
         return None
 
     def require_packages(self) -> None:
-        """Raise ``UsageError`` where a package is missing, with what to install."""
+        """Raise ``UsageError`` if a package is missing; the message has the command to install it."""
         missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
         if missing:
             wanted = f'"{self.install}"' if self.install else " ".join(missing)
@@ -100,6 +103,6 @@ class ExportFormat(Strategy, ABC):
 
     @classmethod
     def found_in(cls, directory: str | Path) -> tuple[Path, ...]:
-        """The files of this format in a directory, the main one first; empty where one of them is missing."""
+        """The files of this format in a directory, the main one first; empty if any is missing."""
         matches = [sorted(Path(directory).glob(pattern)) for pattern in cls.files]
         return tuple(file for each in matches for file in each) if all(matches) else ()

@@ -1,4 +1,4 @@
-"""Limits: budgets on the tables of a model, and the search that keeps several of them at once."""
+"""Limits: budgets on the cost tables of a model, and a search under several budgets at once."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from fastprune.strategies.costs import CostTable
 from fastprune.strategies.scores import Scores
 from fastprune.units.masks import Mask
 
-ROUNDS = 12  # prices tried for several budgets
-STEP = 3.0  # how fast the prices follow what is overspent
+ROUNDS = 12  # number of updates of the prices for several budgets
+STEP = 3.0  # initial step size of the price updates
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """One cost and what may be left of it.
+    """One cost and its budget.
 
     Attributes:
-        name: The cost model's.
-        table: What each number of units costs.
-        share: The fraction of the dense model's cost.
+        name: Name of the cost model.
+        table: The cost of each number of units.
+        share: The budget as a fraction of the dense model's cost.
         dense: The dense model's cost.
     """
 
@@ -38,24 +38,24 @@ class Limit:
 
     @property
     def budget(self) -> float:
-        """What may be left, in the table's measure."""
+        """The budget in the table's measure."""
         return self.share * self.dense
 
     @property
     def allowed(self) -> float:
-        """The budget with the rounding of sums of costs that are no whole numbers."""
+        """The budget plus a tolerance for rounding in sums of non-integer costs."""
         return self.budget * (1 + 1e-12)
 
 
 def _saved(limit: Limit, name: str, now: int) -> Tensor:
-    """The share of the budget that each smaller number of units saves: [fewer units]."""
+    """Saving of each smaller number of units than ``now``, as a share of the budget: [now]."""
     costs = limit.table.groups[name]
     return (costs[now] - costs[:now]).clamp(min=0) / limit.budget
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Several costs at once, the first of which a schedule's passes speak of."""
+    """Budgets on several costs. A schedule's pass budgets refer to the first cost."""
 
     items: tuple[Limit, ...]
 
@@ -64,16 +64,16 @@ class Limits:
         return self.items[0]
 
     def check(self) -> None:
-        """Refuse budgets that nothing can meet.
+        """Check that every budget can be met.
 
         Raises:
-            BudgetError: One is below its floor.
+            BudgetError: A budget is below its table's floor.
         """
         for limit in self.items:
             limit.table.check(limit.budget)
 
     def remaining(self, mask: Mask, fixed: Collection[str] = ()) -> Limits:
-        """Those of a model that has only the mask's units, some groups of which stay as they are."""
+        """The limits of a model with only the mask's units; the groups in ``fixed`` become part of the fixed cost."""
         counts = mask.counts()
         tables = [limit.table.within(counts) for limit in self.items]
         if fixed:
@@ -81,7 +81,7 @@ class Limits:
         return Limits(tuple(replace(limit, table=table) for limit, table in zip(self.items, tables, strict=True)))
 
     def at(self, share: float) -> Limits:
-        """Those of a pass whose share of the first cost is this one; the others come as far on their way, in ratio."""
+        """The limits of a pass with this share of the first cost; the other budgets move in proportion toward their targets."""
         first = self.first.share
         if share == first:
             return self
@@ -89,7 +89,7 @@ class Limits:
         return Limits(tuple(replace(limit, share=1 - way * (1 - limit.share)) for limit in self.items))
 
     def spent(self, mask: Mask) -> list[dict[str, Any]]:
-        """By cost: its name, what it counts and under what conditions, the share allowed, and how much before and after."""
+        """By cost: name, measure, conditions, the budget's share, and the cost before and after."""
         return [
             {
                 "name": limit.name,
@@ -105,9 +105,9 @@ class Limits:
     def search(self, searcher: Searcher, scores: Scores, context: Context) -> Mask:
         """The best mask that the searcher finds within all budgets.
 
-        A single budget is the searcher's own business. With several, each alone comes first: where its mask keeps to the
-        others as well, nothing better is left to find. Else the costs are added up, each at a price a share of its
-        budget, and the prices of what is overspent rise (surrogate relaxation). The least damage within all budgets wins.
+        A single budget is passed to the searcher. With several budgets, each is first searched alone; a mask that meets the
+        other budgets as well is returned. Otherwise the costs are added up, each relative to its budget and times a price, and
+        the prices of exceeded budgets rise (surrogate relaxation). Returns the mask with the least damage within all budgets.
         """
         if len(self.items) == 1:
             return searcher.search(scores, self.first.table, self.first.budget, context)
@@ -130,7 +130,7 @@ class Limits:
         return Mask.top(scores.importance, best)
 
     def _repaired(self, counts: Mapping[str, int], damage: Mapping[str, Tensor]) -> dict[str, int]:
-        """Counts within all budgets: groups give up units where that does least harm for what it relieves."""
+        """Counts within all budgets: repeatedly prune the group with the least damage per saving."""
         counts = dict(counts)
         while True:
             broken = [limit for limit in self.items if limit.table.of(counts) > limit.allowed]
@@ -143,12 +143,12 @@ class Limits:
                 rates = torch.where(relief > 0, (harm + 1e-300) / relief, torch.inf)
                 if now and float(rates.min()) < rate:
                     best, rate = (name, int(rates.argmin())), float(rates.min())
-            if not best[0]:  # costs that rise where units go: nothing is sure but none at all
+            if not best[0]:  # costs can rise as units go: only removing all is certain
                 return self._cheapest()
             counts[best[0]] = best[1]
 
     def _filled(self, counts: dict[str, int], damage: Mapping[str, Tensor]) -> dict[str, int]:
-        """The counts with what the budgets still pay for, the most helpful first."""
+        """Use up the remaining budgets: repeatedly keep more units in the group where that reduces the damage most."""
         while True:
             rests = [limit.allowed - limit.table.of(counts) for limit in self.items]
             best, gain = ("", 0), 0.0
@@ -169,11 +169,11 @@ class Limits:
         return [limit.table.of(counts) / limit.allowed for limit in self.items]
 
     def _cheapest(self) -> dict[str, int]:
-        """No unit kept where that costs least: every table's floor, where no cost ever falls."""
+        """Counts of zero in every group: the floor of every table whose costs never fall with more units."""
         return dict.fromkeys(self.first.table.groups, 0)
 
     def _priced(self, prices: Sequence[float]) -> CostTable:
-        """All costs as one, in budgets: at most 1 where every budget is kept."""
+        """All costs in one table, in budgets: at most 1 for masks within every budget."""
         rates = [price / sum(prices) / limit.budget for price, limit in zip(prices, self.items, strict=True)]
         rated = list(zip(rates, (limit.table for limit in self.items), strict=True))
         groups = {

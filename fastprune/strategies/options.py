@@ -1,4 +1,4 @@
-"""Options: the fields of a strategy, described, read from text, and checked against their types."""
+"""Options: the fields of a strategy, with help texts, parsing from text and type checks."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ S = TypeVar("S", bound="HasOptions")
 
 
 class HasOptions(Protocol):
-    """A dataclass whose fields are options: a strategy."""
+    """A dataclass whose fields are options, such as a strategy."""
 
     name: ClassVar[str]
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
 def option(default: T, *, help: str) -> T:
-    """A field of a strategy, with the sentence that help and documentation print."""
+    """Define an option: a dataclass field with the sentence that help and documentation print."""
     return dataclasses.field(default=default, metadata={"help": help})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptionInfo:
-    """What is known of an option: its name, type, default and help."""
+    """An option's name, type, default and help."""
 
     name: str
     annotation: Any
@@ -38,7 +38,7 @@ class OptionInfo:
 
     @property
     def type_name(self) -> str:
-        """The type as a user reads it: ``dataset | model``, ``float``, ``int | none``."""
+        """The type in users' notation: ``dataset | model``, ``float``, ``int | none``."""
         return " | ".join(_type_names(self.annotation))
 
 
@@ -52,10 +52,10 @@ def options_of(strategy: type[HasOptions]) -> list[OptionInfo]:
 
 
 def build(kind: str, strategy: type[S], values: Mapping[str, Any]) -> S:
-    """A strategy with these options; text is read as the option's type.
+    """Build a strategy from option values; text is parsed as the option's type.
 
     Raises:
-        OptionError: There is no such option, or the value is not of its type.
+        OptionError: An option is unknown, or its value has another type.
     """
     known = {info.name: info for info in options_of(strategy)}
     for name in values:
@@ -70,10 +70,10 @@ def build(kind: str, strategy: type[S], values: Mapping[str, Any]) -> S:
 
 
 def check_options(strategy: HasOptions) -> None:
-    """Refuse an instance with a value that is not of its option's type.
+    """Check that all option values of a strategy have the options' types.
 
     Raises:
-        OptionError: With what was given and what is expected.
+        OptionError: A value has another type; the message names the value and the expected type.
     """
     for info in options_of(type(strategy)):
         value = getattr(strategy, info.name)
@@ -92,7 +92,7 @@ def _read(kind: str, strategy: str, info: OptionInfo, value: Any) -> Any:
 
 
 def _candidates(value: Any) -> list[Any]:
-    """What a value may mean: itself and, where it is text (from the command line), what the text spells."""
+    """Possible readings of a value: the value itself, and for text (from the command line) the number or word that it spells."""
     if not isinstance(value, str):
         return [value]
     words: dict[str, Any] = {"true": True, "false": False, "none": None}

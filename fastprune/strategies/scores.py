@@ -1,4 +1,4 @@
-"""Scores: what a scorer says about every unit."""
+"""Scores: the output of a scorer."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ def _optional(called: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Importance of units, and optional scores of some criteria, by group name, on the CPU (docs/method.md, section 4).
+    """Estimated loss increases of removing units, by group name, on the CPU; see docs/method.md, section 4.
 
     Attributes:
-        importance: Importance of each unit, [units]; finite and not negative.
-        grads: Gradient of each sample's loss with respect to the mask, [samples, units]; None: the criterion computes none.
-        token_weights: Squared norm of the loss gradient at the consumer's output, the weight of each token in reconstruction: one
-            [samples, tokens] per batch. None: the criterion computes none.
-        damage: Damage curve: the loss increase with only the k most important units kept, for k from 0 to all, [units + 1]
-            float64; never rising, and 0 for all units. None: the criterion gives only importance.
+        importance: Importance of each unit, [units], finite and non-negative.
+        grads: Gradient of each sample's loss by the mask, [samples, units]; None if the scorer computes none.
+        token_weights: Weight of each token: the squared norm of the loss gradient at the consumer's output, one
+            [samples, tokens] per batch (docs/method.md, section 8). None if the scorer computes none.
+        damage: Loss increase with only the k most important units of the group kept, k = 0..units, [units + 1] float64;
+            never rising with k, 0 for all units (docs/method.md, section 4.3). None if the importance is all that the scorer
+            computes.
     """
 
     importance: Mapping[str, Tensor]
@@ -35,11 +36,11 @@ class Scores:
 
     @classmethod
     def optional(cls) -> dict[str, str]:
-        """The fields that not every scorer fills, and what messages call them."""
+        """The optional fields and their names in messages."""
         return {each.name: each.metadata["called"] for each in dataclasses.fields(cls) if "called" in each.metadata}
 
     def only(self, names: Collection[str]) -> Scores:
-        """The scores of some groups alone."""
+        """The scores of some groups."""
         fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         some: dict[str, Any] = {
             name: values and {group: values[group] for group in values if group in names}
@@ -48,11 +49,11 @@ class Scores:
         return Scores(**some)
 
     def of_batches(self, chosen: slice, sizes: Sequence[int]) -> Scores:
-        """The scores with what they say of samples for some of the batches alone.
+        """The scores with the per-sample fields restricted to some batches.
 
         Args:
-            chosen: Which of the batches.
-            sizes: The samples of each batch.
+            chosen: Slice over the batches.
+            sizes: Number of samples in each batch.
         """
         kept = torch.tensor([size in range(*chosen.indices(len(sizes))) for size in range(len(sizes))])
         rows = kept.repeat_interleave(torch.tensor(sizes))  # [samples]
@@ -61,11 +62,11 @@ class Scores:
         return dataclasses.replace(self, grads=grads, token_weights=weights)
 
     def damage_of(self, name: str) -> Tensor:
-        """What is lost with only the k most important units of a group kept, k = 0..units: [units + 1] float64.
+        """Loss increase with only the k most important units of a group kept, k = 0..units: [units + 1] float64.
 
-        The criterion's own curve, or else the importance of the units that go.
+        Without a damage curve of the scorer, the summed importance of the removed units.
         """
         if self.damage is not None:
             return self.damage[name].double()
-        importance = self.importance[name].double().sort().values  # [units], the least first
+        importance = self.importance[name].double().sort().values  # [units], rising
         return torch.cat([importance.new_zeros(1), importance.cumsum(0)]).flip(0)

@@ -1,4 +1,4 @@
-"""Measured cost tables: curves over the units kept, what they were measured for, and the file that they are kept in."""
+"""Measured cost tables: curves over the number of kept units, the conditions of the measurement, and the table's file."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """What keeping 0..units costs in one kind of sublayer, measured at some widths.
+    """Measured cost of keeping 0..units in sublayers of one shape.
 
     Attributes:
-        kind: ``attention``, ``ffn``: as in the group's block.
-        units: Of each group.
-        width: Features a unit owns.
-        hidden: Features of the consumer's output.
-        groups: The names of the groups that are of this shape.
-        kept: The numbers of units that were measured, rising, from 0 to ``units``.
-        cost: What each costs in one group; never falling, 0 at 0.
+        kind: Kind of the group's block: ``attention`` or ``ffn``.
+        units: Number of units of each group.
+        width: Number of features of a unit.
+        hidden: Number of output features of the consumer.
+        groups: Names of the groups with this shape.
+        kept: Measured numbers of units, rising, from 0 to ``units``.
+        cost: Cost of one group at each of them; never falling, 0 at 0.
         spread: Interquartile range of each measurement, relative to its median.
-        step: Only multiples of this were measured, since the hardware rounds up to them; a width in between costs what
-            the next one does.
+        step: Only multiples of this number were measured, because the hardware rounds up to them; a number in between costs as
+            much as the next multiple.
     """
 
     kind: str
@@ -50,7 +50,7 @@ class Curve:
     step: int = 1
 
     def costs(self) -> torch.Tensor:
-        """The cost of keeping 0..units, straight lines between what was measured: [units + 1] float64."""
+        """The cost of keeping 0..units, interpolated linearly between the measurements: [units + 1] float64."""
         wanted = np.arange(self.units + 1)
         rounded = np.minimum(-(-wanted // self.step) * self.step, self.units)
         return torch.from_numpy(np.interp(rounded, self.kept, self.cost))
@@ -58,15 +58,15 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredTable:
-    """The costs of one model under certain conditions, from measurements.
+    """The measured costs of one model under given conditions.
 
     Attributes:
-        measure: What the numbers are, such as ``ms``.
-        fixed: What cannot be pruned: embeddings, LayerNorms, head.
-        curves: One for every distinct shape of a sublayer.
-        conditions: What it was measured for.
-        model: Of which model: type and class.
-        check: A model of about half of the units: what the table says of it, and what was measured.
+        measure: Unit of the costs, such as ``ms``.
+        fixed: Cost of everything that cannot be pruned: embeddings, LayerNorms, head.
+        curves: One curve for each distinct shape of a sublayer.
+        conditions: Conditions of the measurement.
+        model: Type and class of the measured model.
+        check: Predicted and measured cost of a model with about half of the units.
     """
 
     measure: str
@@ -82,7 +82,7 @@ class MeasuredTable:
         return self.fixed + sum(curve.cost[-1] * len(curve.groups) for curve in self.curves)
 
     def differences(self, conditions: Conditions) -> list[str]:
-        """How the conditions asked for differ from those that this was measured for, as sentences' parts."""
+        """Differences of the table's conditions from the requested ones, as phrases for messages."""
         return [
             f"{name} is {_say(self.conditions.get(name))} in the table and {_say(wanted)} here"
             for name, wanted in conditions.items()
@@ -90,7 +90,7 @@ class MeasuredTable:
         ]
 
     def misfits(self, groups: Groups) -> list[str]:
-        """How the model differs from the one that this was measured on. One that has lost units since still fits."""
+        """Differences of the model from the measured one, as phrases for messages. A model with fewer units fits."""
         curves = {name: curve for curve in self.curves for name in curve.groups}
         missing = [group.name for group in groups if group.name not in curves]
         extra = sorted(set(curves) - {group.name for group in groups})
@@ -104,10 +104,10 @@ class MeasuredTable:
         return found
 
     def costs(self, groups: Groups) -> CostTable:
-        """The table of a model's groups, every number of units filled in.
+        """The cost table of a model's groups, interpolated for every number of units.
 
         Raises:
-            TableError: The table is of another model; the differences are named.
+            TableError: The table belongs to another model; the message lists the differences.
         """
         misfits = self.misfits(groups)
         if misfits:
@@ -125,10 +125,10 @@ class MeasuredTable:
         )
 
     def require(self, conditions: Conditions) -> None:
-        """Refuse to answer for other conditions.
+        """Check that the table was measured under the given conditions.
 
         Raises:
-            TableError: Some condition differs; all that do are named.
+            TableError: Conditions differ; the message lists all of them.
         """
         differences = self.differences(conditions)
         if differences:
@@ -138,11 +138,11 @@ class MeasuredTable:
             )
 
     def to_json(self) -> str:
-        """What ``save`` writes."""
+        """The contents of the file that ``save`` writes."""
         return json_text({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}, indent=1)
 
     def save(self, path: str | Path) -> Path:
-        """Write the table as JSON: all of it or nothing.
+        """Write the table as JSON; an interrupted call leaves no partial file.
 
         Raises:
             TableError: The file cannot be written.
@@ -154,10 +154,10 @@ class MeasuredTable:
 
     @staticmethod
     def read(path: str | Path) -> MeasuredTable:
-        """Read what ``save`` wrote.
+        """Read a file that ``save`` wrote.
 
         Raises:
-            TableError: There is no such file, it is broken or of a newer format, or a curve has gaps.
+            TableError: The file does not exist, is broken or has a newer format, or a curve has gaps.
         """
         try:
             data = json.loads(user_path(path).read_text(encoding="utf-8"))
@@ -210,7 +210,7 @@ def _curve(data: Mapping[str, Any]) -> Curve:
 
 
 def _gaps(curve: Curve) -> list[str]:
-    """What keeps a curve from saying what 0..units cost."""
+    """Errors in a curve that leave the cost of some number of units undefined, as phrases for messages."""
     who = f"the curve of {_some(curve.groups)}"
     if len(curve.kept) != len(curve.cost):
         return [f"{who} has {len(curve.cost)} costs for {len(curve.kept)} widths"]
