@@ -1,8 +1,7 @@
-"""A model family as frozen data: where its layers are, and which linears a unit runs through.
+"""A model family as frozen data: the paths of its layers, and the linears of each kind of unit.
 
-How the drawings are read: each sign is one row of a linear's output (or one column of its input), from the first to the last.
-A digit is the unit that it belongs to, ``s`` is shared by all units, ``|`` separates parts. ``q1`` is a row of unit 1 among the
-queries.
+Notation of the drawings: each sign is one row of a linear's output (or one column of its input), from first to last. A digit is
+the unit that owns the row, ``s`` is shared by all units, ``|`` separates parts. ``q1`` is a row of unit 1 among the queries.
 """
 
 from __future__ import annotations
@@ -10,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 Conditions = tuple[tuple[str, object], ...]
-"""Pairs of a configuration's attribute and the value that it must have. A missing attribute, or one that is None, counts as
-False: ``(("multi_query", True), ("alibi", False))``."""
+"""Pairs of a configuration attribute and its required value. An attribute that is missing or None counts as False:
+``(("multi_query", True), ("alibi", False))``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Consecutive rows of a linear that computes several things at once.
+    """Consecutive rows of a fused linear, such as the queries of ``qkv``.
 
     Of three units, in a module with ``head_dim = 2`` and ``kv_heads = 2``::
 
@@ -26,13 +25,13 @@ class Part:
         Part(rows=("head_dim",), repeats="kv_heads")    0 0 1 1 2 2 0 0 1 1 2 2
 
     Attributes:
-        rows: Attributes of the block's ``module`` whose product is the number of rows that a unit owns (one row).
-            ``("heads_a_group", "head_size")`` are 8 rows where these are 2 and 4. ``config.num_key_value_heads`` is read off
+        rows: Attributes of the block's ``module`` whose product is the number of rows of a unit (one row).
+            ``("heads_a_group", "head_size")`` are 8 rows if these are 2 and 4. ``config.num_key_value_heads`` is read from
             the module's configuration.
-        shared: The rows serve all units alike and always stay, as the one key of multi-query attention does; ``rows`` is then
-            the number of all of them.
-        repeats: Attribute with the number of rounds, each with ``rows`` rows of every unit (one round): query heads, of which
-            one is in each KV group.
+        shared: The rows serve all units and are always kept, like the single key of multi-query attention; ``rows`` is then
+            their total number.
+        repeats: Attribute with the number of rounds, each with ``rows`` rows of every unit (one round): query heads laid out
+            with one head of each KV group per round.
     """
 
     rows: tuple[str, ...] = ()
@@ -42,7 +41,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Producer:
-    """A linear whose output rows belong to the units, where its path alone does not say which.
+    """A linear whose output rows belong to the units in a layout that must be described.
 
     With ``head = Part(rows=("head_dim",))`` and ``one = Part(rows=("head_dim",), shared=True)``, of two heads of two features::
 
@@ -52,9 +51,9 @@ class Producer:
         Producer(linear="mlp.gate_up_proj", parts=(Part(), Part()))       gate0 gate1 gate2 | up0 up1 up2            Phi-3
 
     Attributes:
-        linear: Its path, relative to the layer.
-        parts: What its rows are, one part behind the other (one part, cut evenly).
-        optional: Not every layer or configuration has it: of DeepSeek's ``q_proj`` and ``q_b_proj`` one is there.
+        linear: Path, relative to the layer.
+        parts: Layout of its rows, part by part (one part, divided evenly among the units).
+        optional: The linear is missing in some layers or configurations: DeepSeek has either ``q_proj`` or ``q_b_proj``.
     """
 
     linear: str
@@ -64,24 +63,24 @@ class Producer:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitBias:
-    """A tensor [batch, units, ...] that layers share, such as a relative position bias: each keeps its own units' slices.
+    """A tensor [batch, units, ...] shared by layers, such as a relative position bias; each layer selects its units' slices.
 
-    T5, where the first layer computes the bias of all, and layer 1 lost head 2 of three::
+    T5, where the first layer computes the bias for all layers, and layer 1 lost head 2 of three::
 
-        layer 0    compute_bias() -> [1, 3, tokens, tokens]            it has the table: ``owner`` is true
+        layer 0    compute_bias() -> [1, 3, tokens, tokens]            it holds the table: ``owner`` is true
                    sees slices 0, 1, 2; returns (output, bias, ...)    ``output`` is 1
         layer 1    attention(hidden, position_bias=bias)               ``argument`` is position_bias
                    sees slices 0, 1; returns (output, bias, ...)       the bias with all slices
 
     is ``UnitBias(argument="position_bias", method="compute_bias", owner="has_relative_attention_bias", output=1)``. MPNet's
-    encoder computes the bias itself and gives it to each layer: ``UnitBias(argument="position_bias")``.
+    encoder computes the bias itself and passes it to each layer: ``UnitBias(argument="position_bias")``.
 
     Attributes:
-        argument: Name of ``module``'s argument that carries it.
-        method: Method of ``module`` that computes it when the caller passes none, such as ``compute_bias`` (it is always
-            passed).
-        owner: Attribute of ``module`` that is true where this module has what ``method`` needs (no module has).
-        output: Place in the returned tuple where the whole of it is handed on (0: nowhere).
+        argument: Name of ``module``'s argument with the bias.
+        method: Method of ``module`` that computes the bias if the caller passes none, such as ``compute_bias`` (the bias is
+            always passed).
+        owner: Attribute of ``module`` that is true if this module can run ``method`` (no module can).
+        output: Index in the returned tuple of the full bias for the next layers (0: it is not returned).
     """
 
     argument: str
@@ -92,58 +91,58 @@ class UnitBias:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One prunable sublayer of a layer, or several alike.
+    """A prunable sublayer of a layer, or several sublayers of the same form.
 
     A unit (an attention head or KV group, an FFN filter) owns rows of every producer and columns of the consumer (docs/method.md,
-    section 1). Linears are ``nn.Linear``, or transformers' ``Conv1D``, whose weight is transposed. BERT's attention::
+    section 0). Linears are ``nn.Linear``, or transformers' ``Conv1D``, whose weight is transposed. BERT's attention::
 
         Block(
             kind="attention",
-            module="attention.self",                               # heads are counted here, and it goes with the last of them
+            module="attention.self",                               # counts the heads; replaced if no head is left
             producers=("attention.self.query", "attention.self.key", "attention.self.value"),    # rows 0 0 1 1
             consumer="attention.output.dense",                     # columns 0 0 1 1
             residual="attention.output.LayerNorm",                 # LayerNorm(dense(x) + residual stream)
             unit_width=("attention_head_size",),                   # 2 features a head
-            counts=("num_attention_heads", "all_head_size"),       # 2 heads, 4 features: 1 and 2 when a head is gone
+            counts=("num_attention_heads", "all_head_size"),       # 2 heads, 4 features: 1 and 2 after removing a head
             outputs=2,                                             # (output, attention weights)
         )
 
     Paths are relative to the layer, with two exceptions::
 
-        mlp.experts.*.consumer    every index: as many groups as there are experts
-        /ffns.#.lin1              relative to the base model, # being the layer's index: sublayers in lists of their own
+        mlp.experts.*.consumer    every index: one group per expert
+        /ffns.#.lin1              relative to the base model, # is the layer's index: for sublayers in separate lists
 
     Attributes:
-        kind: ``attention`` or ``ffn``; cost models tell the two apart.
-        module: The module that computes the consumer's input (it may hold the consumer as well). It gets the hidden
-            states first, and goes when no unit is left.
-        producers: The linears whose output rows belong to the units: paths, or ``Producer`` for fused ones.
-        consumer: The linear whose input columns belong to the units. Empty only where groups are made by hand, for units that
-            are no consumer's columns.
-        residual: The module whose input is the consumer's output plus the residual stream (the layer, whose output is the sum):
-            the LayerNorm of a post-LN sublayer, the next LayerNorm of a pre-LN one. The consumer itself where its output is
-            changed before it is added (normalised, scaled, moved out of windows): it is then compared as it is.
-        unit_width: Attributes of ``module`` whose product is the number of features a unit owns (one): ``("head_dim",)``, or
+        kind: ``attention`` or ``ffn``, for cost models.
+        module: Module that computes the consumer's input (it may contain the consumer). Its first argument are the hidden
+            states. It is replaced if no unit is left.
+        producers: Linears whose output rows belong to the units: paths, or ``Producer`` for fused ones.
+        consumer: Linear whose input columns belong to the units. Empty only for groups built by hand whose units own no
+            columns of a consumer.
+        residual: Module whose input is the consumer's output plus the residual stream (the layer, whose output is the sum):
+            the LayerNorm of a post-LN sublayer, the next LayerNorm of a pre-LN one. The consumer itself if its output is
+            changed before the addition (normalised, scaled, moved out of windows): the consumer's own output is then compared.
+        unit_width: Attributes of ``module`` whose product is the number of features of a unit (one): ``("head_dim",)``, or
             ``("num_key_value_groups", "head_dim")`` for a KV group of several query heads.
         repeats: Attribute with the number of rounds in the consumer's input, each with an equal part of ``unit_width`` (one
-            round). With 2 rounds and 4 features a unit the columns are ``0 0 1 1 2 2 0 0 1 1 2 2``, as for query heads of 2
-            features, of which one is in each of 2 KV groups.
-        units: Attribute of ``module`` with the number of units, for families that have none for the width: ``num_kv_heads``.
-        counts: Attributes of ``module`` that are proportional to the number of units, and are set when units go.
+            round). With 2 rounds and 4 features per unit the columns are ``0 0 1 1 2 2 0 0 1 1 2 2``, as for query heads of 2
+            features laid out with one head of each KV group per round.
+        units: Attribute of ``module`` with the number of units, for families without one for the width: ``num_kv_heads``.
+        counts: Attributes of ``module`` that are proportional to the number of units, and are updated when units are removed.
             ``config.num_attention_heads`` is set for this module alone, not in the model's configuration.
-        bias: A tensor with one slice a unit that layers share.
-        tables: Parameters [..., units] of the layer's own, of which each unit owns a column: Swin's
-            ``relative_position_bias_table`` [distances, heads], a row of which is ``0 1 2``.
-        cache: Name of ``module``'s argument with the keys and values of earlier tokens, such as ``past_key_values`` (none).
-        outputs: Number of values that ``module`` returns: 1 for a tensor, 3 for a tuple ``(output, bias, weights)``, whose
-            first is the tensor.
+        bias: A tensor shared by layers with one slice per unit.
+        tables: Parameters [..., units] of the layer with one column per unit: Swin's ``relative_position_bias_table``
+            [distances, heads], whose rows are ``0 1 2``.
+        cache: Name of ``module``'s argument with the KV cache, such as ``past_key_values`` (none).
+        outputs: Number of values that ``module`` returns: 1 for a tensor, 3 for a tuple ``(output, bias, weights)``; the first
+            is the output tensor.
         routed: Name of ``module``'s argument with the boolean token mask of a routed expert [samples * tokens] (it sees all
-            tokens). The consumer gets that mask as its second positional argument; its features are the routed tokens' alone.
-        router: The module whose rows choose among these, where they are experts and it ranks all of them alike.
+            tokens). The consumer receives that mask as second positional argument; its features hold the routed tokens only.
+        router: Module with one row per expert that selects among these experts, if it ranks all of them alike.
         name: Name of the group in its layer (``kind``), for layers with two blocks of a kind: ``cross-attention``.
-        when: What must hold of the configuration for this block to be there. T5 has two FFN blocks, one with ``wi`` and
+        when: Conditions on the configuration for this block. T5 has two FFN blocks, one with ``wi`` and
             ``when=(("is_gated_act", False),)``, one with ``wi_0``, ``wi_1`` and ``when=(("is_gated_act", True),)``.
-        optional: Not every layer has it: there is no group where there is no consumer.
+        optional: Some layers lack the block: layers without the consumer get no group.
     """
 
     kind: str
@@ -168,20 +167,20 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """Layers that run one after another, all built alike.
+    """Layers of the same form that run one after another.
 
-    A list of one layer that runs many times (ALBERT) is a stack as well: one mask, all uses.
+    A list of one layer that runs many times (ALBERT) is a stack as well: one mask for all runs.
 
     Attributes:
-        layers: The path of the list of layers, relative to the base model (``model.base_model``). ``*`` stands for
-            every index: ``encoder.layers.*.blocks`` are as many stacks as there are lists.
-        blocks: The sublayers of each, in the order in which they run.
-        tokens: The model's input that says which tokens of these layers are real [samples, tokens]; without it, or
-            where its shape is another, all are.
-        convolutions: The configuration's attributes with the kernels and the strides of the convolutions that make these
-            layers' tokens of that input's, one behind the other without padding: recordings have many readings a token.
-            Empty: there are none.
-        optional: Not every head has these layers: an encoder without its decoder.
+        layers: Path of the list of layers, relative to the base model (``model.base_model``). ``*`` stands for every index:
+            ``encoder.layers.*.blocks`` is one stack per list.
+        blocks: The sublayers of each layer, in the order in which they run.
+        tokens: The model's input with the mask of tokens without padding [samples, tokens]; if it is missing or has another
+            shape, all tokens count.
+        convolutions: Configuration attributes with the kernels and the strides of the convolutions, in sequence and without
+            padding, that turn the readings of a recording (the positions of the mask) into these layers' tokens. Empty: no
+            convolutions.
+        optional: Some heads lack these layers: an encoder without its decoder.
     """
 
     layers: str
@@ -196,9 +195,9 @@ class Architecture:
     """A family of models.
 
     Attributes:
-        name: What the family is called, such as ``bert``.
-        model_types: The values of ``config.model_type`` that it serves.
-        stacks: Its stacks of layers.
+        name: Name of the family, such as ``bert``.
+        model_types: Supported values of ``config.model_type``.
+        stacks: Stacks of layers.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Cuts: which positions along which dimension of which tensors belong to a unit.
+"""Cuts: the positions of each unit along one dimension of a tensor.
 
-All that slicing, counting, norms and saving need to know of a group's units, whatever kind of unit they are. An attention of
-two heads 0 and 1, of two features each, whose query, key and value are one linear ``qkv``, has three cuts::
+Slicing, counting, norms and saving use cuts alone, for every kind of unit. An attention of two heads 0 and 1, of two features
+each, whose query, key and value are one linear ``qkv``, has three cuts::
 
     qkv.weight, dimension 0    0 0 1 1 | 0 0 1 1 | 0 0 1 1     queries, keys, values: three sections
     qkv.bias, dimension 0      0 0 1 1 | 0 0 1 1 | 0 0 1 1
@@ -25,12 +25,12 @@ class Section:
         Section()                             0 1 2
         Section(positions=2)                  0 0 1 1 2 2
         Section(positions=4, repeats=2)       0 0 1 1 2 2 0 0 1 1 2 2
-        Section(positions=2, shared=True)     s s                          of no unit: they always stay
+        Section(positions=2, shared=True)     s s                          of no unit: always kept
 
     Attributes:
-        positions: Positions of each unit; of all units together where they are shared.
+        positions: Number of positions of each unit; of all units together if shared.
         repeats: Number of rounds; the section is laid out [repeats, units, positions / repeats].
-        shared: The positions serve all units alike, and always stay.
+        shared: The positions serve all units, and are always kept.
     """
 
     positions: int = 1
@@ -40,17 +40,17 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Positions:
-    """The positions along one dimension, by the unit that they belong to.
+    """The positions along one dimension, by owning unit.
 
     Three units, two sections::
 
         Positions(units=3, sections=(Section(positions=2), Section(positions=1, shared=True)))     0 0 1 1 2 2 | s
 
-    Of it ``of(tensor([0, 2]))`` is [[0, 1], [4, 5]], ``shared`` is [6], and ``kept(tensor([0, 2]))`` is [0, 1, 4, 5, 6].
+    Here ``of(tensor([0, 2]))`` is [[0, 1], [4, 5]], ``shared`` is [6], and ``kept(tensor([0, 2]))`` is [0, 1, 4, 5, 6].
 
     Attributes:
         units: Number of units.
-        sections: One behind the other.
+        sections: The sections, in order.
     """
 
     units: int
@@ -63,22 +63,22 @@ class Positions:
 
     @property
     def length(self) -> int:
-        """Number of positions in all: the size of the dimension."""
+        """Total number of positions: the size of the dimension."""
         return self.units * self.per_unit + len(self.shared)
 
     @property
     def in_order(self) -> bool:
-        """Whether the positions are those of unit 0, of unit 1 and so on, as in 0 0 1 1 2 2."""
+        """Whether the positions are sorted by unit without shared ones, as in 0 0 1 1 2 2."""
         return len(self.sections) == 1 and not self.sections[0].shared and self.sections[0].repeats == 1
 
     @property
     def shared(self) -> Tensor:
-        """The positions that always stay: [shared]."""
+        """The shared positions, which are always kept: [shared]."""
         found = [torch.arange(start, start + s.positions) for start, s in self._starts() if s.shared]
         return torch.cat([torch.empty(0, dtype=torch.long), *found])
 
     def of(self, units: Tensor) -> Tensor:
-        """The positions of some units, in the order in which the units are asked for: [units] -> [units, per_unit]."""
+        """The positions of the given units, in the given order: [units] -> [units, per_unit]."""
         found = [units.new_empty(len(units), 0)]
         for start, section in self._starts():
             if not section.shared:
@@ -89,11 +89,11 @@ class Positions:
         return torch.cat(found, 1)
 
     def kept(self, units: Tensor) -> Tensor:
-        """The positions that stay when only some units do, shared ones among them, rising: [units] -> [kept]."""
+        """The positions kept with the given units, including shared ones, rising: [units] -> [kept]."""
         return torch.cat([self.of(units).flatten(), self.shared.to(units.device)]).sort().values
 
     def _starts(self) -> list[tuple[int, Section]]:
-        """Each section, and where it begins."""
+        """Each section with its first position."""
         found, start = [], 0
         for section in self.sections:
             found.append((start, section))
@@ -103,13 +103,13 @@ class Positions:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """Positions along one dimension of one tensor that go with the units of a group.
+    """Positions along one dimension of one tensor that are removed with the units of a group.
 
     Attributes:
         parameter: Path of a parameter or buffer, absolute in the model: ``encoder.layer.0.attention.self.query.weight``.
-        dimension: Of the tensor as it is stored: the rows of an ``nn.Linear`` are dimension 0 of its weight, those of a
+        dimension: Dimension of the stored tensor: the rows of an ``nn.Linear`` are dimension 0 of its weight, those of a
             ``Conv1D`` dimension 1.
-        positions: The positions along it that belong to each unit.
+        positions: The positions of each unit along it.
     """
 
     parameter: str

@@ -1,4 +1,4 @@
-"""Experts: one parameter for all of a layer's, opened into a module for each, so that each can lose filters of its own."""
+"""Experts: split fused expert parameters into one module per expert, so that experts can lose different numbers of filters."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def unfuse_experts(model: M, *, inplace: bool = False) -> M:
-    """The model with its experts as modules of their own: what architectures with ``*`` for the experts are about.
+    """Convert fused experts into modules of their own, as architectures with ``*`` for experts require.
 
-    transformers keeps all experts of a layer in ``gate_up_proj`` [experts, 2 x filters, hidden] and ``down_proj`` [experts,
-    hidden, filters], where none can be narrower than another. Opened, expert 3 has a linear ``producer`` (gate and up, one
-    behind the other) and a linear ``consumer``; both are views of the same memory, and the model computes the same.
+    transformers stores all experts of a layer in ``gate_up_proj`` [experts, 2 x filters, hidden] and ``down_proj`` [experts,
+    hidden, filters], where all experts have the same width. Unfused, each expert has a linear ``producer`` (the rows of gate, then
+    up) and a linear ``consumer``; both are views of the same memory, and the model's outputs are unchanged.
 
     Args:
         model: Any model.
-        inplace: Open this very model instead of a copy that shares its parameters.
+        inplace: Change the given model instead of a copy that shares its parameters.
 
     Returns:
-        The model itself where there is nothing to open.
+        The model with unfused experts; the given model itself if it has no fused experts.
 
     Raises:
-        ModelError: The experts are fused in a way that cannot be opened.
+        ModelError: The experts are fused in an unsupported form.
     """
     fused = [path for path, module in model.named_modules() if is_fused(module)]
     if not fused:
@@ -46,13 +46,13 @@ def unfuse_experts(model: M, *, inplace: bool = False) -> M:
 
 
 def is_fused(module: nn.Module) -> bool:
-    """Whether it holds experts in one parameter, as transformers does."""
+    """Whether a module stores several experts in one parameter, as in transformers."""
     fused = getattr(module, "gate_up_proj", None), getattr(module, "down_proj", None)
     return all(isinstance(each, nn.Parameter) and each.dim() == 3 for each in fused)
 
 
 def _check(path: str, module: Any) -> None:
-    """Refuse experts that do something else than activation(gate) * up between two plain matrices."""
+    """Check that the experts compute activation(gate) * up between two plain matrices."""
     experts, rows, hidden = module.gate_up_proj.shape
     plain = module.down_proj.shape == (experts, hidden, rows // 2) and isinstance(module.act_fn, nn.Module)
     odd = [name for name in ("has_bias", "is_transposed", "has_post_expert_norm") if getattr(module, name, False)]
@@ -68,11 +68,11 @@ def _check(path: str, module: Any) -> None:
 
 @contextlib.contextmanager
 def dense_routing(model: nn.Module) -> Iterator[dict[str, float]]:
-    """While open, every token visits every expert, so that what is counted does not depend on where tokens go.
+    """Within the context, every token visits every expert, so that counts do not depend on the routing.
 
     Yields:
-        By the path of each layer's experts, which share of the tokens an expert sees on average: k of all experts. It is
-        there once they have run.
+        Mean share of the tokens that an expert sees (k / number of experts), by path of the layer's experts; filled when they
+        run.
     """
     shares: dict[str, float] = {}
     with contextlib.ExitStack() as hooks:

@@ -1,4 +1,4 @@
-"""Groups: an architecture resolved on one model, with every path checked and every size read off."""
+"""Groups: an architecture resolved on one model, with all paths checked and all sizes read."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from fastprune.units.paths import absolute
 class Group:
     """Units that are removed in one place: the heads of an attention, the filters of an FFN, the rows of an embedding.
 
-    ``cuts`` alone defines the parameters of a unit. Most kinds of unit also own features of a consumer's input (docs/method.md,
-    section 1) and are part of a layer: feature ``f`` belongs to unit ``f // width``, in the order of ``consumer_of``. Other kinds
-    have an empty ``consumer`` and are left out of ``Groups.with_consumer``. Paths are absolute in the model.
+    ``cuts`` alone defines the parameters of a unit. Most kinds of units also own features of a consumer's input (docs/method.md,
+    section 0) and belong to a layer: feature ``f`` of the consumer returned by ``consumer_of`` belongs to unit ``f // width``.
+    Other kinds have an empty ``consumer``, and are left out of ``Groups.with_consumer``. Paths are absolute in the model.
 
     Attributes:
-        name: Unique in the model, and the same whatever head the model carries: ``encoder.layer.0.attention``.
-        units: How many there are.
-        block: The data that this was resolved from.
-        cuts: What goes with the units, the consumer's columns first; none where no unit is left.
-        layer: The path of the layer.
-        width: Features a unit owns.
-        hidden: Features of the consumer's output.
-        producers: The paths of the linears whose rows belong to the units; none where no unit is left.
-        stack: The data of the stack that it belongs to.
-        convolutions: Kernel and stride of each convolution between the input whose tokens are marked and the layer's.
+        name: Unique name in the model, independent of the model's head: ``encoder.layer.0.attention``.
+        units: Number of units.
+        block: The architecture's block.
+        cuts: Parameters of the units, the consumer's columns first; empty if no unit is left.
+        layer: Path of the layer.
+        width: Number of features of a unit.
+        hidden: Number of output features of the consumer.
+        producers: Paths of the linears whose rows belong to the units; empty if no unit is left.
+        stack: The architecture's stack.
+        convolutions: Kernel and stride of each convolution between the input with the attention mask and the layer's input.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Group:
 
     @property
     def columns(self) -> Positions:
-        """The units' positions among the features of the module's own consumer, from its cut."""
+        """The units' positions among the input features of the consumer, from its cut."""
         return next(cut.positions for cut in self.cuts if cut.module == self.consumer)
 
     @property
@@ -75,8 +75,8 @@ class Group:
 
     @property
     def residual(self) -> str:
-        """The module whose input is the consumer's output plus the residual stream; the layer where it is its output;
-        the consumer where that is compared."""
+        """Path of the module whose input is the consumer's output plus the residual stream; of the layer if its output is that
+        sum; of the consumer if the consumer's own output is compared."""
         return absolute(self.layer, self.block.residual)
 
 
@@ -93,10 +93,10 @@ class Groups:
         return len(self.items)
 
     def __getitem__(self, name: str) -> Group:
-        """The group of a name.
+        """The group with a name.
 
         Raises:
-            UnknownNameError: With the nearest name. It is a ``KeyError``.
+            UnknownNameError: There is no such group; the message suggests the most similar name. It is a ``KeyError``.
         """
         names = [group.name for group in self.items]
         if name not in names:
@@ -110,15 +110,15 @@ class Groups:
 
     @property
     def with_consumer(self) -> Groups:
-        """The groups whose units own features of a consumer: those that can be masked, scored and tuned by them."""
+        """The groups whose units own features of a consumer: those groups can be masked, scored and tuned."""
         return Groups(tuple(group for group in self.items if group.consumer))
 
     def only(self, names: Collection[str]) -> Groups:
-        """Some of the groups."""
+        """The groups with these names."""
         return Groups(tuple(group for group in self.items if group.name in names))
 
     def layers(self) -> list[tuple[str, tuple[Group, ...]]]:
-        """The path of each layer with its groups, in the order in which they run; groups in no layer have an empty path."""
+        """The path of each layer with its groups, in the order in which they run; the path is empty for groups outside layers."""
         return [(layer, tuple(groups)) for layer, groups in groupby(self.items, key=lambda group: group.layer)]
 
     def stacks(self) -> list[Groups]:
@@ -128,7 +128,10 @@ class Groups:
 
 
 def consumer_of(model: nn.Module, group: Group) -> nn.Linear:
-    """The group's consumer in this model: an ``nn.Linear``, or what stands for one, where its weight is transposed, no
-    unit is left, or a unit's columns do not lie side by side: then it shows them in the order of the units."""
+    """The group's consumer as an ``nn.Linear``: the module itself, or a view of it.
+
+    A ``Conv1D`` appears with its weight transposed, and columns of a unit that are not adjacent appear in the order of the units.
+    A group without units has a stand-in (``BiasOnly``) as consumer.
+    """
     linear = as_linear(model.get_submodule(group.consumer))
     return linear if group.units == 0 or group.columns.in_order else in_order(linear, group.columns)

@@ -1,4 +1,4 @@
-"""Linears: what can be sliced, read alike whichever way round its weight lies."""
+"""Linears: one interface to all modules that can be sliced, independent of how their weight is stored."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ LINEARS = (nn.Linear, Conv1D)
 
 
 class TransposedLinear:
-    """A ``Conv1D`` seen as the ``nn.Linear`` that it is: its weight is a view [out, in] of the module's own [in, out].
+    """A ``Conv1D`` as ``nn.Linear``: its weight is a view [out, in] of the module's own [in, out].
 
-    Whatever else is asked of it, such as registering a hook, is asked of the module.
+    All other attributes, such as the registration of hooks, are the module's.
     """
 
     def __init__(self, module: Conv1D) -> None:
@@ -43,9 +43,9 @@ class TransposedLinear:
 
 
 class OrderedLinear:
-    """A consumer whose units come round several times, seen with each unit's columns side by side.
+    """A consumer whose units are laid out in several rounds, viewed with each unit's columns side by side.
 
-    Its weight [out, in] is a copy of the module's own in that order; hooks see, and may change, inputs in that order.
+    The weight [out, in] is a copy of the module's in that order; hooks receive, and may change, inputs in that order.
     """
 
     def __init__(self, linear: nn.Linear, order: Tensor) -> None:
@@ -61,7 +61,7 @@ class OrderedLinear:
         return self.linear.bias
 
     def register_forward_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        """As a module's own."""
+        """Like a module's method of this name."""
 
         def ordered(module: nn.Module, arguments: tuple[Any, ...]) -> Any:
             changed = hook(module, self._ordered(arguments))
@@ -70,7 +70,7 @@ class OrderedLinear:
         return self.linear.register_forward_pre_hook(ordered)
 
     def register_forward_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        """As a module's own."""
+        """Like a module's method of this name."""
         return self.linear.register_forward_hook(
             lambda module, arguments, output: hook(module, self._ordered(arguments), output)
         )
@@ -83,13 +83,13 @@ class OrderedLinear:
 
 
 def in_order(linear: nn.Linear, columns: Positions) -> nn.Linear:
-    """A consumer with these columns, seen with each unit's columns side by side."""
+    """View of a consumer with these columns in which each unit's columns are side by side."""
     order = columns.of(torch.arange(columns.units, device=linear.weight.device)).flatten()  # [features]
     return OrderedLinear(linear, order)  # type: ignore[return-value]
 
 
 def as_lying(linear: nn.Linear, features: Tensor) -> Tensor:
-    """A consumer's inputs or weight [..., features] in the order of the units, as the module itself has them."""
+    """Convert a consumer's inputs or weight [..., features] from the order of the units to the module's own order."""
     return features[..., linear.back] if isinstance(linear, OrderedLinear) else features
 
 
@@ -97,7 +97,7 @@ def linear_at(model: nn.Module, path: str) -> nn.Linear:
     """The linear at a path.
 
     Raises:
-        ModelError: Something else is there.
+        ModelError: The module at the path is not a linear.
     """
     module = model.get_submodule(path)
     if not isinstance(module, LINEARS):
@@ -108,10 +108,10 @@ def linear_at(model: nn.Module, path: str) -> nn.Linear:
 
 
 def as_linear(module: nn.Module) -> nn.Linear:
-    """The module itself, or a view of it where its weight is transposed."""
+    """The module itself, or a transposed view if it is a ``Conv1D``."""
     return TransposedLinear(module) if isinstance(module, Conv1D) else module  # type: ignore[return-value]
 
 
 def stored_dimension(module: nn.Module, dimension: int) -> int:
-    """Where a linear's weight has, as it is stored, dimension 0 (outputs) or 1 (inputs) of [out, in]."""
+    """Dimension of the stored weight for dimension 0 (outputs) or 1 (inputs) of [out, in]."""
     return 1 - dimension if isinstance(module, Conv1D) else dimension

@@ -13,25 +13,25 @@ from fastprune.units.groups import Group
 
 @dataclass(frozen=True)
 class Mask:
-    """One bool a unit, by the name of the group: True where the unit is kept. Values are never changed in place."""
+    """The kept units of each group, by group name: True for kept units. Values are never changed in place."""
 
     values: Mapping[str, Tensor]  # each [units], bool, on the CPU
 
     @staticmethod
     def full(groups: Iterable[Group]) -> Mask:
-        """Everything kept."""
+        """A mask that keeps all units."""
         return Mask({group.name: torch.ones(group.units, dtype=torch.bool) for group in groups})
 
     @staticmethod
     def first(groups: Iterable[Group], counts: Mapping[str, int]) -> Mask:
-        """In each group the first ``counts`` units: a mask of given sizes, whatever is in them."""
+        """A mask that keeps the first ``counts`` units of each group: a mask of given sizes, regardless of importance."""
         # on the CPU even where a model is built under another default device
         places = {group.name: torch.arange(group.units, device="cpu") for group in groups}
         return Mask({name: place < counts[name] for name, place in places.items()})
 
     @staticmethod
     def top(importance: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mask:
-        """In each group the ``counts`` most important units; of equals the first."""
+        """A mask that keeps the ``counts`` most important units of each group; ties go to the first."""
         return Mask({name: _top(importance[name], counts[name]) for name in importance})
 
     def __getitem__(self, name: str) -> Tensor:
@@ -41,20 +41,20 @@ class Mask:
         return iter(self.values)
 
     def counts(self) -> dict[str, int]:
-        """Units kept, by group."""
+        """Number of kept units, by group name."""
         return {name: int(values.sum()) for name, values in self.values.items()}
 
     def kept(self, name: str) -> Tensor:
-        """The indices of the kept units, in order: [kept]."""
+        """Indices of the kept units, rising: [kept]."""
         return self.values[name].nonzero().flatten()
 
     def equals(self, other: Mask) -> bool:
-        """Whether the two keep the same units of the same groups."""
+        """Whether both masks keep the same units of the same groups."""
         ours, theirs = self.values, other.values
         return ours.keys() == theirs.keys() and all(torch.equal(values, theirs[name]) for name, values in ours.items())
 
     def within(self, outer: Mask) -> Mask:
-        """This mask, made for what ``outer`` had kept, said in the units that ``outer`` speaks of."""
+        """Convert this mask, whose units are those that ``outer`` keeps, to a mask over the units of ``outer``."""
         values = {}
         for name, before in outer.values.items():
             values[name] = torch.zeros_like(before)

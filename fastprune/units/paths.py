@@ -1,4 +1,4 @@
-"""Paths of modules and the numbers on them."""
+"""Paths of modules, and attributes of modules and configurations."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from fastprune.units.architecture import Architecture, Conditions
 
 
 def base_prefix(model: nn.Module) -> str:
-    """The path of the base model inside the model, with a dot behind it; empty where they are the same."""
+    """Path of the base model inside the model, with a trailing dot; empty if the model is its own base model."""
     base = getattr(model, "base_model", model)
     path = next((name for name, module in model.named_modules() if module is base), "")
     return f"{path}." if path else ""
 
 
 def absolute(layer: str, path: str) -> str:
-    """Where a path of a block leads from a layer: one with a slash in front is absolute, an empty one the layer itself."""
+    """Absolute form of a block's path in a layer: a leading slash marks absolute paths, an empty path is the layer itself."""
     if path.startswith("/"):
         return path[1:]
     return f"{layer}.{path}" if layer and path else layer or path
 
 
 def conditions_hold(conditions: Conditions, config: Any) -> bool:
-    """Whether the configuration has these values; a missing one counts as False."""
+    """Whether the configuration has these values; missing attributes count as False."""
     return all((config_value(config, name) or False) == value for name, value in conditions)
 
 
 def config_value(config: Any, path: str) -> Any:
-    """The value at a dotted path of a configuration; None if there is none."""
+    """Value at a dotted path of a configuration; None if there is none."""
     for name in path.split("."):
         config = getattr(config, name, None)
     return config
 
 
 def product_of(module: nn.Module, attributes: tuple[str, ...]) -> int:
-    """The product of some attributes of a module or of its configuration; 1 without any."""
+    """Product of attributes of a module or of its configuration; 1 without attributes."""
     return math.prod(int(number_of(module, attribute)) for attribute in attributes)
 
 
 def number_of(module: Any, attribute: str) -> Any:
-    """What an attribute of a module is, or of its configuration: ``config.num_key_value_heads``."""
-    if hasattr(module, attribute):  # an empty sublayer has them under the whole of their names
+    """Value of an attribute of a module, or of its configuration: ``config.num_key_value_heads``."""
+    if hasattr(module, attribute):  # empty sublayers store them under the dotted name
         return getattr(module, attribute)
     return functools.reduce(getattr, attribute.split("."), module)
 
@@ -54,7 +54,7 @@ def submodule(architecture: Architecture, model: nn.Module, path: str) -> nn.Mod
     """The module at a path.
 
     Raises:
-        ModelError: There is none; the message lists what is there instead.
+        ModelError: There is no such module; the message lists the modules at the nearest existing path.
     """
     try:
         return model.get_submodule(path)
@@ -74,7 +74,7 @@ def submodule(architecture: Architecture, model: nn.Module, path: str) -> nn.Mod
 
 
 def hidden_of(model: nn.Module, path: str) -> str:
-    """What to say where there is something at a path that torch knows nothing of."""
+    """Addition to an error message if the path leads to a Python object that is not registered as a module; else empty."""
     try:
         value = functools.reduce(getattr, path.split("."), model)
     except AttributeError:

@@ -1,4 +1,4 @@
-"""An architecture resolved on a model: every path checked, every size read off, every cut said."""
+"""Resolution of an architecture on a model: paths checked, sizes read, cuts built."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def resolve_groups(architecture: Architecture, model: nn.Module) -> Groups:
     """Find an architecture's groups in a model.
 
     Raises:
-        ModelError: A path leads nowhere, or a width is not divided by the units.
+        ModelError: A path does not exist, or a width is not a multiple of the number of units.
     """
     prefix = base_prefix(model)
     groups = [group for stack in architecture.stacks for group in _resolve_stack(architecture, stack, model, prefix)]
@@ -36,14 +36,14 @@ def resolve_groups(architecture: Architecture, model: nn.Module) -> Groups:
 
 @dataclass(frozen=True, kw_only=True)
 class _Layer:
-    """A layer of a model, where an architecture's blocks are looked for.
+    """A layer of a model, to resolve an architecture's blocks on.
 
     Attributes:
-        architecture: Whose blocks.
-        stack: The stack that the layer is of.
+        architecture: The architecture.
+        stack: The layer's stack.
         model: The model.
-        prefix: The path of the base model, with a dot behind it.
-        path: The layer's, relative to the base model.
+        prefix: Path of the base model, with a trailing dot.
+        path: The layer's path, relative to the base model.
     """
 
     architecture: Architecture
@@ -57,11 +57,11 @@ class _Layer:
         return self.prefix + self.path
 
     def at(self, path: str) -> str:
-        """Where a path of a block leads; the layer itself for an empty one."""
+        """Absolute form of a block's path; an empty path is the layer itself."""
         return absolute(self.absolute, path)
 
     def module(self, path: str) -> nn.Module:
-        """The module at a path of a block; a ModelError where there is none."""
+        """The module at a block's path; raises ModelError if there is none."""
         return submodule(self.architecture, self.model, self.at(path))
 
 
@@ -85,8 +85,8 @@ def _resolve_stack(architecture: Architecture, stack: Stack, model: nn.Module, p
 
 
 def _each(layer: _Layer, block: Block) -> Iterator[tuple[str, Block]]:
-    """A block by the name of its group in this layer: itself, or one for each index that ``*`` stands for; none where it is
-    optional and not there."""
+    """The block's group names in this layer with their blocks: one, or one per index for paths with ``*``; nothing for a missing
+    optional block."""
     name = block.name or block.kind
     before, star, _ = block.module.partition(".*")
     if block.optional and not has_module(layer.model, layer.at(before if star else block.consumer)):
@@ -106,12 +106,12 @@ def _each(layer: _Layer, block: Block) -> Iterator[tuple[str, Block]]:
 
 
 def at_index(block: Block, index: str) -> Block:
-    """The block with an index in the place of ``*``."""
+    """The block with ``*`` replaced by an index."""
     return _with_paths(block, lambda path: path.replace("*", index))
 
 
 def _placed(block: Block, prefix: str, index: int) -> Block:
-    """The block with its paths that are relative to the base model made absolute, for one layer."""
+    """The block for one layer, with paths relative to the base model made absolute."""
     return _with_paths(block, lambda path: f"/{prefix}{path[1:].replace('#', str(index))}" if path[:1] == "/" else path)
 
 
@@ -131,7 +131,7 @@ def _with_paths(block: Block, change: Callable[[str], str]) -> Block:
 
 
 def _lists(model: nn.Module, prefix: str, pattern: str) -> list[str]:
-    """The paths of lists of layers that fit a pattern with ``*`` for any index, in order; none where there are none."""
+    """Paths of the lists of layers that match a pattern, where ``*`` is any index, in order; empty if there are none."""
     start, star, rest = pattern.partition(".*.")
     if not star:
         return [pattern] if has_module(model, prefix + pattern) else []
@@ -190,7 +190,7 @@ def _columns(layer: _Layer, block: Block, features: int) -> Positions:
 
 
 def _rows(layer: _Layer, block: Block, units: int) -> Iterator[tuple[str, Positions]]:
-    """The path of each producer that is there, and the units' positions among its rows."""
+    """The path of each existing producer, and the units' positions among its rows."""
     module = layer.module(block.module)
     for producer in block.producers:
         fused = Producer(linear=producer) if isinstance(producer, str) else producer
@@ -208,7 +208,7 @@ def _section(module: nn.Module, part: Part) -> Section:
 
 
 def _cuts(layer: _Layer, block: Block, columns: Positions, rows: Mapping[str, Positions]) -> Iterator[Cut]:
-    """What goes with the units: columns of the consumer, rows of the producers, columns of tables, slices of a bias."""
+    """The units' parameters: columns of the consumer, rows of the producers, columns of tables, slices of a bias."""
     yield _weight_cut(layer, layer.at(block.consumer), 1, columns)
     for path, positions in rows.items():
         _check_rows(layer, block, columns, path, positions)
@@ -225,18 +225,18 @@ def _cuts(layer: _Layer, block: Block, columns: Positions, rows: Mapping[str, Po
                 f"'tables' of the architecture '{layer.architecture.name}'."
             )
         yield Cut(parameter=layer.at(table), dimension=len(shape) - 1, positions=units)
-    if block.bias is not None and hasattr(layer.module(block.module), "kept_units"):  # it has lost units before
+    if block.bias is not None and hasattr(layer.module(block.module), "kept_units"):  # units were removed before
         yield Cut(parameter=f"{layer.at(block.module)}.kept_units", dimension=0, positions=units)
 
 
 def _weight_cut(layer: _Layer, path: str, dimension: int, positions: Positions) -> Cut:
-    """Of the outputs (0) or inputs (1) of a linear."""
+    """Cut of the outputs (dimension 0) or inputs (1) of a linear."""
     stored = stored_dimension(layer.model.get_submodule(path), dimension)
     return Cut(parameter=f"{path}.weight", dimension=stored, positions=positions)
 
 
 def _check_rows(layer: _Layer, block: Block, columns: Positions, path: str, rows: Positions) -> None:
-    """The units' rows and the shared ones must be all that a producer has."""
+    """Check that the units' rows and the shared rows add up to all rows of a producer."""
     found = linear_at(layer.model, path).out_features
     if rows.length != found:
         raise ModelError(
@@ -247,7 +247,7 @@ def _check_rows(layer: _Layer, block: Block, columns: Positions, path: str, rows
 
 
 def _convolutions(stack: Stack, config: Any) -> tuple[tuple[int, int], ...]:
-    """Kernel and stride of each convolution, as the configuration says."""
+    """Kernel and stride of each convolution, from the configuration."""
     if not stack.convolutions:
         return ()
     kernels, strides = (config_value(config, name) or () for name in stack.convolutions)

@@ -11,7 +11,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def sharing_copy(model: M) -> M:
-    """A copy of the modules with the very same parameters and buffers: ``materialize(..., inplace=True)`` may take units
-    out of it, since surgery puts new parameters in the place of old ones and changes none."""
+    """Copy the modules of a model, but share its parameters and buffers.
+
+    ``materialize(..., inplace=True)`` on the copy leaves the original intact, because surgery replaces parameters and never
+    changes their values.
+    """
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

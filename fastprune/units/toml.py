@@ -1,4 +1,4 @@
-"""Architectures in their plain form: read from TOML and manifests, written as TOML."""
+"""Architectures as plain data: read from TOML and manifests, written as TOML."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastprune.units.architecture import Architecture
 
 
 def read_architecture(path: str | Path) -> Architecture:
-    """The Architecture that a TOML file describes, by the fields of the dataclasses in ``fastprune.architecture``.
+    """Read an architecture from a TOML file with the fields of the dataclasses in ``fastprune.architecture``.
 
     Raises:
         UsageError: The file cannot be read, is not TOML, or a field is unknown, missing or of the wrong type.
@@ -31,11 +31,11 @@ def read_architecture(path: str | Path) -> Architecture:
 
 
 def architecture_of(data: Mapping[str, Any], source: str) -> Architecture:
-    """An Architecture from its plain form: mappings, lists, strings and numbers.
+    """Build an architecture from plain data: mappings, lists, strings and numbers.
 
     Args:
-        data: The fields; those with defaults may be missing.
-        source: Where they come from, for messages.
+        data: The fields; fields with defaults may be missing.
+        source: Origin of the data, for messages.
 
     Raises:
         UsageError: A field is unknown, missing or of the wrong type.
@@ -45,7 +45,7 @@ def architecture_of(data: Mapping[str, Any], source: str) -> Architecture:
 
 
 def to_toml(architecture: Architecture) -> str:
-    """The architecture as TOML that ``read_architecture`` takes, without the fields that have their defaults."""
+    """The architecture as TOML for ``read_architecture``, without fields that have their default value."""
     lines = [f"{name} = {_inline(value)}" for name, value in _said(architecture) if name != "stacks"]
     for stack in architecture.stacks:
         lines += ["", "[[stacks]]"]
@@ -57,7 +57,7 @@ def to_toml(architecture: Architecture) -> str:
 
 
 def _said(instance: Any) -> list[tuple[str, Any]]:
-    """The fields that have other values than their defaults."""
+    """The fields whose values differ from their defaults."""
     fields = [(field, getattr(instance, field.name)) for field in dataclasses.fields(instance)]
     return [(field.name, value) for field, value in fields if value != field.default]
 
@@ -71,7 +71,7 @@ def _inline(value: Any) -> str:
 
 
 def _build(kind: type[Any], data: Any, where: str) -> Any:
-    """A dataclass from a mapping of its fields."""
+    """Build a dataclass from a mapping of its fields."""
     if not isinstance(data, Mapping):
         raise UsageError(f"{where} must be a table with the fields of {kind.__name__}; got {data!r}.")
     fields = {field.name: field for field in dataclasses.fields(kind)}
@@ -88,7 +88,7 @@ def _build(kind: type[Any], data: Any, where: str) -> Any:
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:
-    """A value of an annotated type from its plain form."""
+    """Convert plain data to a value of an annotated type."""
     if dataclasses.is_dataclass(kind):
         return _build(kind, value, where)  # type: ignore[arg-type]
     if get_origin(kind) is tuple:
