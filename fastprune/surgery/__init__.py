@@ -1,1 +1,1 @@
-"""From a mask to a smaller model."""
+"""Surgery: apply masks to models, by zeroing units or by removing them."""

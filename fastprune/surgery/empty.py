@@ -1,4 +1,4 @@
-"""Empty sublayers: what stands in for a sublayer without units."""
+"""Empty sublayers: placeholders for sublayers without units."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fastprune.units.paths import number_of
 
 
 def owns_bias(model: nn.Module, group: Group) -> bool:
-    """Whether the group's module computes a bias for other layers, so that it must run whatever becomes of its units."""
+    """Whether the group's module computes a bias for other layers, so that it must run even without units."""
     bias = group.block.bias
     return bias is not None and bool(bias.owner) and bool(getattr(model.get_submodule(group.module), bias.owner))
 
 
 def empty_group(model: nn.Module, group: Group) -> None:
-    """Replace a sublayer that lost all its units, in place."""
+    """Replace a sublayer without remaining units by a placeholder, in place."""
     if owns_bias(model, group):
-        # the other layers need the bias that this module computes: one unit stays to run it, and is not listened to
+        # the other layers need the bias that this module computes: one unit is kept so that it runs, and its output is ignored
         slice_group(model, group, torch.zeros(1, dtype=torch.long))
         put(model, group.consumer, _bias_only(model, group))
         return
@@ -32,7 +32,7 @@ def empty_group(model: nn.Module, group: Group) -> None:
 
 
 def stand_in(model: nn.Module, group: Group, consumer: nn.Module) -> None:
-    """Put in the place of a group's sublayer what computes nothing: it gives what ``consumer`` gives, whatever comes in."""
+    """Replace a group's sublayer by a placeholder that returns the output of ``consumer``, independent of its inputs."""
     block, module = group.block, model.get_submodule(group.module)
     facts, inside = _facts(module, group), block.consumer.startswith(f"{block.module}.")
     if not inside:
@@ -48,7 +48,7 @@ def _bias_only(model: nn.Module, group: Group) -> BiasOnly:
 
 
 def _facts(module: nn.Module, group: Group) -> dict[str, Any]:
-    """What an empty sublayer must know of the module that it replaces."""
+    """The attributes of the replaced module for its placeholder, ``EmptySublayer``."""
     block = group.block
     inside, holds_norm = (path.startswith(f"{block.module}.") for path in (block.consumer, block.residual))
     counts = [name for name in (*block.counts, block.units) if name and "." not in name]
@@ -70,10 +70,10 @@ def _facts(module: nn.Module, group: Group) -> dict[str, Any]:
 
 
 NUMBERS = ("layer_idx", "layer_id")
-"""What modules call the place of their layer, by which a cache keeps keys and values."""
+"""Names of the attribute with the layer's index in the KV cache."""
 
 
 def layer_number(module: Any) -> int | None:
-    """The place of the layer, as the module tells it to the cache; None where there is none, as in an encoder."""
+    """The layer's index in the KV cache; None for layers without one, as in an encoder."""
     number: int | None = next(getattr(module, name) for name in NUMBERS if hasattr(module, name))
     return number

@@ -1,4 +1,4 @@
-"""A mask applied to a model as it is: what belongs to pruned units counts as zero."""
+"""Masking: apply a mask without changing shapes, by zeroing the pruned units."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fastprune.units.masks import Mask
 
 @contextlib.contextmanager
 def masked(model: nn.Module, groups: Groups, mask: Mask) -> Iterator[None]:
-    """While open, the features of pruned units are multiplied by zero where they enter their consumers; of groups without
-    a consumer, the pruned units' positions in the parameters are zero."""
+    """Within the context, the features of pruned units are multiplied by zero at the input of their consumers; for groups
+    without a consumer, the pruned units' positions in the parameters are zero."""
     with contextlib.ExitStack() as undo:
         for group in (group for group in groups if group.units):
             if not group.consumer:
@@ -37,7 +37,7 @@ def masked(model: nn.Module, groups: Groups, mask: Mask) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _zeroed(tensor: Tensor, cut: Cut, units: Tensor) -> Iterator[None]:
-    """While open, the tensor is zero where it belongs to these units [units]."""
+    """Within the context, the positions of these units [units] in the tensor are zero."""
     gone, values = cut.positions.of(units).flatten().to(tensor.device), tensor.detach()
     before = values.index_select(cut.dimension, gone)
     with torch.no_grad():

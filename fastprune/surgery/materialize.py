@@ -1,8 +1,8 @@
-"""Surgery: take out what the groups' cuts say of the pruned units, put nothing in the place of empty sublayers.
+"""Materialisation: remove the pruned units from a model's parameters, and replace empty sublayers by placeholders.
 
-The four-feature example: a group of two heads of two features, of which the second goes. Its producers (query, key,
-value) lose their rows 2 and 3, its consumer (the output projection) its columns 2 and 3: each is a ``Cut``. What is left
-computes what the dense sublayer computes with the consumer's input multiplied by the mask (1, 1, 0, 0).
+An example with four features: a group of two heads of two features, the second head is pruned. Its producers (query, key,
+value) lose their rows 2 and 3, its consumer (the output projection) loses its columns 2 and 3: each is a ``Cut``. The result
+computes the same as the dense sublayer with the consumer's input multiplied by the mask (1, 1, 0, 0).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def materialize(model: M, groups: Groups, mask: Mask, *, inplace: bool = False, share: bool = False) -> M:
-    """The model without the pruned units: plain modules, only smaller.
+    """Build the model without the pruned units, from ordinary modules of smaller sizes.
 
     Args:
-        model: With the groups' full widths.
+        model: The model, with the groups' full widths.
         groups: The model's groups.
         mask: The units to keep.
         inplace: Change the given model itself.
-        share: Share with ``model`` all parameters but those of producers and consumers, which a tuner may change.
+        share: Share all parameters with ``model`` except those of producers and consumers, which a tuner may change.
 
     Returns:
-        The smaller model. Its outputs equal those of the model under ``masked`` up to rounding (docs/method.md, section 7).
+        The smaller model. Its outputs equal those of the model under ``masked`` up to rounding (docs/method.md, section 0).
     """
     pruned = model if inplace else sharing_copy(model)
     ties = tied_parameters(pruned)
@@ -53,7 +53,7 @@ def materialize(model: M, groups: Groups, mask: Mask, *, inplace: bool = False, 
 
 @torch.no_grad()
 def own_parameters(module: nn.Module, model: nn.Module) -> None:
-    """Replace, in place, every parameter and buffer that a module shares with a model by a copy; tied ones stay tied."""
+    """Replace, in place, all parameters and buffers that a module shares with a model by copies; tied ones stay tied."""
     shared = {*model.parameters(), *model.buffers()}
     copies: dict[Tensor, Tensor] = {}
     for part in module.modules():

@@ -11,8 +11,8 @@ from fastprune.units.linears import as_linear
 from fastprune.units.masks import Mask
 
 Reconstruction = dict[str, tuple[Tensor, Tensor | None]]
-"""By the path of a linear of the student, a group's consumer or one of its producers: its weight [out, in] and its bias
-[out] (None: as it is)."""
+"""New weight [out, in] and bias [out] (None: unchanged) of the student's linears, by path; each linear is a group's consumer or
+one of its producers."""
 
 
 def apply_reconstruction(model: nn.Module, reconstruction: Reconstruction) -> None:
@@ -22,7 +22,7 @@ def apply_reconstruction(model: nn.Module, reconstruction: Reconstruction) -> No
 
 
 def adopt(model: M, groups: Groups, mask: Mask, pruned: nn.Module) -> M:
-    """Make ``model`` itself into what was pruned from it, in place, and return it."""
+    """Turn ``model`` into the pruned model ``pruned``, in place, and return it."""
     materialize(model, groups, mask, inplace=True)
     for group in groups.with_consumer:
         producers = group.producers if len(mask.kept(group.name)) else ()
@@ -34,7 +34,7 @@ def adopt(model: M, groups: Groups, mask: Mask, pruned: nn.Module) -> M:
 
 @torch.no_grad()
 def set_linear(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
-    """Give a linear its new weight [out, in] and bias [out], in place; a bias is added where none was."""
+    """Set the weight [out, in] and bias [out] of a linear, in place; a missing bias is added."""
     linear.weight.copy_(weight)
     if bias is not None:
         add_bias(linear)
@@ -42,6 +42,6 @@ def set_linear(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def add_bias(consumer: nn.Linear) -> None:
-    """Give a consumer that has no bias one of zeros, in place."""
+    """Add a bias of zeros to a consumer without bias, in place."""
     if consumer.bias is None:
         consumer.bias = nn.Parameter(consumer.weight.detach().new_zeros(consumer.out_features))

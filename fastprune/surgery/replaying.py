@@ -1,4 +1,4 @@
-"""Replay: a sublayer that gives again what it gave, while what follows it runs again and again."""
+"""Replay: stored outputs of a sublayer, used while later sublayers run repeatedly."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fastprune.units.groups import Group
 
 
 class Replay(nn.Module):
-    """Stands where a consumer was: its output of the batch that is chosen, whatever comes in."""
+    """A consumer's replacement that returns the stored output of the chosen batch, independent of its input."""
 
     def __init__(self, outputs: Sequence[Tensor]) -> None:
-        """Hold the consumer's output for each batch: [..., hidden]."""
+        """Set the consumer's output for each batch: [..., hidden]."""
         super().__init__()
         self.outputs, self.batch = outputs, 0
 
@@ -26,7 +26,7 @@ class Replay(nn.Module):
 
 @contextlib.contextmanager
 def replaying(model: nn.Module, group: Group, outputs: Sequence[Tensor]) -> Iterator[Replay]:
-    """While open, nothing of a sublayer runs up to its consumer, which gives these outputs, one a batch: [..., hidden]."""
+    """Within the context, a sublayer does not run; its consumer returns these outputs, one per batch: [..., hidden]."""
     replay = Replay(outputs)
     before = {path: model.get_submodule(path) for path in (group.module, group.consumer)}
     stand_in(model, group, replay)
@@ -38,5 +38,5 @@ def replaying(model: nn.Module, group: Group, outputs: Sequence[Tensor]) -> Iter
 
 
 def replayable(model: nn.Module, group: Group) -> bool:
-    """Whether a sublayer computes anything, of all tokens, and nothing that others need beside its consumer's output."""
+    """Whether a sublayer has units, sees all tokens, and has no result but its consumer's output, so that it can be replayed."""
     return group.units > 0 and not group.block.routed and not owns_bias(model, group)

@@ -1,4 +1,4 @@
-"""Routing: experts that lost all their filters taken out of their router's choice."""
+"""Routing: remove experts without filters from their router."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from fastprune.units.groups import Group, Groups
 
 
 def drop_routes(model: nn.Module, groups: Groups) -> None:
-    """Take experts without filters out of their routers' choice, their rows with them, in place.
+    """Remove experts without filters from their routers, with the routers' rows, in place.
 
-    Their tokens then go to the next best expert instead of to nobody: the model computes something else than the masked
-    one, and each of the experts that are left sees more tokens. A router keeps its rows where no expert has a filter left.
+    Their tokens then go to the next best expert instead of getting no expert output. The model's outputs therefore differ from the
+    masked model's, and the remaining experts see more tokens. A router without any remaining expert keeps its rows.
 
     Args:
-        model: Pruned.
-        groups: Its groups as they are now.
+        model: A pruned model.
+        groups: The pruned model's groups.
 
     Raises:
-        ModelError: The architecture does not say where a router is, or the router is not made of rows.
+        ModelError: The architecture names no router, or the router is more than one row per expert.
     """
     by_router: dict[str, list[Group]] = {}
     for group in groups:
@@ -44,7 +44,7 @@ def drop_routes(model: nn.Module, groups: Groups) -> None:
 
 @torch.no_grad()
 def _keep_choices(path: str, router: Any, choices: int, left: Tensor) -> None:
-    """Leave a router some of its choices: rows of its weight, and numbers that say how many there are."""
+    """Keep some of a router's choices: rows of its weight, and attributes with the number of experts."""
     weight = getattr(router, "weight", None)
     if weight is None or weight.shape[0] != choices or len(list(router.parameters())) > 1:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Slicing: the cuts of pruned units taken out of a model's parameters, in place."""
+"""Slicing: remove the cuts of pruned units from a model's parameters, in place."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from fastprune.units.cuts import Cut
 from fastprune.units.groups import Group
 
 Ties = Mapping[str, tuple[str, ...]]
-"""By the path of each parameter that several modules hold: all its paths."""
+"""All paths of each parameter that several modules hold, by each of its paths."""
 
 SIZES: dict[type[nn.Module], tuple[str, str]] = {
     nn.Linear: ("out_features", "in_features"),
     Conv1D: ("nx", "nf"),
     nn.Embedding: ("num_embeddings", "embedding_dim"),
 }
-"""The attributes in which modules keep the sizes of their weight's two dimensions."""
+"""Attributes with the sizes of the weight's two dimensions, by type of module."""
 
 
 def tied_parameters(model: nn.Module) -> Ties:
-    """The parameters that several modules hold, such as the weight of an embedding and of the head."""
+    """Find parameters that several modules hold, such as the shared weight of an embedding and the head."""
     paths: dict[int, list[str]] = {}
     for path, parameter in model.named_parameters(remove_duplicate=False):
         paths.setdefault(id(parameter), []).append(path)
@@ -38,13 +38,13 @@ def slice_group(model: nn.Module, group: Group, kept: Tensor, ties: Ties | None 
     """Keep only some units of a group, in place.
 
     Args:
-        model: With the group's full width.
-        group: The group; its cuts are all that is sliced.
+        model: The model, with the group's full width.
+        group: The group; only its cuts are sliced.
         kept: Indices of the units to keep, rising: [kept].
-        ties: The model's tied parameters: cut once, whichever of their paths the cuts name, and tied afterwards (found anew).
+        ties: The model's tied parameters: each is cut once and stays tied, whichever of its paths the cuts name (computed).
 
     Raises:
-        ModelError: A tensor is not of the size that the group was resolved on.
+        ModelError: A tensor has another size than when the group was resolved.
     """
     ties = tied_parameters(model) if ties is None else ties
     done: set[tuple[str, int]] = set()
@@ -62,7 +62,7 @@ def slice_group(model: nn.Module, group: Group, kept: Tensor, ties: Ties | None 
 
 
 def _left(model: nn.Module, cut: Cut, kept: Tensor) -> Tensor:
-    """The cut's parameter or buffer with only the positions of some units [kept], and those that always stay."""
+    """The cut's parameter or buffer with only the positions of the kept units [kept] and the shared positions."""
     tensor = cut.tensor(model)
     if tensor.dim() <= cut.dimension or tensor.shape[cut.dimension] != cut.positions.length:
         raise ModelError(
@@ -74,7 +74,7 @@ def _left(model: nn.Module, cut: Cut, kept: Tensor) -> Tensor:
 
 
 def _put(model: nn.Module, path: str, tensor: Tensor) -> None:
-    """Put a tensor in the place of another, and keep the sizes right that its module tells."""
+    """Replace a tensor, and update its module's size attributes."""
     owner, _, name = path.rpartition(".")
     module = model.get_submodule(owner)
     setattr(module, name, tensor)
@@ -85,7 +85,7 @@ def _put(model: nn.Module, path: str, tensor: Tensor) -> None:
 
 
 def _scale(module: nn.Module, attribute: str, kept: int, units: int) -> None:
-    """Set an attribute that is proportional to the units, of the module or of its configuration."""
+    """Scale an attribute of the module or of its configuration in proportion to the number of units."""
     owner, _, name = attribute.rpartition(".")
     if not owner:
         setattr(module, name, getattr(module, name) * kept // units)
@@ -97,7 +97,7 @@ def _scale(module: nn.Module, attribute: str, kept: int, units: int) -> None:
 
 
 def _select_bias(module: nn.Module, bias: UnitBias, kept: Tensor) -> None:
-    """Have the module choose its units' slices; where it does so already, its choice is one of the cuts."""
+    """Make the module select its units' slices of a shared bias; a module that already selects has its selection among the cuts."""
     if getattr(module, "kept_units", None) is None:
         module.register_buffer("kept_units", kept.to(next(module.parameters()).device))
         KeptBias(module, argument=bias.argument, method=bias.method, output=bias.output)
