@@ -80,8 +80,8 @@ def whole_statistics(
 ) -> dict[str, Statistics]:
     """Statistics by group name for the student's current weights, from whole forward passes of both models.
 
-    ``reconstruct`` computes the same for layers that run in turn, at less cost, as long as no group is solved. Groups that run
-    several times in a pass are summed over all runs.
+    ``reconstruct`` computes the same sums at less cost for layers that run one after another, as long as no group is solved.
+    Groups that run several times in a pass are summed over all runs.
     """
     device = next(student.parameters()).device
     statistics = {g.name: Statistics.zeros(g.features, g.hidden, device) for g in groups}

@@ -1,6 +1,6 @@
-"""Layer-by-layer reconstruction over cached hidden states, teacher beside student: the loop of every tuner.
+"""Layer-by-layer reconstruction over cached hidden states of teacher and student: the loop of every tuner.
 
-Described in docs/method.md, section 8.
+See docs/method.md, section 8.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def reconstruct(
 ) -> Reconstruction:
     """Solve the student's consumers one after another, each on the inputs that the solved ones below it produce.
 
-    Only the hidden states that enter the current layer are held, of teacher and student. A layer runs through its own module,
-    with the arguments that the model calls it with. Padding is left out. Stacks follow each other: a decoder's layers see
-    their own model's encoder output, the student's already solved. Layers that run several times in a forward pass are solved
-    for all uses at once, from two forward passes of each model per group.
+    Only the input hidden states of the current layer are held, for teacher and student. Each layer runs as its own module, with
+    the arguments of the model's call. Padding is left out. Stacks are solved in order: a decoder's layers see the output of their
+    own model's encoder, the student's already solved. Layers that run several times in a forward pass are solved for all runs at
+    once, from two forward passes of each model per group.
 
     Args:
         teacher: The dense model.
@@ -99,7 +99,7 @@ def reconstruct(
 def _solve_in_turn(
     student: nn.Module, groups: Groups, samples: Samples, solver: Solver, states: DenseStates
 ) -> Reconstruction:
-    """Solve layers that run one after another, once each; the stacks before them run as they are by now."""
+    """Solve layers that run one after another, once each; earlier stacks run with their current weights."""
     teacher, layers = states.teacher, groups.layers()
     reconstruction: Reconstruction = {}
     paths = [layer for layer, _ in layers]
@@ -138,10 +138,10 @@ class _LayerProblem:
 
     Attributes:
         layer: The student's layer over the chosen batches.
-        streams: By group, the producers that share an input, by the first of them.
-        targets: By group, the dense residual stream after it, by batch of the whole set.
-        inputs: By producer, the dense input, by batch of the whole set.
-        places: The chosen batches' places in the whole set.
+        streams: Paths of the producers that share an input, by group name and by the path of the first of them.
+        targets: The dense residual stream after each group, by group name and by batch of the whole set.
+        inputs: The dense input of each producer, by path and by batch of the whole set.
+        places: Indices of the chosen batches in the whole set.
         samples: The chosen batches.
     """
 
@@ -162,7 +162,7 @@ def _solve_layer(
         problem: The layer.
         members: Its groups.
         solver: The computations.
-        to_the_end: Whether the layer runs on after its last group; its output is then replayed, too.
+        to_the_end: Whether the rest of the layer runs after its last group; that group's output is then replayed, too.
     """
     reconstruction: Reconstruction = {}
     layer, student = problem.layer, problem.layer.student
@@ -187,7 +187,7 @@ def _at(places: Sequence[int], values: Sequence[Any]) -> list[Any]:
 def _solve_whole(
     teacher: nn.Module, student: nn.Module, groups: Groups, samples: Samples, solve: Solve
 ) -> Reconstruction:
-    """Solve groups of layers that run several times, for all uses at once, from whole forward passes of both models."""
+    """Solve groups of layers that run several times, for all runs at once, from whole forward passes of both models."""
     reconstruction: Reconstruction = {}
     for group in track(groups.items, "tuning"):
         statistics = whole_statistics(

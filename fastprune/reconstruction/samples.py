@@ -20,10 +20,10 @@ class Samples:
     """The samples of a reconstruction.
 
     Attributes:
-        batches: The calibration set, maybe augmented.
-        token_weights: The weight of each token, by group: one [samples, tokens] for each batch. None: equal weights.
-        held: Which samples are held out, one [samples] bool for each batch: those of ``Statistics.held``, and those that a
-            refinement is judged on. None: none.
+        batches: The calibration set, possibly augmented.
+        token_weights: Token weights by group name, one [samples, tokens] per batch. None: equal weights.
+        held: Masks of the held-out samples, one [samples] bool per batch, for ``Statistics.held`` and for the held-out error of a
+            refinement. None: no sample is held out.
         tokens_per_feature: Subsample to about this many tokens per input feature of a layer's widest regression, evenly over
             the batches. None: all tokens. Always all tokens for weight-shared layers, layers with routed tokens, and
             refinements.

@@ -1,4 +1,4 @@
-"""Sums over tokens for least squares: of a consumer's inputs and of the errors of the residual stream behind it."""
+"""Sums over tokens for the least squares of a sublayer: of its consumer's input, and of the residual stream's error after it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from fastprune.calibration.sums import Rows, Sums
 
 @dataclass
 class Statistics(Sums):
-    """Weighted sums over the calibration tokens of a consumer's input x and the error e of the residual stream. All float64.
+    """Weighted sums over the calibration tokens, of one consumer's input x and of the error e that the consumer should correct.
 
-    e is the teacher's minus the student's residual stream after the sublayer. It includes errors of the layers below; adding it to
-    the consumer's output would restore the dense model's stream (docs/method.md, section 8.1).
+    e = teacher's residual stream after the sublayer - student's: the change of the consumer's output after which the stream equals
+    the dense model's, including errors made by earlier layers (docs/method.md, section 8: D - Y_student). All float64.
 
     Attributes:
         mean_error: Weighted mean of e: [hidden].
         scatter_cross: Sum of w (x - mean) (e - mean_error)': [features, hidden].
         energy: Sum of w e'e: [].
-        held: Sums over the held-out tokens, which the other sums do not include; None: no token is held out.
+        held: Sums of the held-out tokens, which the sums above exclude; None: no token is held out.
     """
 
     mean_error: Tensor
@@ -43,7 +43,7 @@ class Statistics(Sums):
 
     @staticmethod
     def zeros(features: int, hidden: int, device: torch.device) -> Statistics:
-        """Sums over no token."""
+        """Sums over zero tokens."""
 
         def zeros(*size: int) -> Tensor:
             return torch.zeros(size, dtype=torch.float64, device=device)
@@ -59,11 +59,11 @@ class Statistics(Sums):
 
     @property
     def whole(self) -> Statistics:
-        """The sums over all tokens, including held-out ones."""
+        """The sums over all tokens, with the held-out ones merged in."""
         return self if self.held is None else replace(self, held=None) + self.held
 
     def add(self, x: Tensor, e: Tensor, weights: Tensor | None, held: Tensor | None = None) -> None:
-        """Add tokens: x [tokens, features], e [tokens, hidden], weights [tokens], and the mask of held-out tokens [tokens]."""
+        """Add tokens: x [tokens, features], e [tokens, hidden], weights [tokens] (None: equal), held-out mask [tokens] bool."""
         if held is not None and bool(held.any()):
             self.held = self.held or self._zeros()
             for part, mask in ((self.held, held), (self, ~held)):
@@ -80,7 +80,7 @@ class Statistics(Sums):
         self.scatter_cross += x.T @ rows.weighted(e)
 
     def reduce(self) -> Self:
-        """The sums over the tokens of all processes, including held-out ones, added in the order of ranks."""
+        """The sums over the tokens of all processes, held out or not, added in the order of their ranks."""
         if world_size() == 1:
             return self
         total = Sums.reduce(replace(self, held=None))
