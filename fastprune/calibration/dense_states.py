@@ -17,34 +17,34 @@ from fastprune.data.tasks import Batch, Task
 from fastprune.units.groups import Group
 
 States = dict[str, list[Tensor]]
-"""Hidden states by name, one tensor a batch."""
+"""Hidden states by name, one tensor per batch."""
 
 Kept = dict[str, dict[int, Tensor]]
-"""Hidden states by name and by the batch's place in the calibration set."""
+"""Hidden states by name and by the batch's index in the calibration set."""
 
 
 class DenseStates:
     """Outputs of one dense model and of its layers on one calibration set, cached up to a memory limit.
 
-    Filled during scoring; missing entries are computed on demand, per batch. Once a layer finds no room, no further layers
-    are cached; model outputs that find no room are skipped one by one. Batches that are not part of the calibration set
+    Filled during scoring; missing entries are computed on demand, per batch. Once the memory limit is hit, no further layers
+    are cached; model outputs that do not fit are skipped individually. Batches that are not part of the calibration set
     (augmented copies) are never cached.
 
     Attributes:
         teacher: The dense model.
-        held: Bytes that are cached.
+        held: Number of cached bytes.
     """
 
     def __init__(self, teacher: nn.Module, batches: Batches, limit: int | None = None) -> None:
         """Cache up to ``limit`` bytes [a quarter of the memory that is free at the first entry]."""
         self.teacher, self.held = teacher, 0
         self._batches, self._limit, self._full = batches.batches, limit, False
-        self._kept: dict[str, Kept] = {}  # by the layer
-        self._outputs: dict[int, Any] = {}  # by the batch's place
+        self._kept: dict[str, Kept] = {}  # by the layer's path
+        self._outputs: dict[int, Any] = {}  # by the batch's index
         self._memory: set[int] = set()  # addresses of cached storage: one layer's output is the next one's input
 
     def belong_to(self, teacher: nn.Module, batches: Batches) -> bool:
-        """Whether they are of this model and of these very batches."""
+        """Whether the cached states belong to this model and to these batches, compared by identity."""
         same = len(batches) == len(self._batches) and all(map(_same, batches, self._batches))
         return teacher is self.teacher and same
 
@@ -57,14 +57,14 @@ class DenseStates:
         hidden: Sequence[Tensor],
         batches: Batches,
     ) -> tuple[States, States, list[Tensor]]:
-        """Outputs inside and after a layer; the layer runs for the batches that are not cached.
+        """The hidden states inside and after a layer; the layer runs for batches that are not cached.
 
         Args:
             path: The layer's path.
-            members: Its groups.
-            producers: Paths of producers whose inputs are needed.
+            members: The layer's groups.
+            producers: Paths of the producers whose inputs are needed.
             calls: The model's call of the layer, by batch.
-            hidden: The hidden states that enter it [samples, tokens, hidden], by batch.
+            hidden: The layer's input hidden states [samples, tokens, hidden], by batch.
             batches: The batches, of the calibration set or not.
 
         Returns:
@@ -94,11 +94,11 @@ class DenseStates:
 
     @contextlib.contextmanager
     def watch(self, layers: Iterable[tuple[str, Sequence[Group]]], batch: Batch) -> Iterator[None]:
-        """While open, one forward pass of the dense model over a batch of the calibration set is cached.
+        """Within the context, one forward pass of the dense model over a batch of the calibration set is cached.
 
         Args:
             layers: The path of each layer and its groups.
-            batch: The very batch of the calibration set; another one is not cached.
+            batch: The batch of the calibration set itself; other batches, even equal copies, are not cached.
         """
         place = self._place(batch)
         if place is None or self._full:
@@ -129,11 +129,11 @@ class DenseStates:
         return output
 
     def _place(self, batch: Batch) -> int | None:
-        """The place of a batch in the calibration set; None for any other batch."""
+        """Index of a batch in the calibration set; None for any other batch."""
         return next((place for place, own in enumerate(self._batches) if own is batch), None)
 
     def _keep(self, path: str, states: Kept) -> None:
-        """Cache the new states of a layer, or nothing if they find no room."""
+        """Cache the new states of a layer if all of them fit."""
         kept = self._kept.setdefault(path, {})
         new = {
             name: {place: tensor for place, tensor in tensors.items() if place not in kept.get(name, {})}
@@ -145,13 +145,13 @@ class DenseStates:
                 kept.setdefault(name, {}).update(tensors)
 
     def _keep_output(self, place: int, output: Any) -> None:
-        """Cache the model's output for a batch, if there is room."""
+        """Cache the model's output for a batch if it fits."""
         detached = tree_map(lambda value: value.detach() if isinstance(value, Tensor) else value, output)
         if self._room([leaf for leaf in tree_leaves(detached) if isinstance(leaf, Tensor)]):
             self._outputs[place] = detached
 
     def _room(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether the tensors fit beside what is cached; if so, they count as cached."""
+        """Whether the tensors fit into the remaining memory; if so, they are counted as cached."""
         if self._limit is None and tensors:
             self._limit = free_bytes(tensors[0].device) // 4
         memory = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
@@ -166,7 +166,7 @@ class DenseStates:
 def watching(
     states: DenseStates | None, model: nn.Module, layers: Iterable[tuple[str, Sequence[Group]]], batch: Batch
 ) -> contextlib.AbstractContextManager[None]:
-    """``DenseStates.watch`` if there are states and they are of this model."""
+    """``DenseStates.watch`` if there are states of this model; else a context that does nothing."""
     if states is None or states.teacher is not model:
         return contextlib.nullcontext()
     return states.watch(layers, batch)
@@ -185,7 +185,7 @@ def _inputs(producers: Iterable[str]) -> dict[str, str]:
 
 
 def _producers(members: Iterable[Group]) -> list[str]:
-    """The paths of producers whose inputs a tuner may need: those that see all tokens."""
+    """Paths of the producers whose inputs a tuner may need: producers that see all tokens."""
     return [path for group in members if not group.block.routed for path in group.producers]
 
 
@@ -193,7 +193,7 @@ def _producers(members: Iterable[Group]) -> list[str]:
 def _tapping(
     teacher: nn.Module, path: str, streams: Mapping[str, Group], inputs: Mapping[str, str]
 ) -> Iterator[States]:
-    """While open, the named streams and inputs of a layer are noted as it runs, and its output."""
+    """Within the context, the named streams and inputs of a layer and its output are collected when the layer runs."""
     noted: States = {name: [] for name in (*streams, *inputs, "output")}
 
     def note(name: str) -> Callable[[Tensor], None]:

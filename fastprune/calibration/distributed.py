@@ -1,4 +1,4 @@
-"""Exchange of tensors between processes in the order of ranks."""
+"""Sums over several processes, added in the order of the ranks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def world_size() -> int:
 
 
 def in_rank_order(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield copies of the tensors of each rank, in the same order on every rank.
+    """The tensors of one rank after another, as copies, in the same order on every rank.
 
-    Adding the yielded tensors gives bit-equal sums on all ranks and in all runs; an ``all_reduce`` adds floats in an order that
-    depends on how it splits a tensor. Only one rank's tensors are in memory at a time.
+    An ``all_reduce`` of floats adds in an order that depends on how it splits a tensor. Sums over the yielded copies have the same
+    bits on all ranks and in all runs. Only one rank's tensors are received at a time.
 
     Args:
-        tensors: This rank's tensors. All ranks must pass the same number, shapes and dtypes, on a device that the backend supports
-            (NCCL: GPU).
+        tensors: This rank's tensors; their number, shapes and dtypes must be the same on all ranks, and the backend must be able
+            to send them (NCCL: on a GPU).
     """
     this_rank = dist.get_rank() if world_size() > 1 else 0
     for rank in range(world_size()):

@@ -1,4 +1,4 @@
-"""Sums of outer products that compute little more than the upper triangle, in strips of rows."""
+"""Second moments summed in strips of rows, which skips almost half of the symmetric matrix."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ STRIPS = 6  # more strips save little, and small products are slow
 
 
 def add_second_moment(upper: Tensor, x: Tensor, weighted: Tensor) -> None:
-    """Add the symmetric sum of w x x' to ``upper``, in place, in the blocks on the diagonal and right of it only.
+    """Add the sum of w x x', a symmetric matrix, to the blocks on and right of the diagonal: little more than half of it.
 
     Args:
-        upper: The sum, [features, features]; a float64 sum adds float32 products.
-        x: The inputs, [tokens, features].
-        weighted: The inputs times their token weights w, [tokens, features].
+        upper: The sum, changed in place: [features, features]. Also in float64 sums, the products are computed in float32.
+        x: [tokens, features].
+        weighted: Each token times its weight w: [tokens, features].
     """
     for rows, _ in _strips(len(upper)):
         block, left, right = upper[rows, rows.start :], x[:, rows].T, weighted[:, rows.start :]
@@ -27,7 +27,7 @@ def add_second_moment(upper: Tensor, x: Tensor, weighted: Tensor) -> None:
 
 
 def mirrored(upper: Tensor) -> Tensor:
-    """The full symmetric matrix of a sum by ``add_second_moment``: [features, features] float64, a copy."""
+    """The full symmetric matrix of a sum of ``add_second_moment``: [features, features] float64, a copy."""
     whole = upper.to(torch.float64, copy=True)
     for rows, right in _strips(len(whole)):
         whole[right, rows] = whole[rows, right].T

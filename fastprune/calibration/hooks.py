@@ -15,7 +15,7 @@ from fastprune.units.groups import Group, Groups, consumer_of
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """While open, every module is in evaluation mode; afterwards in the mode that it was in."""
+    """Within the context, every module is in evaluation mode; afterwards each module's previous mode is restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Second moments of every consumer's inputs and of the loss gradients at its output, collected during scoring."""
+"""Second moments of every consumer's input and of the loss gradient at its output, from one backward pass."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from fastprune.units.groups import Group, Groups, consumer_of
 
 
 class MomentsCollector:
-    """Accumulate moments in the backward passes of ``run_backward`` or ``collect_gradients``, and in forward passes of ``run``.
+    """Collector of moments during ``run_backward`` or ``collect_gradients``, and during forward passes without gradients.
 
     Attributes:
-        inputs: Moments of each consumer's inputs by group name, over the subsampled tokens with their weights.
-        gradients: Moments of each sample's loss gradient at the consumer's output by group name, over all tokens, unweighted.
+        inputs: Weighted moments of each consumer's input over the drawn tokens, by group name.
+        gradients: Moments of each sample's loss gradient at the consumer's output over all tokens, with equal weights, by group
+            name.
 
     Args:
-        model: The model; the sums are on its device.
+        model: The model, on the device for the sums.
         groups: The model's groups.
         batches: The calibration set.
-        tokens: Approximate number of tokens for the moments of the inputs, drawn evenly from all tokens; their cost grows with the
-            square of the number of features.
-        by_gradient: Weight each token by the squared norm of its gradient instead of equally; forward passes without a backward
-            pass then add nothing.
-        generator: Draws the tokens, on the CPU.
+        tokens: Approximate number of tokens for the moments of the inputs, drawn evenly from all tokens; the cost of a token
+            grows with the square of the features.
+        by_gradient: Weigh each token by the squared norm of its gradient instead of equally (docs/method.md, section 8); forward
+            passes without gradients then add nothing.
+        generator: Random generator for the drawn tokens, on the CPU.
     """
 
     def __init__(
@@ -58,9 +59,9 @@ class MomentsCollector:
 
     @contextlib.contextmanager
     def watch(self, batch: Batch) -> Iterator[None]:
-        """Within the context, add one forward pass of this batch and its backward pass, if there is one.
+        """Within the context, add the moments of one forward pass of this batch and, if it follows, one backward pass.
 
-        With gradients enabled, the graph starts at the first consumer's output; the loss must be multiplied by ``loss_scale``.
+        With gradients enabled, the graph starts at the first consumer's output; the loss is multiplied by ``loss_scale``.
         """
         with contextlib.ExitStack() as hooks:
             for group in self._groups:
@@ -71,7 +72,7 @@ class MomentsCollector:
 
     @torch.no_grad()
     def run(self, batches: Batches, states: DenseStates | None = None) -> None:
-        """Add the inputs of batches from forward passes; ``states`` are filled if the model is the dense one."""
+        """Add the inputs of batches from forward passes alone; ``states`` are filled if the model is the dense one."""
         device = next(self._model.parameters()).device
         with frozen(self._model):
             for original in track(batches.batches, "scoring"):
@@ -84,7 +85,7 @@ class MomentsCollector:
             features = arguments[0].detach()[..., : group.features]
             routed = routed_of(arguments)
             x = real_rows(features, group, batch, routed)
-            # layers may have more or fewer tokens than the input; routed tokens keep the share of all tokens
+            # layers may have more or fewer tokens than the model's input, and routed groups see only some of them
             share = self._share * (token_count(batch) / max(len(x), 1) if routed is None else 1.0)
             if not self._by_gradient:
                 self._add_inputs(group, x, None, share)
@@ -95,8 +96,8 @@ class MomentsCollector:
                 if self._by_gradient:
                     self._add_inputs(group, x, g.square().sum(-1), share)
 
-            if torch.is_grad_enabled() and not output.requires_grad:  # the first consumer starts the graph
-                output = output.detach().requires_grad_().clone()  # not a leaf, because some models modify it in place
+            if torch.is_grad_enabled() and not output.requires_grad:  # the first consumer: nothing below it has a graph
+                output = output.detach().requires_grad_().clone()  # not a leaf: some models change it in place
             if output.requires_grad:
                 output.register_hook(keep)
             return output
@@ -104,7 +105,7 @@ class MomentsCollector:
         return hook
 
     def _add_inputs(self, group: Group, x: Tensor, weights: Tensor | None, share: float) -> None:
-        """Add a random ``share`` of the tokens: inputs x [tokens, features], weights [tokens]; None: equal weights."""
+        """Add a share of the tokens: the consumer's inputs x [tokens, features], weights [tokens] (None: equal weights)."""
         if share < 1.0:
             drawn = (torch.rand(len(x), generator=self._generator) < share).to(x.device)
             x, weights = x[drawn], weights if weights is None else weights[drawn]

@@ -1,4 +1,4 @@
-"""Objectives: the loss of each calibration sample for its own label or a label drawn from the model."""
+"""Objectives: the loss of each calibration sample, with its own label or one drawn from the model."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ FLOAT16_SCALE = 2.0**10
 
 
 def loss_scale(model: nn.Module) -> float:
-    """Factor of the losses in backward passes: a power of 2 for models with float16 parameters, else 1.
+    """Factor of the losses in the backward pass: a power of 2 for models that compute in float16, else 1.
 
-    Without it, gradients of a confident model underflow to zero in float16.
+    Without it, gradients of confident models lie below float16's smallest number and are rounded to zero.
     """
     return FLOAT16_SCALE if any(each.dtype == torch.float16 for each in model.parameters()) else 1.0
 
 
 def choose_labels(batches: Batches, labels: Labels) -> Literal["dataset", "model"]:
-    """Resolve "auto": "dataset" if the calibration set has labels, else "model".
+    """Resolve ``auto`` for this calibration set: the data's own labels if it has them, else the model's.
 
     Raises:
-        DataError: ``labels`` is "dataset" and the calibration set has no labels.
+        DataError: ``dataset`` is requested, and there are no labels.
     """
     if labels == "dataset" and not batches.has_labels:
         raise DataError(
@@ -44,15 +44,15 @@ def choose_labels(batches: Batches, labels: Labels) -> Literal["dataset", "model
 def sample_losses(
     model: nn.Module, batches: Batches, batch: Batch, labels: Literal["dataset", "model"], generator: torch.Generator
 ) -> Tensor:
-    """Negative log-likelihood of each sample's label: [samples] (docs/method.md, section 4.1).
+    """Negative log-likelihood of each sample's label: [samples] (docs/method.md, section 3).
 
     Args:
         model: The model.
-        batches: The calibration set.
+        batches: The calibration set, with the task.
         batch: One of ``batches``, on the model's device.
-        labels: "dataset": the data set's labels; "model": labels drawn from the model's own predictive distribution, which give
-            the true Fisher information.
-        generator: Draws the labels, on the CPU.
+        labels: ``dataset``: the data's labels; ``model``: labels drawn from the model's own predictive distribution, so that the
+            gradients give the true Fisher information.
+        generator: Random generator for drawn labels, on the CPU.
 
     Raises:
         DataError: A loss is not finite.

@@ -1,4 +1,4 @@
-"""Weighted sums over tokens around the running mean; they can be added over batches, parts of the data, and processes."""
+"""Weighted sums over tokens, centred on the running mean, which can be added: over batches, parts of the data, and processes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ TINY = torch.finfo(torch.float64).tiny
 class Sums:
     """Weighted sums over tokens of an input x; ``a + b`` are the sums over the tokens of both.
 
-    Second moments are summed around the running mean; sums with different means are merged by the pairwise update of Chan, Golub
-    and LeVeque (1983). Centring afterwards instead would cancel all digits of inputs whose mean is a thousand times their standard
-    deviation. Only the methods that add change tensors.
+    Second moments are summed around the running mean, and sums with different means are moved to the common mean by the pairwise
+    update of Chan, Golub and LeVeque (1983). Centring only at the end would lose all digits of inputs whose mean is a thousand
+    times their deviation. Tensors change only in the methods that add.
 
     Attributes:
         weight: Sum of the token weights w: [] float64.
-        mean: Weighted mean of x: [features] float64; zeros if the weights sum to 0.
-        upper: Sum of w (x - mean) (x - mean)', valid on and above the diagonal: [features, features]; or only its diagonal:
-            [features]. Products have the precision of x, at least float32.
+        mean: Weighted mean of x: [features] float64, zeros if no token has weight.
+        upper: Sum of w (x - mean) (x - mean)', valid on and right of the diagonal only: [features, features]; or its diagonal
+            alone: [features]. Products have x's precision, at least float32.
     """
 
     weight: Tensor
@@ -61,9 +61,9 @@ class Sums:
         return total
 
     def reduce(self) -> Self:
-        """The sums over the tokens of all processes, added in the order of ranks, so bit-equal on all of them.
+        """The sums over the tokens of all processes, added in the order of their ranks, with the same bits on each process.
 
-        Returns this object if ``torch.distributed`` is not initialised.
+        Without an initialised ``torch.distributed``, these sums themselves.
         """
         if world_size() == 1:
             return self
@@ -75,29 +75,25 @@ class Sums:
         return total
 
     def _join(self, other: Self) -> None:
-        """Add sums over other tokens."""
+        """Add sums over other tokens, in place."""
         self._merge(other, *self._weigh(other.weight))
 
     def _merge(self, other: Self, share: Tensor, between: Tensor) -> None:
-        """Add other sums except their weight, with the results of ``_weigh``."""
+        """Add everything except the weight; ``share`` and ``between`` are from ``_weigh``."""
         apart = other.mean - self.mean
         self.upper += other.upper
         self._add_products(apart[None], between * apart[None])
         self.mean += share * apart
 
     def _weigh(self, added: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the weight of other tokens.
-
-        Returns:
-            Their share of the total weight, [], and the weight of the squared distance of the means in the merged scatter, [].
-        """
+        """Add the weight of other tokens; returns their share of the total [] and the squared mean distance's weight []."""
         before = self.weight.clone()
         self.weight += added
         share = added / self.weight.clamp(min=TINY)
         return share, before * share
 
     def _add_products(self, x: Tensor, weighted: Tensor) -> None:
-        """Add the products of centred rows: x [rows, features] and w x [rows, features]."""
+        """Add w x x' of centred rows: x and w x, [rows, features]."""
         if self.upper.dim() == 1:
             self.upper += (x * weighted).sum(0)
         else:
@@ -118,19 +114,19 @@ class Sums:
 
 @dataclass
 class Moments(Sums):
-    """Weight, mean and second moments of activations or gradients, such as a consumer's inputs."""
+    """Weight, mean and second moments of activations or gradients at one place, such as a consumer's input."""
 
     @staticmethod
     def zeros(
         features: int, device: torch.device, *, diagonal: bool = False, dtype: torch.dtype = torch.float32
     ) -> Moments:
-        """Sums over no token.
+        """Sums over zero tokens.
 
         Args:
             features: Number of features of x.
             device: Device of the sums.
-            diagonal: Sum only the diagonal of the second moments.
-            dtype: Data type of the second moments; weight and mean are float64.
+            diagonal: Sum only the variances.
+            dtype: Dtype of the second moments; weight and mean are float64.
         """
         return Moments(
             weight=torch.zeros((), dtype=torch.float64, device=device),
@@ -139,7 +135,7 @@ class Moments(Sums):
         )
 
     def add(self, x: Tensor, weights: Tensor | None = None) -> None:
-        """Add tokens x [tokens, features] with weights [tokens]; None: equal weights."""
+        """Add tokens: x [tokens, features], and their weights [tokens] (None: equal weights)."""
         if len(x):
             rows = Rows.of(self, x, weights)
             x = rows.around(x, self.mean)
@@ -148,13 +144,13 @@ class Moments(Sums):
 
 @dataclass(frozen=True)
 class Rows:
-    """Weights of a batch's tokens relative to sums they are added to.
+    """The weights of a batch's tokens relative to existing sums.
 
     Attributes:
-        weights: Token weights, [tokens, 1] in the batch's precision; None: equal weights.
+        weights: [tokens, 1] in the batch's precision; None: equal weights.
         total: Sum of the weights: [] float64.
-        share: ``total`` as a share of the weight of the sums including the batch: [] float64.
-        between: Weight of the squared distance of the sums' mean and the batch's mean: [] float64.
+        share: Share of the batch in the new total weight of the sums: [] float64.
+        between: Weight of the squared distance between the sums' mean and the batch's mean: [] float64.
     """
 
     weights: Tensor | None
@@ -164,25 +160,25 @@ class Rows:
 
     @staticmethod
     def of(sums: Sums, x: Tensor, weights: Tensor | None) -> Rows:
-        """Add the weight of tokens x [tokens, features] with weights [tokens] to the sums."""
+        """Add the batch's weight to the sums: x [tokens, features], weights [tokens] (None: equal weights)."""
         total = sums.weight.new_tensor(len(x)) if weights is None else weights.double().sum()
         counted = None if weights is None else weights.to(_precise(x))[:, None]
         return Rows(counted, total, *sums._weigh(total))
 
     def around(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Centre x around its own mean and append a row for the distance of that mean from the mean of the sums.
+        """Centre x on its own mean, and append a row with its mean's scaled distance to the mean of the sums.
 
-        The second moment of all rows, with a weight of 1 for the last, is the increase of the sums' second moment.
+        The second moment of all rows, where the appended row has weight 1, is the increment of the sums.
 
         Args:
-            x: The inputs, [tokens, features].
-            mean: Mean of the sums, [features] float64; updated in place to the mean of all tokens.
+            x: [tokens, features].
+            mean: Mean of the sums, [features] float64; changed in place to the mean of all tokens.
 
         Returns:
             [tokens + 1, features], float32 or wider.
         """
         x = x.to(_precise(x))
-        first = self._mean(x)  # a first guess, with the rounding errors of x's precision
+        first = self._mean(x)  # a first guess, with x's rounding errors
         rows = x.new_empty(len(x) + 1, x.shape[1])
         torch.sub(x, first.to(x), out=rows[:-1])
         rest = self._mean(rows[:-1])
