@@ -1,1 +1,1 @@
-"""Export: the built-in formats, a module each, and what is done with any format."""
+"""Export: the built-in formats, one module each, and the functions for all formats."""

@@ -1,4 +1,4 @@
-"""Whether an exported model computes what the PyTorch model does: inputs to compare them on, and how far apart they are."""
+"""Agreement of an exported model with the PyTorch model: example inputs and the largest difference of the outputs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fastprune.strategies.export_formats import ExportedModel
 
 
 def example_inputs(opened: Pretrained, samples: int, tokens: int) -> dict[str, Tensor]:
-    """Random inputs on the model's device, in the order in which the model takes them; the last of several texts is padded.
+    """Random inputs on the model's device, in the order of the model's arguments; the last of several texts is padded.
 
     Args:
-        opened: The model, and the tokenizer that tells which inputs a text has.
-        samples: How many.
-        tokens: Of a text, or as many as the model takes; pictures and recordings have their usual sizes.
+        opened: The model, and the tokenizer, which determines the inputs of a text.
+        samples: Number of samples.
+        tokens: Number of tokens per text, at most the model's limit; images and recordings have their usual sizes.
     """
     model: Any = opened.model
     limit = token_limit(model)
@@ -41,10 +41,10 @@ def example_inputs(opened: Pretrained, samples: int, tokens: int) -> dict[str, T
 
 
 def difference(exported: ExportedModel, model: nn.Module, inputs: Mapping[str, Tensor]) -> float:
-    """The largest |exported - model| / max(1, |model|) over all outputs; outputs of padded tokens do not count.
+    """The largest |exported - model| / max(1, |model|) over all outputs; outputs at padding are ignored.
 
     Raises:
-        ExportError: An output is none of the model's, or has another shape.
+        ExportError: An output is not an output of the model, or has another shape.
     """
     with frozen(model), torch.inference_mode():
         expected = model(**inputs)

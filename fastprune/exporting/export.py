@@ -1,4 +1,4 @@
-"""Export: a model, pruned or not, in a format for another runtime, compared with the model itself."""
+"""Export: write a model, pruned or not, in a format for another runtime, and compare it with the PyTorch model."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from fastprune.strategies.export_formats import ExportedModel, ExportFormat
 log = logging.getLogger(__name__)
 
 SHAPES = ((1, 5), (2, 16), (3, 9))
-"""Samples and tokens of the inputs that an exported model is compared on."""
+"""Samples and tokens of the inputs for the comparison of an exported model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What ``export`` wrote.
+    """The result of ``export``.
 
     Attributes:
-        directory: Where it is.
-        format: What it was written in.
-        files: Those that the format is recognised by, the main one first.
-        inputs: Names of what the exported model takes, in order; empty where nothing in Python runs it.
-        outputs: Names of what it gives, likewise.
-        difference: The largest |exported - model| / max(1, |model|) over all compared shapes and outputs; None where it was
-            not compared, because nothing in Python runs it.
+        directory: Directory of the exported model.
+        format: Name of the format.
+        files: Files that identify the format, the main one first.
+        inputs: Names of the exported model's inputs, in order; empty if no Python runtime supports the format.
+        outputs: Names of the exported model's outputs, in order; empty if no Python runtime supports the format.
+        difference: The largest |exported - model| / max(1, |model|) over all compared shapes and outputs; None if not compared,
+            because no Python runtime supports the format.
     """
 
     directory: Path
@@ -51,17 +51,16 @@ def export(opened: Pretrained, output: str | Path, *, format: str | ExportFormat
     """Write a model in a format for another runtime, and compare it with the model.
 
     Args:
-        opened: What ``open_pretrained`` returned. In half precision the comparison may fail; open with
-            ``dtype="float32"``.
-        output: A directory that does not exist, or is empty.
+        opened: A model from ``open_pretrained``. In half precision the comparison may fail; open with ``dtype="float32"``.
+        output: Directory; new or empty.
         format: A name of ``fastprune strategies format``, with its default options, or an instance.
 
     Raises:
         UnknownNameError: No format is registered under the name.
         UsageError: The format's packages are missing.
-        CheckpointError: The output is in the way.
-        ModelError: The format cannot hold the model.
-        ExportError: Writing failed, or what was written computes something else.
+        CheckpointError: The output directory is not empty, or cannot be created.
+        ModelError: The format does not support the model.
+        ExportError: Writing failed, or the exported model's outputs differ from the model's.
     """
     output = check_output(output)
     chosen: ExportFormat = format if isinstance(format, ExportFormat) else strategy("format", format)
@@ -88,7 +87,7 @@ def export(opened: Pretrained, output: str | Path, *, format: str | ExportFormat
 
 
 def _write(chosen: ExportFormat, opened: Pretrained, directory: Path) -> None:
-    """Have the format write; whatever goes wrong in somebody else's exporter is one sentence."""
+    """Write the model; any exception of a third-party exporter becomes an ``ExportError`` of one sentence."""
     said = io.StringIO()
     try:
         with _captured(said):
@@ -106,7 +105,7 @@ def _write(chosen: ExportFormat, opened: Pretrained, directory: Path) -> None:
 
 @contextlib.contextmanager
 def _captured(said: io.StringIO) -> Iterator[None]:
-    """While open, what exporters print and warn of is kept from the user: advice for who writes models, whole graphs."""
+    """Within the context, output and warnings of exporters are hidden: advice for model authors, and whole graphs."""
     before = logging.root.manager.disable
     try:
         logging.disable(logging.ERROR)
@@ -121,10 +120,10 @@ def _compared(chosen: ExportFormat, exported: ExportedModel, opened: Pretrained)
     """The largest difference from the model.
 
     Raises:
-        ExportError: It is more than the format's tolerance.
+        ExportError: The difference exceeds the format's tolerance.
     """
     off = [difference(exported, opened.model, example_inputs(opened, *shape)) for shape in SHAPES]
-    wrong = [each for each in off if not each <= chosen.tolerance]  # NaN is none
+    wrong = [each for each in off if not each <= chosen.tolerance]  # also NaN
     if wrong:
         raise ExportError(
             f"The exported {type(opened.model).__name__} computes something else: it is off by {wrong[0]:.2g}, more than "

@@ -1,4 +1,4 @@
-"""The built-in export formats, registered as a plugin's are."""
+"""Registration of the built-in export formats, in the same way as plugins."""
 
 from collections.abc import Callable
 
@@ -10,6 +10,6 @@ from fastprune.strategies.export_formats import ExportFormat
 
 @hookimpl
 def register_export_formats(register: Callable[[type[ExportFormat]], None]) -> None:
-    """Add ``onnx`` and ``torch-export``."""
+    """Register ``onnx`` and ``torch-export``."""
     register(OnnxFormat)
     register(TorchExportFormat)

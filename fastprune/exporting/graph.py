@@ -1,4 +1,4 @@
-"""Graphs of a model: tensors in and tensors out, by name, with any number of samples and tokens."""
+"""Graphs of a model: named tensors as inputs and outputs, for any number of samples and tokens."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from fastprune.exporting.agreement import example_inputs
 from fastprune.models.pretrained import Pretrained
 
 TRACED = (2, 16)
-"""Samples and tokens of the inputs that a graph is traced with."""
+"""Samples and tokens of the inputs for tracing a graph."""
 
 
 class TensorGraph(nn.Module):
-    """The model with the inputs' names as arguments and a dictionary of tensors as result: no cache, no loss, no pooled
-    extras. Outputs are all tensors that the model gives, or its hidden states where it has no head."""
+    """The model with its inputs' names as arguments and a dictionary of tensors as result, without cache, loss and pooled extras.
+
+    Outputs are all tensors that the model returns, or its hidden states if it has no head.
+    """
 
     def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -39,7 +41,7 @@ class TensorGraph(nn.Module):
 
 
 def traced_program(opened: Pretrained) -> torch.export.ExportedProgram:
-    """The model traced by torch.export, on its device."""
+    """Trace the model with torch.export, on its device."""
     inputs = example_inputs(opened, *TRACED)
     free = torch.export.Dim.DYNAMIC
     with _without_cache(opened.model), torch.no_grad():
@@ -49,7 +51,7 @@ def traced_program(opened: Pretrained) -> torch.export.ExportedProgram:
 
 
 def refuses_all_but_one_text(opened: Pretrained) -> str:
-    """As ``ExportFormat.refuses``: models of pictures and recordings, and of two texts, are refused."""
+    """Implementation of ``ExportFormat.refuses`` that refuses models of images and recordings, and of two texts."""
     model: Any = opened.model
     one_text = getattr(model, "main_input_name", "input_ids") == "input_ids"
     if one_text and not getattr(model.config, "is_encoder_decoder", False):
@@ -59,7 +61,7 @@ def refuses_all_but_one_text(opened: Pretrained) -> str:
 
 @contextlib.contextmanager
 def _without_cache(model: nn.Module) -> Iterator[None]:
-    """While open, the model gives no keys and values along."""
+    """Within the context, the model returns no KV cache."""
     config: Any = model.config
     before = getattr(config, "use_cache", None)
     try:

@@ -1,4 +1,4 @@
-"""The format ONNX, and its models in onnxruntime."""
+"""The ONNX format, and its models in onnxruntime."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class OnnxModel:
     """An ONNX model in onnxruntime, on the CPU.
 
     Args:
-        file: The graph.
-        threads: That one operator may use; None: onnxruntime's choice.
+        file: Path of the graph.
+        threads: Maximum number of threads per operator; None: onnxruntime's choice.
 
     Raises:
         UsageError: onnxruntime is not installed.
@@ -45,14 +45,14 @@ class OnnxModel:
             self._session: onnxruntime.InferenceSession = onnxruntime.InferenceSession(
                 str(file), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # onnxruntime's own families
+        except Exception as error:  # onnxruntime has its own types of errors
             reason = str(error).strip().partition("\n")[0]
             raise ModelError(f"{file} cannot be opened: {reason}") from error
         self.inputs: tuple[str, ...] = tuple(each.name for each in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(each.name for each in self._session.get_outputs())
 
     def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """As ``ExportedModel``."""
+        """Run the model, as described for ``ExportedModel``."""
         given: dict[str, np.ndarray] = {name: inputs[name].numpy() for name in self.inputs}
         found = self._session.run(None, given)
         return {name: torch.from_numpy(value) for name, value in zip(self.outputs, found, strict=True)}
@@ -62,8 +62,8 @@ class OnnxModel:
 class OnnxFormat(ExportFormat):
     """A graph for onnxruntime and others, with any number of samples and tokens.
 
-    Beside it lies what optimum's ``ORTModelFor...`` classes and sentence-transformers read. A decoder's graph has no KV cache:
-    it gives all tokens' logits.
+    The directory also has the files that optimum's ``ORTModelFor...`` classes and sentence-transformers need. A decoder's graph has
+    no KV cache: it returns the logits of all tokens.
     """
 
     name: ClassVar[str] = "onnx"

@@ -1,4 +1,4 @@
-"""Exported models, opened in the runtime of their format."""
+"""Opening of exported models in the runtime of their format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastprune.strategies.export_formats import ExportedModel, ExportFormat
 
 
 class ExportedModule(nn.Module):
-    """An exported model as a module on the CPU, called by ``evaluate`` and ``fidelity`` as the PyTorch model is.
+    """An exported model as a module on the CPU, for ``evaluate`` and ``fidelity``, which call it like the PyTorch model.
 
     Args:
         exported: The model in its runtime.
@@ -28,30 +28,30 @@ class ExportedModule(nn.Module):
         super().__init__()
         self.exported = exported
         self.config = config
-        self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # a model's device is that of a parameter
+        self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # marks the model's device: the CPU
 
     def forward(self, **inputs: Tensor) -> ModelOutput:
-        """The outputs by name, for the inputs by name: [samples, ...] each."""
+        """The outputs by name for inputs by name, each [samples, ...]."""
         return ModelOutput(self.exported(**inputs))
 
 
 def format_of(directory: str | Path) -> ExportFormat | None:
-    """The registered format that a directory is written in; of several the one that needs the most files. None: none."""
+    """The registered format of a directory; of several matching formats the one with the most files. None: no format matches."""
     registry = loading.installed().format
     fitting = [registry[name] for name in registry if registry[name].found_in(user_path(directory))]
     return max(fitting, key=lambda each: len(each.files))() if fitting else None
 
 
 def run_exported(directory: str | Path, *, threads: int | None = None) -> ExportedModel:
-    """The exported model of a directory, in the runtime of its format.
+    """Open the exported model of a directory in the runtime of its format.
 
     Args:
-        directory: What ``export`` wrote.
-        threads: That one operation may use; None: the runtime's choice.
+        directory: A directory that ``export`` wrote.
+        threads: Maximum number of threads per operation; None: the runtime's choice.
 
     Raises:
-        ModelError: The directory holds no exported model, or a broken one.
-        UsageError: Nothing in Python runs the format, or its runtime is not installed.
+        ModelError: The directory has no exported model, or a broken one.
+        UsageError: No Python runtime supports the format, or the runtime is not installed.
     """
     chosen = format_of(directory)
     if chosen is None:
@@ -64,18 +64,18 @@ def run_exported(directory: str | Path, *, threads: int | None = None) -> Export
 
 
 def open_exported(directory: str | Path, *, threads: int | None = None) -> Pretrained:
-    """Open what ``export`` wrote, with its tokenizer and task, to evaluate it.
+    """Open a directory that ``export`` wrote, with its tokenizer and task, to evaluate the model.
 
     Args:
-        directory: With the model's configuration in it.
-        threads: That one operation may use; None: the runtime's choice.
+        directory: The directory, with the model's configuration.
+        threads: Maximum number of threads per operation; None: the runtime's choice.
 
     Returns:
-        As ``open_pretrained``; the model takes and gives what the PyTorch model does, and has no weights to prune.
+        The same as ``open_pretrained``; the model has the PyTorch model's inputs and outputs, but no weights to prune.
 
     Raises:
-        ModelError: The directory holds no exported model, a broken one, or no configuration.
-        UsageError: Nothing in Python runs the format, or its runtime is not installed.
+        ModelError: The directory has no exported model, a broken one, or no configuration.
+        UsageError: No Python runtime supports the format, or the runtime is not installed.
     """
     exported = run_exported(directory, threads=threads)
     return open_around(directory, lambda config: ExportedModule(exported, config))

@@ -21,19 +21,19 @@ def bench_exported(
     rounds: int = 15,
     threads: int | None = None,
 ) -> Comparison:
-    """As ``bench`` for two exported models of texts, each in the runtime of its format, on the same inputs.
+    """Time two exported text models side by side like ``bench``, each in the runtime of its format, on the same inputs.
 
     Args:
         dense: A directory that ``export`` wrote.
-        pruned: Likewise; it may be in another format.
-        batch_size: Samples at once; None: 32.
-        seq_len: Tokens a sample; None: 128.
-        rounds: Turns each.
-        threads: That one operation may use; None: the runtime's choice.
+        pruned: A directory that ``export`` wrote, maybe in another format.
+        batch_size: Samples per batch; None: 32.
+        seq_len: Tokens per sample; None: 128.
+        rounds: Number of measurements of each model, in turns.
+        threads: Maximum number of threads per operation; None: the runtime's choice.
 
     Raises:
-        ModelError: A directory holds no exported model, or a broken one.
-        UsageError: Nothing in Python runs a format, its runtime is not installed, or a model takes more than texts.
+        ModelError: A directory has no exported model, or a broken one.
+        UsageError: No Python runtime supports a format, its runtime is not installed, or a model has inputs other than texts.
     """
     batch_size, seq_len = batch_size or 32, seq_len or 128
     directories = {"dense": dense, "pruned": pruned}
@@ -46,7 +46,7 @@ def bench_exported(
     makers = {name: lambda model=model: lambda: model(**known) for name, model in models.items()}
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(threads or before)  # of formats that run in torch
+        torch.set_num_threads(threads or before)  # for formats that run in torch
         milliseconds = take_turns(makers, rounds=rounds)
     finally:
         torch.set_num_threads(before)
@@ -55,6 +55,6 @@ def bench_exported(
 
 
 def _bytes(directory: str | Path) -> int:
-    """Bytes of the files that the directory's format is recognised by."""
+    """Total size in bytes of the files that identify the directory's format."""
     chosen = format_of(directory)
     return sum(file.stat().st_size for file in chosen.found_in(directory)) if chosen else 0

@@ -1,4 +1,4 @@
-"""The format torch-export: a program of torch.export."""
+"""The format torch-export: programs of torch.export."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FILE = "model.pt2"
 
 
 class ProgramModel:
-    """A program that ``torch.export.save`` wrote, on the device that it was traced on.
+    """A program that ``torch.export.save`` wrote, on the device where it was traced.
 
     Args:
-        file: It takes its inputs by name and gives a dictionary of tensors.
+        file: Path of the program, with named inputs and a dictionary as output.
 
     Raises:
         ModelError: The file is broken.
@@ -30,7 +30,7 @@ class ProgramModel:
     def __init__(self, file: str | Path) -> None:
         try:
             program = torch.export.load(file)
-        except Exception as error:  # archives and serialised graphs raise different families
+        except Exception as error:  # archives and serialised graphs raise unrelated types of errors
             reason = str(error).strip().partition("\n")[0]
             raise ModelError(f"{file} cannot be opened: {reason}") from error
         self.inputs: tuple[str, ...] = tuple(program.graph_signature.user_inputs)
@@ -39,7 +39,7 @@ class ProgramModel:
         self._module = program.module()
 
     def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """As ``ExportedModel``."""
+        """Run the model, as described for ``ExportedModel``."""
         with torch.inference_mode():
             found = self._module(**{name: inputs[name].to(self._device) for name in self.inputs})
         return {name: value.cpu() for name, value in found.items()}
@@ -49,7 +49,7 @@ class ProgramModel:
 class TorchExportFormat(ExportFormat):
     """A program for ``torch.export.load``, with any number of samples and tokens.
 
-    It takes its inputs by name, gives a dictionary, and runs on the device that the model was on.
+    The program takes its inputs by name, returns a dictionary, and runs on the device where the model was.
     """
 
     name: ClassVar[str] = "torch-export"
