@@ -1,4 +1,4 @@
-"""Files: places and sources are checked before any work; what is written is there whole or not at all."""
+"""Files: checks of paths and sources before any work, and writing without partial files."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from fastprune.errors import CheckpointError, DataError, ModelError, UsageError
 
 try:
     import fcntl
-except ImportError:  # Windows: what a killed process leaves behind stays there
+except ImportError:  # Windows: temporary files of killed processes are not deleted
     fcntl = None  # type: ignore[assignment]
 
 DATA_FILES = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt")
-"""The kinds of files that data are read from."""
+"""Endings of supported data files."""
 PARTIAL = ".partial-"
-"""What the name of a file or directory begins with that is not whole yet."""
+"""Prefix of the names of files and directories that are still being written."""
 
 
 def user_path(path: str | Path) -> Path:
-    """The path with the user's home in the place of ``~``."""
-    return Path(os.path.expanduser(path))  # Path.expanduser fails where there is no such user
+    """The path with ``~`` replaced by the user's home directory."""
+    return Path(os.path.expanduser(path))  # Path.expanduser fails for unknown users
 
 
 def check_output(path: str | Path) -> Path:
@@ -70,10 +70,10 @@ def check_file(path: str | Path) -> Path:
 
 
 def check_model(source: str | Path) -> Path | None:
-    """The directory of a model; None where the name can only be the Hub's.
+    """The local directory of a model; None if the name can only be a name on the Hub.
 
     Raises:
-        ModelError: There is no such directory and the Hub has no such names, or it holds no model.
+        ModelError: The directory does not exist and the name is no valid Hub name, or the directory has no model.
     """
     path = user_path(source)
     if path.is_dir():
@@ -88,10 +88,10 @@ def check_model(source: str | Path) -> Path | None:
 
 
 def check_data(source: str | Path) -> Path | None:
-    """The file or directory of data; None where the name can only be the Hub's.
+    """The local file or directory of data; None if the name can only be a name on the Hub.
 
     Raises:
-        DataError: There is no such file or directory and the Hub has no such names, or it is a file of an unknown kind.
+        DataError: The path does not exist and the name is no valid Hub name, or the file's ending is not supported.
     """
     path = user_path(source)
     if path.is_file() and path.suffix.lower() not in DATA_FILES:
@@ -104,10 +104,10 @@ def check_data(source: str | Path) -> Path | None:
 
 
 def check_read(file: str | Path | None) -> None:
-    """Refuse a file that is to be read and does not exist; None is no file.
+    """Check that an input file exists; None means no file.
 
     Raises:
-        UsageError: It is none.
+        UsageError: The file does not exist.
     """
     if file is not None and not user_path(file).is_file():
         raise UsageError(f"There is no such file: {file}.{_where(user_path(file))}")
@@ -115,16 +115,17 @@ def check_read(file: str | Path | None) -> None:
 
 @contextlib.contextmanager
 def written_directory(path: str | Path) -> Iterator[Path]:
-    """A directory to write to, of which the target gets everything at the end; after an error nothing is left.
+    """Within the context, a temporary directory to write to; at the end its contents become the target. After an error nothing
+    is left.
 
-    A target that does not exist comes about in one step. One that exists stays the same directory, which may be the current
-    one, a link, or mounted: what was written is moved into it.
+    A target that does not exist is created by a rename, in one step. An existing target stays the same directory, because it may be
+    the current directory, a link, or a mount: the contents are moved into it.
 
     Args:
-        path: A directory that does not exist, or is empty.
+        path: Directory; new or empty.
 
     Raises:
-        CheckpointError: The target is in the way.
+        CheckpointError: The target is not empty, or cannot be created.
     """
     target = check_output(path).resolve()
     exists = target.is_dir()
@@ -132,7 +133,7 @@ def written_directory(path: str | Path) -> Iterator[Path]:
         scratch.mkdir()
         yield scratch
         readable = scratch.stat().st_mode
-        for file in scratch.rglob("*"):  # what libraries write for the owner alone is for whoever may read the rest
+        for file in scratch.rglob("*"):  # libraries create some files for the owner alone: grant the usual permissions
             file.chmod(readable if file.is_dir() else readable & ~0o111)
         check_output(target)
         if exists:
@@ -144,8 +145,8 @@ def written_directory(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def written_file(path: str | Path) -> Iterator[Path]:
-    """A file to write, with the ending of the target, which it becomes at the end; after an error nothing is left. The
-    target's directory is made where there is none."""
+    """Within the context, a temporary file to write, with the target's ending; at the end it becomes the target. After an error
+    nothing is left. Missing parent directories are created."""
     target = user_path(path)
     with _partial(target.parent, target.name) as scratch:
         yield scratch
@@ -153,15 +154,15 @@ def written_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a file, whole or not at all; returns the path, without ``~``."""
+    """Write a file without leaving a partial one after an error; returns the path, without ``~``."""
     with written_file(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
     return user_path(path)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """The text of a value in JSON, which has no NaN and no infinity: null stands for both, such as for the correlation of
-    constant predictions."""
+    """A value as JSON. NaN and infinity, which JSON does not have, become null, such as the correlation of constant
+    predictions."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
@@ -175,10 +176,10 @@ def _finite(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _partial(folder: Path, name: str) -> Iterator[Path]:
-    """A free name in a folder, which is made where there is none. At the end what has the name is deleted; so is, at the
-    beginning, what a killed process left.
+    """Within the context, an unused path in a folder, which is created if missing. At the end the path is deleted; at the
+    beginning, leftovers of killed processes are deleted.
 
-    A process marks what it writes by a lock on a file beside it, which the operating system opens when the process ends.
+    A process protects its path by a lock on a file next to it; the operating system releases the lock when the process ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{PARTIAL}*.lock"):
@@ -198,7 +199,7 @@ def _partial(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _delete_abandoned(lock: Path) -> None:
-    """Delete what was being written under a lock, and the lock, unless a process holds it or that cannot be told."""
+    """Delete a partial file or directory and its lock, unless a process holds the lock or locks are not supported."""
     with contextlib.suppress(OSError), lock.open("r+") as held:
         if _lock(held.fileno(), wait=False):
             _delete(lock.with_suffix(""))
@@ -206,8 +207,8 @@ def _delete_abandoned(lock: Path) -> None:
 
 
 def _lock(descriptor: int, *, wait: bool) -> bool:
-    """Lock an open file until it is closed; False where the file system has no locks, or another process holds it and one does
-    not wait."""
+    """Lock an open file until it is closed; False if the file system has no locks, or if another process holds the lock and
+    ``wait`` is False."""
     if fcntl is None:
         return False
     try:
@@ -225,12 +226,12 @@ def _delete(path: Path) -> None:
 
 
 def _is_path(source: str | Path, more: int = 1) -> bool:
-    """Whether it is a place on this machine: the Hub's names have an owner, a name, and ``more`` slashes at most."""
+    """Whether a source is a local path: names on the Hub have an owner, a name, and at most ``more`` slashes."""
     text = str(source)
     return text.startswith((".", "/", "~")) or text.count("/") > more or text.endswith("/")
 
 
 def _where(path: Path) -> str:
-    """How far the path does lead, for one that leads nowhere."""
+    """Sentence for messages about a missing path: the nearest existing parent directory."""
     place = next(each for each in path.absolute().parents if each.exists())
     return f" The path leads as far as {place}." if place.name and place != Path.cwd() else ""

@@ -16,7 +16,7 @@ from fastprune.errors import ModelError
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Inputs that costs are measured for.
+    """Example inputs for measuring costs.
 
     Attributes:
         example: The model's inputs for one sample, tensors [1, ...].
@@ -68,19 +68,19 @@ TOKENS, READINGS = 128, 16_000
 def dummy_inputs(
     model: nn.Module, lengths: Sequence[int], generator: torch.Generator | None = None
 ) -> dict[str, Tensor]:
-    """Dummy inputs of a model: texts, pictures, recordings, spectra, or several of them.
+    """Dummy inputs of a model: texts, images, recordings, spectrograms, or several of them.
 
     Args:
         model: A transformers model.
-        lengths: Tokens of each sample, or readings of each recording; shorter samples are padded on the right. Pictures and
-            spectra have the size of the model's configuration.
-        generator: Draws tokens, pixels and readings [None: one token everywhere, and zeros].
+        lengths: Tokens of each sample, or readings of each recording; shorter samples are padded on the right. Images and
+            spectrograms have the size in the model's configuration.
+        generator: Random generator for tokens, pixels and readings [None: one token everywhere, and zeros].
 
     Returns:
         Tensors [samples, ...] by the names of the model's arguments, on the CPU.
 
     Raises:
-        ModelError: The model's main input is of another kind.
+        ModelError: The type of the model's main input is not supported.
     """
     config: Any = getattr(model, "config", None)
     main, samples = getattr(model, "main_input_name", "input_ids"), len(lengths)
@@ -112,7 +112,7 @@ def dummy_inputs(
 
 
 def readings_for(model: nn.Module, tokens: int) -> int:
-    """The fewest readings of a recording for this number of tokens; for other models than those of recordings, the tokens."""
+    """Minimum number of readings of a recording for this number of tokens; for models of other inputs, ``tokens`` itself."""
     config: Any = getattr(model, "config", None)
     if _takes_recordings(model):
         for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
@@ -121,13 +121,13 @@ def readings_for(model: nn.Module, tokens: int) -> int:
 
 
 def _takes_recordings(model: nn.Module) -> bool:
-    """Whether the model takes readings of recordings, from which its convolutions make tokens."""
+    """Whether the model's inputs are the readings of recordings, which convolutions turn into tokens."""
     config = getattr(model, "config", None)
     return getattr(model, "main_input_name", "") == "input_values" and hasattr(config, "conv_kernel")
 
 
 def _dummy_tokens(config: Any, real: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Token ids where ``real`` [samples, tokens], and the padding token elsewhere."""
+    """Token ids at the positions in ``real`` [samples, tokens], and the padding token elsewhere."""
     words, pad = config.get_text_config().vocab_size, getattr(config, "pad_token_id", None) or 0
     first = pad + 1 if pad + 1 < words else 0
     if generator is None:
@@ -136,7 +136,7 @@ def _dummy_tokens(config: Any, real: Tensor, generator: torch.Generator | None) 
 
 
 def _tokens(model: nn.Module, requested: int | None) -> int:
-    """Tokens of a dummy text, checked against the model's limit."""
+    """Number of tokens of a dummy text, checked against the model's limit."""
     if requested is None:
         return min(TOKENS, token_limit(model) or TOKENS)
     check_length(model, requested)
@@ -144,7 +144,7 @@ def _tokens(model: nn.Module, requested: int | None) -> int:
 
 
 def _readings(model: nn.Module, requested: int | None) -> int:
-    """Readings of a dummy recording, checked to give at least one token."""
+    """Number of readings of a dummy recording, checked to give at least one token."""
     least, requested = readings_for(model, 1), READINGS if requested is None else requested
     if requested < least:
         raise ModelError(f"The model takes at least {least} readings of a recording; {requested} were requested.")

@@ -43,13 +43,13 @@ def write_companions(
 def pages(
     model: nn.Module, path: str | Path, details: Mapping[str, Any], companions: Mapping[str, bytes]
 ) -> dict[str, bytes]:
-    """The report, the model card and its picture of a pruned model, by their names.
+    """The report, the model card and its picture of a pruned model, by file name.
 
     Args:
         model: The pruned model.
-        path: Where it is going to be saved.
-        details: What the manifest says of it.
-        companions: Other files of the model, by their relative path.
+        path: The directory that the model will be saved to.
+        details: The manifest's content.
+        companions: Other files of the model, by relative path.
     """
     opener, library = opening_class(companions), "sentence-transformers"
     if not opener:
@@ -79,11 +79,11 @@ def save(
 
     Args:
         model: A pruned transformers model.
-        path: A directory that does not exist, or is empty.
-        architecture: Where its units are; it goes into the configuration, so that loading needs no plugin.
-        details: What else the manifest says: recipe, costs, metrics.
-        tokenizer: Saved along.
-        companions: Files to write along, by their relative path in the directory.
+        path: Directory; new or empty.
+        architecture: The model's architecture; it is written into the configuration, so that loading needs no plugin.
+        details: Further content of the manifest: recipe, costs, metrics.
+        tokenizer: The tokenizer to save with the model; None: none is saved.
+        companions: Other files to write, by relative path in the directory.
 
     Raises:
         CheckpointError: The target is not empty or cannot be written.

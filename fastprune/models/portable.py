@@ -134,10 +134,10 @@ def _mappings() -> Iterator[tuple[str, Any]]:
 
 
 def _dense(model: PreTrainedModel) -> PreTrainedModel:
-    """The dense model of the same class and configuration, on the meta device.
+    """Build the dense model of the same class and configuration, on the meta device.
 
     Raises:
-        CheckpointError: It cannot be built.
+        CheckpointError: The model cannot be built.
     """
     config = copy.deepcopy(model.config)
     vars(config).pop(KEY, None)

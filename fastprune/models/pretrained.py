@@ -66,21 +66,21 @@ class Pretrained:
 
     @property
     def hub_name(self) -> str:
-        """The name on the Hub that it was opened by; that of the dense model, where it was pruned; else empty."""
+        """The Hub name of the source; for a pruned model, that of the dense model; else empty."""
         named = "" if user_path(self.source).is_dir() else self.source
         return str(self.manifest.get("base_model", "")) or named
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """The manifest's records of all prunings so far, the oldest first."""
+        """The manifest's records of all prunings so far, oldest first."""
         latest = {name: self.manifest[name] for name in HISTORY if name in self.manifest}
         return [*self.manifest.get("history", []), *([latest] if latest else [])]
 
     def groups(self) -> Groups | None:
-        """Its layers and their widths, by the architecture that it was pruned with or else by its ``config.model_type``.
+        """The model's groups, by the architecture used for its pruning, else by ``config.model_type``.
 
         Returns:
-            Fused experts are groups of their own. None where no architecture serves the model.
+            The groups; fused experts are unfused into groups of their own. None if no architecture supports the model.
 
         Raises:
             ModelError: The architecture does not fit the model.
@@ -92,8 +92,8 @@ class Pretrained:
         return resolve_groups(architecture, unfuse_experts(self.model))
 
     def save_companions(self, directory: str | Path) -> None:
-        """Write what belongs to the model beside its weights: the configuration, without what was pruned, the tokenizer and
-        the companions."""
+        """Write the files that belong to the model besides its weights: the configuration, without the entries for pruned modules,
+        the tokenizer and the companions."""
         plain_config(self.model).save_pretrained(directory)  # type: ignore[arg-type]
         write_companions(user_path(directory), self.tokenizer, self.companions)
 
@@ -101,7 +101,7 @@ class Pretrained:
         """Save a pruned model whose weights were changed, for instance by training, with its manifest except the metrics.
 
         Args:
-            path: A directory that does not exist or is empty.
+            path: Directory; new or empty.
 
         Returns:
             The directory.
@@ -112,7 +112,7 @@ class Pretrained:
         """
         if not self.manifest:
             raise ModelError(f"{self.source} is not a model that fastprune saved; use model.save_pretrained.")
-        own = {"format_version", "versions", "model_class", "widths"}  # what save says itself
+        own = {"format_version", "versions", "model_class", "widths"}  # written by save itself
         details = {name: value for name, value in self.manifest.items() if name not in own} | {"metrics": {}}
         written = pages(self.model, path, details, self.companions) if set(HISTORY) <= set(details) else {}
         return save(
@@ -140,7 +140,7 @@ def open_pretrained(
 
     Raises:
         ModelError: The model does not exist, is incomplete, or cannot be read.
-        CheckpointError: It is a broken pruned model.
+        CheckpointError: The source is a broken pruned model.
     """
     with step("opening"):
         opened = _open(source, dtype, device)
@@ -149,11 +149,11 @@ def open_pretrained(
 
 
 def open_around(directory: str | Path, build: Callable[[PretrainedConfig], nn.Module]) -> Pretrained:
-    """As ``open_pretrained`` for a directory whose weights something else opens.
+    """Like ``open_pretrained``, for a directory whose model another function builds.
 
     Args:
-        directory: With the model's configuration.
-        build: Gives the model for the configuration.
+        directory: The directory, with the model's configuration.
+        build: Function from the configuration to the model.
 
     Raises:
         ModelError: There is no configuration, or transformers does not have the model's class.

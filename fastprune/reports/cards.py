@@ -21,10 +21,10 @@ def pages(
     """Build the report, the model card and its plot, for a pruned model's directory.
 
     Args:
-        name: Of the directory.
-        details: What ``PruningResult.details`` returns, or a manifest.
-        library: What opens it: ``transformers`` or ``sentence-transformers``.
-        opener: The class of the library that does; empty: nothing but fastprune does.
+        name: Name of the directory.
+        details: The content of a manifest, as from ``PruningResult.details``.
+        library: The library that opens the model: ``transformers`` or ``sentence-transformers``.
+        opener: Name of the library's class that opens the model; empty: only fastprune opens it.
     """
     return {
         reports.NAME: reports.render({name: details}).encode(),
@@ -34,7 +34,7 @@ def pages(
 
 
 def model_card(name: str, details: Mapping[str, Any], *, library: str, opener: str) -> str:
-    """The card, with the Hub's metadata in front; arguments as for ``pages``."""
+    """The model card, with the Hub's metadata at the top; arguments as for ``pages``."""
     from jinja2 import Environment
 
     template = files("fastprune.reports").joinpath("card.md.j2").read_text(encoding="utf-8")
@@ -77,7 +77,7 @@ def kept_picture(details: Mapping[str, Any]) -> bytes:
 
 
 def _usage(name: str, library: str, opener: str) -> str:
-    """The lines that open it."""
+    """Example code that opens the model."""
     own = f'import fastprune\n\nmodel = fastprune.load("{name}")  # where fastprune is installed'
     module = library.replace("-", "_")
     if library == "sentence-transformers":
