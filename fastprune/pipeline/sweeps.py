@@ -64,7 +64,7 @@ def sweep(
     drawn: int | None = None
     todo = [(seed, budget, name) for seed in seeds for budget in budgets for name in recipes]
     for seed, budget, name in track(todo, "sweeping"):
-        if seed != drawn:  # what is kept of the last seed goes
+        if seed != drawn:  # frees the cache of the previous seed
             drawn, batches, cache = seed, data(seed), PruningCache(folder / "scores" / str(seed) if folder else None)
             _note_calibration(found, seed, batches, folder)
         if found.find(name, budget, seed):

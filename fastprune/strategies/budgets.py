@@ -75,7 +75,7 @@ def read_budgets(text: str) -> list[float]:
     """Parse several budgets: ``0.9,0.5`` or ``0.9:0.2:0.1`` (from, to, step, both ends included).
 
     Raises:
-        BudgetError: The text has another form.
+        BudgetError: The text has neither of these forms, or a budget is invalid.
     """
     try:
         if ":" in text:
