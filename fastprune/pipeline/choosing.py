@@ -131,7 +131,7 @@ def _left(mask: Mask) -> float:
 
 
 def _step(batches: Batches, share: float, left: float) -> int:
-    """Stride over the batches that selects those to tune drafts on."""
+    """Stride over the batches that selects the batches for tuning drafts."""
     share = min(0.5, share * max(1.0, SPARSE / max(left, 1e-3)))
     return min(max(batches.step(share, FEWEST, MOST), 2), len(batches))
 

@@ -110,7 +110,7 @@ class Groups:
 
     @property
     def with_consumer(self) -> Groups:
-        """The groups whose units own features of a consumer: those groups can be masked, scored and tuned."""
+        """The groups whose units own features of a consumer; only these can be masked by features, scored and tuned."""
         return Groups(tuple(group for group in self.items if group.consumer))
 
     def only(self, names: Collection[str]) -> Groups:
