@@ -1,4 +1,7 @@
-"""Exact gradients of each sample's loss by the mask, from one ordinary batched backward pass (docs/method.md, section 4.1)."""
+"""Exact per-sample gradients of the loss with respect to the mask, from ordinary batched backward passes.
+
+Described in docs/method.md, section 4.1.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from fastprune.progress import track
 from fastprune.units.groups import Group, Groups, consumer_of
 
 Watch = Callable[[Batch], contextlib.AbstractContextManager[None]]
-"""Function from a batch to a context for its forward and backward pass, such as ``MomentsCollector.watch``."""
+"""A context around the forward and backward pass of a batch, such as ``MomentsCollector.watch``; called with the batch."""
 
 
 def run_backward(
@@ -33,22 +36,22 @@ def run_backward(
     watch: Watch,
     states: DenseStates | None = None,
 ) -> None:
-    """Run the sample losses of every batch forward and backward, so that the hooks of ``watch`` can collect data.
+    """Run forward and backward passes of the sample losses over all batches; only the hooks of ``watch`` collect data.
 
-    In float16 the losses, and so the gradients that the hooks see, are multiplied by ``loss_scale(model)``.
+    In float16, losses and the gradients seen by hooks are multiplied by ``loss_scale(model)``.
 
     Args:
-        model: The model; unchanged afterwards. No parameter requires a gradient.
+        model: The model; it is unchanged afterwards. Parameters require no gradients.
         groups: The model's groups.
         batches: The calibration set.
-        labels: Labels of the losses: the data's or the model's.
-        generator: Random generator for labels drawn from the model, on the CPU.
-        watch: Context of each batch. Its hooks must start the graph, for example at a consumer's input, if nothing requires a
-            gradient.
-        states: Cache for the outputs of the dense model and its layers, filled if ``model`` is the dense model.
+        labels: Source of the labels of the losses.
+        generator: Draws labels from the model's predictions, on the CPU.
+        watch: Context around each batch. As no parameter requires a gradient, its hooks must start the graph, for instance at a
+            consumer's input.
+        states: Filled with the outputs of the model and its layers, if ``model`` is the dense model.
 
     Raises:
-        DataError: The requested labels are not in the data, or a loss is not finite.
+        DataError: ``labels`` is "dataset" and the data has no labels, or a loss is not finite.
     """
     chosen = choose_labels(batches, labels)
     device, scale = next(model.parameters()).device, loss_scale(model)
@@ -62,7 +65,7 @@ def run_backward(
             watch(batch),
         ):
             loss = scale * sample_losses(model, batches, batch, chosen, generator).sum()
-            if loss.requires_grad:  # False if no hook has started a graph: there are no units
+            if loss.requires_grad:  # otherwise there are no units, so no hook started a graph
                 loss.backward()
 
 
@@ -76,23 +79,23 @@ def collect_gradients(
     watch: Watch | None = None,
     states: DenseStates | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, ...]]]:
-    """The gradients of the whole calibration set, at the cost of about two forward passes.
+    """Collect per-sample gradients over the calibration set, at the cost of about two forward passes.
 
     Args:
-        model: The model; unchanged afterwards.
+        model: The model; it is unchanged afterwards.
         groups: The model's groups.
         batches: The calibration set.
-        labels: Labels of the losses: the data's or the model's.
-        generator: Random generator for labels drawn from the model, on the CPU.
-        watch: Additional context of each batch's forward and backward pass, such as ``MomentsCollector.watch``.
-        states: Cache for the outputs of the dense model and its layers, filled if ``model`` is the dense model.
+        labels: Source of the labels of the losses.
+        generator: Draws labels from the model's predictions, on the CPU.
+        watch: A further context around the passes of each batch, such as ``MomentsCollector.watch``.
+        states: Filled with the outputs of the model and its layers, if ``model`` is the dense model.
 
     Returns:
-        By group name: the gradients by the mask [samples, units], and the squared norms of the gradients at the consumer's
-        output, one [samples, tokens] per batch. On the CPU.
+        By group name, on the CPU: gradients with respect to the mask, [samples, units]; and squared norms of the gradients at the
+        consumer's output (token weights), one [samples, tokens] per batch.
 
     Raises:
-        DataError: The requested labels are not in the data, or a loss or a gradient is not finite.
+        DataError: ``labels`` is "dataset" and the data has no labels, or a loss or a gradient is not finite.
     """
     by_unit: dict[str, list[Tensor]] = {group.name: [] for group in groups.with_consumer}
     by_token: dict[str, list[Tensor]] = {group.name: [] for group in groups.with_consumer}
@@ -115,7 +118,11 @@ def collect_gradients(
 
 
 def check_gradients(gradients: Tensor) -> None:
-    """Raise ``DataError`` if gradients, or sums of them, are not finite."""
+    """Check that gradients, or sums of them, are finite.
+
+    Raises:
+        DataError: A value is not finite.
+    """
     if not bool(torch.isfinite(gradients).all()):
         raise DataError(
             "The gradients of the calibration losses are not finite: they exceed the range of float16, or the weights are "
@@ -123,19 +130,18 @@ def check_gradients(gradients: Tensor) -> None:
         )
 
 
-def _unseen(group: Group, batch: Batch, samples: int) -> Tensor:
-    """Token weights of zero [samples, tokens], for a group without routed tokens in a batch."""
+def _no_weights(group: Group, batch: Batch, samples: int) -> Tensor:
+    """Token weights of 0 [samples, tokens], for a group that did not run on a batch."""
     return torch.zeros_like(token_mask(batch), dtype=torch.float32) if group.block.routed else torch.zeros(samples, 1)
 
 
 @dataclass
 class UnitGradients:
-    """The gradients of one backward pass, by group name.
+    """Gradients of one backward pass by group name; groups that did not run are missing.
 
     Attributes:
-        by_unit: Gradient of each sample's loss by the mask, [samples, units] (docs/method.md, section 4.1).
-        by_token: Squared norm of each sample's loss gradient at the consumer's output, [samples, tokens]. Groups that did not
-            run are missing in both.
+        by_unit: Gradient of each sample's loss with respect to the mask, [samples, units].
+        by_token: Squared norm of each sample's loss gradient at the consumer's output, [samples, tokens].
         samples: Number of samples of the pass.
     """
 
@@ -146,17 +152,17 @@ class UnitGradients:
 
 @contextlib.contextmanager
 def unit_gradients(model: nn.Module, groups: Groups, scale: float = 1.0) -> Iterator[UnitGradients]:
-    """Within the context, one forward pass and one backward pass of summed sample losses fill the yielded object.
+    """Within the context, one forward and one backward pass of the summed sample losses fill the yielded gradients.
 
-    The gradient of sample b by the mask of unit u is the sum over tokens t and the unit's features f of
-    X[b,t,f] dL/dX[b,t,f], where X is the consumer's input. One ordinary batched backward pass gives it exactly, because no
-    sample's loss depends on another sample's features (docs/method.md, section 4.1). No parameter requires a gradient, and the
-    graph starts at the first consumer. Products are computed in float32, independent of the model's dtype.
+    The gradient of sample b with respect to the mask of unit u is the sum of X[b,t,f] dL/dX[b,t,f] over the tokens t and the
+    unit's features f, with X the consumer's input. It is exact in a batched backward pass, because no sample's loss depends on
+    another sample's features (docs/method.md, section 4.1). Parameters require no gradients, and the graph starts at the first
+    consumer. Products are computed in float32 for any dtype of the model.
 
     Args:
-        model: The model; unchanged afterwards.
-        groups: The model's groups.
-        scale: Factor of the losses in the backward pass; the yielded gradients are divided by it.
+        model: The model; it is unchanged afterwards.
+        groups: Its groups.
+        scale: Factor of the losses in the backward pass; the yielded gradients are of the unscaled losses.
     """
     collected = UnitGradients()
     with torch.inference_mode(False), torch.enable_grad(), frozen(model), contextlib.ExitStack() as hooks:
@@ -200,9 +206,9 @@ def _watch_inputs(
     return hook
 
 
-def _by_sample(rows: Tensor, seen: Tensor | None, samples: int) -> Tensor:
-    """Sums over each sample's tokens: [..., features] -> [samples, features]."""
-    if seen is None:
+def _by_sample(rows: Tensor, routed: Tensor | None, samples: int) -> Tensor:
+    """Sum the rows over each sample's tokens: [..., features] -> [samples, features]."""
+    if routed is None:
         return rows.reshape(samples, -1, rows.shape[-1]).sum(1)
     owners = routed.view(samples, -1).nonzero()[:, 0]  # the sample of each row
     return rows.new_zeros(samples, rows.shape[-1]).index_add(0, owners, rows)
@@ -214,8 +220,8 @@ def _watch_outputs(
     """A hook on a consumer that collects squared gradient norms at its output."""
 
     def hook(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if not output.requires_grad:  # a group without units, below the first group with units
-            output = output.detach().requires_grad_().clone()  # not a leaf: some models change it in place
+        if not output.requires_grad:  # an empty group below the first group with units
+            output = output.detach().requires_grad_().clone()  # not a leaf, because some models modify it in place
 
         def keep(gradient: Tensor) -> None:
             # [..., tokens, 1]; the dimensions before can be windows, or samples and tokens flattened
@@ -230,5 +236,5 @@ def _watch_outputs(
 
 
 def _accumulate(into: dict[str, Tensor], name: str, value: Tensor) -> None:
-    """Add a value to a module's sum; modules can run several times in one pass."""
+    """Add a value to the sum of ``name``, for modules that run several times in a pass."""
     into[name] = into[name] + value if name in into else value
