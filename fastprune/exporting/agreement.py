@@ -33,7 +33,9 @@ def example_inputs(opened: Pretrained, samples: int, tokens: int) -> dict[str, T
     made = dummy_inputs(model, lengths, torch.Generator().manual_seed(0))
     if text:
         given = getattr(opened.tokenizer, "model_input_names", ("input_ids", "attention_mask"))
-        made = {"token_type_ids": torch.zeros_like(made["input_ids"])} | made
+        segments = min(2, int(getattr(model.config, "type_vocab_size", 1) or 1))  # two, so that an ignored input shows
+        second = torch.arange(made["input_ids"].shape[1]) * segments // made["input_ids"].shape[1]  # [tokens]
+        made = {"token_type_ids": second.expand_as(made["input_ids"]).contiguous()} | made
         made = {name: value for name, value in made.items() if name in given or not name.endswith(("_ids", "_mask"))}
     taken = [name for name in inspect.signature(model.forward).parameters if name in made]
     device = next(model.parameters()).device

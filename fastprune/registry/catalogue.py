@@ -60,7 +60,8 @@ def _entry(kind: str, name: str) -> dict[str, Any]:
     if kind == "preset":
         description = entry.value.partition("\n\n")[0].replace("# ", "")
     elif kind == "architecture":
-        description = "For the model types " + ", ".join(entry.value.model_types) + "."
+        types = ", ".join(entry.value.model_types)
+        description = f"For the model types {types}." if types else "Used by its name only (--architecture)."
     else:
         description = inspect.getdoc(entry.value) or ""
         options = [
