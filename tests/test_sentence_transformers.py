@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from transformers import (
 
 import fastprune
 from fastprune import testing
+from fastprune.models.checkpoint import write_companions
 
 pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
 pytestmark = [
@@ -125,3 +127,19 @@ def test_a_cross_encoder_in_and_out(
         logits = opened.model(**opened.tokenizer([TEXTS[0]], [TEXTS[1]], return_tensors="pt")).logits
     np.testing.assert_allclose(found, logits.sigmoid()[:, 0].numpy(), rtol=1e-6)
     assert opened.model.num_parameters() < BertForSequenceClassification(tiny_config).num_parameters()
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_path_that_leads_out_of_the_directory_is_refused(embedder: Path, tmp_path: Path, place: int) -> None:
+    modules = json.loads((embedder / "modules.json").read_text())
+    (embedder / modules[place]["path"]).rename(tmp_path / "elsewhere")
+    modules[place]["path"] = "../elsewhere"
+    (embedder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(fastprune.errors.ModelError, match=r"names the path '\.\./elsewhere', which is outside of"):
+        fastprune.open_pretrained(embedder, device="cpu")
+
+
+def test_nothing_is_written_outside_of_an_output(tmp_path: Path) -> None:
+    with pytest.raises(fastprune.errors.CheckpointError, match=r"The file '\.\./victim' lies outside"):
+        write_companions(tmp_path, None, {"../victim": b"taken"})
+    assert not (tmp_path.parent / "victim").exists()

@@ -36,6 +36,10 @@ def write_companions(
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
     for name, content in companions.items():
+        if not (directory / name).resolve().is_relative_to(directory.resolve()):
+            raise CheckpointError(
+                f"The file '{name}' lies outside of the directory {directory}; nothing is written there."
+            )
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_bytes(content)
 

@@ -44,7 +44,8 @@ def read_sentence_transformer(directory: Path) -> SentenceTransformer | None:
     """Read the modules of a SentenceTransformer; None for other directories.
 
     Raises:
-        ModelError: It has modules other than encoder, pooling and normalisation, or an unsupported pooling.
+        ModelError: It has modules other than encoder, pooling and normalisation, an unsupported pooling, or a path that leads
+            out of the directory.
     """
     if not (directory / MODULES).exists():
         return None
@@ -56,6 +57,11 @@ def read_sentence_transformer(directory: Path) -> SentenceTransformer | None:
             f"{directory} is a SentenceTransformer with the modules {', '.join(kinds)}; fastprune supports Transformer, "
             "Pooling and Normalize, and CrossEncoders. Open the directory of its encoder instead."
         )
+    for module in modules:
+        if not (directory / module["path"]).resolve().is_relative_to(directory.resolve()):
+            raise ModelError(
+                f"{directory / MODULES} names the path '{module['path']}', which is outside of {directory}."
+            )
     folder = str(modules[0]["path"])
     settings = directory / folder / "sentence_bert_config.json"
     length = _read_json(settings).get("max_seq_length") if settings.exists() else None
