@@ -42,14 +42,14 @@ def check_output(path: str | Path) -> Path:
     """
     path = user_path(path)
     if path.is_dir() and any(not each.name.startswith(PARTIAL) for each in path.iterdir()):
-        raise CheckpointError(f"The output directory {path} exists and is not empty; name another, or empty it.")
+        raise CheckpointError(
+            f"The output directory {path} exists and is not empty; name another directory or empty it."
+        )
     if path.exists() and not path.is_dir():
         raise CheckpointError(f"The output {path} is a file; name a directory.")
     nearest = next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise CheckpointError(
-            f"The output directory {path} cannot be made: {nearest} is not a directory one can write to."
-        )
+        raise CheckpointError(f"The output directory {path} cannot be created: {nearest} is not a writable directory.")
     return path
 
 
@@ -65,7 +65,7 @@ def check_file(path: str | Path) -> Path:
     place = user_path(path).absolute()
     parent = next((each for each in place.parents if each.exists()), place)
     if place.is_dir() or not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise UsageError(f"The file {path} cannot be written; name another place.")
+        raise UsageError(f"The file {path} cannot be written; name another path.")
     return user_path(path)
 
 

@@ -449,7 +449,7 @@ def test_a_model_that_cannot_be_timed_is_pruned_all_the_same(
         raise RuntimeError("no such kernel")
 
     model, batches = case()
-    monkeypatch.setattr("fastprune.pipeline.prune.interleaved", fail)
+    monkeypatch.setattr("fastprune.pipeline.outcome.interleaved", fail)
     assert fastprune.prune(model, batches, budget=0.5).latency == {}
     assert "The models cannot be timed: RuntimeError: no such kernel" in caplog.text
 

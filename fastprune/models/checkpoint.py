@@ -142,7 +142,7 @@ def load(
         widths = {str(name): int(units) for name, units in manifest["widths"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise CheckpointError(
-            f"The manifest or the configuration of {path} lacks what loading needs: {type(error).__name__}: {error}."
+            f"The manifest or the configuration of {path} is incomplete or invalid: {type(error).__name__}: {error}."
         ) from error
     model = _load(path, model_class, dtype)
     loaded = {group.name: group.units for group in resolve_groups(architecture, model)}

@@ -31,5 +31,5 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         with written_file(path) as scratch:
             figure.savefig(scratch, dpi=150)
     except (OSError, ValueError) as error:
-        raise UsageError(f"The picture {path} cannot be drawn: {error}") from error
+        raise UsageError(f"The figure {path} cannot be written: {error}") from error
     return user_path(path)
