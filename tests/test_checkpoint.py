@@ -192,7 +192,7 @@ def test_configuration_that_lacks_the_architecture(tmp_path: Path, architecture:
     if architecture == "none":
         del config["fastprune"]["architecture"]
     (path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="lacks what loading needs"):
+    with pytest.raises(CheckpointError, match="is incomplete or invalid"):
         fastprune.load(path)
 
 
