@@ -78,10 +78,10 @@ def check_model(source: str | Path) -> Path | None:
     path = user_path(source)
     if path.is_dir():
         if not any((path / name).is_file() for name in ("config.json", "modules.json")):
-            raise ModelError(f"{source} is no model directory: it has no config.json.")
+            raise ModelError(f"{source} is not a model directory: it has no config.json.")
         return path
     if path.exists():
-        raise ModelError(f"There is no model directory {source}, but a file.")
+        raise ModelError(f"{source} is a file, not a model directory.")
     if _is_path(source):
         raise ModelError(f"There is no model directory {source}.{_where(path)}")
     return None
@@ -95,7 +95,7 @@ def check_data(source: str | Path) -> Path | None:
     """
     path = user_path(source)
     if path.is_file() and path.suffix.lower() not in DATA_FILES:
-        raise DataError(f"{path} is of an unknown kind; known are {', '.join(DATA_FILES)}.")
+        raise DataError(f"The type of the file {path} is not supported; supported are {', '.join(DATA_FILES)}.")
     if path.exists():
         return path
     if _is_path(source, more=2) or re.fullmatch(r"\.[A-Za-z]\w*", path.suffix):
@@ -234,4 +234,4 @@ def _is_path(source: str | Path, more: int = 1) -> bool:
 def _where(path: Path) -> str:
     """Sentence for messages about a missing path: the nearest existing parent directory."""
     place = next(each for each in path.absolute().parents if each.exists())
-    return f" The path leads as far as {place}." if place.name and place != Path.cwd() else ""
+    return f" Its parent {place} exists." if place.name and place != Path.cwd() else ""

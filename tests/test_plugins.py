@@ -77,7 +77,7 @@ def test_an_export_format_is_registered_and_is_no_stage(install: Install) -> Non
         register(Twice)
 
     with pytest.raises(
-        PluginError, match="registers 'Twice' as a format, which is no subclass of fastprune.ExportFormat"
+        PluginError, match="registers 'Twice' as a format, which is not a subclass of fastprune.strategies.ExportFormat"
     ):
         loading.load([install("bad", register_export_formats=register_export_formats)])
 
@@ -192,8 +192,11 @@ class Nameless(Schedule):
 @pytest.mark.parametrize(
     ("value", "complaint"),
     [
-        (dict, "The plugin 'bad' registers 'dict' as a schedule, which is not a subclass of fastprune.Schedule"),
-        (Twice(), "is not a subclass of fastprune.Schedule"),
+        (
+            dict,
+            "The plugin 'bad' registers 'dict' as a schedule, which is not a subclass of fastprune.strategies.Schedule",
+        ),
+        (Twice(), "is not a subclass of fastprune.strategies.Schedule"),
         (Unfinished, "registers 'Unfinished' as a schedule, but it does not define passes"),
         (Nameless, "registers 'Nameless' as a schedule; it must be a frozen dataclass with a ClassVar 'name'"),
         (loading.installed().scorer["fisher"], "registers 'FisherScorer' as a schedule, which is not a subclass"),

@@ -149,7 +149,8 @@ def _register(plugins: Plugins) -> None:
 def _add_class(registry: Registry[type[T]], contract: type[T], plugin: str, value: type[T]) -> None:
     described = f"The plugin '{plugin}' registers {getattr(value, '__name__', value)!r} as a {registry.kind}"
     if not (isinstance(value, type) and issubclass(value, contract)):
-        raise PluginError(f"{described}, which is not a subclass of fastprune.{contract.__name__}.")
+        face = ".".join(contract.__module__.split(".")[:2])
+        raise PluginError(f"{described}, which is not a subclass of {face}.{contract.__name__}.")
     missing = sorted(getattr(value, "__abstractmethods__", ()))
     if missing:
         raise PluginError(f"{described}, but it does not define {', '.join(missing)}.")
