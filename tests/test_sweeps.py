@@ -192,7 +192,7 @@ def test_the_command(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, mon
     again = run("--budgets", "0.9:0.5:0.2", "--recipes", "default,paper", "--batch-size", 4, "--json")
     assert len(json.loads(again.stdout)["runs"]) == 6
     more = run("--budgets", "0.9:0.5:0.2", "--recipes", "default", "--batch-size", 4)
-    assert "6 models are measured already" in " ".join(more.stderr.split())
+    assert "6 models are already measured" in " ".join(more.stderr.split())
     assert [word in more.stderr for word in ("MACs left", "spread")] == [True, False]  # there is one seed
     for more, says in [
         (("--pick", "cheap"), "--pick takes drop<=POINTS"),
