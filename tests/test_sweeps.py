@@ -196,7 +196,7 @@ def test_the_command(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, mon
     assert [word in more.stderr for word in ("MACs left", "spread")] == [True, False]  # there is one seed
     for more, says in [
         (("--pick", "cheap"), "--pick takes drop<=POINTS"),
-        (("--seeds", "a"), "Seeds are whole numbers"),
+        (("--seeds", "a"), "Seeds must be integers"),
         (("--budgets", "2"), "2"),
         (("--recipes", "defualt"), "did you mean 'default'"),
         (("--pick", "drop<=1"), "not empty"),
