@@ -288,7 +288,7 @@ def test_a_directory_of_sound_files(ctc_model: Path, classifier: Path, tmp_path:
     ("rows", "complaint"),
     [
         ({"text": ["a"]}, "no column of recordings; the data has text"),
-        ({"audio": [[]], "text": ["a"]}, "must hold the readings of one channel"),
+        ({"audio": [[]], "text": ["a"]}, "must have the readings of one channel"),
         ({"audio": [[0.1] * 2000], "text": ["A B"]}, "2 of the 3 tokens of the transcripts are not in the vocabulary"),
     ],
 )
