@@ -111,7 +111,7 @@ class Pretrained:
             CheckpointError: The directory is not empty or cannot be written.
         """
         if not self.manifest:
-            raise ModelError(f"{self.source} is not a model that fastprune saved; use model.save_pretrained.")
+            raise ModelError(f"{self.source} was not saved by fastprune; use model.save_pretrained.")
         own = {"format_version", "versions", "model_class", "widths"}  # written by save itself
         details = {name: value for name, value in self.manifest.items() if name not in own} | {"metrics": {}}
         written = pages(self.model, path, details, self.companions) if set(HISTORY) <= set(details) else {}
