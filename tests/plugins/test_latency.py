@@ -136,9 +136,8 @@ def test_positions_that_begin_behind_the_padding(monkeypatch: pytest.MonkeyPatch
             model,
             testing.tiny_batches(model),
             budget=0.5,
-            cost="latency",
+            cost=strategy("cost", "latency", seq_len=63),
             scorer="fisher",
-            settings={"cost": {"seq_len": 63}},
         )
 
 
