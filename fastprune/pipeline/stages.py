@@ -97,7 +97,7 @@ def tune(state: State, masks: Sequence[Mask], scores: Scores, recipe: Recipe, st
             mask = choose(masks, draft, subject.states, subject.calibration, scores, share=share)
     with timed("tune"):
         student = _tuned(state, step, recipe.tuner, mask, subject.calibration, scores)
-        own_parameters(student, state.student)
+        own_parameters([student], state.student)
     return state.after(student, mask, step.fixes, scores.importance)
 
 

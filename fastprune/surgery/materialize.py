@@ -7,6 +7,7 @@ computes the same as the dense sublayer with the consumer's input multiplied by 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
@@ -46,17 +47,16 @@ def materialize(model: M, groups: Groups, mask: Mask, *, inplace: bool = False, 
     if not inplace:
         linears = {path for group in groups for path in (*group.producers, group.consumer)}
         paths = sorted(path for path in linears if path and has_module(pruned, path))
-        for part in [pruned.get_submodule(path) for path in paths] if share else [pruned]:
-            own_parameters(part, model)
+        own_parameters([pruned.get_submodule(path) for path in paths] if share else [pruned], model)
     return pruned
 
 
 @torch.no_grad()
-def own_parameters(module: nn.Module, model: nn.Module) -> None:
-    """Replace, in place, all parameters and buffers that a module shares with a model by copies; tied ones stay tied."""
+def own_parameters(modules: Iterable[nn.Module], model: nn.Module) -> None:
+    """Replace, in place, all parameters and buffers that modules share with a model by copies; tied ones stay tied."""
     shared = {*model.parameters(), *model.buffers()}
     copies: dict[Tensor, Tensor] = {}
-    for part in module.modules():
+    for part in (part for module in modules for part in module.modules()):
         for tensors in (part._parameters, part._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None and tensor in shared:
