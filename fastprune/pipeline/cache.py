@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -19,6 +19,8 @@ from fastprune.files import user_path, written_file
 from fastprune.strategies.contracts import CostModel, Scorer
 from fastprune.strategies.costs import CostTable
 from fastprune.strategies.scores import Scores
+
+T = TypeVar("T", CostTable, Scores)
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +42,7 @@ class PruningCache:
     folder: Path | None = None
     memory: int | None = None
     states: DenseStates | None = field(default=None, init=False, repr=False)
-    _costs: dict[str, CostTable] = field(default_factory=dict)
-    _scores: dict[str, Scores] = field(default_factory=dict)
+    _results: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     def dense_states(self, teacher: nn.Module, batches: Batches) -> DenseStates:
         """The cached states of this model on these batches; those of another model or calibration set are dropped."""
@@ -51,23 +52,22 @@ class PruningCache:
 
     def costs(self, cost: CostModel, measure: Callable[[], CostTable]) -> CostTable:
         """The table of a cost model, measured at the first call."""
-        key = repr(cost)
-        if key not in self._costs:
-            read = self._read("costs", cost)
-            self._costs[key] = CostTable(**read) if read else measure()
-            if not read:
-                self._write("costs", cost, self._costs[key])
-        return self._costs[key]
+        return self._once("costs", cost, CostTable, measure)
 
     def scores(self, scorer: Scorer, score: Callable[[], Scores]) -> Scores:
         """The scores of a scorer, computed at the first call."""
-        key = repr(scorer)
-        if key not in self._scores:
-            read = self._read("scores", scorer)
-            self._scores[key] = Scores(**read) if read else score()
+        return self._once("scores", scorer, Scores, score)
+
+    def _once(self, kind: str, strategy: Any, result: type[T], compute: Callable[[], T]) -> T:
+        """The result of a strategy: from memory, from the folder, or computed and kept in both."""
+        key = (kind, repr(strategy))
+        if key not in self._results:
+            read = self._read(kind, strategy)
+            self._results[key] = result(**read) if read else compute()
             if not read:
-                self._write("scores", scorer, self._scores[key])
-        return self._scores[key]
+                self._write(kind, strategy, self._results[key])
+        value: T = self._results[key]
+        return value
 
     def _path(self, kind: str, strategy: Any) -> Path | None:
         digest = hashlib.sha256(repr(strategy).encode()).hexdigest()[:12]
