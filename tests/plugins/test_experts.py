@@ -244,7 +244,7 @@ def test_what_rerouting_costs_is_measured_and_said(caplog: pytest.LogCaptureFixt
     )
     # half of the filters of three experts: 2 of 4 experts a token, of which one has none; or 2 of the other 3
     assert moved.cost_after > kept.cost_after
-    assert "cost others more" in caplog.text
+    assert "now cost other experts" in caplog.text
     groups = resolve_groups(fastprune.architecture_for(moved.model), moved.model)
     workload = fastprune.data.Workload.of(testing.tiny_batches(model))
     assert moved.cost_after == fastprune.strategy("cost", "macs").measure(moved.model, groups, workload).total
