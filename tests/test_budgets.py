@@ -14,7 +14,7 @@ from fastprune.errors import BudgetError
 from fastprune.strategies import Context, CostTable, Scores
 from fastprune.strategies.budgets import BudgetRequest, read_budget
 from fastprune.strategies.limits import Limit, Limits
-from fastprune.units import Block, Group, Groups
+from fastprune.testing.problems import groups_of
 
 
 def test_readings() -> None:
@@ -83,15 +83,6 @@ def problem(seed: int, tables: int) -> tuple[Scores, Limits]:
 
 def kept(limits: Limits, counts: dict[str, int]) -> bool:
     return all(limit.table.of(counts) <= limit.budget * (1 + 1e-9) for limit in limits.items)
-
-
-def groups_of(costs: CostTable) -> Groups:
-    """Groups whose kind is the last word of their name."""
-    blocks = {
-        name: Block(kind=name.rpartition(".")[2], module="m", producers=(), consumer="c") for name in costs.groups
-    }
-    sizes = {name: table.numel() - 1 for name, table in costs.groups.items()}
-    return Groups(tuple(Group(name=n, layer="", units=sizes[n], width=1, hidden=1, block=b) for n, b in blocks.items()))
 
 
 @pytest.mark.parametrize("tables", [2, 3])

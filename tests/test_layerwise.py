@@ -98,13 +98,8 @@ def test_hooks_come_off_where_a_solution_fails() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        fastprune.reconstruction.reconstruct(
-            model,
-            student,
-            resolve_groups(fastprune.architecture_for(student), student),
-            Samples(batches),
-            Solver(solve=fail),
-        )
+        left = resolve_groups(fastprune.architecture_for(student), student)
+        fastprune.reconstruction.reconstruct(model, student, left, Samples(batches), Solver(solve=fail))
     assert model.training
     for one in (model, student):
         assert all(parameter.requires_grad for parameter in one.parameters())
@@ -288,13 +283,8 @@ def test_padding_does_not_count() -> None:
             seen[group.name] = (float(statistics.weight), float(statistics.energy))
             return weight, bias
 
-        fastprune.reconstruction.reconstruct(
-            model,
-            student,
-            resolve_groups(fastprune.architecture_for(student), student),
-            Samples(data),
-            Solver(solve=see),
-        )
+        left = resolve_groups(fastprune.architecture_for(student), student)
+        fastprune.reconstruction.reconstruct(model, student, left, Samples(data), Solver(solve=see))
         found.append(seen)
     for name, (tokens, energy) in found[0].items():
         assert tokens == batches.n_tokens

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastprune.calibration import Moments
-from fastprune.calibration.gram import add_second_moment, mirrored
+from fastprune.calibration.gram import add_second_moment, damped_cholesky, mirrored
+from fastprune.errors import ModelError
 from fastprune.reconstruction import Statistics
 
 CPU = torch.device("cpu")
@@ -214,3 +215,14 @@ def test_processes_have_the_sums_of_all(processes: int, tmp_path: Path) -> None:
         for found, expected in zip(torch.load(tmp_path / f"{rank}.pt"), map(tensors_of, total), strict=True):
             assert found.keys() == expected.keys()
             assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_a_cholesky_factor_is_damped_until_it_exists_and_no_further() -> None:
+    definite = torch.tensor([[4.0, 2.0], [2.0, 3.0]], dtype=torch.float64)
+    assert torch.equal(damped_cholesky(definite), torch.linalg.cholesky(definite))
+    singular = torch.ones(3, 3, dtype=torch.float64)
+    factor = damped_cholesky(singular)
+    assert torch.allclose(factor @ factor.T, singular, atol=1e-9)
+    for broken in (singular * float("nan"), singular * float("inf"), torch.zeros(2, 2, dtype=torch.float64)):
+        with pytest.raises(ModelError, match="Cholesky"):
+            damped_cholesky(broken)

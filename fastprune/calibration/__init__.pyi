@@ -3,6 +3,7 @@ from .gradients import check_gradients as check_gradients
 from .gradients import collect_gradients as collect_gradients
 from .gradients import run_backward as run_backward
 from .gradients import unit_gradients as unit_gradients
+from .gram import damped_cholesky as damped_cholesky
 from .hooks import consumer_inputs as consumer_inputs
 from .hooks import frozen as frozen
 from .layer_calls import LayerCall as LayerCall

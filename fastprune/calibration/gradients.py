@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.calibration.dense_states import DenseStates, watching
-from fastprune.calibration.hooks import frozen
+from fastprune.calibration.hooks import frozen, graph_from
 from fastprune.calibration.objectives import Labels, choose_labels, loss_scale, sample_losses
 from fastprune.calibration.tokens import routed_of, spread
 from fastprune.data.batches import Batches, to_device, token_mask
@@ -221,7 +221,7 @@ def _watch_outputs(
 
     def hook(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if not output.requires_grad:  # an empty group below the first group with units
-            output = output.detach().requires_grad_().clone()  # not a leaf, because some models modify it in place
+            output = graph_from(output)
 
         def keep(gradient: Tensor) -> None:
             # [..., tokens, 1]; the dimensions before can be windows, or samples and tokens flattened

@@ -1,4 +1,4 @@
-"""Second moments summed in strips of rows, which skips almost half of the symmetric matrix."""
+"""Second moments: summed in strips of rows, which skips almost half of the symmetric matrix, and factorised."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+
+from fastprune.errors import ModelError
 
 STRIPS = 6  # more strips save little, and small products are slow
 
@@ -32,6 +34,33 @@ def mirrored(upper: Tensor) -> Tensor:
     for rows, right in _strips(len(whole)):
         whole[right, rows] = whole[rows, right].T
     return whole
+
+
+def damped_cholesky(gram: Tensor, damping: float = 0.0) -> Tensor:
+    """The Cholesky factor of gram + lambda I; lambda grows tenfold until the factorisation succeeds.
+
+    Args:
+        gram: A symmetric matrix, positive semidefinite up to rounding: [features, features].
+        damping: The first lambda, relative to the mean absolute diagonal of ``gram``. After a first failure it is at least
+            1e-12.
+
+    Returns:
+        The lower triangular factor, [features, features].
+
+    Raises:
+        ModelError: ``gram`` holds NaN or infinity, or is zero: no damping would help.
+    """
+    scale = gram.diagonal().abs().mean()
+    factor: Tensor
+    while True:
+        damped = gram.clone()
+        damped.diagonal().add_(damping * scale)
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if not int(failed):
+            return factor
+        if not (scale > 0 and bool(gram.isfinite().all())):
+            raise ModelError("A matrix of second moments is zero or holds NaN or infinity; it has no Cholesky factor.")
+        damping = max(10 * damping, 1e-12)
 
 
 def _strips(features: int) -> Iterator[tuple[slice, slice]]:

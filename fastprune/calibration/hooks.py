@@ -119,3 +119,8 @@ def tap_consumer(model: nn.Module, group: Group, see: Callable[[Entering], None]
         yield
     finally:
         handle.remove()
+
+
+def graph_from(output: Tensor) -> Tensor:
+    """A copy of an output without a graph, where a graph begins. It is not a leaf, because some models modify it in place."""
+    return output.detach().requires_grad_().clone()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.calibration.dense_states import DenseStates, watching
-from fastprune.calibration.hooks import frozen
+from fastprune.calibration.hooks import frozen, graph_from
 from fastprune.calibration.objectives import loss_scale
 from fastprune.calibration.sums import Moments
 from fastprune.calibration.tokens import real_rows, routed_of
@@ -97,7 +97,7 @@ class MomentsCollector:
                     self._add_inputs(group, x, g.square().sum(-1), share)
 
             if torch.is_grad_enabled() and not output.requires_grad:  # the first consumer: nothing below it has a graph
-                output = output.detach().requires_grad_().clone()  # not a leaf: some models change it in place
+                output = graph_from(output)
             if output.requires_grad:
                 output.register_hook(keep)
             return output

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastprune.calibration.hooks import frozen
-from fastprune.data.batches import Batches, to_device
+from fastprune.data.batches import to_device
 from fastprune.data.workload import Workload
 from fastprune.measuring.memory import weight_bytes
 from fastprune.measuring.timing import interleaved, speedup
@@ -75,17 +75,18 @@ def outcome(
     )
 
 
-def latency(dense: nn.Module, pruned: nn.Module, calibration: Batches) -> dict[str, Any]:
+def latency(subject: Subject, pruned: nn.Module, workload: Workload) -> dict[str, Any]:
     """The time of a forward pass of both models, interleaved, on batches of the calibration set's size and mean length.
 
     Returns:
         ``batch_size``, ``seq_len``, ``device``, ``dtype``, ``threads``; ``dense`` and ``pruned`` in milliseconds (median),
         ``speedup``. Empty if the models cannot be timed.
     """
+    dense, calibration = subject.given, subject.calibration
     parameter = next(dense.parameters())
     shape = {"batch_size": max(calibration.sizes), "seq_len": calibration.mean_length}
     with timed("bench"):
-        inputs = Workload.of(calibration).inputs(**shape)
+        inputs = workload.inputs(**shape)
         try:
             times = interleaved({"dense": dense, "pruned": pruned}, to_device(inputs, parameter.device), rounds=5)
         except Exception as error:  # made-up inputs do not fit every model; the pruning is not lost for it

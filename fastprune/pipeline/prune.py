@@ -101,6 +101,6 @@ def prune(
             scores = score(state, chosen.scorer, known)
             masks = search(state, scores, remaining, chosen, step)
             state = tune(state, masks, scores, chosen, step)
-        times = latency(subject.given, state.student, subject.calibration) if bench else {}
+        times = latency(subject, state.student, workload) if bench else {}
     origin = subject.calibration.summary() | {"seed": seed}
     return outcome(state, limits, chosen, workload, inplace=inplace, latency=times, timings=timings, calibration=origin)

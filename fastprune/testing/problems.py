@@ -65,6 +65,15 @@ def some_groups(generator: torch.Generator, most: int = 7) -> Groups:
     )
 
 
+def groups_of(costs: CostTable) -> Groups:
+    """The groups of a cost table, without a model; the kind of each is the last word of its name."""
+    groups = []
+    for name, table in costs.groups.items():
+        block = Block(kind=name.rpartition(".")[2], module="m", producers=("p",), consumer="c")
+        groups.append(Group(name=name, layer="", units=table.numel() - 1, width=1, hidden=4, block=block))
+    return Groups(tuple(groups))
+
+
 def some_scores(groups: Groups, generator: torch.Generator) -> Scores:
     """Random scores from the gradients of 12 samples, with ties and zeros."""
     grads = {g.name: torch.randn(12, g.units, generator=generator).mul(2).round().div(2) for g in groups}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fastprune.calibration import damped_cholesky
 from fastprune.reconstruction import Statistics
 
 STEPS = (1, 10, 100, 1000)  # ridge strengths tried, as multiples of the damping
@@ -132,7 +133,7 @@ def squared_error(statistics: Statistics, change: Tensor, shift: Tensor) -> floa
 
 
 def solve_damped(gram: Tensor, cross: Tensor, damping: float) -> Tensor:
-    """Solve (gram + lambda I) x = cross by Cholesky; multiply lambda by 10 until the factorisation succeeds.
+    """Solve (gram + lambda I) x = cross by Cholesky.
 
     Args:
         gram: [features, features], symmetric.
@@ -145,11 +146,4 @@ def solve_damped(gram: Tensor, cross: Tensor, damping: float) -> Tensor:
     scale = float(gram.diagonal().mean()) if len(gram) else 0.0
     if not 0.0 < scale < float("inf"):  # zero or not finite: no damping would help
         return torch.zeros_like(cross)
-    jitter = max(damping, 1e-12)
-    while True:
-        damped = gram.clone()
-        damped.diagonal().add_(jitter * scale)
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        if not int(failed):
-            return torch.cholesky_solve(cross, factor)
-        jitter *= 10
+    return torch.cholesky_solve(cross, damped_cholesky(gram, max(damping, 1e-12)))

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from fastprune.calibration import damped_cholesky
+
 BLOCK = 64  # filters removed between two updates of the whole inverse
 CROWDED = 0.8  # share of remaining units below which the removed ones are cut out of the tensors
 
@@ -26,7 +28,7 @@ def sweep(gram: Tensor, weight: Tensor, width: int) -> tuple[Tensor, Tensor]:
         The units in the order of removal, [units] int64, and the error added by each removal, [units] float64, >= 0.
     """
     units = len(gram) // width
-    inverse, weight = torch.cholesky_inverse(_cholesky(gram)), weight.clone()
+    inverse, weight = torch.cholesky_inverse(damped_cholesky(gram)), weight.clone()
     indices = torch.arange(units, device=gram.device)  # of the units in the inverse
     remaining = torch.ones(units, dtype=torch.bool, device=gram.device)
     order, costs = [], []
@@ -90,23 +92,12 @@ def _cheapest_filters(inverse: Tensor, weight: Tensor, _: int, remaining: Tensor
 
 def _remove(inverse: Tensor, weight: Tensor, features: Tensor) -> None:
     """Eliminate features from the inverse (their rows and columns become 0) and refit the other weights; in place."""
-    factor = _cholesky(inverse[features][:, features])
+    factor = damped_cholesky(inverse[features][:, features])
     rows = torch.cat([inverse[features], weight[features]], 1)
     scaled = torch.linalg.solve_triangular(factor, rows, upper=False)
     across, outputs = scaled[:, : len(inverse)], scaled[:, len(inverse) :]
     inverse.addmm_(across.T, across, alpha=-1)
     weight.addmm_(across.T, outputs, alpha=-1)
-
-
-def _cholesky(block: Tensor) -> Tensor:
-    """The lower Cholesky factor; if rounding made the block indefinite, with as much jitter on its diagonal as needed."""
-    factor: Tensor
-    factor, failed = torch.linalg.cholesky_ex(block)
-    jitter = 1e-12 * block.diagonal().abs().mean()
-    while int(failed):
-        factor, failed = torch.linalg.cholesky_ex(block + jitter * torch.eye(len(block)).to(block))
-        jitter = 10 * jitter
-    return factor
 
 
 def _features(units: Tensor, width: int) -> Tensor:

@@ -9,22 +9,13 @@ import torch
 
 from fastprune import UsageError, strategy
 from fastprune.strategies import Context, CostTable, Scores
-from fastprune.units import Block, Group, Groups
+from fastprune.testing.problems import groups_of
 from fastprune_search.piecewise import Fit
 
 
 def line(units: int, threshold: int, constant: float, slope: float) -> torch.Tensor:
     kept = torch.arange(units + 1, dtype=torch.float64)
     return torch.where(kept > 0, constant + slope * (kept - threshold).clamp(min=0), 0.0)
-
-
-def groups_of(costs: CostTable) -> Groups:
-    """Groups whose kind is the last word of their name."""
-    blocks = {
-        name: Block(kind=name.rpartition(".")[2], module="m", producers=(), consumer="c") for name in costs.groups
-    }
-    sizes = {name: table.numel() - 1 for name, table in costs.groups.items()}
-    return Groups(tuple(Group(name=n, layer="", units=sizes[n], width=1, hidden=1, block=b) for n, b in blocks.items()))
 
 
 def problem(seed: int, *, layers: int = 2, heads: int = 3, filters: int = 4):
