@@ -22,6 +22,7 @@ except ImportError:  # Windows: temporary files of killed processes are not dele
 
 DATA_FILES = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt")
 """Endings of supported data files."""
+ADAPTER = "adapter_config.json"
 PARTIAL = ".partial-"
 """Prefix of the names of files and directories that are still being written."""
 
@@ -77,6 +78,7 @@ def check_model(source: str | Path) -> Path | None:
     """
     path = user_path(source)
     if path.is_dir():
+        check_no_adapter(path)
         if not any((path / name).is_file() for name in ("config.json", "modules.json")):
             raise ModelError(f"{source} is not a model directory: it has no config.json.")
         return path
@@ -85,6 +87,15 @@ def check_model(source: str | Path) -> Path | None:
     if _is_path(source):
         raise ModelError(f"There is no model directory {source}.{_where(path)}")
     return None
+
+
+def check_no_adapter(directory: Path) -> None:
+    """Raise ``ModelError`` for the directory of an adapter: its model is elsewhere, or was not merged with it."""
+    if (directory / ADAPTER).is_file():
+        raise ModelError(
+            f"{directory} holds an adapter ({ADAPTER}). Merge it into its model (peft's merge_and_unload), save the merged "
+            "model, and name its directory."
+        )
 
 
 def check_data(source: str | Path) -> Path | None:

@@ -178,6 +178,8 @@ def test_unknown_classes_dtypes_and_devices_are_named(classifier: Path) -> None:
         _open(classifier, dtype="int3")
     with pytest.raises(ModelError, match="no device 'quantum' here"):
         _open(classifier, device="quantum")
+    with pytest.raises(ModelError, match="device 'meta' holds no weights; use auto, cpu"):
+        _open(classifier, device="meta")
     path = classifier / "config.json"
     path.write_text(path.read_text().replace("BertForSequenceClassification", "BertForNothing"))
     with pytest.raises(ModelError, match="has a BertForNothing, a class that transformers"):

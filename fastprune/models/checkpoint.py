@@ -20,6 +20,7 @@ from fastprune.modeling import Narrow
 from fastprune.models import portable
 from fastprune.models.manifests import FORMAT_VERSION, MANIFEST, read_manifest
 from fastprune.models.sentence_transformers import opening_class
+from fastprune.models.weights import load_with_info, stored_tensors, wrong_keys
 from fastprune.reports import cards
 from fastprune.units.architecture import Architecture
 from fastprune.units.resolve import resolve_groups
@@ -164,17 +165,13 @@ def _load(path: str | Path, model_class: type[PreTrainedModel], dtype: str | tor
     """
     _require_safetensors(Path(path))
     model: Any
-    info: Any
-    narrowed: Any = _narrowed(model_class)
     try:
-        model, info = narrowed.from_pretrained(
-            path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
+        stored = stored_tensors(Path(path))
+        model, info = load_with_info(_narrowed(model_class), Path(path), dtype)
     except Exception as error:  # files, shapes and constructors raise unrelated types of errors
         raise CheckpointError(f"The pruned model in {path} cannot be loaded: {error}") from error
-    wrong = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
-    if wrong:
-        raise CheckpointError(f"The weights in {path} do not match its manifest: {wrong}.")
+    if wrong := wrong_keys(model, info, stored):
+        raise CheckpointError(f"The weights in {path} are not those of the pruned {model_class.__name__}: {wrong}")
     model.__class__ = model_class
     vars(model.config).pop("auto_map", None)  # save_pretrained does not copy the modelling file
     return model

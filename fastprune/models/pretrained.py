@@ -17,10 +17,11 @@ from transformers import AutoConfig, PreTrainedModel
 
 from fastprune.data.processors import read_processor
 from fastprune.errors import ModelError
-from fastprune.files import check_model, user_path
+from fastprune.files import check_model, check_no_adapter, user_path
 from fastprune.models.checkpoint import is_pruned, load, pages, plain_config, save, write_companions
 from fastprune.models.manifests import MANIFEST, read_manifest
 from fastprune.models.sentence_transformers import SentenceTransformer, read_sentence_transformer
+from fastprune.models.weights import load_with_info, not_finite, shown, stored_tensors, unread, wrong_keys
 from fastprune.progress import step
 from fastprune.registry.serving import architecture_for, task_for
 from fastprune.units.experts import unfuse_experts
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ADVICE = (
+    "What is missing would be random, such as a head that was never trained. Correct the architectures and sizes in config.json, "
+    "or train and save the model first."
+)
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 HALF = (torch.float16, torch.bfloat16)
 DTYPES: Mapping[str, torch.dtype] = {
@@ -188,7 +193,7 @@ def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.devi
     _require_weights(encoder)
     model_class = _model_class(config, encoder, sentence)
     task = _task(config, model_class, sentence, encoder)
-    model = _load(model_class, encoder, target_dtype)
+    model = _load(model_class, encoder, target_dtype, task)
     if target_dtype is None and target_device.type == "cpu" and next(model.parameters()).dtype in HALF:
         model = model.float()
     return Pretrained(
@@ -231,6 +236,7 @@ def _encoder(directory: Path) -> tuple[SentenceTransformer | None, Path]:
 
 
 def _config(directory: Path) -> PretrainedConfig:
+    check_no_adapter(directory)
     if not (directory / "config.json").exists():
         raise ModelError(f"{directory} is not a model directory: it has no config.json.")
     try:
@@ -264,15 +270,49 @@ def _model_class(
     return model_class
 
 
-def _load(model_class: type[PreTrainedModel], directory: Path, dtype: torch.dtype | None) -> nn.Module:
-    """Load the model on the CPU [dtype None: as saved]."""
+def _load(model_class: type[PreTrainedModel], directory: Path, dtype: torch.dtype | None, task: Task) -> nn.Module:
+    """Load the model on the CPU [dtype None: as saved].
+
+    Raises:
+        ModelError: The files are broken, hold other weights than the model has, or weights that are not finite.
+        CheckpointError: The same for a pruned model.
+    """
     if is_pruned(directory):
-        return load(directory, dtype=dtype or "auto")
+        return _checked_values(load(directory, dtype=dtype or "auto"), directory)
     try:
-        model: nn.Module = model_class.from_pretrained(str(directory), dtype=dtype or "auto")
+        stored = stored_tensors(directory)
+        model, info = load_with_info(model_class, directory, dtype or "auto")
     except Exception as error:  # broken files, wrong shapes and bad pickles raise unrelated types of errors
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(f"{directory} cannot be loaded as {model_class.__name__}: {reason}") from error
+    unused = unread(model, info["missing_keys"], task) if info["missing_keys"] else []
+    if wrong := wrong_keys(model, info | {"missing_keys": info["missing_keys"] - set(unused)}, stored, ADVICE):
+        raise ModelError(f"The weights in {directory} are not those of a {model_class.__name__}: {wrong}")
+    _clear(model, unused)
+    return _checked_values(model, directory)
+
+
+def _clear(model: nn.Module, names: list[str]) -> None:
+    """Set parameters that the checkpoint does not have, and the task does not use, to zero in place of random values."""
+    if names:
+        log.warning("The checkpoint has no %s, which the task does not use; they are zero.", shown(names))
+    with torch.no_grad():
+        for name in names:
+            model.get_parameter(name).zero_()
+
+
+def _checked_values(model: nn.Module, directory: Path) -> nn.Module:
+    """The model itself.
+
+    Raises:
+        ModelError: A weight is NaN or infinite.
+    """
+    if wrong := not_finite(model):
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        raise ModelError(
+            f"The weights in {directory} have NaN or infinite values, read as {dtype}: {shown(wrong)}. Train or save the model "
+            "again, or open it in a dtype of a larger range."
+        )
     return model
 
 
@@ -318,6 +358,8 @@ def _device(device: str | torch.device) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if str(device).partition(":")[0] == "meta":
+        raise ModelError("The device 'meta' holds no weights; use auto, cpu, cuda or mps.")
     try:
         torch.empty(0, device=device)  # fails before the model is read
         return torch.device(device)
