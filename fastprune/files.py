@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fastprune.errors import CheckpointError, DataError, ModelError, UsageError
 
@@ -25,6 +26,8 @@ DATA_FILES = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt")
 ADAPTER = "adapter_config.json"
 PARTIAL = ".partial-"
 """Prefix of the names of files and directories that are still being written."""
+MODEL_FILES = ("config.json", "modules.json")
+"""Files of which a model directory has at least one."""
 
 
 def user_path(path: str | Path) -> Path:
@@ -39,35 +42,86 @@ def check_output(path: str | Path) -> Path:
         The path, without ``~``.
 
     Raises:
-        CheckpointError: The path is a file or a non-empty directory, or its parent is not a writable directory.
+        CheckpointError: The path is empty, invalid, a file or a non-empty directory, or its parent is not a writable directory.
     """
-    path = user_path(path)
-    if path.is_dir() and any(not each.name.startswith(PARTIAL) for each in path.iterdir()):
-        raise CheckpointError(
-            f"The output directory {path} exists and is not empty; name another directory or empty it."
-        )
-    if path.exists() and not path.is_dir():
-        raise CheckpointError(f"The output {path} is a file; name a directory.")
-    nearest = next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise CheckpointError(f"The output directory {path} cannot be created: {nearest} is not a writable directory.")
-    return path
+    with _valid(path, CheckpointError):
+        place = user_path(path)
+        if place.is_dir() and any(not each.name.startswith(PARTIAL) for each in place.iterdir()):
+            raise CheckpointError(
+                f"The output directory {path} exists and is not empty; name another directory or empty it."
+            )
+        if place.exists() and not place.is_dir():
+            raise CheckpointError(f"The output {path} is a file; name a directory.")
+        nearest = _nearest(place)
+        if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+            raise CheckpointError(
+                f"The output directory {path} cannot be created: {nearest} is not a writable directory."
+            )
+        return place
 
 
-def check_file(path: str | Path) -> Path:
+def check_file(path: str | Path, *, mark: bytes = b"") -> Path:
     """Check that a file can be written at ``path``.
+
+    Args:
+        path: The file.
+        mark: An existing file is replaced only if it contains these bytes: fastprune wrote it.
 
     Returns:
         The path, without ``~``.
 
     Raises:
-        UsageError: The path is a directory, or its parent is not a writable directory.
+        UsageError: The path is empty, invalid, a directory or another existing file, or its parent is not a writable directory.
     """
-    place = user_path(path).absolute()
-    parent = next((each for each in place.parents if each.exists()), place)
-    if place.is_dir() or not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise UsageError(f"The file {path} cannot be written; name another path.")
-    return user_path(path)
+    with _valid(path, UsageError):
+        place = user_path(path)
+        parent = _nearest(place.absolute().parent)
+        if place.is_dir() or not (parent.is_dir() and os.access(parent, os.W_OK)):
+            raise UsageError(f"The file {path} cannot be written; name another path.")
+        if place.exists() and not (place.is_file() and mark in place.read_bytes()):
+            raise UsageError(f"The file {path} exists and is not an earlier output; name another path or delete it.")
+        return place
+
+
+@contextlib.contextmanager
+def claimed(path: str | Path) -> Iterator[None]:
+    """Within the context, another process that claims the same output is refused. The claim of a dead process does not count.
+
+    Args:
+        path: A directory or file to write; it does not have to exist.
+
+    Raises:
+        UsageError: Another process has claimed the path, or nothing can be written there.
+    """
+    target = user_path(path).resolve()
+    place = target if target.is_dir() else _nearest(target.parent)
+    lock = place / f"{PARTIAL}{hashlib.sha256(os.fsencode(target)).hexdigest()[:8]}-claim.lock"
+    try:
+        held = _claim(lock, path)
+    except OSError as error:
+        raise UsageError(f"The output {path} cannot be written: {_said(error)}.") from error
+    with held:
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _claim(lock: Path, path: str | Path) -> IO[str]:
+    """Create and lock the file of a claim; the file stays locked until it is closed."""
+    while True:
+        held = lock.open("a+")
+        if _lock(held.fileno(), wait=False) is False:
+            held.seek(0)
+            owner = held.read()
+            held.close()
+            raise UsageError(f"Another process ({owner}) is writing to {path}; name another output, or wait for it.")
+        if lock.exists() and os.path.samestat(lock.stat(), os.fstat(held.fileno())):
+            held.truncate(0)
+            held.write(str(os.getpid()))
+            held.flush()
+            return held
+        held.close()  # the owner deleted the file before we locked it
 
 
 def check_model(source: str | Path) -> Path | None:
@@ -79,7 +133,7 @@ def check_model(source: str | Path) -> Path | None:
     path = user_path(source)
     if path.is_dir():
         check_no_adapter(path)
-        if not any((path / name).is_file() for name in ("config.json", "modules.json")):
+        if not any((path / name).is_file() for name in MODEL_FILES):
             raise ModelError(f"{source} is not a model directory: it has no config.json.")
         return path
     if path.exists():
@@ -136,38 +190,72 @@ def written_directory(path: str | Path) -> Iterator[Path]:
         path: Directory; new or empty.
 
     Raises:
-        CheckpointError: The target is not empty, or cannot be created.
+        CheckpointError: The target is not empty, or cannot be written, for instance because the disk is full.
     """
     target = check_output(path).resolve()
     exists = target.is_dir()
-    with _partial(target if exists else target.parent, target.name) as scratch:
-        scratch.mkdir()
-        yield scratch
-        readable = scratch.stat().st_mode
-        for file in scratch.rglob("*"):  # libraries create some files for the owner alone: grant the usual permissions
-            file.chmod(readable if file.is_dir() else readable & ~0o111)
+    try:
+        with _partial(target if exists else target.parent, target.name) as scratch:
+            scratch.mkdir()
+            yield scratch
+            readable = scratch.stat().st_mode
+            for file in scratch.rglob(
+                "*"
+            ):  # libraries create some files for the owner alone: grant the usual permissions
+                file.chmod(readable if file.is_dir() else readable & ~0o111)
+            check_output(target)
+            if exists:
+                _move_into(scratch, target)
+            else:
+                scratch.replace(target)
+    except OSError as error:
+        raise CheckpointError(
+            f"The directory {path} cannot be written: {_said(error)}. Nothing was written."
+        ) from error
+
+
+def _move_into(scratch: Path, target: Path) -> None:
+    """Move all files of a directory into an empty one. ``MODEL_FILES`` come last: without them it is no model."""
+    with _locked_directory(target):
         check_output(target)
-        if exists:
-            for file in list(scratch.iterdir()):
-                file.replace(target / file.name)
-        else:
-            scratch.replace(target)
+        for file in sorted(scratch.iterdir(), key=lambda file: file.name in MODEL_FILES):
+            file.replace(target / file.name)
+
+
+@contextlib.contextmanager
+def _locked_directory(path: Path) -> Iterator[None]:
+    """Within the context, other processes that lock the directory wait."""
+    descriptor = os.open(path, os.O_RDONLY) if fcntl else None
+    try:
+        if descriptor is not None:
+            _lock(descriptor, wait=True)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
 def written_file(path: str | Path) -> Iterator[Path]:
     """Within the context, a temporary file to write, with the target's ending; at the end it becomes the target. After an error
-    nothing is left. Missing parent directories are created."""
+    nothing is left. Missing parent directories are created.
+
+    Raises:
+        UsageError: The file cannot be written, for instance because the disk is full.
+    """
     target = user_path(path)
-    with _partial(target.parent, target.name) as scratch:
-        yield scratch
-        scratch.replace(target)
+    try:
+        with _partial(target.parent, target.name) as scratch:
+            yield scratch
+            scratch.replace(target)
+    except OSError as error:
+        raise UsageError(f"The file {path} cannot be written: {_said(error)}. Nothing was written.") from error
 
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write a file without leaving a partial one after an error; returns the path, without ``~``."""
     with written_file(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no Unicode
     return user_path(path)
 
 
@@ -217,15 +305,17 @@ def _delete_abandoned(lock: Path) -> None:
             lock.unlink(missing_ok=True)
 
 
-def _lock(descriptor: int, *, wait: bool) -> bool:
-    """Lock an open file until it is closed; False if the file system has no locks, or if another process holds the lock and
-    ``wait`` is False."""
+def _lock(descriptor: int, *, wait: bool) -> bool | None:
+    """Lock an open file until it is closed; False if another process holds the lock and ``wait`` is False; None if the file
+    system has no locks."""
     if fcntl is None:
-        return False
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True
 
 
@@ -246,3 +336,28 @@ def _where(path: Path) -> str:
     """Sentence for messages about a missing path: the nearest existing parent directory."""
     place = next(each for each in path.absolute().parents if each.exists())
     return f" Its parent {place} exists." if place.name and place != Path.cwd() else ""
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself if it exists, else its nearest existing parent; without links."""
+    path = path.resolve()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+@contextlib.contextmanager
+def _valid(path: str | Path, refusal: type[UsageError]) -> Iterator[None]:
+    """Within the context, refuse an output path that is empty or that the operating system does not accept."""
+    if not str(path).strip():
+        raise refusal("The output is empty; name a path.")
+    if str(user_path(path)).startswith("~"):
+        raise refusal(f"The output {path} cannot be written: there is no such home directory.")
+    try:
+        user_path(path).resolve()
+        yield
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, a loop of links
+        raise refusal(f"The output {str(path)[:200]!r} cannot be written: {_said(error)}.") from error
+
+
+def _said(error: BaseException) -> str:
+    """The reason of an error in one line, without the path that ``OSError`` adds."""
+    return str(getattr(error, "strerror", None) or error).strip().partition("\n")[0]

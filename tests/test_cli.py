@@ -154,6 +154,28 @@ def test_what_can_be_told_at_once_is_told_before_torch_is_imported(tiny_data: Pa
     assert not (tmp_path / "out").exists()
 
 
+def test_brackets_in_names_are_no_markup(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    data = tmp_path / "[red]data[" / "x] :smile:.txt"
+    data.parent.mkdir()
+    data.write_text("the cat sat\nthe dog ran home\na cat and a dog\n")
+    output = tmp_path / "[bold]small[" / "x]"
+
+    result = prune(run, tiny_checkpoint, data, output, "--no-bench")
+
+    assert result.exit_code == 0, result.output
+    said = "".join(result.stderr.split())
+    assert "[red]data[/x]:smile:.txt" in said
+    assert "[bold]small[/x]" in said
+    assert run("report", output, "--output", tmp_path / "[b].html").exit_code == 0
+
+
+def test_errors_do_not_reach_the_terminal_with_control_characters(run: Run) -> None:
+    result = run("evaluate", "./no\x1b[31mthing", "--data", "x.csv")
+    assert result.exit_code == 2
+    assert "\x1b" not in result.stderr
+    assert r"./no\x1b[31mthing" in result.stderr
+
+
 def test_missing_labels_are_named_and_not_needed(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
     lines = tmp_path / "lines.txt"
     lines.write_text("the cat sat\nthe dog ran home\na cat and a dog\n")

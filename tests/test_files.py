@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,14 +21,16 @@ from fastprune.files import (
     PARTIAL,
     check_file,
     check_output,
+    claimed,
     json_text,
     write_text,
     written_directory,
     written_file,
 )
-from fastprune.models.manifests import read_manifest
+from fastprune.models.manifests import read_manifest, write_report
 from fastprune.pipeline.curves import Run, Sweep
 from fastprune.pipeline.sweeps import sweep
+from fastprune.reports.pictures import save_figure, subplots
 
 ROOT = Path(__file__).parents[1]
 
@@ -123,6 +127,104 @@ def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
         other.communicate(b"")
     assert (tmp_path / "small" / "weights").read_text() == "half"
     assert left_in(tmp_path) == ["page.html", "small"]
+
+
+CLAIMING = """
+import os, signal, sys
+from fastprune.files import claimed
+with claimed(sys.argv[1]):
+    print("writing", flush=True)
+    if sys.argv[2] == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("kind", ["new", "below a new one", "existing", "file"])
+def test_the_second_writer_of_an_output_is_told(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / ("new/small" if kind == "below a new one" else "small")
+    if kind == "existing":
+        target.mkdir()
+    if kind == "file":
+        target.write_text("a table")
+    before = left_in(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-c", CLAIMING, str(target), "lives"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"writing\n"
+        refusal = rf"Another process \({other.pid}\) is writing to .*small; name another output, or wait"
+        with pytest.raises(UsageError, match=refusal), claimed(target):
+            pass
+        with claimed(tmp_path / "other"):
+            pass
+        other.communicate(b"")
+    with claimed(target), pytest.raises(UsageError, match="Another process"), claimed(target):
+        pass
+    assert left_in(tmp_path) == before
+
+
+def test_the_claim_of_a_dead_process_does_not_count(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", CLAIMING, str(tmp_path / "small"), "dies"], capture_output=True)
+    assert len(left_in(tmp_path)) == 1
+    with claimed(tmp_path / "small"):
+        check_output(tmp_path / "small")
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("", "The output is empty"),
+        ("~nobody-here/small", "there is no such home directory"),
+        ("a" * 300, "too long"),
+        ("a\0b", "null byte"),
+        ("loop/small", "loop"),
+        ("file", "is a file|exists and is not an earlier output"),
+        ("file/small", "is not a writable directory|cannot be written"),
+    ],
+)
+def test_outputs_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, says: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match=says):
+        check_output(path)
+    with pytest.raises(UsageError, match=says):
+        check_file(path, mark=b"ours")
+    assert left_in(tmp_path) == ["file", "loop"]
+
+
+@pytest.mark.parametrize("writer", [written_directory, written_file])
+def test_a_full_disk_is_an_error_of_one_line(tmp_path: Path, writer: Any) -> None:
+    says = r"small cannot be written: No space left on device\. Nothing was written\."
+    with pytest.raises(UsageError, match=says), writer(tmp_path / "small") as scratch:
+        file = scratch / "weights" if scratch.is_dir() else scratch
+        file.symlink_to("/dev/full")
+        file.write_text("much")
+    assert left_in(tmp_path) == []
+
+
+def test_a_file_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
+    model = testing.tiny_model()
+    result = fastprune.prune(model, testing.tiny_batches(model), budget=0.5, cost="params", tuner="none", bench=False)
+    small = result.save(tmp_path / "small")
+    table = fastprune.strategies.MeasuredTable(measure="ms", fixed=1.0, curves=(), conditions={})
+    writers: dict[str, Callable[[Path], object]] = {
+        "page.html": lambda path: write_report([small], path),
+        "table.json": table.save,
+        "curve.svg": lambda path: save_figure(subplots(1, 1)[0], path),
+        "curve.png": lambda path: save_figure(subplots(1, 1)[0], path),
+        "curve.pdf": lambda path: save_figure(subplots(1, 1)[0], path),
+    }
+    for name, write in writers.items():
+        (tmp_path / name).write_text("precious")
+        with pytest.raises(UsageError, match="exists and is not an earlier output"):
+            write(tmp_path / name)
+        assert (tmp_path / name).read_text() == "precious"
+        (tmp_path / name).unlink()
+        write(tmp_path / name)
+        write(tmp_path / name)  # again
 
 
 def test_the_ending_of_a_file_stays(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 import fastprune
 from fastprune import materialize, testing
-from fastprune.errors import TableError
+from fastprune.errors import TableError, UsageError
 from fastprune.strategies import Curve, MeasuredTable
 from fastprune.units import Groups, Mask, resolve_groups
 
@@ -61,10 +61,10 @@ def test_file_gives_back_the_table(tmp_path: Path) -> None:
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     table = table_for(groups_of(testing.tiny_model()))
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(TableError, match="cannot be written"):
+    with pytest.raises(UsageError, match="cannot be written"):
         table.save(tmp_path / "file" / "table.json")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(TableError, match="cannot be written"):
+    with pytest.raises(UsageError, match="cannot be written"):
         table.save(tmp_path / "folder")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 

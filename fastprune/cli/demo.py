@@ -6,7 +6,7 @@ import click
 
 from fastprune.cli.options import verbosity_options
 from fastprune.cli.working import working
-from fastprune.files import check_output, json_text
+from fastprune.files import check_output, claimed, json_text
 
 
 @click.command(short_help="Halve a real sentence encoder; needs no access to the Hub.")
@@ -23,7 +23,7 @@ def demo(output: str, budget: float, samples: int, as_json: bool) -> None:
 
     check_output(output)
     budgets.read_budget(budget)
-    with working(as_json=as_json) as where:
+    with claimed(output), working(as_json=as_json) as where:
         from fastprune.cli import terminal
         from fastprune.cli.demo_run import run
         from fastprune.reports import figures

@@ -8,7 +8,7 @@ from fastprune.cli.opening import check_sources
 from fastprune.cli.options import verbosity_options
 from fastprune.cli.working import working
 from fastprune.errors import OptionError
-from fastprune.files import check_output, json_text
+from fastprune.files import check_output, claimed, json_text
 
 
 @click.command(short_help="Write a model in a format for another runtime, such as ONNX.")
@@ -29,7 +29,7 @@ def export(model: str, output: str, format: str, settings: tuple[str, ...], as_j
     check_output(output)
     options = _options(settings)
     check_sources(model)
-    with working(as_json=as_json) as where:
+    with claimed(output), working(as_json=as_json) as where:
         from fastprune.exporting import export as exporting
         from fastprune.models.pretrained import open_pretrained
         from fastprune.registry.recipe import strategy

@@ -34,6 +34,11 @@ NOISY = ("torchao", "torch.utils._pytree")
 """Loggers that warn of kernels and of torch's own types when transformers imports torchao, where that is installed."""
 
 
+def printable(text: str) -> str:
+    """The text without control characters, which file names and labels may have, and which a terminal obeys."""
+    return "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)
+
+
 class Cli(click.Group):
     """A group that imports commands on demand, prints fastprune's errors with exit status 2, and handles Ctrl-C."""
 
@@ -43,7 +48,7 @@ class Cli(click.Group):
         try:
             return super().invoke(ctx)
         except FastpruneError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"Error: {printable(str(error))}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
             click.echo("Stopped. No incomplete files are left.", err=True)

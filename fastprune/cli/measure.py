@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import click
@@ -14,7 +15,8 @@ from fastprune.cli.opening import (
 from fastprune.cli.options import model_options, serving_options
 from fastprune.cli.working import working
 from fastprune.errors import UsageError
-from fastprune.files import check_file
+from fastprune.files import check_file, claimed
+from fastprune.reports.pictures import check_picture
 
 
 @click.command(short_help="Measure a model's latency table on this machine.")
@@ -45,8 +47,8 @@ def measure(model: str | None, output: str | None, show: str | None, **options: 
     check_sources(model)
     check_files(show)
     if output:
-        check_file(output)
-    with working(as_json=options["as_json"]) as where:
+        check_picture(output) if show else check_file(output, mark=b"fastprune cost table")
+    with claimed(output) if output else contextlib.nullcontext(), working(as_json=options["as_json"]) as where:
         from fastprune.cli import terminal
         from fastprune.measuring import cost_tables
         from fastprune.strategies.tables import MeasuredTable

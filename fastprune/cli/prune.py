@@ -19,7 +19,7 @@ from fastprune.cli.opening import (
 from fastprune.cli.options import data_options, model_options
 from fastprune.cli.working import working
 from fastprune.errors import OptionError
-from fastprune.files import check_output, json_text
+from fastprune.files import check_output, claimed, json_text
 
 
 @click.command(short_help="Prune a model to a budget and save the smaller one.")
@@ -76,7 +76,7 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
     requested = budgets.read_budget(budget)
     check_sources(model, data, options["eval_data"])
     check_files(named_file(options["architecture"]), named_file(options["recipe"]))
-    with working(as_json=options["as_json"]) as where:
+    with claimed(output), working(as_json=options["as_json"]) as where:
         from fastprune.registry.recipe import Recipe, main_cost
 
         architecture = read_architecture_option(options)

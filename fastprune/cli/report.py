@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import click
 
-from fastprune.files import check_file
-
 
 @click.command(short_help="Write an HTML report that compares pruned models.")
 @click.argument("directories", nargs=-1, required=True)
@@ -21,5 +19,4 @@ def report(directories: tuple[str, ...], output: str) -> None:
     """
     from fastprune.models.manifests import write_report
 
-    check_file(output)
     click.echo(write_report(directories, output))

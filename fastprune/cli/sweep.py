@@ -16,7 +16,7 @@ from fastprune.cli.opening import (
 from fastprune.cli.options import data_options, model_options
 from fastprune.cli.working import working
 from fastprune.errors import UsageError
-from fastprune.files import check_output, user_path
+from fastprune.files import check_output, claimed
 
 
 @click.command(short_help="Plot accuracy against cost for many budgets.")
@@ -46,17 +46,17 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
         --recipes default,paper --seeds 0,1,2 --pick 'drop<=1' --output curve
     """
 
-    from fastprune.pipeline.curves import read_rule
+    from fastprune.pipeline.curves import check_folder, read_rule
     from fastprune.strategies.budgets import read_budgets
 
-    folder = user_path(output)
+    folder = check_folder(output)
     budgets, seeds = read_budgets(options["budgets"]), _seeds(options["seeds"])
     if options["pick"]:
         read_rule(options["pick"])
         check_output(folder / "model")
     check_sources(model, data, options["eval_data"])
     check_files(*(name for name in options["recipes"].split(",") if name.endswith(".toml")))
-    with working(as_json=options["as_json"]) as where:
+    with claimed(folder), working(as_json=options["as_json"]) as where:
         import functools
 
         from fastprune.cli import terminal

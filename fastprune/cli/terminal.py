@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from fastprune import progress as reports
 from fastprune.reports.figures import Row, count
@@ -31,15 +31,18 @@ BAR_WIDTH = 12
 
 
 def console(*, quiet: bool = False) -> Console:
-    """A console on standard error, for messages to users; standard output is for machine-readable results."""
-    return Console(stderr=True, quiet=quiet, highlight=False)
+    """A console on standard error, for messages to users; standard output is for machine-readable results.
+
+    Text is printed as it is: brackets and colons in names of files and labels are no markup.
+    """
+    return Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
 
 
 @contextlib.contextmanager
 def progress_bar(where: Console) -> Iterator[None]:
     """Within the context, show a progress bar for each reported step; nothing if standard error is not a terminal."""
     columns = (
-        TextColumn("{task.description:<12}"),
+        TextColumn("{task.description:<12}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -114,7 +117,7 @@ def verdicts_table(rows: Sequence[tuple[str, bool, str]]) -> Table:
     for name in ("", "check", "reason"):
         table.add_column(name, overflow="fold")
     for check, passed, detail in rows:
-        table.add_row("[green]ok[/green]" if passed else "[red]FAILED[/red]", escape(check), escape(detail))
+        table.add_row(Text("ok", "green") if passed else Text("FAILED", "red"), check, detail)
     return table
 
 
@@ -125,9 +128,9 @@ def findings_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(name, overflow="fold")
     colours = {"sure": "green", "likely": "yellow", "doubtful": "red"}
     for row in rows:
-        sure = f"[{colours[row['confidence']]}]{row['confidence']}[/{colours[row['confidence']]}]"
+        sure = Text(row["confidence"], colours[row["confidence"]])
         units = f"{row['units']} {'filters' if row['kind'] == 'ffn' else 'heads'}"
-        table.add_row(sure, escape(row["path"]), units, str(row["width"]), escape(row["detail"]))
+        table.add_row(sure, row["path"], units, str(row["width"]), row["detail"])
     return table
 
 

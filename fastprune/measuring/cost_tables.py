@@ -13,7 +13,7 @@ from fastprune.models.pretrained import Pretrained
 from fastprune.progress import Progress, listening
 from fastprune.registry import serving
 from fastprune.registry.recipe import strategy
-from fastprune.reports.pictures import save_figure, subplots
+from fastprune.reports.pictures import plain, save_figure, subplots
 from fastprune.strategies.contracts import MeasuredCost
 from fastprune.strategies.costs import Conditions
 from fastprune.strategies.tables import Curve, MeasuredTable
@@ -78,6 +78,8 @@ def draw(table: MeasuredTable, path: str | Path) -> Path:
         filled = curve.costs().tolist()
         place.step(range(len(filled)), filled, where="mid", linewidth=1)
         place.plot(curve.kept, curve.cost, "o", markersize=3)
-        place.set(title=title(curve), xlabel="units kept", ylabel=table.measure, xlim=(0, None), ylim=(0, None))
-    figure.suptitle(conditions_text(table.conditions))
+        place.set(
+            title=plain(title(curve)), xlabel="units kept", ylabel=plain(table.measure), xlim=(0, None), ylim=(0, None)
+        )
+    figure.suptitle(plain(conditions_text(table.conditions)))
     return save_figure(figure, path)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fastprune.errors import CheckpointError
-from fastprune.files import user_path, write_text
-from fastprune.reports.pages import render
+from fastprune.files import check_file, user_path, write_text
+from fastprune.reports.pages import MARK, render
 
 MANIFEST = "fastprune.json"
 FORMAT_VERSION = 1
@@ -48,7 +48,9 @@ def write_report(directories: Sequence[str | Path], output: str | Path) -> Path:
 
     Raises:
         CheckpointError: A directory has no pruned model.
+        UsageError: The file cannot be written, or exists and is not a report.
     """
+    check_file(output, mark=MARK)
     runs = {}
     for directory in map(user_path, directories):
         name = directory.name if directory.name not in runs else str(directory)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fastprune.errors import UsageError
-from fastprune.files import json_text
-from fastprune.reports.pictures import save_figure, subplots
+from fastprune.files import PARTIAL, check_output, json_text, user_path
+from fastprune.reports.pictures import plain, save_figure, subplots
 
 FORMAT = 2
 
@@ -183,6 +183,26 @@ class Sweep:
         return 100 * (value / dense - 1) if self.falling else 100 * (dense - value)
 
 
+def check_folder(folder: str | Path) -> Path:
+    """Check that a sweep can be written to a folder: a new or empty one, or that of a sweep to continue.
+
+    Returns:
+        The path, without ``~``.
+
+    Raises:
+        UsageError: The folder holds something else or a broken sweep, or cannot be written.
+    """
+    place = user_path(folder)
+    if (place / "sweep.json").is_file():
+        Sweep.read(place / "sweep.json")
+        return place
+    if place.is_dir() and any(not each.name.startswith(PARTIAL) for each in place.iterdir()):
+        raise UsageError(
+            f"{folder} is not empty and holds no sweep; name a directory that does not exist, or is empty."
+        )
+    return check_output(folder)
+
+
 def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
     """Metrics with NaN where JSON has null."""
     return {name: math.nan if value is None else value for name, value in metrics.items()}
@@ -226,7 +246,7 @@ def draw(found: Sweep, path: Path) -> None:
             marker="o",
             markersize=4,
             capsize=2,
-            label=recipe,
+            label=plain(recipe),
         )
     front = found.front()
     axes.plot(
@@ -236,8 +256,8 @@ def draw(found: Sweep, path: Path) -> None:
     knee = found.knee()
     if knee:
         axes.plot(knee.cost, knee.value, "o", markersize=13, fillstyle="none", color="0.3", label="knee")
-        axes.set_title(f"The knee: {found.sentence(knee)}", loc="left", fontsize=10)
-    axes.set(xlabel=f"{found.measure} left", ylabel=found.metric)
+        axes.set_title(plain(f"The knee: {found.sentence(knee)}"), loc="left", fontsize=10)
+    axes.set(xlabel=plain(f"{found.measure} left"), ylabel=plain(found.metric))
     axes.grid(alpha=0.3)
     axes.legend()
     save_figure(figure, path)

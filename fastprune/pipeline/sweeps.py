@@ -10,11 +10,11 @@ from typing import Any
 
 from fastprune.data.batches import Batches
 from fastprune.errors import BudgetError, UsageError
-from fastprune.files import check_output, user_path, write_text
+from fastprune.files import write_text
 from fastprune.measuring.evaluation import evaluate
 from fastprune.models.pretrained import Pretrained
 from fastprune.pipeline.cache import PruningCache
-from fastprune.pipeline.curves import Point, Run, Sweep, draw, to_csv
+from fastprune.pipeline.curves import Point, Run, Sweep, check_folder, draw, to_csv
 from fastprune.pipeline.prune import prune
 from fastprune.pipeline.result import PruningResult
 from fastprune.progress import track
@@ -59,7 +59,7 @@ def sweep(
         read_budget(budget)
     if not budgets or not seeds:
         raise BudgetError("A sweep takes at least one budget and one seed.")
-    folder = user_path(folder) if folder else None
+    folder = check_folder(folder) if folder else None
     found = _started(model, eval_data, recipes, metric, folder)
     drawn: int | None = None
     todo = [(seed, budget, name) for seed in seeds for budget in budgets for name in recipes]
@@ -134,8 +134,6 @@ def _started(
                 )
         found.about = {**found.about, "recipes": {**found.about["recipes"], **about["recipes"]}}
     else:
-        if folder:
-            _check_folder(folder)
         dense = evaluate(model.model, eval_data)
         found = Sweep(about=about, metric=next(iter(dense)), falling=False, dense=dense)
     if metric is not None and metric not in found.dense:
@@ -159,11 +157,3 @@ def _note_calibration(found: Sweep, seed: int, batches: Batches, folder: Path | 
 def _counted(cost: CostModel, result: PruningResult) -> str:
     """Name of the cost in phrases with a share: the cost model's name for measured costs (latency, not ms), else the measure."""
     return cost.name if isinstance(cost, MeasuredCost) else result.measure
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(
-            f"{folder} is not empty and holds no sweep; name a directory that does not exist, or is empty."
-        )
-    check_output(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastprune.reports import pages as reports
-from fastprune.reports.pictures import subplots
+from fastprune.reports.pictures import plain, subplots
 
 CARD = "README.md"
 PICTURE = "kept.png"
@@ -68,7 +68,7 @@ def kept_picture(details: Mapping[str, Any]) -> bytes:
         shares = [100 * row["kept"] / row["units"] if row["units"] else 0 for row in rows]
         axes.bar(range(len(rows)), [100] * len(rows), color="#e3e8f2")
         axes.bar(range(len(rows)), shares, color="#2563eb")
-        axes.set(title=f"{kind}: % kept", xlabel="layer", ylim=(0, 100))
+        axes.set(title=plain(f"{kind}: % kept"), xlabel="layer", ylim=(0, 100))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
     png = io.BytesIO()

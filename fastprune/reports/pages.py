@@ -10,12 +10,13 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from fastprune.reports import figures
-from fastprune.reports.pictures import subplots
+from fastprune.reports.pictures import plain, subplots
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "report.html"
+MARK = b'<meta name="generator" content="fastprune">'
 CELLS = 128  # attention groups with more units than this are drawn as a bar instead of cells
 VALUES = 128  # maximum number of importance values per group in a manifest
 BLUE, GREY = "#2563eb", "#8a93a5"  # the page's style sheet replaces BLUE by its own blue, for light or dark mode
@@ -151,7 +152,9 @@ def _curves(kind: str, groups: Sequence[Sequence[float]], floor: float) -> str:
         share = [100 * at / max(len(values) - 1, 1) for at in range(len(values))]
         opacity = 0.4 + 0.6 * place / max(len(groups) - 1, 1)
         axes.plot(share, [max(value, floor) for value in values], color=BLUE, alpha=opacity, linewidth=1.2)
-    axes.set(yscale="log", title=f"{kind}: one line per layer, later layers more opaque", xlabel="units by rank, %")
+    axes.set(
+        yscale="log", title=plain(f"{kind}: one line per layer, later layers more opaque"), xlabel="units by rank, %"
+    )
     for spine in axes.spines.values():
         spine.set_color(GREY)
     axes.tick_params(colors=GREY, which="both")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fastprune.errors import TableError
-from fastprune.files import json_text, user_path, write_text
+from fastprune.files import check_file, json_text, user_path, write_text
 from fastprune.strategies.costs import Conditions, CostTable
 from fastprune.units.groups import Group, Groups
 
@@ -145,12 +145,9 @@ class MeasuredTable:
         """Write the table as JSON; an interrupted call leaves no partial file.
 
         Raises:
-            TableError: The file cannot be written.
+            UsageError: The file cannot be written, or exists and is not a cost table.
         """
-        try:
-            return write_text(path, self.to_json() + "\n")
-        except OSError as error:
-            raise TableError(f"The cost table {path} cannot be written: {error}.") from error
+        return write_text(check_file(path, mark=FORMAT.encode()), self.to_json() + "\n")
 
     @staticmethod
     def read(path: str | Path) -> MeasuredTable:

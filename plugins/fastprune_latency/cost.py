@@ -18,7 +18,7 @@ from torch import nn
 from fastprune import option
 from fastprune.calibration import frozen
 from fastprune.data import Workload, check_length
-from fastprune.errors import ModelError, OptionError, TableError
+from fastprune.errors import ModelError, OptionError, TableError, UsageError
 from fastprune.strategies import Conditions, Curve, MeasuredCost, MeasuredTable
 from fastprune.units import Group, Groups
 from fastprune_latency.conditions import conditions_of, shape_of, unpadded
@@ -313,8 +313,9 @@ def _read_cached(file: Path) -> MeasuredTable | None:
 def _store(table: MeasuredTable, file: Path) -> None:
     """Write the table to the cache; a failure is logged, not raised."""
     try:
+        file.unlink(missing_ok=True)  # a broken one
         table.save(file)
-    except TableError as error:
+    except (OSError, UsageError) as error:
         log.warning("%s", error)
 
 
