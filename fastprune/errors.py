@@ -6,6 +6,7 @@
     │   ├── OptionError           an unknown option of a strategy, or a value of the wrong type
     │   ├── BudgetError           an invalid budget, or one below the reachable minimum
     │   ├── DataError             calibration or evaluation data that cannot be read or does not fit the task
+    │   │   └── RowError          the same, because of one row
     │   ├── ModelError            a model that cannot be opened, or whose architecture is unknown or does not fit it
     │   ├── TableError            a measured cost table that is broken, or of another model or machine
     │   ├── CheckpointError       an output directory that cannot be written, or a broken or unsupported saved model
@@ -43,6 +44,19 @@ class BudgetError(UsageError):
 
 class DataError(UsageError):
     """The data cannot be read, or has not the columns, labels or values that the task needs."""
+
+
+class RowError(DataError):
+    """A row does not fit the task.
+
+    Attributes:
+        row: The row's index in the data that was given.
+        reason: The sentence without the row's number.
+    """
+
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(f"Row {row + 1} of the data: {reason}")
+        self.row, self.reason = row, reason
 
 
 class ModelError(UsageError):

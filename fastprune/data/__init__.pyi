@@ -1,3 +1,4 @@
+from .batches import CUT as CUT
 from .batches import NO_LABEL as NO_LABEL
 from .batches import check_length as check_length
 from .batches import marked_tokens as marked_tokens

@@ -18,9 +18,11 @@ log = logging.getLogger(__name__)
 
 SAMPLE = "sample"
 """Name of the tensor with each row's index into ``Batches.samples``, [samples]; it is not an input of the model."""
+CUT = "cut"
+"""Entry of a sample that was truncated: the amount that was cut off, by its unit, such as ``{"tokens": 12}``."""
 NO_LABEL = -100
-DECODER_MARK = "decoder_attention_mask"
 """The label of tokens and samples without a label."""
+DECODER_MARK = "decoder_attention_mask"
 COUNTED = (
     ("attention_mask", ("input_ids", "inputs_embeds", "input_values")),
     (DECODER_MARK, ("decoder_input_ids",)),

@@ -50,6 +50,13 @@ class Task(ABC):
     token_label_names: ClassVar[tuple[str, ...]] = ()
     """The ``label_names`` with one entry per token; -100 means no label and is their padding value."""
 
+    usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Usual names of the input columns, in order of preference; columns of one tuple belong together."""
+    usual_labels: ClassVar[tuple[str, ...]] = ()
+    """Usual names of the label column, in order of preference; empty: the labels come from the inputs, or there are none."""
+    label_form: ClassVar[str] = "none"
+    """Forms of the labels, for the documentation."""
+
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
     """Names of the metrics for which a lower value is better."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from fastprune import Columns
 from fastprune.data import Batch, Sample, Task, label_column
-from fastprune.errors import DataError
-from fastprune_tasks.labels import LABELS, class_names, class_reader, labels_of, read_labels
+from fastprune.errors import RowError
+from fastprune_tasks.boxes import reads_boxes
+from fastprune_tasks.labels import LABELS, class_columns, class_names, labels_of, many_hot, one_class, read_labels
 from fastprune_tasks.likelihood import categorical_loss, draw_categorical, full_precision
 from fastprune_tasks.recordings import classifies_recordings
 from fastprune_tasks.regression import is_regression
-from fastprune_tasks.texts import encode_texts
+from fastprune_tasks.texts import PAIRS, SINGLES, encode_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,13 +32,22 @@ class SequenceClassification(Task):
     Attributes:
         classes: The model's class names, in order.
         multi_label: Each class is an independent binary decision.
+        boxes: The model reads the place of each word on the page.
     """
 
     name: ClassVar[str] = "sequence-classification"
     heads: ClassVar[tuple[str, ...]] = ("ForSequenceClassification",)
+    input_names: ClassVar[tuple[str, ...]] = ("bbox",)
+    usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = (*PAIRS, *SINGLES)
+    usual_labels: ClassVar[tuple[str, ...]] = LABELS
+    label_form: ClassVar[str] = (
+        "name or number of a class; for a model with several classes per row a list of these, or zeros and ones; "
+        "or a column of zeros and ones for each class, with its name"
+    )
 
     classes: tuple[str, ...]
     multi_label: bool = False
+    boxes: bool = False
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
@@ -47,24 +57,30 @@ class SequenceClassification(Task):
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
-        """Read the class names and the problem type."""
-        return cls(classes=class_names(config), multi_label=config.problem_type == "multi_label_classification")
+        """Read the class names, the problem type, and whether the model reads boxes."""
+        several = config.problem_type == "multi_label_classification"
+        return cls(classes=class_names(config), multi_label=several, boxes=reads_boxes(config))
 
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
         """Encode texts, and labels as class numbers; with ``multi_label``, labels as 0.0 or 1.0 per class."""
-        return self.labelled(encode_texts(data, tokenizer, columns=columns, max_length=max_length), data, columns)
+        samples = encode_texts(data, tokenizer, columns=columns, max_length=max_length, boxes=self.boxes)
+        return self.labelled(samples, data, columns)
 
     def labelled(self, samples: list[Sample], data: Dataset, columns: Columns) -> list[Sample]:
         """Add the labels, if the data has any, to the samples, one per row."""
-        column = label_column(data, columns, LABELS)
+        column = label_column(data, columns, self.usual_labels)
         labels = read_labels(data, column)
+        if column is None and (hot := class_columns(data, self.classes)) is not None:
+            labels = hot if self.multi_label else [_only(row, values) for row, values in enumerate(hot)]
         if labels is None:
             return samples
-        read = class_reader(data, column, self.classes)
-        for sample, label in zip(samples, labels, strict=True):
-            sample["labels"] = self._many_hot(label, read) if self.multi_label else read(label)
+        read = many_hot if self.multi_label else one_class
+        for sample, label in zip(
+            samples, read(data, column or "a column for each class", self.classes, labels), strict=True
+        ):
+            sample["labels"] = label
         return samples
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
@@ -90,15 +106,16 @@ class SequenceClassification(Task):
         logits = torch.cat([logits for logits, _ in pairs])  # [samples, classes]
         labels = torch.cat([labels for _, labels in pairs]).long()  # [samples] or [samples, classes]
         count = len(self.classes)
-        if self.multi_label:
+        predicted = self._decide(logits).long()
+        if count == 1:  # a single decision, yes or no
+            predicted, labels, count = predicted.flatten(), labels.flatten(), 2
+        elif self.multi_label:
             values = {
                 "accuracy": measures.multilabel_accuracy(logits, labels, count, average="micro"),
                 "f1": measures.multilabel_f1_score(logits, labels, count),
                 "matthews": measures.multilabel_matthews_corrcoef(logits, labels, count),
             }
-            predicted = self._decide(logits)
-        else:
-            predicted = logits.argmax(1)
+        if predicted.dim() == 1:
             f1 = (
                 measures.binary_f1_score(predicted, labels)
                 if count == 2
@@ -131,16 +148,10 @@ class SequenceClassification(Task):
         logits = full_precision(logits)
         return logits.sigmoid() if self.multi_label else logits.softmax(1)
 
-    def _many_hot(self, label: Any, read: Callable[[Any], int]) -> list[float]:
-        """A row's labels as 0.0 or 1.0 per class: [classes]."""
-        count = len(self.classes)
-        if not isinstance(label, list):
-            raise DataError(f"A multi-label model needs a list of labels in each row; got {label!r}.")
-        if any(isinstance(value, str) for value in label):
-            chosen = {read(value) for value in label}
-            return [float(index in chosen) for index in range(count)]
-        if len(label) != count or not set(label) <= {0, 1}:
-            raise DataError(
-                f"A row's labels must be class names, or {count} zeros and ones, one per class; got {label!r}."
-            )
-        return [float(value) for value in label]
+
+def _only(row: int, values: Sequence[Any]) -> int:
+    """The class of a row with a zero or one for each class."""
+    ones = [index for index, value in enumerate(values) if str(value) in ("1", "1.0", "True")]
+    if len(ones) != 1:
+        raise RowError(row, f"the columns of the classes must have a single 1 and else 0; got {values}.")
+    return ones[0]

@@ -13,10 +13,10 @@ from torch import Tensor
 from fastprune import Columns
 from fastprune.data import Batch, Sample, Task, label_column, text_columns, token_mask
 from fastprune.errors import DataError
-from fastprune_tasks.labels import SCORES, read_labels
+from fastprune_tasks.labels import SCORES, numbers, read_labels
 from fastprune_tasks.likelihood import draw_gaussian, full_precision, gaussian_loss
 from fastprune_tasks.regression import correlations
-from fastprune_tasks.texts import PAIRS, SINGLES
+from fastprune_tasks.texts import PAIRS, SINGLES, texts_of, tokenized
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,15 +63,13 @@ class Embedding(Task):
         """Encode each text of a row as a separate sample, with ``row``, ``side`` and, if the data has one, ``score``."""
         names = text_columns(data, columns, (*PAIRS, *SINGLES))
         column = label_column(data, columns, SCORES) if len(names) == 2 else None
-        scores = read_labels(data, column)
+        labels = read_labels(data, column)
+        scores = None if labels is None else numbers(str(column), labels)
         samples = []
         for side, name in enumerate(names):
-            encoded = tokenizer(list(data[name]), truncation=True, max_length=max_length)
-            for row in range(len(data)):
-                sample = {key: values[row] for key, values in encoded.items()} | {"row": row, "side": side}
-                if scores is not None:
-                    sample["score"] = _number(scores[row], column)
-                samples.append(sample)
+            for row, sample in enumerate(tokenized(tokenizer, [texts_of(data, name)], max_length)):
+                score = {} if scores is None else {"score": scores[row]}
+                samples.append(sample | {"row": row, "side": side} | score)
         return samples
 
     def embed(self, outputs: Any, batch: Batch) -> Tensor:
@@ -154,9 +152,3 @@ def _cosines(vectors: Tensor) -> Tensor:
     table = pairwise_cosine_similarity(vectors[chosen])  # [samples, samples]
     rows, columns = torch.triu_indices(len(table), len(table), offset=1)
     return table[rows, columns]
-
-
-def _number(score: Any, column: str | None) -> float:
-    if not isinstance(score, (int, float)):
-        raise DataError(f"The score {score!r} in '{column}' is not a number.")
-    return float(score)

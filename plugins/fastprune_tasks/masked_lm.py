@@ -13,9 +13,10 @@ from torch import Tensor
 from fastprune import Columns
 from fastprune.data import NO_LABEL, Batch, Sample, Task, token_mask
 from fastprune.errors import DataError
+from fastprune_tasks.boxes import reads_boxes
 from fastprune_tasks.labels import labels_of
 from fastprune_tasks.likelihood import categorical_loss, draw_at
-from fastprune_tasks.texts import encode_texts
+from fastprune_tasks.texts import PAIRS, SINGLES, encode_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,12 +31,19 @@ class MaskedLM(Task):
 
     15 % of the tokens are labelled; of these, 80 % are masked, 10 % replaced by random tokens and 10 % kept. The labels come
     from the text itself, so every encoded sample has them.
+
+    Attributes:
+        boxes: The model reads the place of each word on the page.
     """
 
     name: ClassVar[str] = "masked-lm"
     heads: ClassVar[tuple[str, ...]] = ("ForMaskedLM", "WithLMHeadModel")
+    input_names: ClassVar[tuple[str, ...]] = ("bbox",)
     token_label_names: ClassVar[tuple[str, ...]] = ("labels",)
+    usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = (*PAIRS, *SINGLES)
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"perplexity"})
+
+    boxes: bool = False
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
@@ -44,8 +52,8 @@ class MaskedLM(Task):
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
-        """Needs nothing from the configuration."""
-        return cls()
+        """Read whether the model reads boxes."""
+        return cls(boxes=reads_boxes(config))
 
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
@@ -54,7 +62,7 @@ class MaskedLM(Task):
         if tokenizer.mask_token_id is None:
             raise DataError("Masked language modelling needs a tokenizer with a mask token.")
         generator = torch.Generator().manual_seed(seed)
-        samples = encode_texts(data, tokenizer, columns=columns, max_length=max_length)
+        samples = encode_texts(data, tokenizer, columns=columns, max_length=max_length, boxes=self.boxes)
         special = set(tokenizer.all_special_ids)
         masked = []
         for sample in samples:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fastprune import Columns
 from fastprune.data import Batch, Sample, Task, label_column
-from fastprune.errors import DataError, ModelError
-from fastprune_tasks.labels import SCORES, labels_of, read_labels
+from fastprune.errors import ModelError
+from fastprune_tasks.labels import SCORES, labels_of, numbers, read_labels
 from fastprune_tasks.likelihood import draw_gaussian, full_precision, gaussian_loss
 from fastprune_tasks.recordings import classifies_recordings
-from fastprune_tasks.texts import encode_texts
+from fastprune_tasks.texts import PAIRS, SINGLES, encode_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,6 +34,9 @@ class Regression(Task):
     name: ClassVar[str] = "regression"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
     heads: ClassVar[tuple[str, ...]] = ("ForSequenceClassification",)
+    usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = (*PAIRS, *SINGLES)
+    usual_labels: ClassVar[tuple[str, ...]] = SCORES
+    label_form: ClassVar[str] = "number"
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
@@ -57,11 +60,12 @@ class Regression(Task):
     ) -> list[Sample]:
         """Encode texts, and labels as floats."""
         samples = encode_texts(data, tokenizer, columns=columns, max_length=max_length)
-        column = label_column(data, columns, SCORES)
-        for sample, label in zip(samples, read_labels(data, column) or [], strict=False):
-            if not isinstance(label, (int, float)):
-                raise DataError(f"The label {label!r} in '{column}' is not a number.")
-            sample["labels"] = float(label)
+        column = label_column(data, columns, self.usual_labels)
+        labels = read_labels(data, column)
+        if labels is None:
+            return samples
+        for sample, label in zip(samples, numbers(str(column), labels), strict=True):
+            sample["labels"] = label
         return samples
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:

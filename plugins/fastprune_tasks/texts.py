@@ -1,11 +1,15 @@
-"""Texts: usual names of columns of texts and text pairs, and their encoding."""
+"""Texts and words: usual names of their columns, and their encoding."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from fastprune import Columns
-from fastprune.data import Sample, text_columns
+from fastprune.data import CUT, Sample, text_columns
+from fastprune.errors import RowError
+from fastprune_tasks.boxes import token_boxes, word_boxes
+from fastprune_tasks.labels import as_list
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -20,13 +24,117 @@ PAIRS = (
     ("sentence_A", "sentence_B"),
     ("anchor", "positive"),
 )
-SINGLES = (("text",), ("sentence",), ("content",), ("review",), ("document",))
+SINGLES = (("text",), ("sentence",), ("content",), ("review",), ("document",), ("comment_text",), ("tweet",))
+
+
+TOKENS = (("tokens",), ("words",))
 
 
 def encode_texts(
-    data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int
+    data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, boxes: bool = False
 ) -> list[Sample]:
-    """Tokenize each row's text or pair of texts as one sample, without labels."""
+    """Tokenize each row's text or pair of texts as one sample, without labels.
+
+    Args:
+        data: The rows.
+        tokenizer: The tokenizer.
+        columns: Names of the text columns.
+        max_length: Maximum number of tokens per sample.
+        boxes: The model reads the place of each word; words with boxes are preferred to texts.
+    """
+    if boxes and (not columns.text or isinstance(as_list(data[0][columns.text[0]]), list)):
+        (name,) = text_columns(data, columns, TOKENS)
+        sentences = [words_of(row, value, name) for row, value in enumerate(data[name])]
+        return encode_words(data, tokenizer, sentences, max_length, boxes=True)[0]
     names = text_columns(data, columns, (*PAIRS, *SINGLES))
-    encoded = tokenizer(*(list(data[name]) for name in names), truncation=True, max_length=max_length)
-    return [{name: values[row] for name, values in encoded.items()} for row in range(len(data))]
+    return tokenized(tokenizer, [texts_of(data, name) for name in names], max_length)
+
+
+def encode_words(
+    data: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[list[str]],
+    max_length: int,
+    *,
+    boxes: bool,
+) -> tuple[list[Sample], list[list[int | None]]]:
+    """Tokenize lists of words, and count the words that are cut off (``CUT``).
+
+    Args:
+        data: The rows, with a column of boxes if the model reads these.
+        tokenizer: A fast tokenizer.
+        sentences: The words of each row.
+        max_length: Maximum number of tokens per sample.
+        boxes: Add the box of each token as ``bbox``.
+
+    Returns:
+        The samples, and for each the word of each token; None for special tokens.
+    """
+    encoded = tokenizer(list(sentences), is_split_into_words=True, truncation=True, max_length=max_length)
+    samples = [{name: values[row] for name, values in encoded.items()} for row in range(len(sentences))]
+    places = [encoded.word_ids(row) for row in range(len(sentences))]
+    where = word_boxes(data, sentences) if boxes else None
+    for row, sample in enumerate(samples):
+        cut = len(sentences[row]) - 1 - max((word for word in places[row] if word is not None), default=-1)
+        if cut:
+            sample[CUT] = {"words": cut}
+        if where is not None:
+            sample["bbox"] = token_boxes(where[row], places[row])
+    return samples, places
+
+
+def words_of(row: int, value: Any, column: str) -> list[str]:
+    """The words of a row: a list, or a list written as text.
+
+    Raises:
+        RowError: It is something else.
+    """
+    words = as_list(value)
+    if not isinstance(words, list) or not all(isinstance(word, (str, int, float)) for word in words):
+        raise RowError(row, f"'{column}' must have a list of words; got {shortened(value)}.")
+    return [str(word) for word in words]
+
+
+def texts_of(data: Dataset, column: str) -> list[str]:
+    """Read a column of texts; numbers become texts.
+
+    Raises:
+        RowError: A row has no text, or a value of another type.
+    """
+    values = list(data[column])
+    missing = sum(value is None for value in values)
+    for row, value in enumerate(values):
+        if value is None:
+            more = f", one of {missing} such rows" if missing > 1 else ""
+            raise RowError(row, f"there is no text in '{column}'{more}; remove it.")
+        if not isinstance(value, (str, int, float)):
+            raise RowError(row, f"'{column}' must be a text; got {shortened(value)}.")
+    return [str(value) for value in values]
+
+
+def tokenized(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[Any]], max_length: int, **options: bool
+) -> list[Sample]:
+    """Tokenize one or two texts per row, and count the tokens that are cut off (``CUT``).
+
+    Args:
+        tokenizer: The tokenizer.
+        texts: One or two columns [rows] of texts, or of lists of words.
+        max_length: Maximum number of tokens per sample.
+        options: Further options of the tokenizer.
+    """
+    encoded = tokenizer(*(list(column) for column in texts), truncation=True, max_length=max_length, **options)
+    samples = [{name: values[row] for name, values in encoded.items()} for row in range(len(texts[0]))]
+    full = [row for row, sample in enumerate(samples) if len(sample["input_ids"]) >= max_length]
+    if full:  # only these can be cut, and only they are tokenized twice
+        whole = tokenizer(*([column[row] for row in full] for column in texts), verbose=False, **options)["input_ids"]
+        for row, ids in zip(full, whole, strict=True):
+            if len(ids) > len(samples[row]["input_ids"]):
+                samples[row][CUT] = {"tokens": len(ids) - len(samples[row]["input_ids"])}
+    return samples
+
+
+def shortened(value: Any) -> str:
+    """A value for a message, at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

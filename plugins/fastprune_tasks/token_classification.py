@@ -11,15 +11,16 @@ from torch import Tensor
 
 from fastprune import Columns
 from fastprune.data import NO_LABEL, Batch, Sample, Task, label_column, text_columns, token_mask
-from fastprune.errors import DataError
-from fastprune_tasks.labels import class_names, class_reader, labels_of, read_labels
+from fastprune.errors import DataError, RowError
+from fastprune_tasks.boxes import reads_boxes
+from fastprune_tasks.labels import ClassReader, as_list, class_names, in_row, labels_of, read_labels
 from fastprune_tasks.likelihood import categorical_loss, draw_at
+from fastprune_tasks.texts import TOKENS, encode_words, words_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-TOKENS = (("tokens",), ("words",))
 TAGS = ("ner_tags", "pos_tags", "chunk_tags", "tags", "labels", "label")
 
 
@@ -29,43 +30,55 @@ class TokenClassification(Task):
 
     Attributes:
         classes: The model's class names, in order.
+        boxes: The model reads the place of each word on the page.
     """
 
     name: ClassVar[str] = "token-classification"
     heads: ClassVar[tuple[str, ...]] = ("ForTokenClassification",)
+    input_names: ClassVar[tuple[str, ...]] = ("bbox",)
     token_label_names: ClassVar[tuple[str, ...]] = ("labels",)
+    usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = TOKENS
+    usual_labels: ClassVar[tuple[str, ...]] = TAGS
+    label_form: ClassVar[str] = "list with the name or number of a class for each word"
 
     classes: tuple[str, ...]
+    boxes: bool = False
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
-        """Read the class names."""
-        return cls(classes=class_names(config))
+        """Read the class names, and whether the model reads boxes."""
+        return cls(classes=class_names(config), boxes=reads_boxes(config))
 
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
-        """Encode words, with their labels at their first tokens."""
+        """Encode words, with their labels at their first tokens.
+
+        A column of boxes, one ``[left, top, right, bottom]`` from 0 to 1000 per word, becomes the input ``bbox`` of models that
+        read the layout of a page.
+        """
         if not tokenizer.is_fast:
             raise DataError("Token classification needs a fast tokenizer, which maps tokens to words.")
-        (name,) = text_columns(data, columns, TOKENS)
-        sentences = list(data[name])
-        if not all(isinstance(words, list) for words in sentences):
-            raise DataError(f"The column '{name}' must have a list of words in each row.")
-        encoded = tokenizer(sentences, is_split_into_words=True, truncation=True, max_length=max_length)
-        samples = [{key: values[row] for key, values in encoded.items()} for row in range(len(data))]
-        column = label_column(data, columns, TAGS)
-        tags = read_labels(data, column)
-        if tags is None:
-            return samples
-        read = class_reader(data, column, self.classes)
-        for row, (sample, words, row_tags) in enumerate(zip(samples, sentences, tags, strict=True)):
-            if not isinstance(row_tags, list) or len(row_tags) != len(words):
-                raise DataError(
-                    f"Row {row} has {len(words)} words and the labels {row_tags!r}; give one label per word."
-                )
-            sample["labels"] = _at_first_tokens([read(tag) for tag in row_tags], encoded.word_ids(row))
+        (name,) = text_columns(data, columns, self.usual_inputs)
+        sentences = [words_of(row, value, name) for row, value in enumerate(data[name])]
+        samples, places = encode_words(data, tokenizer, sentences, max_length, boxes=self.boxes)
+        column = label_column(data, columns, self.usual_labels)
+        tags = self._tags(data, column, sentences)
+        for sample, words, classes in zip(samples, places, tags or [], strict=False):
+            sample["labels"] = _at_first_tokens(classes, words)
         return samples
+
+    def _tags(self, data: Dataset, column: str | None, sentences: Sequence[Sequence[str]]) -> list[list[int]] | None:
+        """The class of each word: [rows][words]; None without labels."""
+        tags = read_labels(data, column)
+        if tags is None or column is None:
+            return None
+        tags = [as_list(value) for value in tags]
+        for row, (value, words) in enumerate(zip(tags, sentences, strict=True)):
+            if not isinstance(value, list) or len(value) != len(words):
+                raise RowError(row, f"it has {len(words)} words and the labels {value!r}; give one label per word.")
+        read = ClassReader.of(data, column, self.classes, [tag for row in tags for tag in row])
+        return [[in_row(row, read, tag) for tag in value] for row, value in enumerate(tags)]
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Cross-entropy of the labelled tokens, summed over each sample: [samples]."""

@@ -219,10 +219,10 @@ def test_class_names_win_over_numbers(tiny_tokenizer: PreTrainedTokenizerFast) -
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0, 2], "The label 2 in 'label' is not one of the model's 2 classes: 0 to 1, or no, yes"),
+        ([0, 2], "The label 2 in 'label' is not one of the model's 2 classes: no, yes, or their numbers, 0 to 1"),
         (["no", "maybe"], "The label 'maybe'"),
         ([0, -1], "The label -1"),
-        ([0, None], "1 of 2 rows have no label in 'label'"),
+        ([0, None], "Row 2 of the data: there is no label in 'label'"),
     ],
 )
 def test_labels_that_do_not_fit(tiny_tokenizer: PreTrainedTokenizerFast, labels: list[Any], message: str) -> None:
@@ -236,7 +236,7 @@ def test_multi_label_names_and_numbers(tiny_tokenizer: PreTrainedTokenizerFast) 
     data = Dataset.from_dict({"text": ["cat", "dog"], "label": [["x", "z"], ["y"]]})
     assert [sample["labels"] for sample in _encode(task, data, tiny_tokenizer)] == [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
     with pytest.raises(DataError, match="3 zeros and ones"):
-        _encode(task, Dataset.from_dict({"text": ["cat"], "label": [[0, 2]]}), tiny_tokenizer)
+        _encode(task, Dataset.from_dict({"text": ["cat"], "label": [[0, 3]]}), tiny_tokenizer)
 
 
 @pytest.mark.parametrize("name", ["single", "regression", "tokens", "answers", "embedding"])
@@ -263,7 +263,7 @@ def test_token_labels_sit_on_first_tokens(tiny_tokenizer: PreTrainedTokenizerFas
     (sample,) = _encode(task, data, tiny_tokenizer)
     assert tiny_tokenizer.convert_ids_to_tokens(sample["input_ids"])[1:-1] == ["cat", "##s", "slow", "##ly", "ran"]
     assert sample["labels"] == [-100, 1, -100, 0, -100, 1, -100]
-    with pytest.raises(DataError, match="Row 0 has 3 words"):
+    with pytest.raises(DataError, match="Row 1 of the data: it has 3 words"):
         _encode(task, Dataset.from_dict({"tokens": [["a", "b", "c"]], "tags": [["B"]]}), tiny_tokenizer)
 
 
