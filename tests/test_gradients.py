@@ -179,9 +179,7 @@ def test_gradients_of_a_confident_model_do_not_vanish_in_half_precision(dtype: t
         model = confident(precision)
         groups = resolve_groups(fastprune.architecture_for(model), model)
         batches = testing.tiny_batches(model, samples=32)
-        collector = fastprune.calibration.MomentsCollector(
-            model, groups, batches, tokens=10**9, by_gradient=False, generator=generator()
-        )
+        collector = fastprune.calibration.MomentsCollector(model, groups, batches, tokens=10**9, generator=generator())
         grads, weights = fastprune.calibration.collect_gradients(
             model, groups, batches, "model", generator(), watch=collector.watch
         )

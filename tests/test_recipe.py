@@ -58,7 +58,7 @@ def test_round_trip_through_toml(tmp_path: Path) -> None:
     assert Recipe.of(file) == recipe
     assert recipe != Recipe.of("paper")
     tables = tomllib.loads(recipe.to_toml())
-    options = {"damping": 1e-5, "tokens": "gradient", "producers": True, "producer_damping": 0.01, "held_back": 10}
+    options = {"damping": 1e-5, "tokens": "gradient", "producers": True, "held_back": 10}
     assert tables["tuner"] == {"use": "weights", "tokens_per_feature": 32.0, **options}
 
 

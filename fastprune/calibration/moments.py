@@ -24,7 +24,7 @@ class MomentsCollector:
     """Collector of moments during ``run_backward`` or ``collect_gradients``, and during forward passes without gradients.
 
     Attributes:
-        inputs: Weighted moments of each consumer's input over the drawn tokens, by group name.
+        inputs: Moments of each consumer's input over the drawn tokens, by group name.
         gradients: Moments of each sample's loss gradient at the consumer's output over all tokens, with equal weights, by group
             name.
 
@@ -34,8 +34,6 @@ class MomentsCollector:
         batches: The calibration set.
         tokens: Approximate number of tokens for the moments of the inputs, drawn evenly from all tokens; the cost of a token
             grows with the square of the features.
-        by_gradient: Weigh each token by the squared norm of its gradient instead of equally (docs/method.md, section 8); forward
-            passes without gradients then add nothing.
         generator: Random generator for the drawn tokens, on the CPU.
     """
 
@@ -46,7 +44,6 @@ class MomentsCollector:
         batches: Batches,
         *,
         tokens: int,
-        by_gradient: bool,
         generator: torch.Generator,
     ) -> None:
         device = next(model.parameters()).device
@@ -54,7 +51,7 @@ class MomentsCollector:
         self.inputs = {group.name: Moments.zeros(group.features, device) for group in self._groups if group.units}
         self.gradients = {group.name: Moments.zeros(group.hidden, device) for group in self._groups if group.units}
         self._share = tokens / max(batches.n_tokens, 1)
-        self._by_gradient, self._generator = by_gradient, generator
+        self._generator = generator
         self._scale = loss_scale(model)
 
     @contextlib.contextmanager
@@ -87,14 +84,10 @@ class MomentsCollector:
             x = real_rows(features, group, batch, routed)
             # layers may have more or fewer tokens than the model's input, and routed groups see only some of them
             share = self._share * (token_count(batch) / max(len(x), 1) if routed is None else 1.0)
-            if not self._by_gradient:
-                self._add_inputs(group, x, None, share)
+            self._add_inputs(group, x, share)
 
             def keep(gradient: Tensor) -> None:
-                g = real_rows(gradient, group, batch, routed).float() / self._scale
-                self.gradients[group.name].add(g)
-                if self._by_gradient:
-                    self._add_inputs(group, x, g.square().sum(-1), share)
+                self.gradients[group.name].add(real_rows(gradient, group, batch, routed).float() / self._scale)
 
             if torch.is_grad_enabled() and not output.requires_grad:  # the first consumer: nothing below it has a graph
                 output = graph_from(output)
@@ -104,9 +97,8 @@ class MomentsCollector:
 
         return hook
 
-    def _add_inputs(self, group: Group, x: Tensor, weights: Tensor | None, share: float) -> None:
-        """Add a share of the tokens: the consumer's inputs x [tokens, features], weights [tokens] (None: equal weights)."""
+    def _add_inputs(self, group: Group, x: Tensor, share: float) -> None:
+        """Add a share of the tokens: the consumer's inputs x [tokens, features]."""
         if share < 1.0:
-            drawn = (torch.rand(len(x), generator=self._generator) < share).to(x.device)
-            x, weights = x[drawn], weights if weights is None else weights[drawn]
-        self.inputs[group.name].add(x, weights)
+            x = x[(torch.rand(len(x), generator=self._generator) < share).to(x.device)]
+        self.inputs[group.name].add(x)

@@ -19,6 +19,7 @@ from fastprune.units.masks import Mask
 
 log = logging.getLogger(__name__)
 
+SHARE = 0.25  # of the calibration set, to tune drafts on
 # Approximate number of samples to tune drafts on; with fewer than twice FEWEST samples, half of them.
 FEWEST, MOST = 128, 256
 # Mean share of kept units below which drafts get more samples: their ranking is noisier, and each sample costs less.
@@ -45,7 +46,7 @@ def choose(
     batches: Batches,
     scores: Scores,
     *,
-    share: float,
+    share: float = SHARE,
 ) -> Mask:
     """The mask whose tuned draft agrees best with the dense model. The first mask wins near-ties: small samples cannot separate
     them, and the candidates are ordered from the most conventional to the least.

@@ -93,8 +93,8 @@ def tune(state: State, masks: Sequence[Mask], scores: Scores, recipe: Recipe, st
     subject, mask = state.subject, masks[0]
     if len(masks) > 1:
         with timed("choose"):
-            draft, share = partial(_tuned, state, step, recipe.tuner.draft()), recipe.searcher.draft_share
-            mask = choose(masks, draft, subject.states, subject.calibration, scores, share=share)
+            draft = partial(_tuned, state, step, recipe.tuner.draft())
+            mask = choose(masks, draft, subject.states, subject.calibration, scores)
     with timed("tune"):
         student = _tuned(state, step, recipe.tuner, mask, subject.calibration, scores)
         own_parameters([student], state.student)

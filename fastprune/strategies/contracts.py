@@ -95,11 +95,6 @@ class Searcher(Strategy, ABC):
         """
         return (self,)
 
-    @property
-    def draft_share(self) -> float:
-        """The share of the calibration set for tuning drafts, above 0 and at most 0.5. Small masks get up to 0.5."""
-        return 0.25
-
     @abstractmethod
     def search(self, scores: Scores, costs: CostTable, budget: float, context: Context) -> Mask:
         """Keep the most importance within the budget.

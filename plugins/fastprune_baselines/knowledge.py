@@ -11,6 +11,9 @@ from fastprune.strategies import Context, Scorer, Scores
 from fastprune.units import Groups, consumer_of
 from fastprune_baselines.moments import feature_moments
 
+REPRESENTATIONAL = 2.5e-5  # weight lambda of the representational part, the authors'
+ATTENTION = 64.0  # factor mu of attention units, the authors'; other units have 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class KnowledgeScorer(Scorer):
@@ -29,8 +32,6 @@ class KnowledgeScorer(Scorer):
         "model",
         help="Labels of the loss: the data set's, drawn from the model's predictions, or auto (the first available).",
     )
-    representational: float = option(2.5e-5, help="Weight lambda of the representational part.")
-    attention: float = option(64.0, help="Factor mu of attention units; other units have 1.")
 
     def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
         grads, _ = collect_gradients(model, groups, batches, self.labels, context.generator, states=context.states)
@@ -41,6 +42,6 @@ class KnowledgeScorer(Scorer):
             squares = moments[group.name].gram / moments[group.name].weight.clamp(min=1)  # [features]
             energy = (squares * columns).unflatten(0, (group.units, group.width)).sum(1).cpu()
             predictive = grads[group.name].double().square().mean(0)  # [units]
-            weight = self.attention if group.kind == "attention" else 1.0
-            importance[group.name] = weight * (predictive + self.representational * energy)
+            weight = ATTENTION if group.kind == "attention" else 1.0
+            importance[group.name] = weight * (predictive + REPRESENTATIONAL * energy)
         return Scores(importance=importance)

@@ -1,6 +1,5 @@
 """Layer reconstruction: fine-tune one layer after another by gradient descent, starting from the least-squares solution."""
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -57,10 +56,6 @@ class DescentTuner(WeightsTuner):
         0.05,
         help="Learning rate, relative to each tensor's root mean square and the square root of the layer's relative error.",
     )
-    rounded: bool = option(
-        True,
-        help="Multiply in bfloat16 during the fit where the device is faster with it; held-out errors use full precision.",
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,12 +73,7 @@ class DescentTuner(WeightsTuner):
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores, context: Context
     ) -> Reconstruction:
         refine = partial(
-            descend,
-            epochs=self.epochs,
-            rate=self.rate,
-            originals=len(batches),
-            generator=context.generator,
-            rounded=self.rounded,
+            descend, epochs=self.epochs, rate=self.rate, originals=len(batches), generator=context.generator
         )
         solver = dataclasses.replace(self._solver(context), refine=refine)
         return reconstruct(
@@ -112,12 +102,11 @@ def descend(
     rate: float,
     originals: int,
     generator: torch.Generator | None = None,
-    rounded: bool = False,
 ) -> Mapping[str, Tensor]:
     """Fit the linears of a layer by Adam, then choose by line search how far to move from the old to the fitted parameters.
 
     A step uses one batch. The learning rate rises over the first 5 % of the steps; the parameters are averaged over the second
-    half of them.
+    half of them. Steps multiply in bfloat16 where the device is faster with it; the line search uses full precision.
 
     Args:
         fit: The layer, its inputs and its target outputs.
@@ -125,7 +114,6 @@ def descend(
         rate: Learning rate relative to a tensor's root mean square, scaled by sqrt(e) for a relative output error e below 1.
         originals: Number of batches of the calibration set; the batches after them are mixed copies, in the same order.
         generator: Draws the order of the batches, on the CPU [seed 0].
-        rounded: Multiply in bfloat16 during the fit where the device is faster with it. The line search uses full precision.
 
     Returns:
         The new parameters by name; empty if the held-out error (without held-out samples, the error of all) does not fall.
@@ -139,7 +127,7 @@ def descend(
     if steps < 1 or not old or (least := error_of(old)) <= SMALL:
         return {}
     generator = generator or torch.Generator().manual_seed(0)
-    new = _fitted(fit, training, steps, rate * min(1.0, math.sqrt(least)), generator, rounded)
+    new = _fitted(fit, training, steps, rate * min(1.0, math.sqrt(least)), generator)
     best: Parameters = {}
     for way in WAYS:
         between = {name: old[name].lerp(value.to(old[name]), way) for name, value in new.items()}
@@ -188,12 +176,10 @@ def relative_error(fit: LayerFit, index: int, parameters: Mapping[str, Tensor], 
 
 
 @torch.enable_grad()
-def _fitted(
-    fit: LayerFit, training: Sequence[int], steps: int, rate: float, generator: torch.Generator, rounded: bool
-) -> Parameters:
+def _fitted(fit: LayerFit, training: Sequence[int], steps: int, rate: float, generator: torch.Generator) -> Parameters:
     """The parameters averaged over the last steps, in float32 for any dtype of the layer."""
     old = fit.parameters
-    products = bf16_matmuls(next(iter(old.values())).device) if rounded else contextlib.nullcontext()
+    products = bf16_matmuls(next(iter(old.values())).device)
     masters = {name: value.float().clone().requires_grad_(True) for name, value in old.items()}
     sizes = {name: float(value.square().mean().sqrt()) for name, value in old.items()}
     typical = max(sizes.values())

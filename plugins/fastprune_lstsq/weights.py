@@ -31,9 +31,7 @@ class WeightsTuner(Tuner):
     paper: ClassVar[str] = (
         "He et al., ICCV 2017, https://arxiv.org/abs/1707.06168 (least squares for the kept channels)"
     )
-    damping: float = option(
-        0.01, help="Smallest ridge strength of consumers, relative to the mean diagonal of the Gram matrix."
-    )
+    damping: float = option(0.01, help="Smallest ridge strength, relative to the mean diagonal of the Gram matrix.")
     held_back: int = option(
         10,
         help="Hold out every k-th sample to choose each ridge strength (1x to 1,000x damping) on; 0: hold out none, use 1x.",
@@ -41,11 +39,7 @@ class WeightsTuner(Tuner):
     tokens: Literal["equal", "gradient"] = option(
         "equal", help="Weight of a token: equal, or its squared loss gradient at the consumer's output."
     )
-
     producers: bool = option(True, help="Correct the error left in the residual stream in the next producers, too.")
-    producer_damping: float = option(
-        0.01, help="Smallest ridge strength of producers, relative to the mean diagonal of the Gram matrix."
-    )
     tokens_per_feature: float = option(
         32.0,
         help="Subsample to about this many tokens per input feature of a layer's widest regression; 0: all tokens.",
@@ -53,12 +47,12 @@ class WeightsTuner(Tuner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = min(self.damping, self.producer_damping, self.tokens_per_feature)
+        least = min(self.damping, self.tokens_per_feature)
         if self.held_back < 0 or self.held_back == 1 or least < 0:
             raise UsageError(
-                f"The tuner '{self.name}' needs a held_back of 0 or of 2 or more, and a damping, producer_damping and "
+                f"The tuner '{self.name}' needs a held_back of 0 or of 2 or more, and a damping and "
                 f"tokens_per_feature of 0 or more; got held_back={self.held_back}, damping={self.damping:g}, "
-                f"producer_damping={self.producer_damping:g}, tokens_per_feature={self.tokens_per_feature:g}."
+                f"tokens_per_feature={self.tokens_per_feature:g}."
             )
 
     @property
@@ -79,8 +73,7 @@ class WeightsTuner(Tuner):
             return ridge(statistics, weight, bias, self.damping, context.generator)
 
         def correct(statistics: Statistics, with_shift: bool) -> tuple[Tensor, Tensor]:
-            damping, generator = self.producer_damping, context.generator
-            return regression(statistics, damping, centred=with_shift, generator=generator)
+            return regression(statistics, self.damping, centred=with_shift, generator=context.generator)
 
         return Solver(solve=solve, correct=correct if self.producers else None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,12 +39,6 @@ class OBSScorer(Scorer):
         "auto",
         help="Labels of the loss: the data set's, drawn from the model's predictions, or auto (the first available).",
     )
-    tokens: Literal["equal", "gradient"] = option(
-        "equal", help="Weight of a token in C: equal, or its squared loss gradient at the consumer's output."
-    )
-    metric: Literal["fisher", "identity"] = option(
-        "fisher", help="Metric of output errors: the gradient's second moment G, or the identity."
-    )
     damping: float = option(0.01, help="Damping added to C's diagonal, relative to the diagonal's mean.")
     power: float = option(
         0.75,
@@ -63,8 +57,6 @@ class OBSScorer(Scorer):
             raise UsageError(
                 f"The scorer 'obs' needs a gradient_share above 0 and at most 1; got {self.gradient_share:g}."
             )
-        if self.tokens == "gradient" and self.gradient_share < 1.0:
-            object.__setattr__(self, "gradient_share", 1.0)  # token weights need every token's gradient
 
     @property
     def provides(self) -> frozenset[str]:
@@ -74,14 +66,7 @@ class OBSScorer(Scorer):
         return dataclasses.replace(self, gradient_share=1.0) if requires & {"grads", "token_weights"} else self
 
     def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
-        moments = MomentsCollector(
-            model,
-            groups,
-            batches,
-            tokens=self.max_tokens,
-            by_gradient=self.tokens == "gradient",
-            generator=context.generator,
-        )
+        moments = MomentsCollector(model, groups, batches, tokens=self.max_tokens, generator=context.generator)
         step = batches.step(self.gradient_share, FEWEST, MOST)
         part = batches.only(range(0, len(batches), step))
         grads, token_weights = None, None
@@ -117,11 +102,9 @@ class OBSScorer(Scorer):
         if not 0.0 < scale < float("inf"):  # constant inputs: the bias alone reproduces the output
             return torch.arange(group.units), torch.zeros(group.units, dtype=torch.float64)
         covariance.diagonal().add_(max(self.damping, 1e-9) * scale)
-        columns = weight.double().T[: group.features]  # [features, hidden]
-        if self.metric == "fisher":
-            check_gradients(gradients)
-            values, vectors = torch.linalg.eigh(gradients)
-            columns = columns @ (vectors * values.clamp(min=0).sqrt())
+        check_gradients(gradients)
+        values, vectors = torch.linalg.eigh(gradients)
+        columns = weight.double().T[: group.features] @ (vectors * values.clamp(min=0).sqrt())  # [features, hidden]
         order, costs = sweep(covariance, columns, group.width)
         return order.cpu(), costs.cpu() / 2
 

@@ -1,6 +1,5 @@
 """Search for any cost table: a multiple-choice knapsack over damage curves."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,8 +13,9 @@ from fastprune import UsageError, option, track
 from fastprune.strategies import Context, CostTable, Scores, Searcher
 from fastprune.units import Mask
 
-VARIANTS = ((1.0, 0.0), (2 / 3, 0.0), (2 / 3, 1.0), (2 / 3, 2.0))
-"""Variants for ``tries``: factor of the power and addend of the tilt, from the most conventional to the most extreme."""
+RESOLUTION = 8192  # buckets that the budget is divided into
+VARIANTS = ((2 / 3, 0.0), (2 / 3, 1.0), (2 / 3, 2.0))
+"""Power and tilt of the masks after the first, from the most conventional to the most extreme."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,46 +27,47 @@ class KnapsackSearcher(Searcher):
     buckets, so the budget is never exceeded. Dynamic programming finds the best counts, dropped sublayers included; the
     budget left by rounding is then spent greedily (docs/method.md, section 5.2).
 
-    Whether per-layer errors simply add is unknown. ``power`` < 1 spreads pruning evenly over layers; > 1 concentrates it where
-    the curves are flat. ``tilt`` > 0 spares late layers, because layers above an early one can still compensate its error.
-    ``tries`` runs several knapsacks with different powers and tilts; the pipeline tunes each mask quickly and keeps the best.
+    Whether per-layer errors simply add is unknown. With ``tries``, further knapsacks weight the damage (``WeightedSearcher``);
+    the pipeline tunes each mask quickly and keeps the best.
     """
 
     name: ClassVar[str] = "knapsack"
     formula: ClassVar[str] = "minimise sum_g D_g(k_g) over the counts k, with sum_g cost_g(k_g) <= budget"
     paper: ClassVar[str] = "Frantar and Alistarh (SPDY), ICML 2022, https://arxiv.org/abs/2201.13096"
-    resolution: int = option(8192, help="Number of buckets the budget is divided into.")
-    power: float = option(1.0, help="Exponent of each group's damage before the sum over groups.")
-    tilt: float = option(0.0, help="Weight the last group's damage 2^tilt times as much as the first's.")
     tries: int = option(
         1,
-        help="Number of (power, tilt) variants to try; each mask is tuned quickly, the one closest to the dense model is kept.",
-    )
-    draft_share: float = option(
-        0.25,
-        help="Share of the calibration set for tuning the variants quickly, at most 0.5; raised up to 0.5 for small budgets.",
+        help="Number of masks to try, with differently weighted damage; each is tuned quickly, the one closest to the dense "
+        "model is kept.",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.tries <= len(VARIANTS) or self.power <= 0:
-            raise UsageError(
-                f"The searcher 'knapsack' needs 1 to {len(VARIANTS)} tries and a power above 0; got "
-                f"tries={self.tries}, power={self.power:g}."
-            )
-        if not 0 < self.draft_share <= 0.5:
-            raise UsageError(
-                f"The searcher 'knapsack' needs a draft_share above 0 and at most 0.5; got {self.draft_share:g}."
-            )
-        if self.resolution < 1:
-            raise UsageError(f"The searcher 'knapsack' needs a resolution of at least 1 bucket; got {self.resolution}.")
+        if not 1 <= self.tries <= 1 + len(VARIANTS):
+            raise UsageError(f"The searcher 'knapsack' needs 1 to {1 + len(VARIANTS)} tries; got {self.tries}.")
 
     def variants(self) -> Sequence[Searcher]:
-        """The variants to try, this searcher's own power and tilt first, so that they win a tie."""
-        return [
-            dataclasses.replace(self, power=self.power * ratio, tilt=self.tilt + added, tries=1)
-            for ratio, added in VARIANTS[: self.tries]
-        ]
+        """The searchers to try, unweighted damage first, so that it wins a tie."""
+        further = VARIANTS[: self.tries - 1]
+        return [self, *(WeightedSearcher(power=power, tilt=tilt) for power, tilt in further)]
+
+    def search(self, scores: Scores, costs: CostTable, budget: float, context: Context) -> Mask:
+        return WeightedSearcher(power=1.0, tilt=0.0).search(scores, costs, budget, context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedSearcher(Searcher):
+    """A knapsack with weighted damage, one of the candidates of ``knapsack``; it is not registered.
+
+    Attributes:
+        power: Exponent of each group's damage before the sum over groups. Below 1 it spreads pruning evenly over layers; above
+            1 it concentrates it where the curves are flat.
+        tilt: The last group's damage counts 2^tilt times as much as the first's. Above 0 it spares late layers, because layers
+            above an early one can still compensate its error.
+    """
+
+    name: ClassVar[str] = "knapsack"
+    power: float
+    tilt: float
 
     def search(self, scores: Scores, costs: CostTable, budget: float, context: Context) -> Mask:
         last = max(1, len(scores.importance) - 1)
@@ -77,7 +78,7 @@ class KnapsackSearcher(Searcher):
         budget = budget * (1 + 1e-12)  # slack for rounding: a budget equal to the total cost keeps every unit
         counts = {name: table.numel() - 1 for name, table in costs.groups.items()}
         if costs.of(counts) > budget:
-            counts = least_damage(damage, costs, budget, self.resolution)
+            counts = least_damage(damage, costs, budget, RESOLUTION)
             spend_rest(counts, damage, costs, budget)
         return Mask.top(scores.importance, counts)
 

@@ -1,4 +1,4 @@
-"""Are the weights bit-identical? Prunes by five recipes, and compares each pruned model's hash with an earlier run's.
+"""Are the weights bit-identical? Prunes by seven recipes, and compares each pruned model's hash with an earlier run's.
 
     python tests/benchmarks/same_weights.py before.json                       # of one build
     python tests/benchmarks/same_weights.py after.json --against before.json  # of another, in the same environment
@@ -22,6 +22,8 @@ from fastprune import testing
 
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {"recipe": ["default"], "budget": 0.5},
+    "best": {"recipe": ["best"], "budget": 0.5},
+    "fast": {"recipe": ["fast"], "budget": 0.5},
     "paper": {"recipe": ["paper"], "budget": 0.5},
     "kprune": {"recipe": ["kprune"], "budget": 0.4},
     "two budgets": {"recipe": ["default"], "budget": {"macs": 0.6, "params": 0.7}},

@@ -141,9 +141,9 @@ def test_knowledge_is_fisher_and_energy_in_the_published_mixture(case) -> None:
         .importance
     )
     energy = importance(case, "activation")
-    found = strategy("scorer", "knowledge", representational=0.3, attention=5.0)
+    found = strategy("scorer", "knowledge")
     found = found.score(model, groups, batches, Context(generator=torch.Generator().manual_seed(0))).importance
     for group in groups:
-        weight = 5.0 if group.kind == "attention" else 1.0
-        expected = weight * (fisher[group.name].double() + 0.3 * energy[group.name].double())
+        weight = 64.0 if group.kind == "attention" else 1.0
+        expected = weight * (fisher[group.name].double() + 2.5e-5 * energy[group.name].double())
         assert torch.allclose(found[group.name], expected, rtol=1e-4)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fastprune import UsageError, strategy
-from fastprune.errors import OptionError
 from fastprune.strategies import Context, CostTable, Scores
+from fastprune_search.knapsack import WeightedSearcher
 
 
 def table(kind: str, units: int, generator: torch.Generator) -> Tensor:
@@ -54,9 +54,10 @@ def damage(scores: Scores, counts: dict[str, int]) -> float:
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_equals_brute_force(seed: int) -> None:
+def test_equals_brute_force(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastprune_search.knapsack.RESOLUTION", 100_000)
     scores, costs = problem(seed)
-    searcher = strategy("searcher", "knapsack", resolution=100_000)
+    searcher = strategy("searcher", "knapsack")
     for share in (0.0, 0.2, 0.5, 0.8, 0.95):
         budget = costs.floor + share * (costs.total - costs.floor)
         counts = searcher.search(scores, costs, budget, Context()).counts()
@@ -65,16 +66,13 @@ def test_equals_brute_force(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_coarse_resolution_costs_at_most_a_bucket_a_group(seed: int) -> None:
+def test_a_coarse_resolution_costs_at_most_a_bucket_a_group(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     scores, costs = problem(seed)
     buckets = 50
+    monkeypatch.setattr("fastprune_search.knapsack.RESOLUTION", buckets)
     for share in (0.3, 0.6, 0.9):
         above = share * (costs.total - costs.floor)
-        counts = (
-            strategy("searcher", "knapsack", resolution=buckets)
-            .search(scores, costs, costs.floor + above, Context())
-            .counts()
-        )
+        counts = strategy("searcher", "knapsack").search(scores, costs, costs.floor + above, Context()).counts()
         assert costs.of(counts) <= (costs.floor + above) * (1 + 1e-9)
         spared = above * len(costs.groups) / buckets
         assert damage(scores, counts) <= least(scores, costs, costs.floor + above - spared) + 1e-12
@@ -113,29 +111,34 @@ def test_the_size_of_bert_large_takes_seconds() -> None:
     assert 0.499 * costs.total < costs.of(mask.counts()) <= 0.5 * costs.total
 
 
-def test_a_resolution_of_no_buckets_is_refused() -> None:
-    with pytest.raises((UsageError, OptionError), match="resolution of at least 1"):
-        strategy("searcher", "knapsack", resolution=0)
+def test_variants_are_powers_and_tilts_behind_the_unweighted_damage() -> None:
+    for tries in (1, 2, 3, 4):
+        searcher = strategy("searcher", "knapsack", tries=tries)
+        first, *further = searcher.variants()
+        assert first == searcher
+        assert [(one.power, one.tilt) for one in further] == [(2 / 3, 0.0), (2 / 3, 1.0), (2 / 3, 2.0)][: tries - 1]
 
 
-def test_variants_are_powers_and_tilts_around_its_own() -> None:
-    found = strategy("searcher", "knapsack", power=0.9, tilt=0.5, tries=3).variants()
-    assert [(one.power, one.tilt, one.tries) for one in found] == [(0.9, 0.5, 1), (0.6, 0.5, 1), (0.6, 1.5, 1)]
-    alone = strategy("searcher", "knapsack")
-    assert list(alone.variants()) == [alone]
-    most = strategy("searcher", "knapsack", tries=4).variants()
-    assert len({(one.power, one.tilt) for one in most}) == 4
+def test_the_first_variant_is_the_unweighted_one() -> None:
+    scores, costs = problem(1)
+    budget = 0.5 * (costs.floor + costs.total)
+    masks = [
+        each.search(scores, costs, budget, Context())
+        for each in (strategy("searcher", "knapsack"), WeightedSearcher(power=1.0, tilt=0.0))
+    ]
+    assert masks[0].equals(masks[1])
 
 
-def test_a_tilt_spares_late_groups() -> None:
+def test_a_tilt_spares_late_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two groups that lose the square of what goes: the last counts 2^tilt times, so it loses as much less."""
+    monkeypatch.setattr("fastprune_search.knapsack.RESOLUTION", 10_000)
     units = torch.arange(101, dtype=torch.float64)
     lost = (100 - units).square()
     costs = CostTable(measure="MACs", groups={"a": units.clone(), "b": units.clone()}, fixed=0.0)
     scores = Scores(importance={name: torch.arange(1, 101) for name in "ab"}, damage={"a": lost, "b": lost.clone()})
 
     def kept(tilt: float) -> dict[str, int]:
-        searcher = strategy("searcher", "knapsack", tilt=tilt, resolution=10_000)
+        searcher = WeightedSearcher(power=1.0, tilt=tilt)
         return searcher.search(scores, costs, 100.0, Context()).counts()
 
     assert kept(0.0) == {"a": 50, "b": 50}
@@ -143,8 +146,9 @@ def test_a_tilt_spares_late_groups() -> None:
     assert kept(-2.0) == {"a": 80, "b": 20}
 
 
-def test_a_power_below_one_shares_the_damage_more_evenly() -> None:
+def test_a_power_below_one_shares_the_damage_more_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two groups whose damage is a square, one four times the other's: the optimum of D^p with equal prices a unit."""
+    monkeypatch.setattr("fastprune_search.knapsack.RESOLUTION", 10_000)
     units = torch.arange(101, dtype=torch.float64)
     lost = (100 - units).square()
     costs = CostTable(measure="MACs", groups={"a": units.clone(), "b": units.clone()}, fixed=0.0)
@@ -152,9 +156,7 @@ def test_a_power_below_one_shares_the_damage_more_evenly() -> None:
         importance={name: torch.arange(1, 101, dtype=torch.float64) for name in "ab"}, damage={"a": 4 * lost, "b": lost}
     )
     kept = {
-        power: strategy("searcher", "knapsack", power=power, resolution=10_000)
-        .search(scores, costs, 100.0, Context())
-        .counts()
+        power: WeightedSearcher(power=power, tilt=0.0).search(scores, costs, 100.0, Context()).counts()
         for power in (1.0, 0.75)
     }
     # minimise 4 x^2 + y^2 over what goes, x + y = 100: x = 20; of 4^p x^(2p) + y^(2p): y / x = 4^(p / (2p - 1))
@@ -162,13 +164,7 @@ def test_a_power_below_one_shares_the_damage_more_evenly() -> None:
     assert kept[0.75]["a"] == pytest.approx(100 - 100 / (1 + 4**1.5), abs=1)
 
 
-@pytest.mark.parametrize("options", [{"tries": 0}, {"tries": 5}, {"power": 0.0}])
-def test_options_that_make_no_sense(options: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="needs 1 to 4 tries and a power above 0; got tries="):
-        strategy("searcher", "knapsack", **options)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.6])
-def test_drafts_are_tuned_on_half_of_the_calibration_set_at_most(share: float) -> None:
-    with pytest.raises(UsageError, match=f"needs a draft_share above 0 and at most 0.5; got {share:g}"):
-        strategy("searcher", "knapsack", draft_share=share)
+@pytest.mark.parametrize("tries", [0, 5])
+def test_options_that_make_no_sense(tries: int) -> None:
+    with pytest.raises(UsageError, match=f"needs 1 to 4 tries; got {tries}"):
+        strategy("searcher", "knapsack", tries=tries)

@@ -154,13 +154,11 @@ def test_few_samples_are_met_better_with_a_ridge_chosen_on_some() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"held_back": 1}, {"held_back": -1}, {"damping": -0.1}, {"producer_damping": -1.0}, {"tokens_per_feature": -1.0}],
+    [{"held_back": 1}, {"held_back": -1}, {"damping": -0.1}, {"tokens_per_feature": -1.0}],
 )
 @pytest.mark.parametrize("name", ["weights", "descent"])
 def test_options_out_of_range_are_said(name: str, options: dict[str, float]) -> None:
-    message = (
-        f"'{name}' needs a held_back of 0 or of 2 or more, and a damping, producer_damping and tokens_per_feature of 0"
-    )
+    message = f"'{name}' needs a held_back of 0 or of 2 or more, and a damping and tokens_per_feature of 0"
     with pytest.raises(UsageError, match=message):
         strategy("tuner", name, **options)
 

@@ -84,9 +84,7 @@ def scored():
     return model, groups, batches
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"tokens": "gradient"}, {"metric": "identity"}, {"max_tokens": 40}, {"gradient_share": 1.0}]
-)
+@pytest.mark.parametrize("options", [{}, {"max_tokens": 40}, {"gradient_share": 1.0}])
 def test_scorer(options, scored) -> None:
     model, groups, batches = scored
     scorer = strategy("scorer", "obs", **options)
@@ -136,9 +134,7 @@ def test_tokens_are_drawn_evenly(scored) -> None:
     model, groups, batches = scored
     sums = []
     for tokens in (10**9, batches.n_tokens // 2):
-        collector = MomentsCollector(
-            model, groups, batches, tokens=tokens, by_gradient=False, generator=torch.Generator().manual_seed(0)
-        )
+        collector = MomentsCollector(model, groups, batches, tokens=tokens, generator=torch.Generator().manual_seed(0))
         collect_gradients(model, groups, batches, "model", torch.Generator().manual_seed(0), watch=collector.watch)
         sums.append(collector)
     every, drawn = sums
@@ -189,7 +185,6 @@ def test_few_samples_all_run_backward() -> None:
 
 def test_all_losses_run_backward_where_a_recipe_needs_it() -> None:
     assert strategy("scorer", "obs").provides == {"damage"}
-    assert strategy("scorer", "obs", tokens="gradient").gradient_share == 1.0
     assert Recipe.of().scorer.gradient_share == 0.25
     for stages in ({"rearranger": "fisher"}, {"settings": {"tuner": {"tokens": "gradient"}}}):
         scorer = Recipe.of(**stages).scorer
