@@ -26,7 +26,7 @@ def main(dense: str, pruned: str, test: str, batch_size: str = "1", seq_len: str
             made = fastprune.export(opened, Path(folder) / name, format="onnx")
             exported[name] = made.directory
             exported[f"{name}, int8"] = shutil.copytree(made.directory, Path(folder) / f"{name}-int8")
-            quantize_dynamic(made.files[0], exported[f"{name}, int8"] / made.files[0].name)
+            quantize_dynamic(made.files[0], exported[f"{name}, int8"] / "onnx" / made.files[0].name)
         for name, directory in exported.items():
             found = bench_exported(
                 exported["dense"], directory, batch_size=int(batch_size), seq_len=int(seq_len), threads=1

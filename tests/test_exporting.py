@@ -125,11 +125,15 @@ def test_from_the_command_line_to_onnxruntime(
         made = printed("export", source, "--output", tmp_path / output, "--set", "opset=18")
         assert made["inputs"] == ["input_ids", "attention_mask", "token_type_ids"]
         assert made["outputs"] == ["logits"]
-        assert made["files"] == [str(tmp_path / output / "model.onnx")]
+        assert made["files"] == [str(tmp_path / output / "onnx/model.onnx")]
     exported = tmp_path / "small-onnx"
     import onnx as package
 
-    assert {each.version for each in package.load(made["files"][0]).opset_import if each.domain == ""} == {18}
+    graph = package.load(made["files"][0])
+    assert {each.version for each in graph.opset_import if each.domain == ""} == {18}
+    for each in graph.graph.input:
+        assert [size.dim_param for size in each.type.tensor_type.shape.dim] == ["batch", "sequence"]
+    assert [size.dim_param for size in graph.graph.output[0].type.tensor_type.shape.dim] == ["batch", ""]
     inputs = dict(AutoTokenizer.from_pretrained(exported)(["the cat sat"], ["a dog ran"], return_tensors="pt"))
     assert inputs["token_type_ids"].any()
     with torch.no_grad():
@@ -311,12 +315,15 @@ def test_the_format_with_the_most_files_is_recognised(tmp_path: Path, monkeypatc
     registry = loading.installed().format
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     registry.add(Weights.name, Weights, "test")
-    monkeypatch.setattr(Weights, "files", ("genai_config.json", "model.onnx"))
+    monkeypatch.setattr(Weights, "files", ("genai_config.json", "onnx/model.onnx"))
     assert format_of(tmp_path) is None
-    (tmp_path / "model.onnx").touch()
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").touch()
     assert format_of(tmp_path) == strategy("format", "onnx")
     (tmp_path / "genai_config.json").touch()
     assert format_of(tmp_path) == Weights()
+    (tmp_path / "model.safetensors").touch()  # a model with an export beside it, as on the Hub
+    assert format_of(tmp_path) is None
 
 
 @onnx

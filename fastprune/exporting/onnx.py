@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from fastprune.strategies.options import option
 if TYPE_CHECKING:
     import onnxruntime
 
-FILE = "model.onnx"
+FILE = "onnx/model.onnx"
+"""Place of the graph, where transformers.js, optimum, sentence-transformers and text-embeddings-inference look for it."""
 
 
 class OnnxModel:
@@ -93,8 +94,26 @@ class OnnxFormat(ExportFormat):
             verbose=False,
         )
         assert made is not None
+        _name_dimensions(made.model.graph)
+        (directory / FILE).parent.mkdir()
         made.save(directory / FILE, external_data=False)
         opened.save_companions(directory)
 
     def open(self, directory: Path, *, threads: int | None = None) -> OnnxModel:
         return OnnxModel(directory / FILE, threads=threads)
+
+
+def _name_dimensions(graph: Any) -> None:
+    """Rename the first two dimensions of every input to ``batch`` and ``sequence``, wherever the graph mentions them.
+
+    Args:
+        graph: An ``onnx_ir.Graph``, changed in place. Its inputs are [samples, tokens].
+    """
+    names = {
+        str(size): name for each in graph.inputs for size, name in zip(each.shape, ("batch", "sequence"), strict=True)
+    }
+    values = [*graph.inputs, *(output for node in graph for output in node.outputs)]
+    for value in values:
+        for place, size in enumerate(value.shape or ()):
+            if str(size) in names:
+                value.shape[place] = names[str(size)]

@@ -11,7 +11,7 @@ from transformers.utils.generic import ModelOutput
 
 from fastprune.errors import ModelError, UsageError
 from fastprune.files import user_path
-from fastprune.models.pretrained import Pretrained, open_around
+from fastprune.models.pretrained import WEIGHTS, Pretrained, open_around
 from fastprune.registry import loading
 from fastprune.strategies.export_formats import ExportedModel, ExportFormat
 
@@ -36,9 +36,15 @@ class ExportedModule(nn.Module):
 
 
 def format_of(directory: str | Path) -> ExportFormat | None:
-    """The registered format of a directory; of several matching formats the one with the most files. None: no format matches."""
-    registry = loading.installed().format
-    fitting = [registry[name] for name in registry if registry[name].found_in(user_path(directory))]
+    """The registered format of a directory; of several matching formats the one with the most files.
+
+    None if no format matches, and for a directory with the weights of a PyTorch model beside the exported files: it is opened
+    as that model.
+    """
+    registry, place = loading.installed().format, user_path(directory)
+    if any(next(place.glob(pattern), None) for pattern in WEIGHTS):
+        return None
+    fitting = [registry[name] for name in registry if registry[name].found_in(place)]
     return max(fitting, key=lambda each: len(each.files))() if fitting else None
 
 
