@@ -44,6 +44,7 @@ TINY_WORDS = [
 def pytest_configure() -> None:
     """A core for each worker: threads of tiny tensors would only wait for each other. Child processes take it from here."""
     torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+    os.environ.setdefault("FASTPRUNE_QUIET", "1")  # no progress but in the tests of it
 
 
 @pytest.fixture

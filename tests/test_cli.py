@@ -228,6 +228,20 @@ def test_quiet_says_nothing_and_verbose_says_more(
     assert "opened " in verbose
 
 
+def test_json_on_standard_output_and_progress_and_logs_on_standard_error(
+    run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FASTPRUNE_QUIET")
+    result = prune(run, tiny_checkpoint, tiny_data, tmp_path / "out", "--json", "--verbose")
+    assert json.loads(result.stdout)["output"] == str(tmp_path / "out")
+    lines = [line.strip() for line in result.stderr.splitlines()]
+    assert {"starting", "opening", "scoring", "tuning", "saving"} <= set(lines)
+    assert any("score: 0" in line for line in lines)
+    quiet = prune(run, tiny_checkpoint, tiny_data, tmp_path / "quiet", "--json", "--quiet")
+    assert quiet.stderr == ""
+    assert json.loads(quiet.stdout)
+
+
 def test_an_interruption_leaves_nothing(
     run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import logging
+import sys
+import time
+import types
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 import fastprune
 from fastprune import testing
-from fastprune.cli import terminal
-from fastprune.progress import listening, step, track
+from fastprune.progress import display, listening, step, track
+from fastprune.progress.display import shown
+
+
+@pytest.fixture
+def loud(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress is shown, as it is to users; tests are quiet otherwise."""
+    monkeypatch.delenv(display.QUIET)
 
 
 def test_a_step_is_reported_when_it_begins_and_when_it_ends() -> None:
@@ -32,13 +42,77 @@ def test_nobody_listens() -> None:
         assert list(track("ab", "reading")) == ["a", "b"]
 
 
-def test_bars_are_drawn_on_a_terminal_and_nowhere_else(capsys: pytest.CaptureFixture[str]) -> None:
-    for terminal_there in (True, False):
-        where = Console(stderr=True, force_terminal=terminal_there)
-        with terminal.progress_bar(where):
-            list(track(list(range(5)), "scoring"))
-            list(track(list(range(3)), "scoring"))  # a second pass
-        assert ("scoring" in capsys.readouterr().err) is terminal_there
+def test_bars_are_drawn_on_a_terminal(capsys: pytest.CaptureFixture[str], loud: None) -> None:
+    with shown(Console(stderr=True, force_terminal=True)) as report, listening(report):
+        list(track(list(range(5)), "scoring"))
+        list(track(list(range(3)), "scoring"))  # a second pass
+    assert "\x1b[" in capsys.readouterr().err
+
+
+def test_without_a_terminal_there_is_a_line_for_each_step(capsys: pytest.CaptureFixture[str], loud: None) -> None:
+    with listening():
+        list(track("ab", "scoring"))
+        with step("choosing"):
+            list(track("ab", "tuning"))  # a part of choosing
+        list(track("ab", "tuning"))
+        list(track("ab", "tuning"))  # the same step goes on
+    assert capsys.readouterr().err == "scoring\nchoosing\ntuning\n"
+
+
+def test_without_a_terminal_the_time_left_is_said_again_and_again(
+    capsys: pytest.CaptureFixture[str], loud: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(display, "EVERY", 0.01)
+    said = ""
+    with listening(), step("choosing"):
+        for item in track("abcd", "tuning"):
+            while item == "c" and "tuning: 2 of 4, 0 s left" not in said:  # another thread says it
+                time.sleep(0.01)
+                said += capsys.readouterr().err
+    assert "choosing: 0 s so far; tuning: 2 of 4, 0 s left\n" in said
+
+
+def test_the_time_left_is_that_of_the_steps_to_come() -> None:
+    now = 0.0
+    running = display.Running(clock=lambda: now)
+    running.note("sweeping", 0, 8)
+    now = 600.0
+    running.note("sweeping", 2, 8)
+    running.note("searching", 0, 1)
+    now = 660.0
+    assert running.text() == "sweeping: 2 of 8, 33 min left; searching: 1 min so far"
+    running.note("searching", 1, 1)
+    now = 1200.0
+    assert running.text() == "sweeping: 2 of 8, 1 h 0 min left"
+
+
+def test_a_notebook_has_one_bar(monkeypatch: pytest.MonkeyPatch, loud: None) -> None:
+    drawn: list[str] = []
+    handle = types.SimpleNamespace(update=drawn.append)
+    module: Any = types.ModuleType("IPython.display")
+    module.HTML, module.display = str, lambda *_, **__: handle
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    with shown(Console(stderr=True, force_jupyter=True)) as report, listening(report):
+        list(track("ab", "<scoring>"))
+    assert drawn[0] == '<progress value="0" max="2"></progress> &lt;scoring&gt;: 0 s so far'
+    assert drawn[-1] == ""
+
+
+def test_progress_is_shown_by_default_and_switched_off_by_argument_or_environment(
+    capsys: pytest.CaptureFixture[str], loud: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = testing.tiny_model()
+    batches = testing.tiny_batches(model)
+    pruned = fastprune.prune(model, batches, budget=0.5)
+    stages = ["measuring", "scoring", "searching", "rearranging", "choosing", "tuning", "timing"]
+    assert [line for line in dict.fromkeys(capsys.readouterr().err.split("\n")) if line in stages] == stages
+    fastprune.evaluate(pruned.model, batches)
+    assert capsys.readouterr().err == "evaluating\n"
+    fastprune.prune(model, batches, budget=0.5, progress=False)
+    monkeypatch.setenv(display.QUIET, "1")
+    fastprune.evaluate(pruned.model, batches)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_library_logs_its_stages(caplog: pytest.LogCaptureFixture) -> None:

@@ -43,7 +43,7 @@ def bench(dense: str, pruned: str, **options: Any) -> None:
     fastprune bench dense-onnx small-onnx                             both of fastprune export, in their runtimes
     """
     check_files(options["latency_table"])
-    with working(as_json=options["as_json"]) as where:
+    with working() as where:
         from fastprune.cli import terminal
         from fastprune.exporting import opening, timing
         from fastprune.measuring import side_by_side

@@ -43,7 +43,7 @@ def check_architecture(ctx: click.Context, model: str, architecture: str | None,
     """
     check_sources(model)
     check_files(named_file(architecture))
-    with working(as_json=as_json) as where:
+    with working() as where:
         from fastprune.cli import terminal
         from fastprune.testing.conformance import check_model
 

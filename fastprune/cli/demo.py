@@ -23,7 +23,7 @@ def demo(output: str, budget: float, samples: int, as_json: bool) -> None:
 
     check_output(output)
     budgets.read_budget(budget)
-    with claimed(output), working(as_json=as_json) as where:
+    with claimed(output), working() as where:
         from fastprune.cli import terminal
         from fastprune.cli.demo_run import run
         from fastprune.reports import figures

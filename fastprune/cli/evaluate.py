@@ -30,7 +30,7 @@ def evaluate(model: str, data: str, **options: Any) -> None:
     fastprune evaluate small-onnx --data test.csv                     of fastprune export, in its runtime
     """
     check_sources(model, data)
-    with working(as_json=options["as_json"]) as where:
+    with working() as where:
         from fastprune.measuring.evaluation import EVALUATION_SPLITS
         from fastprune.measuring.evaluation import evaluate as measure
 

@@ -29,7 +29,7 @@ def export(model: str, output: str, format: str, settings: tuple[str, ...], as_j
     check_output(output)
     options = _options(settings)
     check_sources(model)
-    with claimed(output), working(as_json=as_json) as where:
+    with claimed(output), working() as where:
         from fastprune.exporting import export as exporting
         from fastprune.models.pretrained import open_pretrained
         from fastprune.registry.recipe import strategy

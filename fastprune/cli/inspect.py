@@ -47,7 +47,7 @@ def inspect(model: str, seq_len: int | None, draft: bool, **options: Any) -> Non
     if draft:
         _print_draft(model, as_json=options["as_json"])
         return
-    with working(as_json=options["as_json"]) as where:
+    with working() as where:
         from fastprune.cli import terminal
         from fastprune.measuring.inspection import inspect as look
         from fastprune.reports.figures import count
@@ -64,7 +64,7 @@ def inspect(model: str, seq_len: int | None, draft: bool, **options: Any) -> Non
 
 
 def _print_draft(model: str, *, as_json: bool) -> None:
-    with working(as_json=as_json) as where:
+    with working() as where:
         from fastprune.cli import terminal
         from fastprune.drafting.drafting import draft_architecture
 

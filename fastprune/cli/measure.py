@@ -48,7 +48,7 @@ def measure(model: str | None, output: str | None, show: str | None, **options: 
     check_files(show)
     if output:
         check_picture(output) if show else check_file(output, mark=b"fastprune cost table")
-    with claimed(output) if output else contextlib.nullcontext(), working(as_json=options["as_json"]) as where:
+    with claimed(output) if output else contextlib.nullcontext(), working() as where:
         from fastprune.cli import terminal
         from fastprune.measuring import cost_tables
         from fastprune.strategies.tables import MeasuredTable

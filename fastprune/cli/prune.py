@@ -76,7 +76,7 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
     requested = budgets.read_budget(budget)
     check_sources(model, data, options["eval_data"])
     check_files(named_file(options["architecture"]), named_file(options["recipe"]))
-    with claimed(output), working(as_json=options["as_json"]) as where:
+    with claimed(output), working() as where:
         from fastprune.registry.recipe import Recipe, main_cost
 
         architecture = read_architecture_option(options)

@@ -56,7 +56,7 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
         check_output(folder / "model")
     check_sources(model, data, options["eval_data"])
     check_files(*(name for name in options["recipes"].split(",") if name.endswith(".toml")))
-    with claimed(folder), working(as_json=options["as_json"]) as where:
+    with claimed(folder), working() as where:
         import functools
 
         from fastprune.cli import terminal

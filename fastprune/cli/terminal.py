@@ -1,4 +1,4 @@
-"""Terminal output: progress bars and tables. Imported by commands only."""
+"""Terminal output: messages and tables. Imported by commands only."""
 
 from __future__ import annotations
 
@@ -10,18 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
-from fastprune import progress as reports
 from fastprune.reports.figures import Row, count
 
 if TYPE_CHECKING:
@@ -36,31 +27,6 @@ def console(*, quiet: bool = False) -> Console:
     Text is printed as it is: brackets and colons in names of files and labels are no markup.
     """
     return Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
-
-
-@contextlib.contextmanager
-def progress_bar(where: Console) -> Iterator[None]:
-    """Within the context, show a progress bar for each reported step; nothing if standard error is not a terminal."""
-    columns = (
-        TextColumn("{task.description:<12}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=where, disable=not where.is_terminal or where.quiet, transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def report(description: str, done: int, total: int) -> None:
-            task = tasks.get(description)
-            if task is None:
-                tasks[description] = bars.add_task(description, total=total)
-            elif done == 0 and bars.tasks[bars.task_ids.index(task)].finished:  # the step runs again
-                bars.reset(task, total=total)
-            bars.update(tasks[description], completed=done, total=total)
-
-        with reports.listening(report):
-            yield
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The context of long-running commands: progress bars and logs."""
+"""The context of long-running commands: progress and logs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def working(*, as_json: bool = False) -> Iterator[Console]:
-    """Yield the console for messages, with progress bars and logs; other libraries' progress bars are switched off."""
+def working() -> Iterator[Console]:
+    """Yield the console for messages, with progress and logs, all on standard error; other libraries' progress bars are off."""
     from fastprune.cli import terminal
-    from fastprune.progress import step
+    from fastprune.progress import listening, step
+    from fastprune.progress.display import shown
 
     verbosity = click.get_current_context().find_root().meta.get(VERBOSITY)
-    where = terminal.console(quiet=as_json or verbosity == "quiet")
+    where = terminal.console(quiet=verbosity == "quiet")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(terminal.progress_bar(where))
+        stack.enter_context(listening(stack.enter_context(shown(where))))
         if verbosity == "verbose":
             stack.enter_context(terminal.logs(where))
         with step("starting"):  # importing torch and transformers

@@ -18,7 +18,7 @@ from fastprune.calibration.hooks import frozen
 from fastprune.drafting.sizes import with_sizes
 from fastprune.drafting.tracing import Trace, cache_arguments, is_added, mixes_tokens, trace, units_of
 from fastprune.errors import FastpruneError, ModelError
-from fastprune.progress import track
+from fastprune.progress import Progress, listening, track
 from fastprune.surgery.masking import masked
 from fastprune.surgery.materialize import materialize
 from fastprune.testing import conformance
@@ -82,7 +82,7 @@ class Draft:
         return "\n".join(["# Drafted by fastprune.", *lines, "", to_toml(self.architecture)])
 
 
-def draft_architecture(model: nn.Module | str | Path) -> Draft:
+def draft_architecture(model: nn.Module | str | Path, *, progress: Progress | bool = True) -> Draft:
     """Draft an architecture: find the rows and columns of each unit from exact derivatives between linears.
 
     In the first layer of each stack, a linear whose input depends on other linears of the layer only (not directly on the
@@ -93,12 +93,17 @@ def draft_architecture(model: nn.Module | str | Path) -> Draft:
     Args:
         model: A transformers model, preferably small; it is not changed. For a directory or Hub name: a model of its class and
             configuration with random weights and two layers.
+        progress: Whether to show progress on standard error, or a function, as for ``prune``.
 
     Raises:
         ModelError: The model does not exist, its layers are not in an ``nn.ModuleList``, or no unit was found.
     """
-    if isinstance(model, (str, Path)):
-        model = conformance.random_model(model)
+    with listening(progress):
+        return _draft(conformance.random_model(model) if isinstance(model, (str, Path)) else model)
+
+
+def _draft(model: nn.Module) -> Draft:
+    """The draft of a model."""
     exact = unfuse_experts(copy.deepcopy(model), inplace=True).double().eval()
     inputs = _small_inputs(exact)
     prefix = base_prefix(exact)

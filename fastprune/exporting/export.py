@@ -15,7 +15,7 @@ from fastprune.errors import ContractError, ExportError, FastpruneError, ModelEr
 from fastprune.exporting.agreement import difference, example_inputs
 from fastprune.files import check_output, written_directory
 from fastprune.models.pretrained import Pretrained
-from fastprune.progress import step
+from fastprune.progress import Progress, listening, step
 from fastprune.registry.recipe import strategy
 from fastprune.strategies.export_formats import ExportedModel, ExportFormat
 
@@ -47,13 +47,20 @@ class Export:
     difference: float | None
 
 
-def export(opened: Pretrained, output: str | Path, *, format: str | ExportFormat = "onnx") -> Export:
+def export(
+    opened: Pretrained,
+    output: str | Path,
+    *,
+    format: str | ExportFormat = "onnx",
+    progress: Progress | bool = True,
+) -> Export:
     """Write a model in a format for another runtime, and compare it with the model.
 
     Args:
         opened: A model from ``open_pretrained``. In half precision the comparison may fail; open with ``dtype="float32"``.
         output: Directory; new or empty.
         format: A name of ``fastprune strategies format``, with its default options, or an instance.
+        progress: Whether to show progress on standard error, or a function, as for ``prune``.
 
     Raises:
         UnknownNameError: No format is registered under the name.
@@ -67,7 +74,7 @@ def export(opened: Pretrained, output: str | Path, *, format: str | ExportFormat
     chosen.require_packages()
     if reason := chosen.refuses(opened):
         raise ModelError(reason)
-    with frozen(opened.model), written_directory(output) as scratch, step("exporting"):
+    with listening(progress), frozen(opened.model), written_directory(output) as scratch, step("exporting"):
         _write(chosen, opened, scratch)
         files = tuple(output / file.relative_to(scratch) for file in chosen.found_in(scratch))
         if chosen.files and not files:

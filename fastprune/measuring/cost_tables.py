@@ -26,7 +26,7 @@ def measure(
     *,
     cost: str = "latency",
     seq_len: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
     **options: Any,
 ) -> MeasuredTable:
     """Measure the cost table of a model for a workload on this machine.
@@ -35,7 +35,7 @@ def measure(
         opened: The result of ``open_pretrained``.
         cost: Name of a measured cost model.
         seq_len: Tokens per sample [None: 128 or the model's limit, or 16,000 readings of a recording].
-        progress: Called as (description, finished steps, total steps).
+        progress: Whether to show progress on standard error, or a function, as for ``prune``.
         options: Options of the cost model, such as ``batch_size=1``.
 
     Raises:

@@ -16,7 +16,7 @@ from fastprune.data.encoding import make_batches
 from fastprune.data.tasks import Batch, Columns, Task
 from fastprune.errors import DataError, ModelError
 from fastprune.models.pretrained import open_pretrained
-from fastprune.progress import track
+from fastprune.progress import Progress, listening, track
 from fastprune.registry.serving import task_for
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def evaluate(
     *,
     task: Task | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    progress: Progress | bool = True,
     **reading: Unpack[Reading],
 ) -> dict[str, float]:
     """Compute the task's metrics of a model over a whole data set.
@@ -58,6 +59,7 @@ def evaluate(
         data: Batches, or a data set or source with labels; of the splits of a source, validation, else test.
         task: The model's task [None: the task of the batches, else the registered task for the model].
         tokenizer: The model's tokenizer, for data that is not encoded yet [None: the one opened with the model].
+        progress: Whether to show progress on standard error, or a function, as for ``prune``.
         reading: For data that is not encoded yet: ``batch_size``, ``max_length``, ``columns`` and ``split`` of ``make_batches``.
 
     Returns:
@@ -67,10 +69,11 @@ def evaluate(
         DataError: The data cannot be read, has no labels, or does not fit the task.
         ModelError: The model cannot be opened, or there is no task for it.
     """
-    model, task, tokenizer = _opened(model, data, task, tokenizer)
-    batches = _encoded(data, model, task, tokenizer, reading)
-    with torch.inference_mode(), evaluating(model):
-        return task.metrics(_results(model, task, batches), batches.samples)
+    with listening(progress):
+        model, task, tokenizer = _opened(model, data, task, tokenizer)
+        batches = _encoded(data, model, task, tokenizer, reading)
+        with torch.inference_mode(), evaluating(model):
+            return task.metrics(_results(model, task, batches), batches.samples)
 
 
 def fidelity(
@@ -80,6 +83,7 @@ def fidelity(
     *,
     task: Task | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    progress: Progress | bool = True,
     **reading: Unpack[Reading],
 ) -> dict[str, float]:
     """Measure the agreement of two models on the same data, without labels.
@@ -90,6 +94,7 @@ def fidelity(
         data: Batches, or a data set or source, as for ``evaluate``.
         task: The models' task, as for ``evaluate``.
         tokenizer: The tokenizer, as for ``evaluate``.
+        progress: Whether to show progress, as for ``evaluate``.
         reading: Arguments of ``make_batches``, as for ``evaluate``.
 
     Returns:
@@ -99,12 +104,13 @@ def fidelity(
         DataError: The data cannot be read or does not fit the task.
         ModelError: A model cannot be opened, there is no task for it, or the models are on different devices.
     """
-    teacher, task, tokenizer = _opened(teacher, data, task, tokenizer)
-    student, _, _ = _opened(student, data, task, tokenizer)
-    if _device(teacher) != _device(student):
-        raise ModelError(f"The two models are on {_device(teacher)} and {_device(student)}; move one of them.")
-    batches = _encoded(data, teacher, task, tokenizer, reading)
-    return agreement(teacher, student, batches, task)
+    with listening(progress):
+        teacher, task, tokenizer = _opened(teacher, data, task, tokenizer)
+        student, _, _ = _opened(student, data, task, tokenizer)
+        if _device(teacher) != _device(student):
+            raise ModelError(f"The two models are on {_device(teacher)} and {_device(student)}; move one of them.")
+        batches = _encoded(data, teacher, task, tokenizer, reading)
+        return agreement(teacher, student, batches, task)
 
 
 def agreement(

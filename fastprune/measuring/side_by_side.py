@@ -97,7 +97,7 @@ def bench(
     seq_len: int | None = None,
     rounds: int = 15,
     table: MeasuredTable | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
     **serving: Unpack[Serving],
 ) -> Comparison:
     """Time two models of the same family in turns on the same dummy inputs.
@@ -109,7 +109,7 @@ def bench(
         seq_len: Tokens per sample [None: 128 or the model's limit, or 16,000 readings of a recording].
         rounds: Measurements of each model.
         table: Cost table for predictions, measured for this workload.
-        progress: Called as (description, finished steps, total steps).
+        progress: Whether to show progress on standard error, or a function, as for ``prune``.
         serving: ``attention``: the attention kernel, such as ``sdpa`` [each model's own]; ``threads``: CPU threads [torch's];
             ``compile``: compile both models with torch.compile [False].
 

@@ -50,7 +50,7 @@ def prune(
     reroute: bool = False,
     inplace: bool = False,
     bench: bool = True,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
     cache: PruningCache | None = None,
 ) -> PruningResult:
     """Make a trained Transformer smaller, without retraining (Kwon et al., NeurIPS 2022; docs/method.md).
@@ -75,7 +75,8 @@ def prune(
             a cost that a budget of MACs or latency does not foresee.
         inplace: Change the given model itself.
         bench: Time both models at the end; takes about as long as ten batches.
-        progress: Called with a description, the steps done and all steps.
+        progress: Whether to show progress on standard error, or a function that is called with a description, the number of
+            finished steps and their total.
         cache: Cost tables and scores shared with other prunings of this model on the same data with the same seed.
 
     Returns:
@@ -89,10 +90,10 @@ def prune(
     stages = {"scorer": scorer, "searcher": searcher, "rearranger": rearranger, "tuner": tuner}
     chosen = recipe_for(requested, recipe, cost=cost, schedule=schedule, **stages)
     cache = cache or PruningCache()
-    subject = open_subject(model, data, architecture=architecture, task=task, seed=seed, cache=cache)
-    check_fits(subject, chosen.scorer)
-    workload = Workload.of(subject.calibration)
     with torch.inference_mode(False), torch.enable_grad(), listening(progress), clock() as timings:
+        subject = open_subject(model, data, architecture=architecture, task=task, seed=seed, cache=cache)
+        check_fits(subject, chosen.scorer)
+        workload = Workload.of(subject.calibration)
         limits = measure(subject, workload, requested, chosen.cost, cache)
         state = State.dense(subject, reroute=reroute)
         for step in checked_passes(chosen.schedule, limits.first.share, subject.groups):

@@ -17,7 +17,7 @@ from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.curves import Point, Run, Sweep, check_folder, draw, to_csv
 from fastprune.pipeline.prune import prune
 from fastprune.pipeline.result import PruningResult
-from fastprune.progress import track
+from fastprune.progress import Progress, listening, track
 from fastprune.registry.recipe import Recipe
 from fastprune.strategies.budgets import read_budget
 from fastprune.strategies.contracts import CostModel, MeasuredCost
@@ -33,6 +33,7 @@ def sweep(
     seeds: Sequence[int] = (0,),
     metric: str | None = None,
     folder: str | Path | None = None,
+    progress: Progress | bool = True,
 ) -> Sweep:
     """Prune one model to several budgets with one or more recipes, and evaluate each pruned model.
 
@@ -50,6 +51,7 @@ def sweep(
         seeds: Seeds; each recipe and budget is run once per seed.
         metric: The metric of the curve; None: the task's first.
         folder: Folder for all results; None: nothing is saved.
+        progress: Whether to show progress on standard error, or a function, as for ``prune``.
 
     Raises:
         UsageError: A budget or the metric is invalid, or the folder holds another sweep or one with other calibration data.
@@ -60,35 +62,40 @@ def sweep(
     if not budgets or not seeds:
         raise BudgetError("A sweep takes at least one budget and one seed.")
     folder = check_folder(folder) if folder else None
-    found = _started(model, eval_data, recipes, metric, folder)
-    drawn: int | None = None
-    todo = [(seed, budget, name) for seed in seeds for budget in budgets for name in recipes]
-    for seed, budget, name in track(todo, "sweeping"):
-        if seed != drawn:  # frees the cache of the previous seed
-            drawn, batches, cache = seed, data(seed), PruningCache(folder / "scores" / str(seed) if folder else None)
-            _note_calibration(found, seed, batches, folder)
-        if found.find(name, budget, seed):
-            continue
-        start = time.perf_counter()
-        result = prune(model, batches, budget=budget, recipe=recipes[name], seed=seed, cache=cache, bench=False)
-        seconds = time.perf_counter() - start
-        found.measure = _counted(recipes[name].cost, result)
-        found.runs.append(
-            Run(
-                recipe=name,
-                budget=budget,
-                seed=seed,
-                cost=result.cost_after / result.cost_before,
-                metrics=evaluate(result.model, eval_data),
-                seconds=seconds,
+    with listening(progress):
+        found = _started(model, eval_data, recipes, metric, folder)
+        drawn: int | None = None
+        todo = [(seed, budget, name) for seed in seeds for budget in budgets for name in recipes]
+        for seed, budget, name in track(todo, "sweeping"):
+            if seed != drawn:  # frees the cache of the previous seed
+                drawn, batches, cache = (
+                    seed,
+                    data(seed),
+                    PruningCache(folder / "scores" / str(seed) if folder else None),
+                )
+                _note_calibration(found, seed, batches, folder)
+            if found.find(name, budget, seed):
+                continue
+            start = time.perf_counter()
+            result = prune(model, batches, budget=budget, recipe=recipes[name], seed=seed, cache=cache, bench=False)
+            seconds = time.perf_counter() - start
+            found.measure = _counted(recipes[name].cost, result)
+            found.runs.append(
+                Run(
+                    recipe=name,
+                    budget=budget,
+                    seed=seed,
+                    cost=result.cost_after / result.cost_before,
+                    metrics=evaluate(result.model, eval_data),
+                    seconds=seconds,
+                )
             )
-        )
+            if folder:
+                write_text(folder / "sweep.json", found.to_json())
         if folder:
-            write_text(folder / "sweep.json", found.to_json())
-    if folder:
-        write_text(folder / "sweep.csv", to_csv(found))
-        draw(found, folder / "sweep.svg")
-        draw(found, folder / "sweep.png")
+            write_text(folder / "sweep.csv", to_csv(found))
+            draw(found, folder / "sweep.svg")
+            draw(found, folder / "sweep.png")
     return found
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from fastprune import testing
 from fastprune.data.batches import Batches
 from fastprune.models.pretrained import read_class
-from fastprune.progress import track
+from fastprune.progress import Progress, listening, track
 from fastprune.registry import loading, serving
 from fastprune.strategies.contracts import CostModel
 from fastprune.units.architecture import Architecture
@@ -38,19 +38,27 @@ class Verdict:
     detail: str = ""
 
 
-def check_model(source: str | Path, *, architecture: Architecture | None = None, layers: int = 2) -> list[Verdict]:
+def check_model(
+    source: str | Path,
+    *,
+    architecture: Architecture | None = None,
+    layers: int = 2,
+    progress: Progress | bool = True,
+) -> list[Verdict]:
     """Run the conformance suite on the family of a model. The model's weights are not read.
 
     Args:
         source: Model directory or Hub name, as for ``open_pretrained``; a directory with only a ``config.json`` is enough.
         architecture: The architecture to check [None: the registered one for ``config.model_type``].
         layers: Maximum number of layers per stack of the model that is built.
+        progress: Whether to show progress on standard error, or a function, as for ``prune``.
 
     Raises:
         ModelError: The model does not exist, its architecture is unknown, or the architecture does not fit it.
     """
-    model = random_model(source, layers=layers)
-    return verdicts(architecture or serving.architecture_for(model), model)
+    with listening(progress):
+        model = random_model(source, layers=layers)
+        return verdicts(architecture or serving.architecture_for(model), model)
 
 
 def verdicts(architecture: Architecture, model: nn.Module, batches: Batches | None = None) -> list[Verdict]:

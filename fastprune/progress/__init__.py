@@ -16,13 +16,31 @@ _listener: ContextVar[Progress | None] = ContextVar("listener", default=None)
 
 
 @contextlib.contextmanager
-def listening(progress: Progress | None) -> Iterator[None]:
-    """Within the context, ``track`` and ``step`` report to ``progress``; None: to the enclosing listener."""
-    token = _listener.set(progress or _listener.get())
-    try:
-        yield
-    finally:
-        _listener.reset(token)
+def listening(progress: Progress | bool = True) -> Iterator[None]:
+    """Within the context, ``track`` and ``step`` report to a listener.
+
+    Args:
+        progress: The listener. True: the enclosing one, else a display on standard error: bars on a terminal or in a notebook,
+            plain lines elsewhere, nothing if the environment variable ``FASTPRUNE_QUIET`` is set. False: nobody.
+    """
+    with contextlib.ExitStack() as stack:
+        if progress is False:
+            listener: Progress = _silence
+        elif progress is not True:
+            listener = progress
+        else:
+            from fastprune.progress.display import shown  # rich
+
+            listener = _listener.get() or stack.enter_context(shown())
+        token = _listener.set(listener)
+        try:
+            yield
+        finally:
+            _listener.reset(token)
+
+
+def _silence(description: str, done: int, total: int) -> None:
+    """A listener that shows nothing."""
 
 
 def track(items: Sequence[T], description: str) -> Iterator[T]:
