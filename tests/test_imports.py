@@ -56,7 +56,7 @@ a block is an import like any other: a type of another module is a dependency on
 FACES = {"units", "data", "strategies", "calibration", "reconstruction"}
 """The parts that authors of plugins import public names from, beside ``fastprune`` itself and ``fastprune.errors``."""
 LINES, FUNCTION_LINES, PARAMETERS = 400, 60, 8
-MANY_PARAMETERS = {"pipeline.prune.prune", "data.encoding.make_batches"}
+MANY_PARAMETERS = {"pipeline.prune.prune", "pipeline.sweeps.sweep", "data.encoding.make_batches"}
 """Functions whose arguments are what users choose one by one."""
 
 
