@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -18,6 +23,7 @@ from transformers import (
 
 import fastprune
 from fastprune import testing
+from fastprune.data import activation_named, model_inputs
 from fastprune.models.checkpoint import write_companions
 
 pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
@@ -127,6 +133,233 @@ def test_a_cross_encoder_in_and_out(
         logits = opened.model(**opened.tokenizer([TEXTS[0]], [TEXTS[1]], return_tensors="pt")).logits
     np.testing.assert_allclose(found, logits.sigmoid()[:, 0].numpy(), rtol=1e-6)
     assert opened.model.num_parameters() < BertForSequenceClassification(tiny_config).num_parameters()
+
+
+SENTENCES = [
+    "The Cat sat on the mat",
+    "a DOG ran home fast",
+    "who is slow",
+    "where was the cat born in Paris London home",
+]
+ROWS = [
+    (one, other, float(abs(i - j))) for i, one in enumerate(SENTENCES) for j, other in enumerate(SENTENCES) if i < j
+]
+PROMPTS = {"query": "where is ", "document": "the dog ", "own": "a b c "}
+
+
+def edited(folder: Path, file: str, **entries: Any) -> None:
+    """Change entries of a JSON file of a directory."""
+    path = folder / file
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(known | entries))
+
+
+def with_dense(folder: Path, **options: Any) -> None:
+    """Put a dense layer between the pooling and the normalisation."""
+    from sentence_transformers import models
+
+    (folder / "3_Dense").mkdir()
+    models.Dense(16, options.pop("out_features", 7), **options).save(str(folder / "3_Dense"))
+    modules = json.loads((folder / "modules.json").read_text())
+    kind = "sentence_transformers.models.Dense"
+    dense = {"idx": 2, "name": "3", "path": "3_Dense", "type": kind}
+    (folder / "modules.json").write_text(json.dumps([*modules[:2], dense, *modules[2:]]))
+
+
+CONFIG, ENCODER, POOLING = "config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling/config.json"
+SETTINGS: dict[str, Callable[[Path], None]] = {
+    "none": lambda folder: None,
+    "default prompt": lambda folder: edited(folder, CONFIG, prompts=PROMPTS, default_prompt_name="own"),
+    "prompt that is not pooled": lambda folder: (
+        edited(folder, CONFIG, prompts=PROMPTS, default_prompt_name="own"),
+        edited(folder, POOLING, include_prompt=False),
+    )[0],
+    "truncated vectors": lambda folder: edited(folder, CONFIG, truncate_dim=5),
+    "lower case": lambda folder: edited(folder, ENCODER, do_lower_case=True),
+    "maximum length": lambda folder: edited(folder, ENCODER, max_seq_length=5),
+    "maximum length of the tokenizer": lambda folder: edited(folder, ENCODER, tokenizer_args={"model_max_length": 5}),
+    "dense": with_dense,
+    "dense without bias": lambda folder: with_dense(folder, bias=False, activation_function=torch.nn.Identity()),
+    "dense with a residual": lambda folder: with_dense(folder, use_residual=True),
+    "dense around": lambda folder: with_dense(folder, out_features=16, use_residual=True),
+    **{
+        f"pooling {name}": lambda folder, name=name: edited(folder, POOLING, pooling_mode=name)  # type: ignore[misc]
+        for name in ("cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", ["cls", "mean"])
+    },
+    **{
+        f"similarity {name}": lambda folder, name=name: edited(folder, CONFIG, similarity_fn_name=name)  # type: ignore[misc]
+        for name in ("dot", "euclidean", "manhattan")
+    },
+}
+
+
+@pytest.fixture
+def cased_tokenizer(tiny_tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The tiny tokenizer, to which words with capitals are unknown."""
+    from tokenizers import normalizers
+
+    tiny_tokenizer.backend_tokenizer.normalizer = normalizers.Strip()
+    return tiny_tokenizer
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_setting_gives_the_numbers_of_encode(
+    setting: str, tiny_config: BertConfig, cased_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    from scipy.stats import spearmanr
+    from sentence_transformers import SentenceTransformer
+
+    folder = save_embedder(BertModel(tiny_config), cased_tokenizer, tmp_path, "mean", normalize=setting != "none")
+    SETTINGS[setting](folder)
+    there = SentenceTransformer(str(folder), device="cpu")
+    opened = fastprune.open_pretrained(folder, device="cpu")
+    assert opened.tokenizer is not None
+    rows = Dataset.from_dict(
+        dict(zip(("sentence1", "sentence2", "score"), map(list, zip(*ROWS, strict=True)), strict=True))
+    )
+    batches = fastprune.make_batches(rows, opened.task, opened.tokenizer, batch_size=4)
+    vectors = np.zeros((len(batches.samples), there.get_embedding_dimension() or 0), dtype=np.float32)
+    with torch.no_grad():
+        for batch in batches:
+            outputs = opened.model(**model_inputs(batch, opened.task))
+            vectors[batch["sample"]] = opened.task.embed(outputs, batch)  # type: ignore[attr-defined]
+    texts = [ROWS[sample["row"]][sample["side"]] for sample in batches.samples]
+    np.testing.assert_allclose(vectors, there.encode(texts), atol=1e-5)
+    sides = [there.encode([row[side] for row in ROWS]) for side in (0, 1)]
+    expected = spearmanr(there.similarity_pairwise(*sides), [row[2] for row in ROWS]).statistic
+    assert fastprune.evaluate(opened.model, batches)["spearman"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("names", "prompts"),
+    [
+        (("query", "passage"), ("query", "document")),
+        (("anchor", "positive", "negative"), ("query", "document", "document")),
+        (("question", "context"), ("query", "document")),
+        (("document",), ("document",)),
+        (("sentence1", "sentence2"), ("own", "own")),
+        (("text",), ("own",)),
+    ],
+)
+def test_queries_and_documents_stand_behind_their_prompts(
+    embedder: Path, names: tuple[str, ...], prompts: tuple[str, ...]
+) -> None:
+    edited(embedder, CONFIG, prompts=PROMPTS, default_prompt_name="own")
+    opened = fastprune.open_pretrained(embedder, device="cpu")
+    assert opened.tokenizer is not None
+    texts = TEXTS[: len(names)]
+    data = Dataset.from_dict({name: [text] for name, text in zip(names, texts, strict=True)})
+    encoded = opened.task.encode(data, opened.tokenizer, columns=fastprune.Columns(text=names), max_length=64, seed=0)
+    expected = [PROMPTS[prompt] + text for prompt, text in zip(prompts, texts, strict=True)]
+    assert [sample["input_ids"] for sample in encoded] == opened.tokenizer(expected)["input_ids"]
+
+
+def test_the_prompt_for_passages_is_that_of_documents(embedder: Path) -> None:
+    edited(embedder, CONFIG, prompts={"query": "who ", "document": "", "passage": "the dog "})
+    task: Any = fastprune.open_pretrained(embedder, device="cpu").task
+    assert (task.prompt, task.query_prompt, task.document_prompt) == ("", "who ", "the dog ")
+
+
+@pytest.mark.usefixtures("own_modules")
+def test_settings_survive_saving(
+    tiny_config: BertConfig, cased_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = save_embedder(BertModel(tiny_config), cased_tokenizer, tmp_path, "mean", normalize=True)
+    with_dense(folder)
+    edited(folder, CONFIG, prompts=PROMPTS, default_prompt_name="own", truncate_dim=5, similarity_fn_name="dot")
+    (folder / ENCODER).rename(folder / "sentence_roberta_config.json")  # a name that older versions gave
+    edited(folder, "sentence_roberta_config.json", do_lower_case=True, max_seq_length=6)
+    lines = tmp_path / "sentences.txt"
+    lines.write_text("\n".join(SENTENCES))
+    fastprune.prune(str(folder), str(lines), budget=0.6, bench=False).save(tmp_path / "small")
+    opened = fastprune.open_pretrained(tmp_path / "small", device="cpu")
+    there = SentenceTransformer(str(tmp_path / "small"), trust_remote_code=True, device="cpu")
+    assert opened.tokenizer is not None
+    batches = fastprune.make_batches(str(lines), opened.task, opened.tokenizer)
+    (batch,) = batches
+    with torch.no_grad():
+        vectors = opened.task.embed(opened.model(**model_inputs(batch, opened.task)), batch)  # type: ignore[attr-defined]
+    expected = there.encode(SENTENCES)[[sample["row"] for sample in batches.samples]]
+    assert vectors.shape == (4, 5)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("file", "entries", "told"),
+    [
+        (ENCODER, {"query_length": 8}, "query_length=8"),
+        (ENCODER, {"processing_kwargs": {"text": {"max_length": 4}}}, "processing_kwargs.text.max_length=4"),
+        (ENCODER, {"config_args": {"num_hidden_layers": 1}}, "config_args.num_hidden_layers=1"),
+        (ENCODER, {"modality_config": {"message": {}}}, "modality_config="),
+        (CONFIG, {"default_prompt_name": "none"}, "the default prompt 'none'"),
+        (CONFIG, {"model_type": "SparseEncoder"}, "the modules Transformer, Pooling, Normalize"),
+        (POOLING, {"pooling_mode": "median"}, "the pooling median"),
+        ("modules.json", None, "has its own code for custom_st.Transformer"),
+    ],
+)
+def test_what_cannot_be_applied_is_refused(
+    embedder: Path, file: str, entries: dict[str, Any] | None, told: str
+) -> None:
+    if entries is None:
+        modules = json.loads((embedder / file).read_text())
+        modules[0]["type"] = "custom_st.Transformer"
+        (embedder / file).write_text(json.dumps(modules))
+    else:
+        edited(embedder, file, **entries)
+    with pytest.raises(fastprune.errors.ModelError, match=re.escape(told)):
+        fastprune.open_pretrained(embedder, device="cpu")
+
+
+def test_the_advice_for_an_unknown_module_can_be_followed(embedder: Path, tmp_path: Path) -> None:
+    modules = json.loads((embedder / "modules.json").read_text())
+    modules[2]["type"] = "sentence_transformers.models.LSTM"
+    (embedder / "modules.json").write_text(json.dumps(modules))
+    told = re.escape(f"copy {embedder} without modules.json and open the copy")
+    with pytest.raises(fastprune.errors.ModelError, match=told):
+        fastprune.open_pretrained(embedder, device="cpu")
+    shutil.copytree(embedder, tmp_path / "copy", ignore=shutil.ignore_patterns("modules.json"))
+    assert isinstance(fastprune.open_pretrained(tmp_path / "copy", device="cpu").model, BertModel)
+
+
+@pytest.mark.parametrize("activation", ["Sigmoid", "Identity", "Tanh"])
+@pytest.mark.parametrize("place", ["settings", "configuration", "old configuration"])
+def test_a_reranker_gives_the_numbers_of_predict(
+    tiny_config: BertConfig, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, activation: str, place: str
+) -> None:
+    """With its activation and its prompt, wherever versions of the library have left the activation."""
+    from sentence_transformers import CrossEncoder
+
+    tiny_config.num_labels = 1
+    name = (
+        f"torch.nn.modules.activation.{activation}" if activation != "Identity" else "torch.nn.modules.linear.Identity"
+    )
+    BertForSequenceClassification(tiny_config).save_pretrained(tmp_path / "plain")
+    tiny_tokenizer.save_pretrained(tmp_path / "plain")
+    folder = tmp_path / "plain"
+    if place == "settings":
+        folder = tmp_path / "model"
+        CrossEncoder(str(tmp_path / "plain"), num_labels=1, device="cpu").save_pretrained(str(folder))
+        edited(folder, CONFIG, activation_fn=name, prompts={"own": "who is "}, default_prompt_name="own")
+    elif place == "configuration":
+        edited(folder, "config.json", sentence_transformers={"activation_fn": name})
+    else:
+        edited(folder, "config.json", sbert_ce_default_activation_function=name)
+    there = CrossEncoder(str(folder), device="cpu")
+    predicted = there.predict([row[:2] for row in ROWS])
+    rows = tmp_path / "rows.csv"
+    rows.write_text("sentence1,sentence2,score\n" + "\n".join(f"{a},{b},{c}" for a, b, c in ROWS))
+    metrics = fastprune.evaluate(str(folder), str(rows))
+    errors = np.square(predicted - np.array([row[2] for row in ROWS]))
+    assert metrics["mse"] == pytest.approx(float(errors.mean()), rel=1e-5)
+
+
+def test_an_activation_is_no_way_to_other_code() -> None:
+    with pytest.raises(fastprune.errors.ModelError, match="none of torch.nn's"):
+        activation_named("os.system")
+    with pytest.raises(fastprune.errors.ModelError, match="none of torch.nn's"):
+        activation_named("torch.nn.Linear")
 
 
 @pytest.mark.parametrize("place", [1, 2])

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fastprune.models.sentence_transformers import POOLINGS
+from fastprune.models.sentence_modules import POOLINGS
 
 VERBOSITY = "fastprune.verbosity"
 

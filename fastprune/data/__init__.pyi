@@ -1,3 +1,5 @@
+from .activations import activation_named as activation_named
+from .activations import stored_activation as stored_activation
 from .batches import CUT as CUT
 from .batches import NO_LABEL as NO_LABEL
 from .batches import check_length as check_length

@@ -125,6 +125,11 @@ class Batches:
         names = _label_names(self.task)
         return all(name in batch for batch in self.batches for name in names)
 
+    @property
+    def missing(self) -> str:
+        """What is missing for the task's metrics, and what to do, in a sentence; empty if they can be computed."""
+        return self.task.missing(self.samples or self.batches) if self.task else ""
+
     def summary(self) -> dict[str, Any]:
         """Source, samples and tokens, ready for JSON."""
         return {"source": self.source, "samples": self.n_samples, "tokens": self.n_tokens}
@@ -180,7 +185,7 @@ def token_count(batch: Batch) -> int:
 
 def model_inputs(batch: Batch, task: Task | None) -> dict[str, Tensor]:
     """The model's inputs in a batch: all tensors but the labels and the samples' indices."""
-    excluded = {SAMPLE, *_label_names(task)}
+    excluded = {SAMPLE, *_label_names(task), *(task.note_names if task else ())}
     return {name: tensor for name, tensor in batch.items() if name not in excluded}
 
 

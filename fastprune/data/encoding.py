@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 from fastprune.data.batches import COUNTED, NO_LABEL, SAMPLE, Batches, log
 
-DEFAULT_MAX_LENGTH = 512
-
-
 STREAMED = 10
 """Rows read from a stream per requested sample; the samples are drawn from these."""
 
@@ -51,7 +48,7 @@ def make_batches(
         samples: Number of rows to draw without replacement; None: all rows. A row may give several samples or none
             (``Task.encode``).
         batch_size: Samples per batch.
-        max_length: Maximum number of tokens per sample [None: the limit of tokenizer and model, at most 512].
+        max_length: Maximum number of tokens per sample [None: the limit of tokenizer and model, at most the task's usual 512].
         limit: Maximum number of tokens of the model; None: unlimited.
         seed: Seed of the draw and of random choices while encoding.
         columns: Names of the text and label columns [None: guess from usual names].
@@ -64,7 +61,7 @@ def make_batches(
     """
     if batch_size < 1 or (samples is not None and samples < 1):
         raise DataError(f"batch_size and samples must be 1 or more; got {batch_size} and {samples}.")
-    max_length = _max_length(max_length, tokenizer, limit)
+    max_length = _max_length(max_length, tokenizer, limit, task.usual_length)
     with step("reading"):
         if isinstance(data, (str, Path)):
             from fastprune.data.reading import read_dataset  # imported here because it takes seconds
@@ -88,7 +85,7 @@ def make_batches(
     return Batches(batches=batches, task=task, samples=tuple(encoded), source=source)
 
 
-def _max_length(asked: int | None, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> int:
+def _max_length(asked: int | None, tokenizer: PreTrainedTokenizerBase, limit: int | None, usual: int) -> int:
     """Tokens of the longest sample: what was asked for, or as many as tokenizer and model take, up to a usual length.
 
     Raises:
@@ -98,7 +95,7 @@ def _max_length(asked: int | None, tokenizer: PreTrainedTokenizerBase, limit: in
     longest = min((each for each in limits if each is not None), default=10**30)
     if asked is not None and not 0 < asked <= longest:
         raise DataError(f"max_length must be between 1 and the {longest} tokens that the model takes; got {asked}.")
-    return asked or min(longest, DEFAULT_MAX_LENGTH)
+    return asked or min(longest, usual)
 
 
 def _drawn(count: int, samples: int | None, seed: int) -> Sequence[int]:
@@ -149,13 +146,13 @@ def _collate(
         raise DataError("The tokenizer has no padding token; set tokenizer.pad_token, or use batch_size=1.")
     fill = {"input_ids": pad, "decoder_input_ids": pad, "token_type_ids": getattr(text, "pad_token_type_id", 0)}
     batch: dict[str, Tensor] = {}
-    for name in dict.fromkeys((*tokenizer.model_input_names, *task.input_names, *task.label_names)):
+    for name in dict.fromkeys((*tokenizer.model_input_names, *task.input_names, *task.note_names, *task.label_names)):
         if name not in samples[0]:
             continue
         values = [sample[name] for sample in samples]
         if name in task.token_label_names:
             batch[name] = _pad(values, NO_LABEL, side)
-        elif name in task.label_names:
+        elif name in (*task.label_names, *task.note_names):
             batch[name] = torch.tensor(values)  # [samples] or [samples, outputs]
         else:
             batch[name] = _pad(values, fill.get(name) or 0, side)

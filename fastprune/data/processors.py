@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenizers import normalizers
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 
 from fastprune.errors import ModelError
@@ -50,6 +51,23 @@ def tokenizer_of(processor: Any) -> Any:
     """The tokenizer of a processor, or the tokenizer itself; None if there is none."""
     part = part_of(processor, "tokenizer")
     return part if isinstance(part, PreTrainedTokenizerBase) else None
+
+
+def lower_case(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a tokenizer convert its texts to lower case first, as ``do_lower_case`` of sentence-transformers does.
+
+    Raises:
+        ModelError: The tokenizer is not a fast one, so its normalisation is unknown.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(f"do_lower_case is for fast tokenizers; this is a {type(tokenizer).__name__}.")
+    present = backend.normalizer
+    parts: list[normalizers.Normalizer] = [] if present is None else [present]
+    if isinstance(present, normalizers.Sequence):
+        parts = list(present)  # type: ignore[call-overload]
+    if not any(isinstance(part, normalizers.Lowercase) for part in parts):
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *parts])
 
 
 def part_of(processor: Any, name: str) -> Any:

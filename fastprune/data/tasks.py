@@ -38,7 +38,12 @@ class Task(ABC):
 
     A task never runs the model: it encodes rows into samples and converts the model's outputs to per-sample losses, drawn labels
     and metrics. Labels are optional: a batch without the tensors in ``label_names`` is unlabelled.
+
+    Attributes:
+        usual_length: Maximum number of tokens per sample, unless set otherwise or the model takes fewer.
     """
+
+    usual_length: int = 512
 
     name: ClassVar[str]
     heads: ClassVar[tuple[str, ...]]
@@ -60,8 +65,8 @@ class Task(ABC):
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
     """Names of the metrics for which a lower value is better."""
 
-    metrics_of_samples: ClassVar[bool] = False
-    """The metrics use the samples' own data and need none of ``label_names``."""
+    note_names: ClassVar[tuple[str, ...]] = ()
+    """Names of tensors [samples] that ``encode`` may add for loss and metrics; they are removed before the model is called."""
 
     running_text: ClassVar[bool] = False
     """The rows are joined to one text that ``encode`` cuts into blocks; samples are drawn from the blocks, not from the rows."""
@@ -113,6 +118,17 @@ class Task(ABC):
         Returns:
             Label tensors by ``label_names``.
         """
+
+    def missing(self, samples: Sequence[Mapping[str, Any]]) -> str:
+        """What is missing for the metrics, and what to do, in a sentence; empty if they can be computed [the labels].
+
+        Args:
+            samples: The encoded samples; the batches where there are none.
+        """
+        absent = next((name for name in self.label_names if any(name not in sample for sample in samples)), None)
+        if absent is None:
+            return ""
+        return f"Metrics need labels, and the data has no '{absent}'; name the label column, or use labelled data."
 
     @abstractmethod
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:

@@ -72,6 +72,9 @@ def evaluate(
     with listening(progress):
         model, task, tokenizer = _opened(model, data, task, tokenizer)
         batches = _encoded(data, model, task, tokenizer, reading)
+        absent = task.missing(batches.samples or batches.batches)
+        if absent:
+            raise DataError(absent)
         with torch.inference_mode(), evaluating(model):
             return task.metrics(_results(model, task, batches), batches.samples)
 
@@ -189,6 +192,6 @@ def _device(model: nn.Module) -> torch.device:
 
 def compare_models(dense: nn.Module, pruned: nn.Module, batches: Batches) -> dict[str, Any]:
     """Metrics of both models under ``dense`` and ``pruned``; without labels, their agreement under ``fidelity``."""
-    if not batches.has_labels and batches.task is not None and not batches.task.metrics_of_samples:
+    if batches.missing:
         return {"fidelity": fidelity(dense, pruned, batches)}
     return {"dense": evaluate(dense, batches), "pruned": evaluate(pruned, batches)}

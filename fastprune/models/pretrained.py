@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
-from fastprune.data.processors import read_processor
+from fastprune.data.processors import lower_case, read_processor, tokenizer_of
 from fastprune.errors import ModelError
 from fastprune.files import check_model, check_no_adapter, user_path
 from fastprune.models.checkpoint import is_pruned, load, pages, plain_config, save, write_companions
@@ -260,7 +260,7 @@ def _model_class(
     """
     plain = getattr(transformers.MODEL_MAPPING.get(type(config), None), "__name__", "")
     name = config.architectures[0] if config.architectures else plain or f"{config.model_type} encoder"
-    if sentence and sentence.pooling and plain and not name.endswith("EncoderModel"):
+    if sentence and sentence.pools and plain and not name.endswith("EncoderModel"):
         name = plain
     model_class = getattr(transformers, name, None)
     if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
@@ -319,25 +319,36 @@ def _checked_values(model: nn.Module, directory: Path) -> nn.Module:
 def _tokenizer(
     directory: Path, model_class: type[PreTrainedModel], sentence: SentenceTransformer | None
 ) -> PreTrainedTokenizerBase | None:
-    """The model's processor, if it has one, with the maximum length of a SentenceTransformer."""
-    tokenizer: PreTrainedTokenizerBase | None = read_processor(directory, model_class)
-    if tokenizer is not None and sentence is not None and sentence.max_length is not None:
-        tokenizer.model_max_length = min(tokenizer.model_max_length, sentence.max_length)
-    return tokenizer
+    """The model's processor, if it has one, with the settings of a SentenceTransformer."""
+    processor: PreTrainedTokenizerBase | None = read_processor(directory, model_class)
+    text = tokenizer_of(processor)
+    if text is not None and sentence is not None:
+        for name, value in sentence.tokenizer.items():
+            setattr(text, name, value)
+        if sentence.lowercase:
+            lower_case(text)
+    return processor
 
 
 def _task(
     config: PretrainedConfig, model_class: type[PreTrainedModel], sentence: SentenceTransformer | None, directory: Path
 ) -> Task:
     task = task_for(config, model_class)
-    return _with_pooling(task, sentence, directory) if sentence and sentence.pooling else task
+    return _with_options(task, sentence.options, directory) if sentence else task
 
 
-def _with_pooling(task: Task, sentence: SentenceTransformer, directory: Path) -> Task:
-    """The task with the SentenceTransformer's pooling and normalisation, for any task with these two options."""
-    options: dict[str, Any] = {"pooling": sentence.pooling, "normalize": sentence.normalize}
-    if not set(options) <= {option.name for option in dataclasses.fields(task)}:
-        raise ModelError(f"{directory} is a SentenceTransformer, but the task {task.name} has no option for pooling.")
+def _with_options(task: Task, options: Mapping[str, Any], directory: Path) -> Task:
+    """The task with the settings of a SentenceTransformer or a CrossEncoder.
+
+    Raises:
+        ModelError: The task has no option for one of them.
+    """
+    missing = [name for name in options if name not in {option.name for option in dataclasses.fields(task)}]
+    if missing:
+        raise ModelError(
+            f"{directory} is a model of sentence-transformers with {missing[0]} {options[missing[0]]!r}, but the task "
+            f"{task.name} has no such option."
+        )
     return dataclasses.replace(task, **options)
 
 

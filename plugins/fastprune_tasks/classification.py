@@ -33,6 +33,7 @@ class SequenceClassification(Task):
         classes: The model's class names, in order.
         multi_label: Each class is an independent binary decision.
         boxes: The model reads the place of each word on the page.
+        prompt: Text in front of each (first) text.
     """
 
     name: ClassVar[str] = "sequence-classification"
@@ -48,6 +49,7 @@ class SequenceClassification(Task):
     classes: tuple[str, ...]
     multi_label: bool = False
     boxes: bool = False
+    prompt: str = ""
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
@@ -65,7 +67,9 @@ class SequenceClassification(Task):
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
         """Encode texts, and labels as class numbers; with ``multi_label``, labels as 0.0 or 1.0 per class."""
-        samples = encode_texts(data, tokenizer, columns=columns, max_length=max_length, boxes=self.boxes)
+        samples = encode_texts(
+            data, tokenizer, columns=columns, max_length=max_length, boxes=self.boxes, prompt=self.prompt
+        )
         return self.labelled(samples, data, columns)
 
     def labelled(self, samples: list[Sample], data: Dataset, columns: Columns) -> list[Sample]:

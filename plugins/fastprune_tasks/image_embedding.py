@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -54,10 +54,16 @@ class ImageEmbedding(Embedding):
         """All patches are pooled, images have no padding: [samples, tokens], bool."""
         return torch.ones_like(outputs.last_hidden_state[..., 0], dtype=torch.bool)
 
+    def missing(self, samples: Sequence[Mapping[str, Any]]) -> str:
+        """What the metrics need: classes."""
+        if samples and all("class" in sample for sample in samples):
+            return ""
+        return "Metrics of image and audio embeddings need classes; name the label column."
+
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
         """Share of samples whose nearest neighbour by cosine similarity has the same class."""
-        if not samples or "class" not in samples[0]:
-            raise DataError("Metrics of image and audio embeddings need classes; name the label column.")
+        if self.missing(samples):
+            raise DataError(self.missing(samples))
         pairs = [(batch["sample"], self.embed(outputs, batch)) for outputs, batch in results]
         vectors = torch.cat([vectors for _, vectors in pairs])  # [samples, hidden]
         vectors = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)

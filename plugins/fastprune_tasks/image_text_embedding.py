@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -38,7 +38,6 @@ class ImageTextEmbedding(Task):
     name: ClassVar[str] = "image-text-embedding"
     heads: ClassVar[tuple[str, ...]] = ("Model",)
     label_names: ClassVar[tuple[str, ...]] = ("text_vectors", "image_vectors")
-    metrics_of_samples: ClassVar[bool] = True
 
     filled: int = 0
 
@@ -89,6 +88,10 @@ class ImageTextEmbedding(Task):
             name: draw_gaussian(_vectors(outputs, side), generator)
             for name, side in zip(self.label_names, SIDES, strict=True)
         }
+
+    def missing(self, samples: Sequence[Mapping[str, Any]]) -> str:
+        """Nothing: each image belongs to its text."""
+        return ""
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
         """Recall at 1 over the whole data set, from image to text (``text_recall``) and from text to image (``image_recall``)."""

@@ -31,7 +31,13 @@ TOKENS = (("tokens",), ("words",))
 
 
 def encode_texts(
-    data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, boxes: bool = False
+    data: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    columns: Columns,
+    max_length: int,
+    boxes: bool = False,
+    prompt: str = "",
 ) -> list[Sample]:
     """Tokenize each row's text or pair of texts as one sample, without labels.
 
@@ -41,13 +47,14 @@ def encode_texts(
         columns: Names of the text columns.
         max_length: Maximum number of tokens per sample.
         boxes: The model reads the place of each word; words with boxes are preferred to texts.
+        prompt: Text in front of each (first) text.
     """
     if boxes and (not columns.text or isinstance(as_list(data[0][columns.text[0]]), list)):
         (name,) = text_columns(data, columns, TOKENS)
         sentences = [words_of(row, value, name) for row, value in enumerate(data[name])]
         return encode_words(data, tokenizer, sentences, max_length, boxes=True)[0]
-    names = text_columns(data, columns, (*PAIRS, *SINGLES))
-    return tokenized(tokenizer, [texts_of(data, name) for name in names], max_length)
+    first, *second = (texts_of(data, name) for name in text_columns(data, columns, (*PAIRS, *SINGLES)))
+    return tokenized(tokenizer, [[prompt + text for text in first], *second], max_length)
 
 
 def encode_words(
@@ -101,15 +108,23 @@ def texts_of(data: Dataset, column: str) -> list[str]:
     Raises:
         RowError: A row has no text, or a value of another type.
     """
-    values = list(data[column])
-    missing = sum(value is None for value in values)
-    for row, value in enumerate(values):
-        if value is None:
-            more = f", one of {missing} such rows" if missing > 1 else ""
-            raise RowError(row, f"there is no text in '{column}'{more}; remove it.")
-        if not isinstance(value, (str, int, float)):
-            raise RowError(row, f"'{column}' must be a text; got {shortened(value)}.")
-    return [str(value) for value in values]
+    texts = [text_of(row, value, column) for row, value in enumerate(data[column])]
+    missing = texts.count(None)
+    if missing:
+        more = f", one of {missing} such rows" if missing > 1 else ""
+        raise RowError(texts.index(None), f"there is no text in '{column}'{more}; remove it.")
+    return [text for text in texts if text is not None]
+
+
+def text_of(row: int, value: Any, column: str) -> str | None:
+    """The text of a row; a number becomes a text, a missing value is None.
+
+    Raises:
+        RowError: It is a value of another type.
+    """
+    if value is not None and not isinstance(value, (str, int, float)):
+        raise RowError(row, f"'{column}' must be a text; got {shortened(value)}.")
+    return None if value is None else str(value)
 
 
 def tokenized(
