@@ -144,6 +144,7 @@ SENTENCES = [
 ROWS = [
     (one, other, float(abs(i - j))) for i, one in enumerate(SENTENCES) for j, other in enumerate(SENTENCES) if i < j
 ]
+WORDS = ["cat", "dog", "sat", "ran", "on", "mat", "home", "fast", "slow", "who", "where", "paris", "london", "born"]
 PROMPTS = {"query": "where is ", "document": "the dog ", "own": "a b c "}
 
 
@@ -353,6 +354,82 @@ def test_a_reranker_gives_the_numbers_of_predict(
     metrics = fastprune.evaluate(str(folder), str(rows))
     errors = np.square(predicted - np.array([row[2] for row in ROWS]))
     assert metrics["mse"] == pytest.approx(float(errors.mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
+def test_a_retrieval_gives_the_numbers_of_the_evaluator(embedder: Path, similarity: str) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.evaluation import InformationRetrievalEvaluator
+
+    edited(embedder, CONFIG, prompts=PROMPTS, similarity_fn_name=similarity)
+    draw = np.random.default_rng(0)
+    queries, documents = ([" ".join(draw.choice(WORDS, 6)) for _ in range(count)] for count in (8, 30))
+    relevant = {str(query): {str(each) for each in draw.choice(30, 2)} for query in range(8)}
+    rows = [(queries[int(query)], documents[int(each)], 1) for query, found in relevant.items() for each in found]
+    rows += [(queries[0], document, 0) for index, document in enumerate(documents) if str(index) not in relevant["0"]]
+    data = Dataset.from_dict(dict(zip(("query", "passage", "label"), map(list, zip(*rows, strict=True)), strict=True)))
+    opened = fastprune.open_pretrained(embedder, device="cpu")
+    metrics = fastprune.evaluate(opened.model, data, task=opened.task, tokenizer=opened.tokenizer)
+    evaluator = InformationRetrievalEvaluator(
+        {str(index): text for index, text in enumerate(queries)},
+        {str(index): text for index, text in enumerate(documents)},
+        relevant,
+        precision_recall_at_k=[10],
+    )
+    found = evaluator(SentenceTransformer(str(embedder), device="cpu"))
+    for name in ("ndcg@10", "mrr@10", "recall@10"):
+        assert metrics[name] == pytest.approx(found[f"{similarity}_{name}"], abs=1e-5), name
+
+
+def test_a_reranking_gives_the_numbers_of_the_evaluator(
+    tiny_config: BertConfig, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
+
+    tiny_config.num_labels = 1
+    BertForSequenceClassification(tiny_config).save_pretrained(tmp_path / "plain")
+    tiny_tokenizer.save_pretrained(tmp_path / "plain")
+    CrossEncoder(str(tmp_path / "plain"), num_labels=1, device="cpu").save_pretrained(str(tmp_path / "model"))
+    draw = np.random.default_rng(0)
+    texts = [" ".join(draw.choice(WORDS, 5)) for _ in range(30)]
+    asked = [
+        {
+            "query": texts[5 * row],
+            "positive": texts[5 * row + 1 : 5 * row + 2],
+            "negative": texts[5 * row + 2 : 5 * row + 5],
+        }
+        for row in range(6)
+    ]
+    rows = [
+        (each["query"], text, float(kind == "positive"))
+        for each in asked
+        for kind in ("positive", "negative")
+        for text in each[kind]
+    ]
+    data = Dataset.from_dict(dict(zip(("query", "document", "label"), map(list, zip(*rows, strict=True)), strict=True)))
+    opened = fastprune.open_pretrained(tmp_path / "model", device="cpu")
+    metrics = fastprune.evaluate(opened.model, data, task=opened.task, tokenizer=opened.tokenizer)
+    evaluator = CrossEncoderRerankingEvaluator(asked, at_k=10, show_progress_bar=False)
+    found = evaluator(CrossEncoder(str(tmp_path / "model"), device="cpu"))
+    assert metrics == pytest.approx({name: found[name] for name in ("ndcg@10", "mrr@10")}, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ({"text": ["a"]}, "need pairs of texts with scores, or queries with relevant documents"),
+        ({"sentence1": ["a"], "sentence2": ["b"]}, "need pairs of texts with scores"),
+        ({"query": ["a"], "passage": ["b"], "label": [0]}, "queries with relevant documents"),
+    ],
+)
+def test_data_without_a_metric_are_told_before_the_model_runs(
+    embedder: Path, rows: dict[str, list[Any]], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = fastprune.open_pretrained(embedder, device="cpu")
+    monkeypatch.setattr(opened.model, "forward", None)
+    with pytest.raises(fastprune.errors.DataError, match=told):
+        fastprune.evaluate(opened.model, Dataset.from_dict(rows), task=opened.task, tokenizer=opened.tokenizer)
 
 
 def test_an_activation_is_no_way_to_other_code() -> None:
