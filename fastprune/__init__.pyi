@@ -39,3 +39,5 @@ from .surgery.masking import masked as masked
 from .surgery.materialize import materialize as materialize
 from .testing.conformance import check_model as check_model
 from .units.toml import read_architecture as read_architecture
+
+__version__: str

@@ -4,7 +4,8 @@
     ├── UsageError                the request cannot be fulfilled: a bad option, budget, file or model
     │   ├── UnknownNameError      an unknown name of a strategy or of a model's group; the message has the closest names
     │   ├── OptionError           an unknown option of a strategy, or a value of the wrong type
-    │   ├── BudgetError           an invalid budget, or one below the reachable minimum
+    │   ├── BudgetError           an invalid budget
+    │   │   └── UnreachableError  a budget that no pruning of the model can meet
     │   ├── DataError             calibration or evaluation data that cannot be read or does not fit the task
     │   │   └── RowError          the same, because of one row
     │   ├── ModelError            a model that cannot be opened, or whose architecture is unknown or does not fit it
@@ -14,7 +15,8 @@
     ├── PluginError               a plugin that cannot be loaded or breaks the rules of registration
     └── ContractError             a strategy returned a value that its contract forbids
 
-The command line prints the message of these errors and exits with status 2; any other error is a bug in fastprune.
+The command line prints the message of these errors. It exits with status 3 for an UnreachableError, 2 for another UsageError and
+1 for the others; an error that is not in this tree is a bug in fastprune.
 """
 
 from __future__ import annotations
@@ -39,7 +41,11 @@ class OptionError(UsageError):
 
 
 class BudgetError(UsageError):
-    """The budget is not a number in (0, 1], or is below the smallest cost the model can be pruned to."""
+    """The budget is neither a number in (0, 1] nor an amount, or names no cost."""
+
+
+class UnreachableError(BudgetError):
+    """The request is valid, but no pruning of the model meets it; the message has the nearest that can be reached."""
 
 
 class DataError(UsageError):

@@ -7,10 +7,12 @@ import hashlib
 import json
 import math
 import os
+import platform
 import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
@@ -257,6 +259,13 @@ def write_text(path: str | Path, text: str) -> Path:
     with written_file(path) as scratch:
         scratch.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no Unicode
     return user_path(path)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of fastprune, torch, transformers and Python, for written files."""
+    return {name: version(name) for name in ("fastprune", "torch", "transformers")} | {
+        "python": platform.python_version()
+    }
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

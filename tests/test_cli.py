@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import signal
@@ -86,7 +87,6 @@ def test_options_reach_the_recipe(run: Run, tiny_checkpoint: Path, tiny_data: Pa
         (("--budget", 0), "above 0 and at most 1"),
         (("--budget", 1.5), "above 0 and at most 1"),
         (("--budget", "nan"), "above 0 and at most 1"),
-        (("--budget", 1e-6), "cannot be met"),
         (("--scorer", "fihser"), "did you mean 'fisher'"),
         (("--scorer", "magnitude", "--rearranger", "fisher"), "needs per-sample gradients"),
         (("--set", "tuner.damping=lots"), "takes float, not 'lots'"),
@@ -174,6 +174,39 @@ def test_errors_do_not_reach_the_terminal_with_control_characters(run: Run) -> N
     assert result.exit_code == 2
     assert "\x1b" not in result.stderr
     assert r"./no\x1b[31mthing" in result.stderr
+
+
+def test_exit_statuses_of_the_real_command(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    """130 is that of the interrupted sweep below."""
+    asked = ["prune", tiny_checkpoint, "--data", tiny_data, "--output", tmp_path / "out"]
+    for arguments, status in (
+        (["--version"], 0),
+        (["nothing"], 2),
+        ([*asked, "--budget", 50], 2),
+        ([*asked, "--budget", 1e-6], 3),
+    ):
+        command = [sys.executable, "-m", "fastprune", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("Error: The budget of 1e-06 of the MACs")
+    assert not (tmp_path / "out").exists()
+
+
+def test_exit_status_of_a_failure(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise fastprune.errors.ContractError("The scorer 'mine' returned no scores.")
+
+    monkeypatch.setattr(catalogue, "entries", fail)
+    assert (run("strategies").exit_code, run("strategies").stderr) == (
+        1,
+        "Error: The scorer 'mine' returned no scores.\n",
+    )
+
+
+def test_the_version_is_that_of_the_distribution(run: Run) -> None:
+    assert run("--version").stdout == f"fastprune, version {fastprune.__version__}\n"
+    assert fastprune.__version__ == importlib.metadata.version("fastprune")
 
 
 def test_missing_labels_are_named_and_not_needed(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:

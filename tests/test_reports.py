@@ -17,6 +17,7 @@ import fastprune
 from fastprune import testing
 from fastprune.cli.main import main
 from fastprune.errors import CheckpointError
+from fastprune.models import checkpoint
 from fastprune.models.manifests import write_report
 from fastprune.reports import pages
 
@@ -67,6 +68,11 @@ def test_the_page_says_what_was_done(result) -> None:
     for group in attention:
         assert text.count('class="cell kept"') == sum(result.mask.counts()[g.name] for g in attention)
         assert f">{group.name.removeprefix('encoder.layer.')}<" in text
+
+
+def test_the_page_says_what_it_was_made_with(result) -> None:
+    page = checkpoint.pages(result.model, "small", result.details(), {})["report.html"].decode()
+    assert f"Made with fastprune {fastprune.__version__}, torch {torch.__version__}, transformers" in page
 
 
 def test_nothing_comes_from_outside(result) -> None:

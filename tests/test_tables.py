@@ -54,6 +54,7 @@ def test_costs_between_measurements() -> None:
 def test_file_gives_back_the_table(tmp_path: Path) -> None:
     table = table_for(groups_of(testing.tiny_model()))
     path = table.save(tmp_path / "new" / "table.json")
+    assert json.loads(path.read_text())["versions"]["fastprune"] == fastprune.__version__
     assert MeasuredTable.read(path) == table
     assert [file.name for file in path.parent.iterdir()] == ["table.json"]
 

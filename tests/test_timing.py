@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastprune import take_turns
-from fastprune.measuring.timing import interleaved, speedup
+from fastprune.measuring.timing import interleaved, median, speedup, spread
 
 
 class Machine:
@@ -49,6 +49,13 @@ def test_what_a_call_needs_is_made_anew_for_each_turn() -> None:
 
     take_turns({"it": make}, rounds=3)
     assert len(made) == 3
+
+
+def test_the_speedup_is_the_quotient_of_the_printed_times() -> None:
+    dense, pruned = [3570.4, 3500.0, 9000.0], [2341.2, 1000.0, 2400.0]
+    assert (median(dense), median(pruned)) == (3570, 2341)
+    assert speedup(dense, pruned) == 3570 / 2341  # not the median of the quotients, 3.5
+    assert (spread([4.0]), spread([1.0, 2.0, 3.0])) == (0, 1)
 
 
 def test_models_are_timed_without_training_them() -> None:

@@ -76,7 +76,7 @@ def bench(dense: str, pruned: str, **options: Any) -> None:
 
 def _bench_rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """The figures of a comparison as table rows: name, dense, pruned, comparison."""
-    from fastprune.reports.figures import count, ratio
+    from fastprune.reports.figures import count, milliseconds, ratio, speedup
 
     dense, pruned = figures["dense"], figures["pruned"]
 
@@ -84,12 +84,17 @@ def _bench_rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         return name, text(dense), text(pruned), comparison
 
     rows = [
-        row("milliseconds", lambda side: f"{side['milliseconds']['median']:.4g}", f"{figures['speedup']:.2f}x as fast"),
+        row(
+            "milliseconds",
+            lambda side: milliseconds(side["milliseconds"]["median"]),
+            f"{figures['speedup']:.2f}x as fast",
+        ),
         row("  quartiles", lambda side: "{lower_quartile:.4g} to {upper_quartile:.4g}".format(**side["milliseconds"])),
     ]
     if "predicted_milliseconds" in pruned:
-        speedup = f"{figures['predicted_speedup']:.2f}x as fast"
-        rows.append(row("  predicted", lambda side: f"{side['predicted_milliseconds']:.4g}", speedup))
+        predicted = {name: figures[name]["predicted_milliseconds"] for name in ("dense", "pruned")}
+        faster = f"{speedup(predicted['dense'], predicted['pruned']):.2f}x as fast"
+        rows.append(row("  predicted", lambda side: milliseconds(side["predicted_milliseconds"]), faster))
     rows.append(row("samples per second", lambda side: f"{side['samples_per_second']:.4g}"))
     for name, key in (("weights", "weight_bytes"), ("peak memory besides weights", "peak_bytes")):
         if key in dense:

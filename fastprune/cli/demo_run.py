@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import importlib.util
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from fastprune.data.encoding import make_batches
 from fastprune.data.workload import Workload
 from fastprune.errors import ModelError
 from fastprune.measuring.evaluation import fidelity
-from fastprune.measuring.timing import interleaved, speedup
+from fastprune.measuring.timing import interleaved, median, speedup
 from fastprune.models.pretrained import Pretrained, open_pretrained
 from fastprune.pipeline.prune import prune
 from fastprune.pipeline.result import PruningResult
@@ -85,8 +84,8 @@ def _measure(opened: Pretrained, result: PruningResult, workload: Workload) -> d
         "MACs": {"dense": result.cost_before, "pruned": result.cost_after},
         "parameters": {"dense": result.parameters_before, "pruned": result.parameters_after},
         "milliseconds": {
-            "dense": statistics.median(times["dense"]),
-            "pruned": statistics.median(times["pruned"]),
+            "dense": median(times["dense"]),
+            "pruned": median(times["pruned"]),
             "speedup": speedup(times["dense"], times["pruned"]),
         },
     }

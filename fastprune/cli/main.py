@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from fastprune.errors import FastpruneError
+from fastprune.errors import FastpruneError, UnreachableError, UsageError
 
 COMMANDS = (
     "bench",
@@ -30,6 +30,8 @@ COMMANDS = (
 """The built-in commands; each is a module of this package, imported on demand."""
 
 
+UNREACHABLE = 3
+"""Exit status if the budget, speedup or limit cannot be reached."""
 NOISY = ("torchao", "torch.utils._pytree")
 """Loggers that warn of kernels and of torch's own types when transformers imports torchao, where that is installed."""
 
@@ -40,7 +42,7 @@ def printable(text: str) -> str:
 
 
 class Cli(click.Group):
-    """A group that imports commands on demand, prints fastprune's errors with exit status 2, and handles Ctrl-C."""
+    """A group that imports commands on demand, and turns fastprune's errors and Ctrl-C into a sentence and an exit status."""
 
     def invoke(self, ctx: click.Context) -> Any:
         for name in NOISY:
@@ -49,7 +51,7 @@ class Cli(click.Group):
             return super().invoke(ctx)
         except FastpruneError as error:
             click.echo(f"Error: {printable(str(error))}", err=True)
-            ctx.exit(2)
+            ctx.exit(UNREACHABLE if isinstance(error, UnreachableError) else 2 if isinstance(error, UsageError) else 1)
         except KeyboardInterrupt:
             click.echo("Stopped. No incomplete files are left.", err=True)
             ctx.exit(130)
@@ -98,4 +100,8 @@ def main() -> None:
     fastprune demo                                                    try it on a real model
     fastprune prune MODEL --data train.csv --budget 0.5 --output DIR  halve your own model
     fastprune evaluate DIR --data test.csv                            measure its accuracy
+
+    \b
+    Exit status: 0 done, 1 failed, 2 wrong option, file, model or data,
+                 3 the budget or speedup cannot be reached, 130 stopped by Ctrl-C.
     """

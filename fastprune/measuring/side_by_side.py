@@ -16,7 +16,7 @@ from fastprune.calibration.hooks import frozen
 from fastprune.data.workload import Workload
 from fastprune.errors import ModelError, UsageError
 from fastprune.measuring.memory import peak_bytes, weight_bytes
-from fastprune.measuring.timing import interleaved, speedup
+from fastprune.measuring.timing import interleaved, median, speedup
 from fastprune.models.pretrained import Pretrained
 from fastprune.progress import Progress, listening
 from fastprune.registry.serving import architecture_for
@@ -47,7 +47,7 @@ class Comparison:
 
     @property
     def speedup(self) -> float:
-        """Median over the rounds of dense time / pruned time."""
+        """Median dense time / median pruned time."""
         return speedup(self.milliseconds["dense"], self.milliseconds["pruned"])
 
     @property
@@ -61,11 +61,11 @@ class Comparison:
         if self.predicted:
             figures["predicted_speedup"] = self.predicted_speedup
         for name, times in self.milliseconds.items():
-            median = statistics.median(times)
-            quartiles = statistics.quantiles(times, n=4) if len(times) > 1 else [median] * 3
+            middle = median(times)
+            quartiles = statistics.quantiles(times, n=4) if len(times) > 1 else [middle] * 3
             figures[name] = {
-                "milliseconds": {"median": median, "lower_quartile": quartiles[0], "upper_quartile": quartiles[2]},
-                "samples_per_second": 1e3 * self.batch_size / median,
+                "milliseconds": {"median": middle, "lower_quartile": quartiles[0], "upper_quartile": quartiles[2]},
+                "samples_per_second": 1e3 * self.batch_size / middle,
                 "weight_bytes": self.weights[name],
             }
             if self.peak:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import timeit
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
@@ -87,6 +87,19 @@ def interleaved(
         return take_turns(makers, rounds=rounds)
 
 
-def speedup(dense: list[float], pruned: list[float]) -> float:
-    """Median over the rounds of dense time / pruned time."""
-    return statistics.median(before / after for before, after in zip(dense, pruned, strict=True))
+def median(times: Sequence[float]) -> float:
+    """The median to four significant digits, as it is printed."""
+    return float(f"{statistics.median(times):.4g}")
+
+
+def speedup(dense: Sequence[float], pruned: Sequence[float]) -> float:
+    """Median dense time / median pruned time: the quotient of the times that are printed."""
+    return median(dense) / median(pruned)
+
+
+def spread(times: Sequence[float]) -> float:
+    """Interquartile range of the times, relative to their median; 0 for a single time."""
+    if len(times) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(times, n=4)
+    return (high - low) / statistics.median(times)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,7 @@ import transformers
 from torch import nn
 
 from fastprune.errors import CheckpointError, ModelError, UsageError
-from fastprune.files import check_output, json_text, user_path, written_directory
+from fastprune.files import check_output, json_text, library_versions, user_path, written_directory
 from fastprune.modeling import Narrow
 from fastprune.models import portable
 from fastprune.models.manifests import FORMAT_VERSION, MANIFEST, read_manifest
@@ -60,7 +58,8 @@ def pages(
     if not opener:
         opener = portable.auto_class(model) if isinstance(model, transformers.PreTrainedModel) else ""
         library = "transformers"
-    return cards.pages(Path(path).name, details, library=library, opener=opener)
+    written = {**details, "versions": library_versions()}
+    return cards.pages(Path(path).name, written, library=library, opener=opener)
 
 
 def plain_config(model: PreTrainedModel) -> PreTrainedConfig:
@@ -101,8 +100,7 @@ def save(
     portable.describe(model, architecture)
     manifest = {
         "format_version": FORMAT_VERSION,
-        "versions": {name: version(name) for name in ("fastprune", "torch", "transformers")}
-        | {"python": platform.python_version()},
+        "versions": library_versions(),
         "model_class": type(model).__name__,
         "widths": {group.name: group.units for group in groups},
         **details,

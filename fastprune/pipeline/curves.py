@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastprune.errors import UsageError
-from fastprune.files import PARTIAL, check_output, json_text, user_path
+from fastprune.errors import UnreachableError, UsageError
+from fastprune.files import PARTIAL, check_output, json_text, library_versions, user_path
 from fastprune.reports.pictures import plain, save_figure, subplots
 
 FORMAT = 2
@@ -76,6 +76,7 @@ class Sweep:
         dense: The dense model's metrics.
         measure: Unit of the cost, such as MACs; empty before the first run.
         runs: The finished runs.
+        versions: Versions of the libraries of the last run.
     """
 
     about: Mapping[str, Any]
@@ -84,6 +85,7 @@ class Sweep:
     dense: Mapping[str, float]
     measure: str = ""
     runs: list[Run] = field(default_factory=list)
+    versions: Mapping[str, str] = field(default_factory=library_versions)
 
     def find(self, recipe: str, budget: float, seed: int) -> Run | None:
         """The finished run of this recipe, budget and seed, if any."""
@@ -140,13 +142,14 @@ class Sweep:
         """The cheapest point that satisfies a rule: ``drop<=1`` (points or percent lost) or ``cost<=0.5``.
 
         Raises:
-            UsageError: The rule is invalid, or no point satisfies it.
+            UsageError: The rule is invalid.
+            UnreachableError: No point satisfies it.
         """
         name, most = read_rule(rule)
         allowed = [point for point in self.points() if getattr(point, name) <= most + 1e-9]
         if not allowed:
             nearest = min(self.points(), key=lambda point: float(getattr(point, name)))
-            raise UsageError(
+            raise UnreachableError(
                 f"No point of the sweep has {rule}; the nearest is {nearest.recipe} at {nearest.budget:g}, with a "
                 f"{name} of {getattr(nearest, name):.3g}."
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import statistics
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from fastprune.calibration.hooks import frozen
 from fastprune.data.batches import to_device
 from fastprune.data.workload import Workload
 from fastprune.measuring.memory import weight_bytes
-from fastprune.measuring.timing import interleaved, speedup
+from fastprune.measuring.timing import interleaved, median, speedup
 from fastprune.models import portable
 from fastprune.pipeline.clock import timed
 from fastprune.pipeline.result import PruningResult
@@ -97,8 +96,8 @@ def latency(subject: Subject, pruned: nn.Module, workload: Workload) -> dict[str
         "device": parameter.device.type,
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "dense": statistics.median(times["dense"]),
-        "pruned": statistics.median(times["pruned"]),
+        "dense": median(times["dense"]),
+        "pruned": median(times["pruned"]),
         "speedup": speedup(times["dense"], times["pruned"]),
     }
 

@@ -42,13 +42,22 @@ def count(value: float) -> str:
 
 
 def ratio(before: float, after: float) -> str:
-    """``after`` in percent of ``before``; empty if ``before`` is 0."""
-    return f"{after / before:.0%}" if before else ""
+    """``after`` in percent of ``before``, both as ``count`` prints them; empty if ``before`` is 0."""
+    return f"{_rounded(after, 3) / _rounded(before, 3):.0%}" if before else ""
 
 
 def milliseconds(value: float) -> str:
-    """A time with three significant digits, or whole milliseconds from 100 on."""
-    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
+    """A time with four significant digits."""
+    return f"{value:.0f}" if value >= 1e4 else f"{value:.4g}"
+
+
+def speedup(before: float, after: float) -> float:
+    """The quotient of two times as ``milliseconds`` prints them."""
+    return _rounded(before, 4) / _rounded(after, 4)
+
+
+def _rounded(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")
 
 
 def _amounts(name: str, before: float, after: float, unit: str = "") -> Row:
@@ -57,8 +66,8 @@ def _amounts(name: str, before: float, after: float, unit: str = "") -> Row:
 
 def _latency(latency: Mapping[str, Any]) -> Row:
     name = f"latency, {latency['batch_size']} x {latency['seq_len']} tokens"
-    speedup = f"{latency['speedup']:.2f}x as fast"
-    return name, milliseconds(latency["dense"]), milliseconds(latency["pruned"]), speedup
+    dense, pruned = latency["dense"], latency["pruned"]
+    return name, f"{milliseconds(dense)} ms", f"{milliseconds(pruned)} ms", f"{speedup(dense, pruned):.2f}x as fast"
 
 
 def _metrics(metrics: Mapping[str, Any]) -> list[Row]:
@@ -78,4 +87,4 @@ def _number(value: float | None) -> str:
 
 
 def _change(before: float | None, after: float | None) -> str:
-    return "" if before is None or after is None else f"{after - before:+.4f}"
+    return "" if before is None or after is None else f"{round(after, 4) - round(before, 4):+.4f}"

@@ -64,7 +64,8 @@ def verdict(details: Mapping[str, Any]) -> str:
     *first, last = [f"{share} of the {name}" for name, share in shares.items() if share]
     sentence = f"{', '.join(first)}{' and ' if first else ''}{last} are left"
     if details.get("latency"):
-        sentence += f"; a forward pass is {details['latency']['speedup']:.1f} times as fast"
+        faster = figures.speedup(details["latency"]["dense"], details["latency"]["pruned"])
+        sentence += f"; a forward pass is {faster:.1f} times as fast"
     dense, pruned = details["metrics"].get("dense"), details["metrics"].get("pruned")
     if dense and pruned:
         name = next(iter(dense))
@@ -99,6 +100,7 @@ def page_data(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
         "timings": details["timings"],
         "calibration": f"Calibrated on {calibration['samples']} samples ({calibration['tokens']:,} tokens) of "
         f"{calibration['source'] or 'batches in memory'}, seed {calibration['seed']}.",
+        "versions": ", ".join(f"{name} {number}" for name, number in details.get("versions", {}).items()),
         "command": f"fastprune prune MODEL --data DATA --recipe recipe.toml --budget {details['budget']:g} --output DIR",
         "recipe": details["recipe"],
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from fastprune.errors import BudgetError
+from fastprune.errors import UnreachableError
 
 Conditions = Mapping[str, str | int | bool | None]
 """Conditions of a measurement by name: device, dtype, batch size and so on."""
@@ -59,10 +59,10 @@ class CostTable:
         """Check that a budget can be met.
 
         Raises:
-            BudgetError: ``budget``, in the table's measure, is below the floor.
+            UnreachableError: ``budget``, in the table's measure, is below the floor.
         """
         if budget < self.floor:
-            raise BudgetError(
+            raise UnreachableError(
                 f"The budget of {budget / self.total:.3g} of the {self.measure} ({budget:.4g}) cannot be met: with every unit "
                 f"pruned {self.floor / self.total:.3g} ({self.floor:.4g}) is left. Ask for more than that."
             )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fastprune.errors import TableError
-from fastprune.files import check_file, json_text, user_path, write_text
+from fastprune.files import check_file, json_text, library_versions, user_path, write_text
 from fastprune.strategies.costs import Conditions, CostTable
 from fastprune.units.groups import Group, Groups
 
@@ -67,6 +67,7 @@ class MeasuredTable:
         conditions: Conditions of the measurement.
         model: Type and class of the measured model.
         check: Predicted and measured cost of a model with about half of the units.
+        versions: Versions of the libraries that it was measured with.
     """
 
     measure: str
@@ -75,6 +76,7 @@ class MeasuredTable:
     conditions: Conditions
     model: Mapping[str, str] = field(default_factory=dict)
     check: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=library_versions)
 
     @property
     def total(self) -> float:
@@ -178,6 +180,7 @@ class MeasuredTable:
                 conditions=dict(data["conditions"]),
                 model=dict(data["model"]),
                 check=dict(data["check"]),
+                versions=dict(data.get("versions", {})),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TableError(f"The cost table {path} is broken: {type(error).__name__}: {error}.") from error
