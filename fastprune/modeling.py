@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 
 class Narrow:
@@ -47,8 +49,7 @@ def narrow(base: nn.Module, plan: Mapping[str, Mapping[str, Any]]) -> None:
             consumer = None
             if facts["consumer"]:
                 consumer = BiasOnly.of(module.get_submodule(facts["consumer"]), with_bias=facts["with_bias"])
-            norm = module.get_submodule(facts["norm"]) if facts.get("norm") else None
-            put(base, path, EmptySublayer(facts, consumer, norm).train(module.training))
+            put(base, path, EmptySublayer.of(module, facts, consumer))
         elif "bias_only" in changes:
             put(base, path, BiasOnly.of(module, with_bias=changes["bias_only"]).train(module.training))
         else:
@@ -97,17 +98,18 @@ def put(model: nn.Module, path: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), name, module)
 
 
-class BiasOnly(nn.Module):
-    """A consumer whose group is empty: it returns its bias [hidden] for every token; without a bias, zeros."""
+class BiasOnly(NonDynamicallyQuantizableLinear):
+    """A consumer whose group is empty: a linear without inputs, which returns its bias [hidden] for every token, or zeros.
 
-    weight: Tensor
-    bias: nn.Parameter | None
+    Its weight [hidden, 0] is saved under the name of the dense weight, so that a dense class refuses it instead of drawing random
+    weights. Adapters take it as a linear; quantisers leave linears of this base class as they are.
+    """
 
     def __init__(self, weight: Tensor, bias: nn.Parameter | None) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # a linear's own would draw weights
         self.in_features, self.out_features = 0, weight.shape[0]
-        self.register_buffer("weight", weight, persistent=False)  # [hidden, 0]
-        self.bias = bias
+        self.register_buffer("weight", weight)  # [hidden, 0]; FSDP fails on parameters without elements
+        self.register_parameter("bias", bias)
 
     @classmethod
     def of(cls, linear: Any, *, with_bias: bool = True) -> BiasOnly:
@@ -118,25 +120,26 @@ class BiasOnly(nn.Module):
             with_bias: Keep the bias, or add one of zeros to a linear without it.
         """
         hidden = linear.weight.shape[0 if isinstance(linear, nn.Linear) else 1]  # transformers' Conv1D is transposed
-        weight = linear.weight.detach().new_empty(hidden, 0)
-        bias = getattr(linear, "bias", None)
+        weight, bias = linear.weight.detach().new_empty(hidden, 0), getattr(linear, "bias", None)
         if not with_bias:
             return cls(weight, None)
         value = weight.new_zeros(hidden) if bias is None else bias.detach().clone()
         return cls(weight, nn.Parameter(value, requires_grad=bias is None or bias.requires_grad))
 
     def forward(self, features: Tensor, routed: Tensor | None = None) -> Tensor:
+        if features.requires_grad:
+            return linear(features[..., :0], self.weight, self.bias)  # [..., hidden], with gradients of zeros
+        shape = (*features.shape[:-1], self.out_features)
         if self.bias is None:
-            return features.new_zeros(*features.shape[:-1], self.out_features)  # [..., hidden]
-        # a copy, because some families modify the output in place
-        return self.bias.expand(*features.shape[:-1], -1).clone()  # [..., hidden]
-
-    def extra_repr(self) -> str:
-        return f"out_features={self.out_features}"
+            return features.new_zeros(shape)
+        return self.bias.expand(shape).clone()  # a copy, because some families modify the output in place
 
 
 CACHES = ("cache", "past_key_values")
 """Names of the KV cache argument in transformers: since 5.24, and before."""
+
+STATES = ("key_value_states", "encoder_hidden_states")
+"""Names of a cross-attention's argument with the encoder's hidden states [samples, tokens, hidden]."""
 
 
 class EmptySublayer(nn.Module):
@@ -144,7 +147,10 @@ class EmptySublayer(nn.Module):
 
     It returns the consumer's bias (zeros without one) if the consumer is inside the sublayer, else a tensor with 0 features for
     the consumer behind it. A norm behind the residual sum is still applied if it is inside the sublayer. The KV cache is updated
-    with the number of tokens, which other layers read from it, and a position bias shared by layers is passed on.
+    with the number of tokens, which other layers read from it, and a position bias shared by layers is passed on. Attention
+    weights have no heads: [samples, 0, tokens, keys].
+
+    All inputs get a gradient of zeros, as in the masked model: training in parallel waits for the gradient of every parameter.
     """
 
     def __init__(self, facts: Mapping[str, Any], consumer: nn.Module | None, norm: nn.Module | None = None) -> None:
@@ -159,8 +165,9 @@ class EmptySublayer(nn.Module):
             consumer: The module for the path ``consumer``.
             norm: The module for the path ``norm``; its input is the residual stream plus the consumer's output.
         """
-        super().__init__()
+        nn.Module.__init__(self)  # not the original's, of which ``_kind_of`` derives
         self.facts = facts
+        self._is_hf_initialized = True  # for transformers, which would initialise the original's modules
         for name, value in facts["attributes"].items():
             setattr(self, name, value)
         if consumer is not None:
@@ -168,41 +175,83 @@ class EmptySublayer(nn.Module):
         if norm is not None:
             self._hold(facts["norm"], norm)
 
+    @staticmethod
+    def of(module: Any, facts: Mapping[str, Any], consumer: nn.Module | None) -> EmptySublayer:
+        """The placeholder of a module, in its mode and with its hooks; arguments as in ``__init__``.
+
+        For an attention it is an instance of the module's class as well: transformers collects attention weights by class.
+        """
+        norm = module.get_submodule(facts["norm"]) if facts.get("norm") else None
+        original = type(module) if facts["outputs"] > 1 else nn.Module
+        placeholder = _kind_of(original)(facts, consumer, norm)  # type: ignore[arg-type]
+        if hasattr(module, "config"):
+            placeholder.config = module.config
+        for index, hook in module._forward_hooks.items():
+            if not isinstance(getattr(hook, "__self__", None), KeptBias):
+                placeholder.register_forward_hook(hook, with_kwargs=index in module._forward_hooks_with_kwargs)
+        return placeholder.train(module.training)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _blank, (type(self).__mro__[2],), self.__dict__  # derived classes cannot be found by name
+
     def _hold(self, path: str, module: nn.Module) -> None:
-        parent: nn.Module = self
-        *containers, name = path.split(".")
-        for container in containers:
-            if container not in dict(parent.named_children()):
-                parent.add_module(container, nn.Module())
-            parent = parent.get_submodule(container)
-        parent.add_module(name, module)
+        container, _, name = path.rpartition(".")
+        if container and not has_module(self, container):
+            self._hold(container, nn.Module())
+        self.get_submodule(container).add_module(name, module)
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
         facts = self.facts
         named = dict(zip(facts["arguments"], arguments, strict=False)) | keywords
         hidden: Tensor = arguments[0] if arguments else named[facts["arguments"][0]]
-        output = hidden.new_empty(*hidden.shape[:-1], 0)  # [..., no features]
+        output = _no_features(hidden, named.values())  # [..., 0]
         if facts["consumer"]:
             routed = [named[facts["routed"]]] if facts.get("routed") else []
             output = self.get_submodule(facts["consumer"])(output, *routed)  # [..., hidden]
         if facts.get("norm"):
             output = self.get_submodule(facts["norm"])(hidden + output)  # [..., hidden]
-        if facts["cache"]:
-            caches = (named.get(name) for name in (facts["cache"], *CACHES))
-            self._count_tokens(next((cache for cache in caches if cache is not None), None), hidden)
+        keys = self._count_keys(named, hidden)
         if facts["outputs"] == 1:
             return output
         others: list[Any] = [None] * (facts["outputs"] - 1)
         if facts["bias_output"]:
             others[facts["bias_output"] - 1] = named.get(facts["bias_argument"])
+        config = getattr(self, "config", None)
+        if named.get("output_attentions") or getattr(config, "_attn_implementation", "") == "eager":
+            others[-1] = hidden.new_empty(*hidden.shape[:-2], 0, hidden.shape[-2], keys)
         return (output, *others)
 
-    def _count_tokens(self, cache: Any, hidden: Tensor) -> None:
+    def _count_keys(self, named: Mapping[str, Any], hidden: Tensor) -> int:
+        """Number of keys that the original attention would see. The KV cache gets one zero per token in place of its own."""
+        states = next((named[name] for name in STATES if named.get(name) is not None), hidden)
+        names = (self.facts["cache"], *CACHES) if self.facts["cache"] else ()
+        cache = next((named[name] for name in names if named.get(name) is not None), None)
         if cache is None:
-            return
-        # one zero per token in place of keys and values
+            return states.shape[-2]
         token = hidden.new_zeros(hidden.shape[0], 1, hidden.shape[1], 1)
-        getattr(cache, "self_attention_cache", cache).update(token, token, self.layer_idx)
+        keys, _ = getattr(cache, "self_attention_cache", cache).update(token, token, self.layer_idx)
+        return keys.shape[-2]  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _kind_of(original: type[nn.Module]) -> type[EmptySublayer]:
+    """The class of placeholders for modules of a class, derived from both."""
+    return type("EmptySublayer", (EmptySublayer, original), {"__module__": __name__})
+
+
+def _blank(original: Any) -> EmptySublayer:
+    """A placeholder without contents, for copying and unpickling."""
+    return object.__new__(_kind_of(original))
+
+
+def _no_features(hidden: Tensor, inputs: Iterable[Any]) -> Tensor:
+    """A tensor without features for each token, [..., 0], that depends on all inputs that need a gradient."""
+    nothing = hidden.new_empty(*hidden.shape[:-1], 0)
+    if torch.is_grad_enabled():
+        for each in inputs:
+            if isinstance(each, Tensor) and each.requires_grad:
+                nothing = nothing + each[..., :0].sum()
+    return nothing
 
 
 class Experts(nn.ModuleList):
@@ -221,8 +270,7 @@ class Experts(nn.ModuleList):
         """Split fused experts; the new weights are views of the fused ones.
 
         Args:
-            fused: A module with ``gate_up_proj`` [experts, gate and up filters, hidden] and ``down_proj`` [experts, hidden,
-                filters].
+            fused: Has ``gate_up_proj`` [experts, gate and up filters, hidden] and ``down_proj`` [experts, hidden, filters].
         """
         experts = cls(
             Expert(
@@ -235,24 +283,22 @@ class Experts(nn.ModuleList):
         return experts.train(fused.training)
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Sum the weighted outputs of each token's experts.
+        """Sum the weighted outputs of each token's experts, [tokens, hidden].
 
         Args:
             hidden_states: [tokens, hidden].
             top_k_index: The experts of each token, as indices into ``choices``, [tokens, k].
             top_k_weights: Weights of these experts, [tokens, k].
-
-        Returns:
-            [tokens, hidden].
         """
         total = torch.zeros_like(hidden_states)
         for place, index in enumerate(self.choices):
             expert, chosen = self[index], top_k_index == place  # [tokens, k]
             routed = chosen.any(-1)  # [tokens]
             rows = routed.nonzero()[:, 0]  # [routed]
-            if len(rows):
+            # an expert in training gets a gradient, of zeros, also without tokens
+            if len(rows) or (torch.is_grad_enabled() and any(each.requires_grad for each in expert.parameters())):
                 added = expert(hidden_states[rows], top_k_weights[chosen].to(hidden_states), routed)  # [routed, hidden]
-                total.index_add_(0, rows, added)
+                total.index_add_(0, rows, added.to(total))
         return total
 
 
@@ -264,15 +310,12 @@ class Expert(nn.Module):
         self.producer, self.consumer, self.activation = producer, consumer, activation
 
     def forward(self, hidden: Tensor, weights: Tensor, routed: Tensor) -> Tensor:
-        """Compute the expert's weighted output.
+        """Compute the expert's weighted output, [routed, hidden].
 
         Args:
             hidden: Hidden states of the routed tokens, [routed, hidden].
             weights: The router's weights, [routed].
             routed: Mask of the routed tokens among all tokens, [tokens] bool.
-
-        Returns:
-            [routed, hidden].
         """
         gate, up = self.producer(hidden).chunk(2, dim=-1)  # [routed, filters] each
         # the weights apply before the consumer, so that a bias added by reconstruction is not weighted

@@ -37,9 +37,7 @@ def stand_in(model: nn.Module, group: Group, consumer: nn.Module) -> None:
     facts, inside = _facts(module, group), block.consumer.startswith(f"{block.module}.")
     if not inside:
         put(model, group.consumer, consumer)
-    norm = module.get_submodule(facts["norm"]) if facts["norm"] else None
-    sublayer = EmptySublayer(facts, consumer if inside else None, norm)
-    put(model, group.module, sublayer.train(module.training))
+    put(model, group.module, EmptySublayer.of(module, facts, consumer if inside else None))
 
 
 def _bias_only(model: nn.Module, group: Group) -> BiasOnly:
