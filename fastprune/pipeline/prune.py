@@ -17,7 +17,8 @@ from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.clock import clock
 from fastprune.pipeline.outcome import latency, outcome
 from fastprune.pipeline.result import PruningResult
-from fastprune.pipeline.stages import measure, score, search, tune
+from fastprune.pipeline.spending import measure, remaining
+from fastprune.pipeline.stages import score, search, tune
 from fastprune.pipeline.state import State
 from fastprune.pipeline.subject import check_fits, open_subject
 from fastprune.progress import Progress, listening
@@ -72,7 +73,7 @@ def prune(
         task: What the model is for [the task of the data, of the opened model, or of the model's class].
         seed: Seed of everything random.
         reroute: Remove experts without filters from their router's choice before tuning. Their tokens go to other experts,
-            a cost that a budget of MACs or latency does not foresee.
+            which a budget of counted costs allows for, and one of latency does not.
         inplace: Change the given model itself.
         bench: Time both models at the end; takes about as long as ten batches.
         progress: Whether to show progress on standard error, or a function that is called with a description, the number of
@@ -97,10 +98,10 @@ def prune(
         limits = measure(subject, workload, requested, chosen.cost, cache)
         state = State.dense(subject, reroute=reroute)
         for step in checked_passes(chosen.schedule, limits.first.share, subject.groups):
-            remaining = limits.at(step.budget).remaining(state.mask, state.fixed)
+            left = remaining(limits, state, chosen, workload).at(step.budget)
             known = cache if state.student is subject.teacher else PruningCache()
             scores = score(state, chosen.scorer, known)
-            masks = search(state, scores, remaining, chosen, step)
+            masks = search(state, scores, left, chosen, step, workload)
             state = tune(state, masks, scores, chosen, step)
         times = latency(subject, state.student, workload) if bench else {}
     origin = subject.calibration.summary() | {"seed": seed}
