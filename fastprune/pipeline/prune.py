@@ -22,6 +22,7 @@ from fastprune.pipeline.stages import score, search, tune
 from fastprune.pipeline.state import State
 from fastprune.pipeline.subject import check_fits, open_subject
 from fastprune.progress import Progress, listening
+from fastprune.ranges import SEED, check_integer
 from fastprune.registry.recipe import Recipe, recipe_for
 from fastprune.strategies.budgets import Budget, read_budget
 from fastprune.strategies.checks import checked_passes
@@ -71,7 +72,7 @@ def prune(
         schedule: The passes, likewise.
         architecture: The paths of the model's units, or a family by name [found by ``config.model_type``].
         task: What the model is for [the task of the data, of the opened model, or of the model's class].
-        seed: Seed of everything random.
+        seed: Seed of everything random, 0 to 2^32 - 1.
         reroute: Remove experts without filters from their router's choice before tuning. Their tokens go to other experts,
             which a budget of counted costs allows for, and one of latency does not.
         inplace: Change the given model itself.
@@ -87,6 +88,7 @@ def prune(
         UsageError: The request cannot be met; see ``fastprune.errors``.
         ContractError: A strategy broke its contract.
     """
+    check_integer("seed", seed, SEED)
     requested = read_budget(budget)
     stages = {"scorer": scorer, "searcher": searcher, "rearranger": rearranger, "tuner": tuner}
     chosen = recipe_for(requested, recipe, cost=cost, schedule=schedule, **stages)
