@@ -54,8 +54,7 @@ def strategies() -> list[str]:
         lines += [f"  - formula: `{entry['formula']}`"] if entry["formula"] else []
         lines += [f"  - paper: {entry['paper']}"] if entry["paper"] else []
         for option in entry["options"]:
-            takes = ", ".join(filter(None, (option["type"], option["range"])))
-            lines += [f"  - `{option['name']}` = `{option['default']}` ({takes}): {option['help']}"]
+            lines += [f"  - `{option['name']}` = `{option['default']}` ({option['type']}): {option['help']}"]
     return [*lines, ""]
 
 

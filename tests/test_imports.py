@@ -15,28 +15,28 @@ ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "fastprune").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in CORE}
-ANYBODY = {"errors", "progress", "ranges"}
+ANYBODY = {"errors", "progress"}
 """What every part of the core may import."""
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
-    "ranges": {"errors"},
     "modeling": set(),
     "files": {"errors"},
+    "untrusted": {"files"},
     "units": {"modeling"},
     "data": {"files"},
     "reports": {"files"},
     "surgery": {"units", "modeling"},
-    "strategies": {"units", "surgery", "data", "files"},
+    "strategies": {"units", "surgery", "data", "files", "untrusted"},
     "calibration": {"units", "data"},
     "reconstruction": {"calibration", "surgery", "units", "data"},
     "registry": {"strategies", "units", "data", "files"},
-    "models": {"registry", "units", "data", "reports", "files", "modeling"},
+    "models": {"registry", "units", "data", "reports", "files", "untrusted", "modeling"},
     "measuring": {"models", "registry", "strategies", "calibration", "units", "data", "reports"},
     "exporting": {"measuring", "models", "registry", "strategies", "calibration", "data", "files"},
     "pipeline": {
         *("measuring", "models", "registry", "strategies", "surgery", "calibration"),
-        *("units", "data", "reports", "files"),
+        *("units", "data", "reports", "files", "untrusted"),
     },
     "testing": {
         *("pipeline", "exporting", "models", "registry", "reconstruction", "calibration"),

@@ -13,17 +13,16 @@ from fastprune.cli.opening import (
     open_model,
     read_architecture_option,
 )
-from fastprune.cli.options import model_options, within
+from fastprune.cli.options import model_options
 from fastprune.cli.working import working
 from fastprune.files import json_text
-from fastprune.ranges import LENGTH
 
 
 @click.command(short_help="Show a model's prunable units and their costs.")
 @click.argument("model")
 @click.option(
     "--seq-len",
-    type=within(LENGTH),
+    type=click.IntRange(1),
     help="Tokens per sample, for MACs [default: 128, or 16,000 readings of a recording].",
 )
 @click.option(

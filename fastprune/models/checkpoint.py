@@ -23,6 +23,7 @@ from fastprune.reports import cards
 from fastprune.units.architecture import Architecture
 from fastprune.units.resolve import resolve_groups
 from fastprune.units.toml import architecture_of
+from fastprune.untrusted import read_json, read_weight_index
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -136,7 +137,7 @@ def load(
         return _load(path, model_class or _class_in_config(path), dtype).to(device).eval()  # type: ignore[no-any-return]
     manifest = read_manifest(path)
     try:
-        model_class = model_class or getattr(transformers, manifest["model_class"])
+        model_class = model_class or _class_named(manifest["model_class"], path)
         architecture = architecture_of(_config_of(path)[portable.KEY]["architecture"], f"the configuration of {path}")
         widths = {str(name): int(units) for name, units in manifest["widths"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
@@ -183,25 +184,31 @@ def is_pruned(path: str | Path) -> bool:
 def _config_of(path: str | Path) -> dict[str, Any]:
     """The contents of ``config.json``; empty if it cannot be read."""
     try:
-        return dict(json.loads((Path(path) / "config.json").read_text(encoding="utf-8")))
+        return dict(read_json(Path(path) / "config.json"))
     except (OSError, ValueError, TypeError):
         return {}
 
 
 def _class_in_config(path: str | Path) -> type[PreTrainedModel]:
-    name = next(iter(_config_of(path).get("architectures") or []), "")
+    return _class_named(next(iter(_config_of(path).get("architectures") or []), ""), path)
+
+
+def _class_named(name: str, path: str | Path) -> type[PreTrainedModel]:
+    """The class of transformers with this name; other attributes of transformers are refused."""
     model_class = getattr(transformers, name, None)
-    if model_class is None:
+    if not (isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel)):
         raise CheckpointError(
             f"{path} has a pruned '{name}', a class that transformers {transformers.__version__} does not have; "
             "pass the class as model_class."
         )
-    return model_class  # type: ignore[no-any-return]
+    return model_class
 
 
 def _require_safetensors(path: Path) -> None:
     """Raise CheckpointError for pickled weights, which can run any code, and for missing weights."""
     if any(path.glob("*.safetensors")):
+        for index in path.glob("*.index.json"):
+            read_weight_index(path, index)
         return
     pickles = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth", "*.pkl") for file in path.glob(kind))
     if pickles:

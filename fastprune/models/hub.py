@@ -10,6 +10,7 @@ from fastprune.errors import CheckpointError
 from fastprune.files import user_path
 from fastprune.models.manifests import read_manifest
 from fastprune.progress import step
+from fastprune.untrusted import check_inside
 
 
 def push_to_hub(path: str | Path, repository: str, *, private: bool = False, token: str | None = None) -> str:
@@ -26,9 +27,12 @@ def push_to_hub(path: str | Path, repository: str, *, private: bool = False, tok
 
     Raises:
         CheckpointError: The directory has no pruned model, or the upload fails.
+        ModelError: A file of the directory is a link out of it.
     """
     path = user_path(path)
     read_manifest(path)
+    for file in path.rglob("*"):
+        check_inside(path, file)
     api = HfApi(token=token)
     try:
         with step("uploading"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from fastprune.errors import CheckpointError
 from fastprune.files import check_file, user_path, write_text
 from fastprune.reports.pages import MARK, render
+from fastprune.untrusted import read_json
 
 MANIFEST = "fastprune.json"
 FORMAT_VERSION = 1
@@ -25,7 +25,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     if not file.is_file():
         raise CheckpointError(f"{path} has no pruned model saved by fastprune: it has no {MANIFEST}.")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = dict(read_json(file))
         format_version = int(manifest["format_version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"The manifest {file} is broken: {type(error).__name__}: {error}.") from error
@@ -33,7 +33,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{file} has format {format_version}; this fastprune reads up to {FORMAT_VERSION}. Upgrade fastprune."
         )
-    return dict(manifest)
+    return manifest
 
 
 def write_report(directories: Sequence[str | Path], output: str | Path) -> Path:

@@ -27,6 +27,7 @@ from fastprune.registry.serving import architecture_for, task_for
 from fastprune.units.experts import unfuse_experts
 from fastprune.units.groups import Groups
 from fastprune.units.resolve import resolve_groups
+from fastprune.untrusted import read_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -240,6 +241,7 @@ def _config(directory: Path) -> PretrainedConfig:
     if not (directory / "config.json").exists():
         raise ModelError(f"{directory} is not a model directory: it has no config.json.")
     try:
+        read_json(directory / "config.json")  # refuses one that is nested too deeply
         config: PretrainedConfig = AutoConfig.from_pretrained(str(directory))
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{directory / 'config.json'} cannot be read: {error}") from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastprune.errors import ModelError
+from fastprune.untrusted import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -72,14 +72,14 @@ def module_options(directory: Path, modules: Modules) -> dict[str, Any]:
     Raises:
         ModelError: A module has a setting that is not supported.
     """
-    pooling = read_json(directory / modules[1]["path"] / "config.json")
+    pooling = read_settings(directory / modules[1]["path"] / "config.json")
     options: dict[str, Any] = {"pooling": _pooling(directory, modules, pooling), "normalize": False}
     if not pooling.get("include_prompt", True):
         options["include_prompt"] = False
     dense = []
     for module in modules[2:]:
         kind, folder = str(module["type"]).rpartition(".")[2], directory / module["path"]
-        config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+        config = read_settings(folder / "config.json") if (folder / "config.json").exists() else {}
         names = {config.get("module_input_name") or INPUT, config.get("module_output_name") or INPUT}
         if names != {INPUT}:
             raise refused(directory, modules, f"has a {kind} of {', '.join(sorted(names))}, not of the pooled vector")
@@ -89,10 +89,28 @@ def module_options(directory: Path, modules: Modules) -> dict[str, Any]:
     return options | ({"dense": tuple(dense)} if dense else {})
 
 
-def read_json(path: Path) -> Any:
-    """The contents of a JSON file; ``ModelError`` if it cannot be read."""
+def read_modules(path: Path) -> list[dict[str, Any]]:
+    """The modules in a ``modules.json``, each with a type and a path; ``ModelError`` if it cannot be read."""
+    modules = _read(path)
+    named = isinstance(modules, list) and all(
+        isinstance(each, dict) and {str} == {type(each.get(name)) for name in ("type", "path")} for each in modules
+    )
+    if not named:
+        raise ModelError(f"{path} is no list of modules, each with a type and a path.")
+    return list(modules)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a JSON file; ``ModelError`` if it cannot be read."""
+    content = _read(path)
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} must hold settings by name; got {str(content)[:100]}.")
+    return content
+
+
+def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from fastprune.data.activations import activation_named, stored_activation
 from fastprune.errors import ModelError
-from fastprune.models.sentence_modules import Modules, check_kinds, module_options, read_json, refused
+from fastprune.models.sentence_modules import Modules, check_kinds, module_options, read_modules, read_settings, refused
+from fastprune.untrusted import check_inside
 
 MODULES = "modules.json"
 SETTINGS = ("config_sentence_transformers.json", "sentence_bert_config.json")
@@ -61,18 +62,18 @@ def read_sentence_transformer(directory: Path) -> SentenceTransformer | None:
     """
     if not (directory / MODULES).exists():
         return None
-    modules: list[dict[str, Any]] = read_json(directory / MODULES)
+    modules = read_modules(directory / MODULES)
     for module in modules:
         if not (directory / module["path"]).resolve().is_relative_to(directory.resolve()):
             raise ModelError(
                 f"{directory / MODULES} names the path '{module['path']}', which is outside of {directory}."
             )
-    settings = read_json(directory / SETTINGS[0]) if (directory / SETTINGS[0]).exists() else {}
+    settings = read_settings(directory / SETTINGS[0]) if (directory / SETTINGS[0]).exists() else {}
     opener = str(settings.get("model_type", "SentenceTransformer"))
     check_kinds(directory, modules, opener)
     folder, pools = str(modules[0]["path"]), opener == "SentenceTransformer"
     file = _settings_file(directory, folder)
-    encoder: dict[str, Any] = read_json(file) if file else {}
+    encoder: dict[str, Any] = read_settings(file) if file else {}
     wrong = _unsupported(encoder, opener)
     if wrong:
         raise refused(directory, modules, f"has the setting {wrong}, which fastprune does not apply")
@@ -80,7 +81,7 @@ def read_sentence_transformer(directory: Path) -> SentenceTransformer | None:
     if pools:
         options |= module_options(directory, modules) | _vector_options(settings)
     else:
-        options |= _score_options(settings, read_json(directory / folder / "config.json"))
+        options |= _score_options(settings, read_settings(directory / folder / "config.json"))
     tokenizer = _tokenizer_options(encoder)
     return SentenceTransformer(
         folder=folder,
@@ -140,7 +141,7 @@ def _tokenizer_options(encoder: Mapping[str, Any]) -> dict[str, Any]:
 def _length(folder: Path, tokenizer: Mapping[str, Any]) -> dict[str, int]:
     """The usual length of the task: sentence-transformers cuts texts at nothing but the tokenizer's limit."""
     file = folder / "tokenizer_config.json"
-    saved = read_json(file).get("model_max_length") if file.exists() else None
+    saved = read_settings(file).get("model_max_length") if file.exists() else None
     length = tokenizer.get("model_max_length", saved)
     return {"usual_length": int(length)} if length is not None and length < UNLIMITED else {}
 
@@ -198,9 +199,9 @@ def _companions(directory: Path, modules: Modules) -> dict[str, bytes]:
     companions = {MODULES: json.dumps([{**modules[0], "path": ""}, *modules[1:]], indent=2).encode()}
     for name, file in zip(SETTINGS, (directory / SETTINGS[0], _settings_file(directory, folder)), strict=True):
         if file is not None and file.exists():
-            companions[name] = file.read_bytes()
+            companions[name] = check_inside(directory, file).read_bytes()
     for module in modules[1:]:
         for path in sorted((directory / module["path"]).rglob("*")):
             if path.is_file():
-                companions[path.relative_to(directory).as_posix()] = path.read_bytes()
+                companions[path.relative_to(directory).as_posix()] = check_inside(directory, path).read_bytes()
     return companions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from torch import nn
 
 from fastprune.data.workload import dummy_inputs, readings_for
 from fastprune.errors import FastpruneError
+from fastprune.untrusted import read_weight_index
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -175,8 +175,7 @@ def _files(directory: Path) -> list[Path]:
             return [directory / name]
         index = directory / f"{name}.index.json"
         if index.is_file():
-            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            return [directory / each for each in sorted(set(names))]
+            return read_weight_index(directory, index)
     return []
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import re
 import statistics
@@ -16,6 +15,7 @@ from typing import Any
 from fastprune.errors import UnreachableError, UsageError
 from fastprune.files import PARTIAL, check_output, json_text, library_versions, user_path
 from fastprune.reports.pictures import plain, save_figure, subplots
+from fastprune.untrusted import read_json
 
 FORMAT = 2
 
@@ -173,13 +173,33 @@ class Sweep:
             UsageError: The file is broken or has another format.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content.pop("format") != FORMAT:
+            content = read_json(path)
+            if content["format"] != FORMAT:
                 raise UsageError(f"{path} is of another format than {FORMAT}; name another --output.")
-            runs = [Run(**run | {"metrics": _numbers(run["metrics"])}) for run in content.pop("runs")]
-            return Sweep(**content | {"dense": _numbers(content["dense"])}, runs=runs)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            found = Sweep(
+                about=dict(content["about"]),
+                metric=str(content["metric"]),
+                falling=bool(content["falling"]),
+                dense=_numbers(content["dense"]),
+                measure=str(content["measure"]),
+                runs=[_run(run) for run in content["runs"]],
+                versions={str(name): str(number) for name, number in dict(content.get("versions", {})).items()},
+            )
+            found.check()
+            return found
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise UsageError(f"{path} is no sweep that could go on ({error}); name another --output.") from error
+
+    def check(self) -> None:
+        """Raise ``ValueError`` if a metric of the dense model is missing in a run, or a record of the sweep is no table."""
+        for metrics in (self.dense, *(run.metrics for run in self.runs)):
+            missing = {self.metric, *self.dense} - set(metrics)
+            if missing:
+                raise ValueError(f"the metric '{min(missing)}' is missing")
+        calibration = self.about.get("calibration", {})
+        for record in (self.about.get("recipes", {}), calibration, *calibration.values()):
+            if not isinstance(record, dict):
+                raise ValueError(f"{record!r} is no table")
 
     def _drop(self, value: float) -> float:
         dense = self.dense[self.metric]
@@ -206,9 +226,21 @@ def check_folder(folder: str | Path) -> Path:
     return check_output(folder)
 
 
+def _run(content: Mapping[str, Any]) -> Run:
+    """A run from its JSON."""
+    return Run(
+        recipe=str(content["recipe"]),
+        budget=float(content["budget"]),
+        seed=int(content["seed"]),
+        cost=float(content["cost"]),
+        metrics=_numbers(content["metrics"]),
+        seconds=float(content["seconds"]),
+    )
+
+
 def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
     """Metrics with NaN where JSON has null."""
-    return {name: math.nan if value is None else value for name, value in metrics.items()}
+    return {name: math.nan if value is None else float(value) for name, value in metrics.items()}
 
 
 def read_rule(rule: str) -> tuple[str, float]:

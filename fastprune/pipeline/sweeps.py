@@ -18,7 +18,6 @@ from fastprune.pipeline.curves import Point, Run, Sweep, check_folder, draw, to_
 from fastprune.pipeline.prune import prune
 from fastprune.pipeline.result import PruningResult
 from fastprune.progress import Progress, listening, track
-from fastprune.ranges import SEED, check_integer
 from fastprune.registry.recipe import Recipe
 from fastprune.strategies.budgets import read_budget
 from fastprune.strategies.contracts import CostModel, MeasuredCost
@@ -60,8 +59,6 @@ def sweep(
     recipes = recipes or {"default": Recipe.of("default")}
     for budget in budgets:
         read_budget(budget)
-    for seed in seeds:
-        check_integer("seeds", seed, SEED)
     if not budgets or not seeds:
         raise BudgetError("A sweep takes at least one budget and one seed.")
     folder = check_folder(folder) if folder else None
@@ -135,14 +132,16 @@ def _started(
         found = Sweep.read(state)
         for name in about:
             if name == "recipes":
-                known = {each: text for each, text in found.about["recipes"].items() if each in about["recipes"]}
+                known = {
+                    each: text for each, text in found.about.get("recipes", {}).items() if each in about["recipes"]
+                }
                 if any(about["recipes"][each] != text for each, text in known.items()):
                     raise UsageError(f"A recipe of the sweep in {folder} has changed; name another --output.")
-            elif name != "calibration" and found.about[name] != about[name]:
+            elif name != "calibration" and found.about.get(name) != about[name]:
                 raise UsageError(
-                    f"The sweep in {folder} has {name} {found.about[name]}, not {about[name]}; name another --output."
+                    f"The sweep in {folder} has {name} {found.about.get(name)}, not {about[name]}; name another --output."
                 )
-        found.about = {**found.about, "recipes": {**found.about["recipes"], **about["recipes"]}}
+        found.about = {**found.about, "recipes": {**found.about.get("recipes", {}), **about["recipes"]}}
     else:
         dense = evaluate(model.model, eval_data)
         found = Sweep(about=about, metric=next(iter(dense)), falling=False, dense=dense)
@@ -159,7 +158,10 @@ def _note_calibration(found: Sweep, seed: int, batches: Batches, folder: Path | 
     known = found.about.get("calibration", {})
     before = known.get(str(seed), now)
     if before != now:
-        said = ["{samples} samples ({tokens} tokens) of {source}".format(**each) for each in (before, now)]
+        said = [
+            "{samples} samples ({tokens} tokens) of {source}".format(**dict.fromkeys(now) | each)
+            for each in (before, now)
+        ]
         raise UsageError(f"The sweep in {folder} is calibrated on {said[0]}, not {said[1]}; name another --output.")
     found.about = {**found.about, "calibration": {**known, str(seed): now}}
 

@@ -182,7 +182,7 @@ def _read(path: Path) -> str:
 def _parse(text: str, source: str) -> dict[str, dict[str, Any]]:
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{source} is not TOML: {error}.") from error
     for kind, table in tables.items():
         if kind == "preset" and isinstance(table, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import itertools
 import re
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from fastprune.errors import CheckpointError
 from fastprune.reports import figures
 from fastprune.reports.pictures import plain, subplots
 
@@ -46,11 +48,20 @@ def render(runs: Mapping[str, Mapping[str, Any]]) -> str:
 
     Args:
         runs: Manifests, or results of ``PruningResult.details``, by display name.
+
+    Raises:
+        CheckpointError: A manifest is incomplete, or an entry has another type.
     """
     from jinja2 import Environment
 
     template = files("fastprune.reports").joinpath("report.html.j2").read_text(encoding="utf-8")
-    rows = [page_data(name, details) for name, details in runs.items()]
+    rows = []
+    for name, details in runs.items():
+        try:
+            rows.append(page_data(name, details))
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise CheckpointError(f"The manifest of {name} is incomplete or invalid: {reason}.") from error
     columns = list(dict.fromkeys(column for run in rows for column in run["cells"]))
     title = f"{len(rows)} prunings" if len(rows) > 1 else f"{rows[0]['name']}, pruned"
     return Environment(autoescape=True).from_string(template).render(title=title, runs=rows, columns=columns)
@@ -87,7 +98,7 @@ def _conditions(latency: Mapping[str, Any]) -> str:
 
 def page_data(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
     """The template's data for one run: verdict, figures, groups, spectrum, timings, calibration, command, recipe."""
-    calibration = details["calibration"]
+    calibration, timings = details["calibration"], details["timings"]
     common = _common([group["name"].split(".") for group in details["groups"]])
     return {
         "name": name,
@@ -97,7 +108,7 @@ def page_data(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
         "groups": [_group(group, details, common) for group in details["groups"]],
         "conditions": _conditions(details.get("latency") or {}),
         "spectrum": _spectrum(details),
-        "timings": details["timings"],
+        "timings": {name: f"{seconds:.1f}" for name, seconds in [*timings.items(), ("total", sum(timings.values()))]},
         "calibration": f"Calibrated on {calibration['samples']} samples ({calibration['tokens']:,} tokens) of "
         f"{calibration['source'] or 'batches in memory'}, seed {calibration['seed']}.",
         "versions": ", ".join(f"{name} {number}" for name, number in details.get("versions", {}).items()),
@@ -166,4 +177,6 @@ def _curves(kind: str, groups: Sequence[Sequence[float]], floor: float) -> str:
     svg = io.StringIO()
     figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
     text = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>", "", svg.getvalue(), flags=re.S)
-    return text.strip().replace("<svg ", f'<svg role="img" aria-label="importance of {kind} units by group" ', 1)
+    return text.strip().replace(
+        "<svg ", f'<svg role="img" aria-label="importance of {html.escape(kind)} units by group" ', 1
+    )

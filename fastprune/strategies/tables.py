@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,12 +13,15 @@ import numpy as np
 import torch
 
 from fastprune.errors import TableError
-from fastprune.files import check_file, json_text, library_versions, user_path, write_text
+from fastprune.files import check_file, json_text, library_versions, write_text
 from fastprune.strategies.costs import Conditions, CostTable
 from fastprune.units.groups import Group, Groups
+from fastprune.untrusted import read_json
 
 FORMAT = "fastprune cost table"
 FORMAT_VERSION = 1
+MOST_UNITS = 10_000_000
+"""More units than any sublayer has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +161,7 @@ class MeasuredTable:
             TableError: The file does not exist, is broken or has a newer format, or a curve has gaps.
         """
         try:
-            data = json.loads(user_path(path).read_text(encoding="utf-8"))
+            data = read_json(path)
         except OSError as error:
             raise TableError(f"The cost table {path} cannot be read: {error.strerror or error}.") from error
         except ValueError as error:
@@ -178,11 +180,11 @@ class MeasuredTable:
                 fixed=float(data["fixed"]),
                 curves=curves,
                 conditions=dict(data["conditions"]),
-                model=dict(data["model"]),
-                check=dict(data["check"]),
-                versions=dict(data.get("versions", {})),
+                model={str(name): str(value) for name, value in dict(data["model"]).items()},
+                check={str(name): float(value) for name, value in dict(data["check"]).items()},
+                versions={str(name): str(value) for name, value in dict(data.get("versions", {})).items()},
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise TableError(f"The cost table {path} is broken: {type(error).__name__}: {error}.") from error
         problems = [problem for curve in curves for problem in _gaps(curve)]
         if not (math.isfinite(table.fixed) and table.fixed >= 0):
@@ -212,6 +214,8 @@ def _curve(data: Mapping[str, Any]) -> Curve:
 def _gaps(curve: Curve) -> list[str]:
     """Errors in a curve that leave the cost of some number of units undefined, as phrases for messages."""
     who = f"the curve of {_some(curve.groups)}"
+    if curve.units > MOST_UNITS:
+        return [f"{who} has {curve.units} units"]
     if len(curve.kept) != len(curve.cost):
         return [f"{who} has {len(curve.cost)} costs for {len(curve.kept)} widths"]
     if not curve.kept or curve.kept[0] != 0 or curve.kept[-1] != curve.units:

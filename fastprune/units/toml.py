@@ -25,7 +25,7 @@ def read_architecture(path: str | Path) -> Architecture:
         data = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The architecture {path} cannot be read: {error}.") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"The architecture {path} is not TOML: {error}.") from error
     return architecture_of(data, str(path))
 
