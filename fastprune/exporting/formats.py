@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from fastprune.exporting.gguf import GgufFormat
 from fastprune.exporting.onnx import OnnxFormat
 from fastprune.exporting.torch_export import TorchExportFormat
 from fastprune.registry.hookspecs import hookimpl
@@ -10,6 +11,7 @@ from fastprune.strategies.export_formats import ExportFormat
 
 @hookimpl
 def register_export_formats(register: Callable[[type[ExportFormat]], None]) -> None:
-    """Register ``onnx`` and ``torch-export``."""
+    """Register ``onnx``, ``torch-export`` and ``gguf``."""
     register(OnnxFormat)
     register(TorchExportFormat)
+    register(GgufFormat)

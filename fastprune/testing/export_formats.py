@@ -18,7 +18,7 @@ from fastprune.surgery.materialize import materialize
 from fastprune.testing.guards import untouched
 from fastprune.testing.options import check_options
 from fastprune.testing.problems import some_mask
-from fastprune.testing.tiny import tiny_model, tiny_tokenizer
+from fastprune.testing.tiny import tiny_bpe_tokenizer, tiny_model, tiny_tokenizer
 
 MODELS = (
     ("bert", "ForSequenceClassification"),
@@ -88,8 +88,11 @@ def _check_written(export_format: ExportFormat, opened: Pretrained, who: str) ->
 
 def _opened(model: nn.Module) -> Pretrained:
     task = serving.task_for(model.config, type(model))  # type: ignore[arg-type]
-    text = getattr(model, "main_input_name", "input_ids") == "input_ids"
-    return Pretrained(model=model, tokenizer=tiny_tokenizer(model) if text else None, task=task, source="")
+    tokenizer = None
+    if getattr(model, "main_input_name", "input_ids") == "input_ids":
+        generates = getattr(model, "can_generate", lambda: False)()
+        tokenizer = tiny_bpe_tokenizer(model) if generates else tiny_tokenizer(model)
+    return Pretrained(model=model, tokenizer=tokenizer, task=task, source="")
 
 
 def _pruned(model: nn.Module) -> nn.Module | None:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import ByteLevel, Whitespace
 from torch import Tensor, nn
 
 from fastprune.calibration.hooks import frozen
@@ -126,6 +127,24 @@ def tiny_tokenizer(model: nn.Module) -> transformers.PreTrainedTokenizerFast:
         tokenizer_object=tokenizer,
         pad_token=f"w{pad_token_of(model)}",
         unk_token="w1",
+        model_max_length=64,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def tiny_bpe_tokenizer(model: nn.Module) -> transformers.PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of as many tokens as a tiny model knows: two special ones, letters, and the pair ``ab``."""
+    config: Any = model.config
+    alphabet = sorted(ByteLevel.alphabet())[: config.get_text_config().vocab_size - 3]
+    tokens = ["<s>", "<pad>", *alphabet, alphabet[0] + alphabet[1]]
+    tokenizer = Tokenizer(BPE({token: place for place, token in enumerate(tokens)}, [(alphabet[0], alphabet[1])]))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="<s>",
+        pad_token="<pad>",
         model_max_length=64,
         model_input_names=["input_ids", "attention_mask"],
     )
