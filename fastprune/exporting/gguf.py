@@ -86,7 +86,7 @@ class GgufFormat(ExportFormat):
 
     def refuses(self, opened: Pretrained) -> str:
         model: Any = opened.model
-        if reason := gguf_decoder.refuses(model, opened.groups()):
+        if reason := gguf_decoder.refuses(model):
             return reason
         sizes = (model.config.hidden_size, gguf_decoder.head_size(model.config))
         if self._block > 1 and any(size % self._block for size in sizes):

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprune.units.groups import Groups
 
 Tensors = dict[str, Tensor]
 
@@ -59,7 +58,7 @@ class Layer:
     tensors: Tensors
 
 
-def refuses(model: Any, groups: Groups | None) -> str:
+def refuses(model: Any) -> str:
     """The reason why a model cannot be written, as a sentence; empty if it can be written."""
     config = model.config
     family = FAMILIES.get(config.model_type)
@@ -172,14 +171,14 @@ def _rope(config: Any) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": getattr(config, "rope_theta", 10000.0)} | given
 
 
-def _layer(layer: nn.Module, family: Family, head_dim: int, block: int, config: Any) -> Layer:
+def _layer(layer: Any, family: Family, head_dim: int, block: int, config: Any) -> Layer:
     """The tensors of a layer. An empty sublayer gets one KV group or a few filters of zeros, so that its bias is still added."""
     queries = config.num_attention_heads // config.num_key_value_heads
     attention, heads, kv_heads = _attention(layer.self_attn, queries, head_dim, config.hidden_size)
     ffn, filters = _ffn(layer.mlp, block, config.hidden_size)
     norms = {
-        "attn_norm.weight": layer.input_layernorm.weight,  # type: ignore[union-attr]
-        "ffn_norm.weight": layer.post_attention_layernorm.weight,  # type: ignore[union-attr]
+        "attn_norm.weight": layer.input_layernorm.weight,
+        "ffn_norm.weight": layer.post_attention_layernorm.weight,
     }
     if family.interleaved:
         for name, count in (("attn_q", heads), ("attn_k", kv_heads)):
