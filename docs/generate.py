@@ -54,7 +54,8 @@ def strategies() -> list[str]:
         lines += [f"  - formula: `{entry['formula']}`"] if entry["formula"] else []
         lines += [f"  - paper: {entry['paper']}"] if entry["paper"] else []
         for option in entry["options"]:
-            lines += [f"  - `{option['name']}` = `{option['default']}` ({option['type']}): {option['help']}"]
+            takes = ", ".join(filter(None, (option["type"], option["range"])))
+            lines += [f"  - `{option['name']}` = `{option['default']}` ({takes}): {option['help']}"]
     return [*lines, ""]
 
 

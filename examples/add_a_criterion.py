@@ -29,7 +29,7 @@ class ConsumerNorm(fastprune.strategies.Scorer):
     """The norm of the columns that carry a unit's features into the residual stream."""
 
     name: ClassVar[str] = "consumer-norm"
-    order: float = fastprune.option(2.0, help="Of the norm.")
+    order: float = fastprune.option(2.0, above=0, at_most=10, help="Of the norm.")
 
     def score(
         self, model: nn.Module, groups: fastprune.units.Groups, batches: fastprune.Batches, generator: torch.Generator

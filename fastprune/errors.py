@@ -3,7 +3,7 @@
     FastpruneError
     ├── UsageError                the request cannot be fulfilled: a bad option, budget, file or model
     │   ├── UnknownNameError      an unknown name of a strategy or of a model's group; the message has the closest names
-    │   ├── OptionError           an unknown option of a strategy, or a value of the wrong type
+    │   ├── OptionError           an unknown option of a strategy, or a value of the wrong type or out of range
     │   ├── BudgetError           an invalid budget
     │   │   └── UnreachableError  a budget that no pruning of the model can meet
     │   ├── DataError             calibration or evaluation data that cannot be read or does not fit the task
@@ -37,7 +37,7 @@ class UnknownNameError(UsageError, KeyError):
 
 
 class OptionError(UsageError):
-    """The strategy has no such option, or the value has the wrong type."""
+    """The strategy has no such option, or a value has the wrong type or is out of range."""
 
 
 class BudgetError(UsageError):

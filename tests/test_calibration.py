@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ import fastprune
 from fastprune import testing
 from fastprune.data.batches import Batches, model_inputs, token_limit, token_mask
 from fastprune.data.encoding import make_batches
-from fastprune.errors import DataError
+from fastprune.errors import DataError, OptionError
 from fastprune_tasks.classification import SequenceClassification
 from fastprune_tasks.token_classification import TokenClassification
 
@@ -76,10 +78,26 @@ def test_labels_of_tokens_are_padded_with_no_label(tiny_tokenizer: PreTrainedTok
 def test_numbers_out_of_range(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     assert make_batches(_rows(7), TASK, tiny_tokenizer, max_length=4).batches[0]["input_ids"].shape == (7, 4)
     assert make_batches(_rows(7), TASK, tiny_tokenizer, limit=5).batches[0]["input_ids"].shape == (7, 5)
-    with pytest.raises(DataError, match="between 1 and the 32 tokens that the model takes; got 40"):
+    with pytest.raises(DataError, match="at most the 32 tokens that the model takes; got 40"):
         make_batches(_rows(7), TASK, tiny_tokenizer, max_length=40, limit=32)
-    with pytest.raises(DataError, match="must be 1 or more; got 0 and 2048"):
-        make_batches(_rows(7), TASK, tiny_tokenizer, batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"batch_size": 0}, "batch_size takes an integer, 1 or more; got 0"),
+        ({"samples": -1}, "samples takes an integer, 1 or more; got -1"),
+        ({"samples": 2.5}, "samples takes an integer, 1 or more; got 2.5"),
+        ({"max_length": 0}, "max_length takes an integer, 1 or more; got 0"),
+        ({"max_length": True}, "max_length takes an integer, 1 or more; got True"),
+        ({"limit": 0}, "limit takes an integer, 1 or more; got 0"),
+        ({"seed": 2**70}, "seed takes an integer, 0 to 4,294,967,295; got 1180591620717411303424"),
+        ({"seed": -1}, "seed takes an integer, 0 to 4,294,967,295; got -1"),
+    ],
+)
+def test_a_number_out_of_range(given: dict[str, Any], says: str, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(OptionError, match=re.escape(says)):
+        make_batches(_rows(7), TASK, tiny_tokenizer, **given)
 
 
 def test_wrapped_batches() -> None:

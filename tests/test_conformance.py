@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 import types
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -13,9 +16,11 @@ import torch
 import fastprune
 from clocks import counted
 from fastprune import testing
+from fastprune.errors import OptionError
 from fastprune.registry import loading
 from fastprune.strategies import Pass
 from fastprune.strategies.contracts import Strategy
+from fastprune.strategies.options import OptionInfo, options_of
 from fastprune_latency import probe
 
 HEADS: list[tuple[str, dict[str, Any]]] = [
@@ -69,6 +74,50 @@ def test_built_in_strategy(strategy: type[Strategy], monkeypatch: pytest.MonkeyP
 )
 def test_built_in_strategy_with_options(kind: str, name: str, options: dict[str, Any]) -> None:
     testing.check_strategy(fastprune.strategy(kind, name, **options))
+
+
+def numeric_options() -> list[tuple[str, str, OptionInfo]]:
+    found = loading.installed()
+    every = [
+        (kind, name, found.strategies(kind)[name]) for kind in loading.STRATEGIES for name in found.strategies(kind)
+    ]
+    return [(kind, name, info) for kind, name, each in every for info in options_of(each) if info.numeric]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "info"), numeric_options(), ids=[f"{name}.{info.name}" for _, name, info in numeric_options()]
+)
+def test_the_range_of_a_built_in_option_is_checked_from_python_text_and_toml(
+    kind: str, name: str, info: OptionInfo, tmp_path: Path
+) -> None:
+    allowed = info.range
+    low = allowed.above if allowed.at_least is None else allowed.at_least - 1
+    assert low is not None
+    assert allowed.at_most is not None
+    assert info.default is None or info.default in allowed
+    recipe = tmp_path / "recipe.toml"
+    for value in (low, allowed.at_most + 1, math.nan, math.inf, -math.inf, -3):
+        for given in (value, str(value)):
+            with pytest.raises(OptionError, match=f"option '{info.name}' .* takes {re.escape(info.takes)}; got "):
+                fastprune.strategy(kind, name, **{info.name: given})
+        with pytest.raises(OptionError, match=f"option '{info.name}' .* takes {re.escape(info.takes)}; got "):
+            loading.installed().strategies(kind)[name](**{info.name: value})
+        if kind != "format":
+            recipe.write_text(f'[{kind}]\nuse = "{name}"\n{info.name} = {value}\n')
+            with pytest.raises(OptionError, match=f"option '{info.name}' of {kind} '{name}' takes"):
+                fastprune.Recipe.of(recipe)
+
+
+def test_a_numeric_option_without_a_range_does_not_conform() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Unbounded(type(fastprune.strategy("scorer", "random"))):  # type: ignore[misc]
+        """With an option of any size."""
+
+        name: ClassVar[str] = "unbounded"
+        power: float = fastprune.option(1.0, help="An exponent.")
+
+    with pytest.raises(AssertionError, match="the numeric option 'power' needs a range"):
+        testing.check_scorer(Unbounded())
 
 
 @pytest.mark.parametrize("name", sorted(loading.installed().task))

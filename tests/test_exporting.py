@@ -172,8 +172,8 @@ def test_a_program_is_timed_and_evaluated(tiny_checkpoint: Path, tiny_data: Path
     [
         (("--format", "onx"), "There is no format 'onx'; did you mean 'onnx'?"),
         (("--set", "opsett=18"), "format 'onnx' has no option 'opsett'; did you mean 'opset'?"),
-        (("--set", "opset=new"), "takes int | none, not 'new'"),
-        (("--set", "opset=0"), "is 1 or more, not 0"),
+        (("--set", "opset=new"), "takes int | none, 17 to 25; got 'new'"),
+        (("--set", "opset=0"), "takes int | none, 17 to 25; got '0'"),
         (("--set", "opset"), "--set takes NAME=VALUE, such as opset=18; got 'opset'"),
         (("--format", "torch-export", "--set", "opset=18"), "format 'torch-export' has no option 'opset'"),
     ],

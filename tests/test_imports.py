@@ -15,11 +15,12 @@ ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "fastprune").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in CORE}
-ANYBODY = {"errors", "progress"}
+ANYBODY = {"errors", "progress", "ranges"}
 """What every part of the core may import."""
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
+    "ranges": {"errors"},
     "modeling": set(),
     "files": {"errors"},
     "untrusted": {"files"},

@@ -19,9 +19,9 @@ class Sampler(Schedule):
 
     name: ClassVar[str] = "sampler"
     labels: Literal["dataset", "model"] = option("dataset", help="Whose.")
-    damping: float = option(0.5, help="How much.")
-    rounds: int = option(2, help="How often.")
-    length: int | None = option(None, help="How long.")
+    damping: float = option(0.5, above=0, at_most=10, help="How much.")
+    rounds: int = option(2, at_least=1, at_most=1000, help="How often.")
+    length: int | None = option(None, at_least=1, help="How long.")
     greedy: bool = option(False, help="Whether.")
     title: str = option("x", help="What.")
 
@@ -56,17 +56,24 @@ def test_text_is_read_as_the_options_type(name: str, given: Any, read: Any) -> N
 @pytest.mark.parametrize(
     ("name", "given", "takes"),
     [
-        ("labels", "modle", r"takes dataset \| model, not 'modle' \(its default is 'dataset'\)"),
-        ("damping", "much", r"takes float, not 'much'"),
-        ("damping", True, r"takes float, not True"),
-        ("damping", float("nan"), r"takes float, not nan"),
-        ("damping", "nan", r"takes float, not 'nan'"),
-        ("rounds", "2.5", r"takes int, not '2\.5'"),
-        ("rounds", True, r"takes int, not True"),
-        ("rounds", "none", r"takes int, not 'none'"),
-        ("length", "long", r"takes int \| none, not 'long'"),
-        ("greedy", 1, r"takes bool, not 1"),
-        ("title", 5, r"takes str, not 5"),
+        ("labels", "modle", r"takes dataset \| model; got 'modle' \(its default is 'dataset'\)"),
+        ("damping", "much", r"takes float, above 0, at most 10; got 'much'"),
+        ("damping", True, r"takes float, above 0, at most 10; got True"),
+        ("damping", float("nan"), r"takes float, above 0, at most 10; got nan"),
+        ("damping", "nan", r"takes float, above 0, at most 10; got 'nan'"),
+        ("damping", "inf", r"takes float, above 0, at most 10; got 'inf'"),
+        ("damping", "0", r"takes float, above 0, at most 10; got '0'"),
+        ("damping", -0.5, r"takes float, above 0, at most 10; got -0\.5"),
+        ("damping", 10**400, r"takes float, above 0, at most 10; got 1000"),
+        ("rounds", 0, r"takes int, 1 to 1,000; got 0"),
+        ("rounds", "1" + 5000 * "0", r"takes int, 1 to 1,000; got '1000"),
+        ("length", "-3", r"takes int \| none, 1 or more; got '-3'"),
+        ("rounds", "2.5", r"takes int, 1 to 1,000; got '2\.5'"),
+        ("rounds", True, r"takes int, 1 to 1,000; got True"),
+        ("rounds", "none", r"takes int, 1 to 1,000; got 'none'"),
+        ("length", "long", r"takes int \| none, 1 or more; got 'long'"),
+        ("greedy", 1, r"takes bool; got 1"),
+        ("title", 5, r"takes str; got 5"),
     ],
 )
 def test_value_of_the_wrong_type(name: str, given: Any, takes: str) -> None:
@@ -101,10 +108,11 @@ def test_description() -> None:
     assert list(infos) == ["labels", "damping", "rounds", "length", "greedy", "title"]
     assert infos["labels"].type_name == "dataset | model"
     assert infos["length"].type_name == "int | none"
+    assert (infos["damping"].takes, infos["title"].takes) == ("float, above 0, at most 10", "str")
     assert (infos["damping"].default, infos["damping"].help) == (0.5, "How much.")
 
 
 def test_an_instance_with_a_wrong_value_is_refused() -> None:
     scorer = type(strategy("scorer", "fisher"))
-    with pytest.raises(OptionError, match="option 'labels' of 'fisher' takes auto | dataset | model, not 'modle'"):
+    with pytest.raises(OptionError, match="option 'labels' of 'fisher' takes auto | dataset | model; got 'modle'"):
         scorer(labels="modle")

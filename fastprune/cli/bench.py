@@ -11,10 +11,11 @@ from fastprune.cli.opening import (
     check_files,
     open_model,
 )
-from fastprune.cli.options import model_options, serving_options
+from fastprune.cli.options import model_options, serving_options, within
 from fastprune.cli.working import working
 from fastprune.errors import UsageError
 from fastprune.files import json_text
+from fastprune.ranges import BATCH, LENGTH, ROUNDS
 
 
 @click.command(short_help="Time a dense and a pruned model side by side.")
@@ -22,13 +23,13 @@ from fastprune.files import json_text
 @click.argument("pruned")
 @click.option(
     "--batch-size",
-    type=click.IntRange(1),
+    type=within(BATCH),
     help="Samples per forward pass [default: that of PRUNED's latency, else 32].",
 )
 @click.option(
-    "--seq-len", type=click.IntRange(1), help="Tokens per sample [default: those of PRUNED's latency, else 128]."
+    "--seq-len", type=within(LENGTH), help="Tokens per sample [default: those of PRUNED's latency, else 128]."
 )
-@click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Measurements of each model.")
+@click.option("--rounds", type=within(ROUNDS), default=15, show_default=True, help="Measurements of each model.")
 @click.option(
     "--latency-table", help="Table file for the predicted latency [default: the latency in PRUNED's manifest]."
 )

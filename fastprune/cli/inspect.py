@@ -13,16 +13,17 @@ from fastprune.cli.opening import (
     open_model,
     read_architecture_option,
 )
-from fastprune.cli.options import model_options
+from fastprune.cli.options import model_options, within
 from fastprune.cli.working import working
 from fastprune.files import json_text
+from fastprune.ranges import LENGTH
 
 
 @click.command(short_help="Show a model's prunable units and their costs.")
 @click.argument("model")
 @click.option(
     "--seq-len",
-    type=click.IntRange(1),
+    type=within(LENGTH),
     help="Tokens per sample, for MACs [default: 128, or 16,000 readings of a recording].",
 )
 @click.option(

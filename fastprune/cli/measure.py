@@ -12,10 +12,11 @@ from fastprune.cli.opening import (
     check_sources,
     open_model,
 )
-from fastprune.cli.options import model_options, serving_options
+from fastprune.cli.options import model_options, serving_options, within
 from fastprune.cli.working import working
 from fastprune.errors import UsageError
 from fastprune.files import check_file, claimed
+from fastprune.ranges import BATCH, LENGTH, ROUNDS
 from fastprune.reports.pictures import check_picture
 
 
@@ -24,12 +25,12 @@ from fastprune.reports.pictures import check_picture
 @click.option("--output", help="File for the table (JSON); with --show, for the plot (.png, .svg, .pdf).")
 @click.option("--show", help="Show the curves of an existing table file instead of measuring.")
 @click.option("--cost", default="latency", show_default=True, help="Cost model, one that is measured.")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Samples per forward pass.")
+@click.option("--batch-size", type=within(BATCH), default=32, show_default=True, help="Samples per forward pass.")
 @click.option(
-    "--seq-len", type=click.IntRange(1), help="Tokens per sample [default: 128, or 16,000 readings of a recording]."
+    "--seq-len", type=within(LENGTH), help="Tokens per sample [default: 128, or 16,000 readings of a recording]."
 )
 @click.option(
-    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Number of times each width is measured."
+    "--rounds", type=within(ROUNDS), default=5, show_default=True, help="Number of times each width is measured."
 )
 @click.option("--cache/--no-cache", default=True, help="Read and store tables in the user's cache directory.")
 @serving_options

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from fastprune.models.sentence_modules import POOLINGS
+from fastprune.ranges import COUNT, THREADS, Range
 
 VERBOSITY = "fastprune.verbosity"
 
@@ -15,6 +16,12 @@ VERBOSITY = "fastprune.verbosity"
 def _set_verbosity(ctx: click.Context, parameter: click.Parameter, given: bool) -> None:
     if given:
         ctx.find_root().meta[VERBOSITY] = parameter.name
+
+
+def within(allowed: Range) -> click.IntRange:
+    """The type of an option that takes integers of a range, which help prints."""
+    least, most = (None if bound is None else int(bound) for bound in (allowed.at_least, allowed.at_most))
+    return click.IntRange(least, most)
 
 
 def verbosity_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,10 +40,10 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="One or two text columns, separated by a comma [default: guessed from usual names].",
         ),
         click.option("--label-column", help="Label column [default: guessed from usual names]."),
-        click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Samples per batch."),
+        click.option("--batch-size", type=within(COUNT), default=32, show_default=True, help="Samples per batch."),
         click.option(
             "--max-length",
-            type=click.IntRange(1),
+            type=within(COUNT),
             help="Maximum number of tokens per sample [default: the model's limit, at most 512].",
         ),
     ]
@@ -71,7 +78,7 @@ def serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options for timing a model as it will be served."""
     options = [
         click.option("--attention", help="Attention kernel, such as sdpa or eager [default: the model's]."),
-        click.option("--threads", type=click.IntRange(1), help="CPU threads [default: torch's]."),
+        click.option("--threads", type=within(THREADS), help="CPU threads [default: torch's]."),
         click.option("--compile", is_flag=True, help="Compile the model with torch.compile."),
     ]
     for option in reversed(options):

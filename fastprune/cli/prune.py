@@ -16,10 +16,11 @@ from fastprune.cli.opening import (
     read_batches,
     read_evaluation_batches,
 )
-from fastprune.cli.options import data_options, model_options
+from fastprune.cli.options import data_options, model_options, within
 from fastprune.cli.working import working
 from fastprune.errors import OptionError
 from fastprune.files import check_output, claimed, json_text
+from fastprune.ranges import COUNT, SEED
 
 
 @click.command(short_help="Prune a model to a budget and save the smaller one.")
@@ -49,9 +50,9 @@ from fastprune.files import check_output, claimed, json_text
     help="Set an option of a stage, such as tuner.damping=0.1; repeatable.",
 )
 @click.option(
-    "--samples", type=click.IntRange(1), default=2048, show_default=True, help="Number of calibration rows, at most."
+    "--samples", type=within(COUNT), default=2048, show_default=True, help="Number of calibration rows, at most."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random choices.")
+@click.option("--seed", type=within(SEED), default=0, show_default=True, help="Seed of all random choices.")
 @click.option("--eval-data", help="Data to evaluate the dense and the pruned model on.")
 @click.option("--eval-split", help="Split of --eval-data [default: validation, else test].")
 @click.option("--reroute", is_flag=True, help="Remove experts without filters from their router.")

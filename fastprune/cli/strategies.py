@@ -52,7 +52,8 @@ def _described(entry: Mapping[str, Any]) -> str:
     """The full description of one strategy as text."""
     lines = [f"{entry['kind']} {entry['name']}, from the plugin {entry['plugin']}", "", entry["description"], ""]
     for option in entry["options"]:
-        lines.append(f"    {option['name']} = {option['default']!r}  ({option['type']})  {option['help']}")
+        takes = ", ".join(filter(None, (option["type"], option["range"])))
+        lines.append(f"    {option['name']} = {option['default']!r}  ({takes})  {option['help']}")
     lines += [""] * bool(entry["options"])
     for name in ("formula", "paper"):
         if entry[name]:

@@ -13,10 +13,11 @@ from fastprune.cli.opening import (
     read_batches,
     read_evaluation_batches,
 )
-from fastprune.cli.options import data_options, model_options
+from fastprune.cli.options import data_options, model_options, within
 from fastprune.cli.working import working
 from fastprune.errors import UsageError
 from fastprune.files import check_output, claimed
+from fastprune.ranges import COUNT, SEED, check_integer
 
 
 @click.command(short_help="Plot accuracy against cost for many budgets.")
@@ -32,7 +33,7 @@ from fastprune.files import check_output, claimed
 @click.option("--pick", help="Also save the cheapest model within a limit: 'drop<=1' (in points), or 'cost<=0.5'.")
 @click.option("--output", required=True, help="Output directory: a new one, or that of a sweep to continue.")
 @click.option(
-    "--samples", type=click.IntRange(1), default=2048, show_default=True, help="Number of calibration rows, at most."
+    "--samples", type=within(COUNT), default=2048, show_default=True, help="Number of calibration rows, at most."
 )
 @click.option("--eval-split", help="Split of --eval-data [default: validation, else test].")
 @data_options
@@ -103,6 +104,9 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
 
 def _seeds(text: str) -> list[int]:
     try:
-        return list(dict.fromkeys(int(part) for part in text.split(",")))
+        seeds = list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError as error:
         raise UsageError(f"Seeds must be integers separated by commas, such as 0,1,2; got {text}.") from error
+    for seed in seeds:
+        check_integer("--seeds", seed, SEED)
+    return seeds

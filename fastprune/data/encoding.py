@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from transformers import PreTrainedTokenizerBase
 from fastprune.data.batches import COUNTED, NO_LABEL, SAMPLE, Batches, log
+from fastprune.ranges import COUNT, SEED, check_integer
 
 STREAMED = 10
 """Rows read from a stream per requested sample; the samples are drawn from these."""
@@ -57,10 +58,13 @@ def make_batches(
         source: Origin of the data, for messages [default: ``data`` if it is a path or name].
 
     Raises:
-        DataError: The data cannot be read or does not fit the task, or a number is out of range.
+        DataError: The data cannot be read or does not fit the task.
+        OptionError: A number is out of range.
     """
-    if batch_size < 1 or (samples is not None and samples < 1):
-        raise DataError(f"batch_size and samples must be 1 or more; got {batch_size} and {samples}.")
+    counts = {"batch_size": batch_size, "samples": samples, "max_length": max_length, "limit": limit}
+    for name, value in counts.items():
+        check_integer(name, value, COUNT)
+    check_integer("seed", seed, SEED)
     max_length = _max_length(max_length, tokenizer, limit, task.usual_length)
     with step("reading"):
         if isinstance(data, (str, Path)):
@@ -93,8 +97,8 @@ def _max_length(asked: int | None, tokenizer: PreTrainedTokenizerBase, limit: in
     """
     limits = (getattr(tokenizer_of(tokenizer), "model_max_length", None), limit)
     longest = min((each for each in limits if each is not None), default=10**30)
-    if asked is not None and not 0 < asked <= longest:
-        raise DataError(f"max_length must be between 1 and the {longest} tokens that the model takes; got {asked}.")
+    if asked is not None and asked > longest:
+        raise DataError(f"max_length must be at most the {longest} tokens that the model takes; got {asked}.")
     return asked or min(longest, usual)
 
 

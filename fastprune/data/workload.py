@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastprune.data.batches import Batches, check_length, model_inputs, token_limit
 from fastprune.errors import ModelError
+from fastprune.ranges import BATCH, LENGTH, check_integer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +46,14 @@ class Workload:
         Raises:
             ModelError: ``seq_len`` is too long for a text model or too short for a speech model, or the model has another input.
         """
+        check_integer("seq_len", seq_len, LENGTH)
         seq_len = _readings(model, seq_len) if _takes_recordings(model) else _tokens(model, seq_len)
         return Workload(example=dummy_inputs(model, [seq_len]), seq_len=seq_len)
 
     def inputs(self, *, batch_size: int = 1, seq_len: int | None = None) -> dict[str, Tensor]:
         """Repeat the example to ``batch_size`` samples of ``seq_len`` tokens [None: the workload's]: tensors [batch_size, ...]."""
+        check_integer("batch_size", batch_size, BATCH)
+        check_integer("seq_len", seq_len, LENGTH)
         length = self.seq_len if seq_len is None else seq_len
         sized = {}
         tokens = max((value.shape[1] for value in self.example.values() if value.ndim == 2), default=0)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastprune.errors import ModelError, OptionError, UsageError
+from fastprune.errors import ModelError, UsageError
 from fastprune.exporting.graph import refuses_all_but_one_text, traced_program
 from fastprune.models.pretrained import Pretrained
 from fastprune.strategies.export_formats import ExportFormat
@@ -73,12 +73,7 @@ class OnnxFormat(ExportFormat):
     install: ClassVar[str] = "fastprune[onnx]"
     files: ClassVar[tuple[str, ...]] = (FILE,)
 
-    opset: int | None = option(None, help="Version of the operators; none: the exporter's.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.opset is not None and self.opset < 1:
-            raise OptionError(f"option 'opset' of 'onnx' is 1 or more, not {self.opset}.")
+    opset: int | None = option(None, at_least=17, at_most=25, help="Version of the operators; none: the exporter's.")
 
     def refuses(self, opened: Pretrained) -> str:
         return refuses_all_but_one_text(opened)

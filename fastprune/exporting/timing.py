@@ -10,6 +10,7 @@ from fastprune.errors import UsageError
 from fastprune.exporting.opening import format_of, run_exported
 from fastprune.measuring.side_by_side import Comparison
 from fastprune.measuring.timing import take_turns
+from fastprune.ranges import BATCH, LENGTH, ROUNDS, THREADS, check_integer
 
 
 def bench_exported(
@@ -32,10 +33,14 @@ def bench_exported(
         threads: Maximum number of threads per operation; None: the runtime's choice.
 
     Raises:
+        OptionError: A number is out of range.
         ModelError: A directory has no exported model, or a broken one.
         UsageError: No Python runtime supports a format, its runtime is not installed, or a model has inputs other than texts.
     """
-    batch_size, seq_len = batch_size or 32, seq_len or 128
+    batch_size, seq_len = 32 if batch_size is None else batch_size, 128 if seq_len is None else seq_len
+    given = {"batch_size": (batch_size, BATCH), "seq_len": (seq_len, LENGTH), "rounds": (rounds, ROUNDS)}
+    for name, (value, allowed) in (given | {"threads": (threads, THREADS)}).items():
+        check_integer(name, value, allowed)
     directories = {"dense": dense, "pruned": pruned}
     models = {name: run_exported(directory, threads=threads) for name, directory in directories.items()}
     tokens = torch.ones(batch_size, seq_len, dtype=torch.long)

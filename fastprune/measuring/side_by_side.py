@@ -19,6 +19,7 @@ from fastprune.measuring.memory import peak_bytes, weight_bytes
 from fastprune.measuring.timing import interleaved, median, speedup
 from fastprune.models.pretrained import Pretrained
 from fastprune.progress import Progress, listening
+from fastprune.ranges import BATCH, ROUNDS, THREADS, check_integer
 from fastprune.registry.serving import architecture_for
 from fastprune.strategies.tables import MeasuredTable
 from fastprune.units.experts import unfuse_experts
@@ -114,10 +115,14 @@ def bench(
             ``compile``: compile both models with torch.compile [False].
 
     Raises:
+        OptionError: A number is out of range.
         ModelError: The models are on different devices, or do not support the length.
         UsageError: The models do not support the attention kernel.
         TableError: The table is of another model or workload.
     """
+    check_integer("batch_size", batch_size, BATCH)
+    check_integer("rounds", rounds, ROUNDS)
+    check_integer("threads", serving.get("threads"), THREADS)
     devices = {name: next(model.parameters()).device for name, model in (("dense", dense), ("pruned", pruned))}
     if devices["dense"] != devices["pruned"]:
         raise ModelError(f"The dense model is on {devices['dense']}, the pruned one on {devices['pruned']}.")
@@ -173,8 +178,8 @@ def bench_saved(
     table = MeasuredTable.read(table_file) if table_file is not None else None
     recorded = _recorded_latency(pruned.manifest)
     conditions: Mapping[str, Any] = table.conditions if table is not None else recorded.get("conditions", {})
-    batch_size = batch_size or conditions.get("batch_size", 32)
-    seq_len = seq_len or conditions.get("seq_len")
+    batch_size = conditions.get("batch_size", 32) if batch_size is None else batch_size
+    seq_len = conditions.get("seq_len") if seq_len is None else seq_len
     compared = bench(dense.model, pruned.model, batch_size=batch_size, seq_len=seq_len, table=table, **options)
     parameter = next(pruned.model.parameters())
     current = {"batch_size": batch_size, "seq_len": compared.seq_len, "device": parameter.device.type}

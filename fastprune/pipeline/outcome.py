@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastprune.calibration.hooks import frozen
 from fastprune.data.batches import to_device
 from fastprune.data.workload import Workload
 from fastprune.measuring.memory import weight_bytes
@@ -16,15 +15,14 @@ from fastprune.measuring.timing import interleaved, median, speedup
 from fastprune.models import portable
 from fastprune.pipeline.clock import timed
 from fastprune.pipeline.result import PruningResult
+from fastprune.pipeline.spending import spent
 from fastprune.pipeline.state import State
 from fastprune.pipeline.subject import Subject
-from fastprune.registry.recipe import Recipe, strategy
-from fastprune.strategies.contracts import CostModel
+from fastprune.registry.recipe import Recipe
 from fastprune.strategies.limits import Limits
 from fastprune.surgery.reconstruction import adopt
 from fastprune.surgery.routing import drop_routes
 from fastprune.units.experts import unfuse_experts
-from fastprune.units.groups import Groups
 from fastprune.units.resolve import resolve_groups
 
 log = logging.getLogger(__name__)
@@ -44,12 +42,10 @@ def outcome(
         figures: Further attributes of ``PruningResult``: ``latency``, ``timings``, ``calibration``.
     """
     subject = state.subject
-    size, spent = weight_bytes(subject.teacher), limits.spent(state.mask)
+    size = weight_bytes(subject.teacher)
     pruned = _put_into(subject, state) if inplace else state.student
     left = resolve_groups(subject.architecture, pruned)
-    if state.reroute:
-        with frozen(pruned):
-            spent = _measured(spent, recipe.cost, pruned, left, workload)
+    costs = spent(limits, state, pruned, left, recipe.cost, workload)
     portable.describe(pruned, subject.architecture)
     opened = subject.opened
     return PruningResult(
@@ -61,9 +57,9 @@ def outcome(
         budget=limits.first.share,
         importance=state.importance,
         measure=limits.first.table.measure,
-        cost_before=spent[0]["before"],
-        cost_after=spent[0]["after"],
-        costs=spent,
+        cost_before=costs[0]["before"],
+        cost_after=costs[0]["after"],
+        costs=costs,
         parameters_before=sum(parameter.numel() for parameter in subject.teacher.parameters()),
         size_before=size,
         tokenizer=opened.tokenizer if opened else None,
@@ -108,22 +104,3 @@ def _put_into(subject: Subject, state: State) -> nn.Module:
     if state.reroute:
         drop_routes(pruned, resolve_groups(subject.architecture, pruned))
     return pruned
-
-
-def _measured(
-    spent: list[dict[str, Any]], cost: CostModel, model: nn.Module, groups: Groups, workload: Workload
-) -> list[dict[str, Any]]:
-    """The costs measured on the pruned model itself: tables do not foresee tokens routed to other experts."""
-    measured = []
-    for each in spent:
-        chosen: CostModel = cost if each["name"] == cost.name else strategy("cost", each["name"])
-        after = chosen.measure(model, groups, workload).total
-        if after > 1.01 * each["budget"] * each["before"]:  # added biases cost less than 1 %
-            log.warning(
-                "Tokens of dropped experts now cost other experts: %.3g of the %s are left, the budget was %.3g.",
-                after / each["before"],
-                each["measure"],
-                each["budget"],
-            )
-        measured.append(each | {"after": after})
-    return measured

@@ -17,10 +17,12 @@ from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.clock import clock
 from fastprune.pipeline.outcome import latency, outcome
 from fastprune.pipeline.result import PruningResult
-from fastprune.pipeline.stages import measure, score, search, tune
+from fastprune.pipeline.spending import measure, remaining
+from fastprune.pipeline.stages import score, search, tune
 from fastprune.pipeline.state import State
 from fastprune.pipeline.subject import check_fits, open_subject
 from fastprune.progress import Progress, listening
+from fastprune.ranges import SEED, check_integer
 from fastprune.registry.recipe import Recipe, recipe_for
 from fastprune.strategies.budgets import Budget, read_budget
 from fastprune.strategies.checks import checked_passes
@@ -70,9 +72,9 @@ def prune(
         schedule: The passes, likewise.
         architecture: The paths of the model's units, or a family by name [found by ``config.model_type``].
         task: What the model is for [the task of the data, of the opened model, or of the model's class].
-        seed: Seed of everything random.
+        seed: Seed of everything random, 0 to 2^32 - 1.
         reroute: Remove experts without filters from their router's choice before tuning. Their tokens go to other experts,
-            a cost that a budget of MACs or latency does not foresee.
+            which a budget of counted costs allows for, and one of latency does not.
         inplace: Change the given model itself.
         bench: Time both models at the end; takes about as long as ten batches.
         progress: Whether to show progress on standard error, or a function that is called with a description, the number of
@@ -86,6 +88,7 @@ def prune(
         UsageError: The request cannot be met; see ``fastprune.errors``.
         ContractError: A strategy broke its contract.
     """
+    check_integer("seed", seed, SEED)
     requested = read_budget(budget)
     stages = {"scorer": scorer, "searcher": searcher, "rearranger": rearranger, "tuner": tuner}
     chosen = recipe_for(requested, recipe, cost=cost, schedule=schedule, **stages)
@@ -97,10 +100,10 @@ def prune(
         limits = measure(subject, workload, requested, chosen.cost, cache)
         state = State.dense(subject, reroute=reroute)
         for step in checked_passes(chosen.schedule, limits.first.share, subject.groups):
-            remaining = limits.at(step.budget).remaining(state.mask, state.fixed)
+            left = remaining(limits, state, chosen, workload).at(step.budget)
             known = cache if state.student is subject.teacher else PruningCache()
             scores = score(state, chosen.scorer, known)
-            masks = search(state, scores, remaining, chosen, step)
+            masks = search(state, scores, left, chosen, step, workload)
             state = tune(state, masks, scores, chosen, step)
         times = latency(subject, state.student, workload) if bench else {}
     origin = subject.calibration.summary() | {"seed": seed}

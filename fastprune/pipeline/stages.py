@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from torch import nn
@@ -14,14 +14,13 @@ from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.choosing import choose
 from fastprune.pipeline.clock import timed
 from fastprune.pipeline.loss import MaskLoss
+from fastprune.pipeline.spending import overspending
 from fastprune.pipeline.state import State
-from fastprune.pipeline.subject import Subject
-from fastprune.registry.recipe import Recipe, strategy
+from fastprune.registry.recipe import Recipe
 from fastprune.strategies import checks
-from fastprune.strategies.budgets import BudgetRequest
 from fastprune.strategies.context import Context
-from fastprune.strategies.contracts import CostModel, Scorer, Tuner
-from fastprune.strategies.limits import Limit, Limits
+from fastprune.strategies.contracts import Scorer, Searcher, Tuner
+from fastprune.strategies.limits import Limits
 from fastprune.strategies.schedules import Pass
 from fastprune.strategies.scores import Scores
 from fastprune.surgery.materialize import materialize, own_parameters
@@ -31,27 +30,8 @@ from fastprune.units.groups import Groups
 from fastprune.units.masks import Mask
 from fastprune.units.resolve import resolve_groups
 
-
-def measure(
-    subject: Subject, workload: Workload, requested: Mapping[str, BudgetRequest], cost: CostModel, cache: PruningCache
-) -> Limits:
-    """The table and the budget of each requested cost, the recipe's cost first.
-
-    Raises:
-        BudgetError: A budget is below what is left with every unit pruned.
-    """
-    own = requested.get("", requested.get(cost.name))
-    others = {name: each for name, each in requested.items() if name not in ("", cost.name)}
-    limits = []
-    with timed("measure"), frozen(subject.teacher):
-        for name, request in (({cost.name: own} if own else {}) | others).items():
-            chosen: CostModel = cost if name == cost.name else strategy("cost", name)
-            table = cache.costs(chosen, partial(chosen.measure, subject.teacher, subject.groups, workload))
-            checks.check_costs(table, subject.groups, chosen)
-            limits.append(Limit(name=name, table=table, share=request.share(table), dense=table.total))
-    checked = Limits(tuple(limits))
-    checked.check()
-    return checked
+SEARCHES = 12
+"""Most searches of a pass whose model exceeds a budget once its tokens are rerouted."""
 
 
 def score(state: State, scorer: Scorer, cache: PruningCache) -> Scores:
@@ -64,7 +44,7 @@ def score(state: State, scorer: Scorer, cache: PruningCache) -> Scores:
     return scores
 
 
-def search(state: State, scores: Scores, limits: Limits, recipe: Recipe, step: Pass) -> list[Mask]:
+def search(state: State, scores: Scores, limits: Limits, recipe: Recipe, step: Pass, workload: Workload) -> list[Mask]:
     """Stages 1 and 2: a mask from each variant of the searcher, rearranged.
 
     All groups that are not fixed yet are searched; only those that this pass fixes are pruned.
@@ -77,15 +57,37 @@ def search(state: State, scores: Scores, limits: Limits, recipe: Recipe, step: P
     for searcher in recipe.searcher.variants():
         context = Context(groups=groups, generator=state.subject.generator("search", state.turn), loss=loss)
         with timed("search"):
-            searched = limits.search(searcher, known, context)
-            for limit in limits.items:
-                checks.check_search(searched, groups, limit.table, limit.budget, searcher)
+            searched = _searched(state, searcher, known, limits, context, recipe, workload)
         context = Context(groups=groups, generator=state.subject.generator("rearrange", state.turn))
         with timed("rearrange"):
             rearranged = recipe.rearranger.rearrange(searched, known, context)
             checks.check_rearrangement(rearranged, searched, groups, recipe.rearranger)
         masks.append(Mask({**Mask.full(state.groups).values, **{name: rearranged[name] for name in pruned}}))
     return masks
+
+
+def _searched(
+    state: State,
+    searcher: Searcher,
+    scores: Scores,
+    limits: Limits,
+    context: Context,
+    recipe: Recipe,
+    workload: Workload,
+) -> Mask:
+    """The best mask within all budgets; where tokens are rerouted, searched again with lower budgets until these are kept."""
+    goal, full = limits, Mask.full(state.groups).values
+    for _ in range(SEARCHES):
+        searched = goal.search(searcher, scores, context)
+        for limit in goal.items:
+            checks.check_search(searched, context.groups, limit.table, limit.budget, searcher)
+        if not state.reroute:
+            break
+        over = overspending(limits, state, Mask({**full, **searched.values}), recipe, workload)
+        goal = goal.lowered(over)
+        if max(over) <= 0 or not goal.possible:
+            break
+    return searched
 
 
 def tune(state: State, masks: Sequence[Mask], scores: Scores, recipe: Recipe, step: Pass) -> State:
@@ -102,7 +104,7 @@ def tune(state: State, masks: Sequence[Mask], scores: Scores, recipe: Recipe, st
 
 
 def _tuned(state: State, step: Pass, tuner: Tuner, mask: Mask, calibration: Batches, scores: Scores) -> nn.Module:
-    """The model that a mask leaves, tuned; layer after layer if the pass fixes single groups.
+    """The model that a mask leaves, tuned; layer after layer if the pass fixes single groups. Untuned if nothing is pruned.
 
     It shares all parameters with the student but those of producers and consumers.
     """
@@ -110,8 +112,8 @@ def _tuned(state: State, step: Pass, tuner: Tuner, mask: Mask, calibration: Batc
     left = resolve_groups(state.subject.architecture, small)
     if state.reroute:
         drop_routes(small, left)
-    parts = [left]
-    if step.fixes is not None:
+    parts = [] if mask.within(state.mask).whole else [left]
+    if parts and step.fixes is not None:
         parts = [Groups(members) for _, members in left.only(step.fixes).layers()]
     generator = state.subject.generator("tune", state.turn)  # the same draws for every draft
     for groups in parts:

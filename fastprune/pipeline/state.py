@@ -37,6 +37,11 @@ class State:
     turn: int = 0
     reroute: bool = False
 
+    @property
+    def whole(self) -> bool:
+        """Whether no unit is pruned yet."""
+        return self.mask.whole
+
     @staticmethod
     def dense(subject: Subject, *, reroute: bool) -> State:
         """The state before the first pass: every unit kept."""

@@ -63,7 +63,7 @@ class Subject:
             stage: One of ``clock.STAGES``.
             turn: The number of passes before.
         """
-        entropy = [self.seed % 2**63, list(STAGES).index(stage), turn]
+        entropy = [self.seed, list(STAGES).index(stage), turn]
         return torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1))
 
 

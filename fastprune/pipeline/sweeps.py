@@ -18,6 +18,7 @@ from fastprune.pipeline.curves import Point, Run, Sweep, check_folder, draw, to_
 from fastprune.pipeline.prune import prune
 from fastprune.pipeline.result import PruningResult
 from fastprune.progress import Progress, listening, track
+from fastprune.ranges import SEED, check_integer
 from fastprune.registry.recipe import Recipe
 from fastprune.strategies.budgets import read_budget
 from fastprune.strategies.contracts import CostModel, MeasuredCost
@@ -59,6 +60,8 @@ def sweep(
     recipes = recipes or {"default": Recipe.of("default")}
     for budget in budgets:
         read_budget(budget)
+    for seed in seeds:
+        check_integer("seeds", seed, SEED)
     if not budgets or not seeds:
         raise BudgetError("A sweep takes at least one budget and one seed.")
     folder = check_folder(folder) if folder else None

@@ -65,7 +65,13 @@ def _entry(kind: str, name: str) -> dict[str, Any]:
     else:
         description = inspect.getdoc(entry.value) or ""
         options = [
-            {"name": info.name, "type": info.type_name, "default": info.default, "help": info.help}
+            {
+                "name": info.name,
+                "type": info.type_name,
+                "range": str(info.range),
+                "default": info.default,
+                "help": info.help,
+            }
             for info in options_of(entry.value)
         ]
         formula, paper = entry.value.formula, entry.value.paper

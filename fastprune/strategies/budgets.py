@@ -17,6 +17,9 @@ Budget = float | str | Mapping[str, float | str]
 """A fraction of the dense model's cost; text such as ``0.5``, ``latency=0.6,params=0.7`` or ``latency=3.5ms``; or the
 fraction, or the amount as text, by the name of each cost model."""
 
+MOST = 1000
+"""Budgets of a sweep."""
+
 
 @dataclass(frozen=True)
 class BudgetRequest:
@@ -81,6 +84,10 @@ def read_budgets(text: str) -> list[float]:
         if ":" in text:
             first, last, step = (float(part) for part in text.split(":"))
             count = round(abs(first - last) / abs(step))
+            if count >= MOST:
+                raise BudgetError(
+                    f"The step of the budgets {text} gives {count + 1:,} of them; at most {MOST:,} are allowed."
+                )
             sign = 1 if last >= first else -1
             found = [round(first + sign * abs(step) * at, 10) for at in range(count + 1)]
         else:
@@ -98,12 +105,12 @@ def _asked(value: object) -> BudgetRequest:
             f"The budget must be a fraction such as 0.5, an amount such as '3.5ms', or one of these by the name of each cost; "
             f"got {value!r}."
         )
-    if not isinstance(value, str):
-        return BudgetRequest(float(value))
-    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z]*)\s*", value)
+    found = (
+        re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
+    )
     try:
         return BudgetRequest(float(found[1]), found[2]) if found else BudgetRequest(float(value))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise BudgetError(
             f"The budget '{value}' is no number; give a fraction such as 0.5, costs by name such as "
             "latency=0.6,params=0.7, or an amount such as latency=3.5ms."

@@ -110,6 +110,11 @@ def check_reconstruction(reconstruction: Reconstruction, student: nn.Module, gro
         if bias is not None:
             _shape(who, path, "bias", bias, (linear.out_features,))
             _finite(who, path, "bias", bias)
+            if linear.bias is None and not tuner.adds_biases:
+                raise ContractError(
+                    f"The {who} returned a bias for '{path}', which has none; set adds_biases = True, so that the search leaves "
+                    "room for it."
+                )
 
 
 def _check_damage(who: str, name: str, damage: Tensor, units: int) -> None:

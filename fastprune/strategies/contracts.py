@@ -129,6 +129,9 @@ class Rearranger(Strategy, ABC):
 class Tuner(Strategy, ABC):
     """Stage 3: new weights for the kept units."""
 
+    adds_biases: ClassVar[bool] = True
+    """Whether ``tune`` may return a bias for a consumer without one. The search then leaves room for it in the budget."""
+
     def draft(self) -> Tuner:
         """A faster tuner for comparing candidate masks [this one]."""
         return self

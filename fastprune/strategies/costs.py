@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from fastprune.errors import UnreachableError
-
 Conditions = Mapping[str, str | int | bool | None]
 """Conditions of a measurement by name: device, dtype, batch size and so on."""
 
@@ -54,15 +52,3 @@ class CostTable:
         groups = {name: costs for name, costs in self.groups.items() if name not in names}
         fixed = self.fixed + sum(float(self.groups[name][-1]) for name in names)
         return dataclasses.replace(self, groups=groups, fixed=fixed)
-
-    def check(self, budget: float) -> None:
-        """Check that a budget can be met.
-
-        Raises:
-            UnreachableError: ``budget``, in the table's measure, is below the floor.
-        """
-        if budget < self.floor:
-            raise UnreachableError(
-                f"The budget of {budget / self.total:.3g} of the {self.measure} ({budget:.4g}) cannot be met: with every unit "
-                f"pruned {self.floor / self.total:.3g} ({self.floor:.4g}) is left. Ask for more than that."
-            )

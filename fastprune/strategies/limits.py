@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastprune.errors import UnreachableError
 from fastprune.strategies.context import Context
 from fastprune.strategies.contracts import Searcher
 from fastprune.strategies.costs import CostTable
@@ -46,6 +47,19 @@ class Limit:
         """The budget plus a tolerance for rounding in sums of non-integer costs."""
         return self.budget * (1 + 1e-12)
 
+    def check(self) -> None:
+        """Check that the budget can be met.
+
+        Raises:
+            UnreachableError: The budget is below the table's floor.
+        """
+        floor = self.table.floor
+        if self.budget < floor:
+            raise UnreachableError(
+                f"The budget of {self.share:.3g} of the {self.table.measure} ({self.budget:.4g}) cannot be met: with every unit "
+                f"pruned {floor / self.dense:.3g} ({floor:.4g}) is left. Ask for more than that."
+            )
+
 
 def _saved(limit: Limit, name: str, now: int) -> Tensor:
     """Saving of each smaller number of units than ``now``, as a share of the budget: [now]."""
@@ -70,7 +84,7 @@ class Limits:
             BudgetError: A budget is below its table's floor.
         """
         for limit in self.items:
-            limit.table.check(limit.budget)
+            limit.check()
 
     def remaining(self, mask: Mask, fixed: Collection[str] = ()) -> Limits:
         """The limits of a model with only the mask's units; the groups in ``fixed`` become part of the fixed cost."""
@@ -87,6 +101,16 @@ class Limits:
             return self
         way = (1 - share) / (1 - first) if first < 1 else 1.0
         return Limits(tuple(replace(limit, share=1 - way * (1 - limit.share)) for limit in self.items))
+
+    @property
+    def possible(self) -> bool:
+        """Whether every budget can be met."""
+        return all(limit.table.floor <= limit.budget for limit in self.items)
+
+    def lowered(self, amounts: Sequence[float]) -> Limits:
+        """The limits with each budget lower by an amount in its table's measure; amounts below 0 leave it as it is."""
+        shares = [each.share - max(amount, 0.0) / each.dense for each, amount in zip(self.items, amounts, strict=True)]
+        return Limits(tuple(replace(each, share=share) for each, share in zip(self.items, shares, strict=True)))
 
     def spent(self, mask: Mask) -> list[dict[str, Any]]:
         """By cost: name, measure, conditions, the budget's share, and the cost before and after."""

@@ -1,4 +1,4 @@
-"""Options: the fields of a strategy, with help texts, parsing from text and type checks."""
+"""Options: the fields of a strategy, with help texts, ranges, parsing from text and checks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from fastprune.errors import OptionError
+from fastprune.ranges import Range
 
 T = TypeVar("T")
 S = TypeVar("S", bound="HasOptions")
@@ -22,19 +23,43 @@ class HasOptions(Protocol):
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
-def option(default: T, *, help: str) -> T:
-    """Define an option: a dataclass field with the sentence that help and documentation print."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def option(
+    default: T, *, help: str, at_least: float | None = None, above: float | None = None, at_most: float | None = None
+) -> T:
+    """Define an option: a dataclass field with the sentence that help and documentation print.
+
+    Args:
+        default: The default value.
+        help: One sentence.
+        at_least: The smallest number that the option takes, for numeric options [no bound].
+        above: A number that every value must exceed, instead of ``at_least`` [no bound].
+        at_most: The largest number that the option takes [no bound]. Bound options that the run time grows with.
+
+    NaN and infinity are refused by every option.
+    """
+    allowed = Range(at_least=at_least, above=above, at_most=at_most)
+    return dataclasses.field(default=default, metadata={"help": help, "range": allowed})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptionInfo:
-    """An option's name, type, default and help."""
+    """An option's name, type, default, help, and the range of its numbers."""
 
     name: str
     annotation: Any
     default: Any
     help: str
+    range: Range
+
+    @property
+    def takes(self) -> str:
+        """Type and range in users' notation: ``float, 0 to 1``."""
+        return ", ".join(filter(None, (self.type_name, str(self.range))))
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the option takes numbers."""
+        return bool({int, float} & {self.annotation, *typing.get_args(self.annotation)})
 
     @property
     def type_name(self) -> str:
@@ -46,7 +71,13 @@ def options_of(strategy: type[HasOptions]) -> list[OptionInfo]:
     """The options of a strategy class, in the order of their definition."""
     hints = typing.get_type_hints(strategy)
     return [
-        OptionInfo(name=f.name, annotation=hints[f.name], default=f.default, help=f.metadata.get("help", ""))
+        OptionInfo(
+            name=f.name,
+            annotation=hints[f.name],
+            default=f.default,
+            help=f.metadata.get("help", ""),
+            range=f.metadata.get("range", Range()),
+        )
         for f in dataclasses.fields(strategy)
     ]
 
@@ -55,7 +86,7 @@ def build(kind: str, strategy: type[S], values: Mapping[str, Any]) -> S:
     """Build a strategy from option values; text is parsed as the option's type.
 
     Raises:
-        OptionError: An option is unknown, or its value has another type.
+        OptionError: An option is unknown, or its value has another type or is out of range.
     """
     known = {info.name: info for info in options_of(strategy)}
     for name in values:
@@ -70,23 +101,23 @@ def build(kind: str, strategy: type[S], values: Mapping[str, Any]) -> S:
 
 
 def check_options(strategy: HasOptions) -> None:
-    """Check that all option values of a strategy have the options' types.
+    """Check that all option values of a strategy have the options' types and are in their ranges.
 
     Raises:
-        OptionError: A value has another type; the message names the value and the expected type.
+        OptionError: A value does not fit; the message names the value, the expected type and the range.
     """
     for info in options_of(type(strategy)):
         value = getattr(strategy, info.name)
-        if not _fits(value, info.annotation):
-            raise OptionError(f"option '{info.name}' of '{strategy.name}' takes {info.type_name}, not {value!r}.")
+        if not _allowed(value, info):
+            raise OptionError(f"option '{info.name}' of '{strategy.name}' takes {info.takes}; got {value!r}.")
 
 
 def _read(kind: str, strategy: str, info: OptionInfo, value: Any) -> Any:
     for candidate in _candidates(value):
-        if _fits(candidate, info.annotation):
+        if _allowed(candidate, info):
             return float(candidate) if _wants_float(candidate, info.annotation) else candidate
     raise OptionError(
-        f"option '{info.name}' of {kind} '{strategy}' takes {info.type_name}, not {value!r} "
+        f"option '{info.name}' of {kind} '{strategy}' takes {info.takes}; got {value!r} "
         f"(its default is {info.default!r})."
     )
 
@@ -105,6 +136,11 @@ def _candidates(value: Any) -> list[Any]:
     return [*readings, value]
 
 
+def _allowed(value: Any, info: OptionInfo) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return _fits(value, info.annotation) and (not number or value in info.range)
+
+
 def _fits(value: Any, annotation: Any) -> bool:
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
@@ -112,7 +148,7 @@ def _fits(value: Any, annotation: Any) -> bool:
     if origin in (types.UnionType, typing.Union):
         return any(_fits(value, argument) for argument in typing.get_args(annotation))
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+        return isinstance(value, int | float) and not isinstance(value, bool)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, origin or annotation)

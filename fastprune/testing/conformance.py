@@ -15,6 +15,7 @@ from fastprune import testing
 from fastprune.data.batches import Batches
 from fastprune.models.pretrained import read_class
 from fastprune.progress import Progress, listening, track
+from fastprune.ranges import COUNT, check_integer
 from fastprune.registry import loading, serving
 from fastprune.strategies.contracts import CostModel
 from fastprune.units.architecture import Architecture
@@ -56,6 +57,7 @@ def check_model(
     Raises:
         ModelError: The model does not exist, its architecture is unknown, or the architecture does not fit it.
     """
+    check_integer("layers", layers, COUNT)
     with listening(progress):
         model = random_model(source, layers=layers)
         return verdicts(architecture or serving.architecture_for(model), model)

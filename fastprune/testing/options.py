@@ -39,6 +39,9 @@ def check_options(strategy: Strategy) -> None:
         value = getattr(strategy, info.name)
         assert keyword_only[info.name], f"{who}: the option '{info.name}' must be keyword-only (kw_only=True)."
         assert info.help, f"{who}: the option '{info.name}' needs a help text: option(default, help=...)."
+        assert info.range or not info.numeric, (
+            f"{who}: the numeric option '{info.name}' needs a range: option(default, at_least=0, at_most=1, help=...)."
+        )
         try:
             read = getattr(built(kind.__name__, kind, {info.name: str(value)}), info.name)
         except UsageError as error:

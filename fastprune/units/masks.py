@@ -44,6 +44,11 @@ class Mask:
         """Number of kept units, by group name."""
         return {name: int(values.sum()) for name, values in self.values.items()}
 
+    @property
+    def whole(self) -> bool:
+        """Whether every unit is kept."""
+        return all(bool(values.all()) for values in self.values.values())
+
     def kept(self, name: str) -> Tensor:
         """Indices of the kept units, rising: [kept]."""
         return self.values[name].nonzero().flatten()

@@ -24,7 +24,7 @@ class FisherRearranger(Rearranger):
     formula: ClassVar[str] = "minimise (1 - m)^T I_g (1 - m) over swaps, with I_g = 1/n G_g^T G_g"
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, https://arxiv.org/abs/2204.09656"
     shrinkage: float = option(
-        0.0, help="Shrinkage of I_g toward its diagonal, 0 to 1; 1 ignores interactions of units."
+        0.0, at_least=0, at_most=1, help="Shrinkage of I_g toward its diagonal; 1 ignores interactions of units."
     )
 
     @property

@@ -18,7 +18,7 @@ from torch import nn
 from fastprune import option
 from fastprune.calibration import frozen
 from fastprune.data import Workload, check_length
-from fastprune.errors import ModelError, OptionError, TableError, UsageError
+from fastprune.errors import ModelError, TableError, UsageError
 from fastprune.strategies import Conditions, Curve, MeasuredCost, MeasuredTable
 from fastprune.units import Group, Groups
 from fastprune_latency.conditions import conditions_of, shape_of, unpadded
@@ -49,29 +49,27 @@ class LatencyCost(MeasuredCost):
     formula: ClassVar[str] = "T = T(every group empty) + sum_g t_g(k_g), each t_g measured and made non-decreasing"
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, section 4.1: https://arxiv.org/abs/2204.09656"
 
-    batch_size: int | None = option(None, help="Samples per forward pass [none: the table file's, else 32].")
+    batch_size: int | None = option(
+        None, at_least=1, at_most=65536, help="Samples per forward pass [none: the table file's, else 32]."
+    )
     seq_len: int | None = option(
-        None, help="Tokens per sample [none: the table file's, else the mean length in the calibration set]."
+        None,
+        at_least=1,
+        at_most=10_000_000,
+        help="Tokens per sample [none: the table file's, else the mean length in the calibration set].",
     )
     device: str | None = option(None, help="Device to measure on, such as cpu or cuda [none: the model's].")
     dtype: Literal["float32", "float16", "bfloat16"] | None = option(
         None, help="Data type of the weights [none: the model's]."
     )
     attention: str | None = option(None, help="Attention kernel, such as eager or sdpa [none: the model's].")
-    threads: int | None = option(None, help="CPU threads [none: torch's].")
+    threads: int | None = option(None, at_least=1, at_most=1024, help="CPU threads [none: torch's].")
     compile: bool = option(False, help="Compile the layers with torch.compile before measuring.")
-    rounds: int = option(5, help="Number of times each width is measured.")
+    rounds: int = option(5, at_least=1, at_most=1000, help="Number of times each width is measured.")
     table_file: str | None = option(
         None, help="Table file measured earlier, on this or another machine, to use instead."
     )
     cache: bool = option(True, help="Read and store tables in the user's cache directory.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("batch_size", "seq_len", "threads", "rounds"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(f"option '{name}' of 'latency' must be 1 or more; got {value}.")
 
     def table(self, model: nn.Module, groups: Groups, workload: Workload) -> MeasuredTable:
         """Read the table from ``table_file`` or the cache, or measure it.

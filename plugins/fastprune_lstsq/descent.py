@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastprune import Batches, UsageError, option
+from fastprune import Batches, option
 from fastprune.data import mix_spans
 from fastprune.reconstruction import LayerFit, Samples, bf16_matmuls, reconstruct
 from fastprune.strategies import Context, Reconstruction, Scores
@@ -46,24 +46,28 @@ class DescentTuner(WeightsTuner):
     paper: ClassVar[str] = "Li et al. (BRECQ), ICLR 2021, https://arxiv.org/abs/2102.05426 (reconstruction by blocks)"
     epochs: float = option(
         1.0,
+        at_least=0,
+        at_most=MOST,
         help="Epochs for a dense layer; a layer with a third of its parameters left gets three times as many, at the same cost.",
     )
     recombine: int = option(
-        0, help="Mixed copies of each text to add to the training data; half of a copy comes from another text."
+        0,
+        at_least=0,
+        at_most=64,
+        help="Mixed copies of each text to add to the training data; half of a copy comes from another text.",
     )
-    fill: int = option(4096, help="Minimum number of training tokens; mixed copies are added to reach it.")
+    fill: int = option(
+        4096,
+        at_least=0,
+        at_most=131_072,
+        help="Minimum number of training tokens; mixed copies are added to reach it.",
+    )
     rate: float = option(
         0.05,
+        above=0,
+        at_most=1,
         help="Learning rate, relative to each tensor's root mean square and the square root of the layer's relative error.",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.epochs < 0 or self.rate <= 0 or min(self.recombine, self.fill) < 0:
-            raise UsageError(
-                "The tuner 'descent' needs epochs, recombine and fill of 0 or more and a rate above 0; got "
-                f"epochs={self.epochs:g}, rate={self.rate:g}, recombine={self.recombine}, fill={self.fill}."
-            )
 
     def draft(self) -> WeightsTuner:
         """The tuner ``weights`` with the same options: least squares without gradient descent."""

@@ -22,10 +22,18 @@ class MaskTuner(Tuner):
     """
 
     name: ClassVar[str] = "mask"
+    adds_biases: ClassVar[bool] = False
     formula: ClassVar[str] = "min over s of ||sum_u s_u X_u W_u^T + b - D||^2, damped around s = 1"
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, section 4.3: https://arxiv.org/abs/2204.09656"
-    damp: float = option(1.0, help="LSMR damping of s - 1; the normal equations are sums over the tokens.")
-    limit: float = option(10.0, help="Largest |s| accepted; a layer with a larger scale keeps its untuned mask.")
+    damp: float = option(
+        1.0, at_least=0, at_most=1e6, help="LSMR damping of s - 1; the normal equations are sums over the tokens."
+    )
+    limit: float = option(
+        10.0,
+        at_least=1,
+        at_most=1e6,
+        help="Largest |s| accepted; a layer with a larger scale keeps its untuned mask.",
+    )
 
     def tune(
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores, context: Context

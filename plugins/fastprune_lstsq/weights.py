@@ -5,7 +5,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from fastprune import Batches, UsageError, option
+from fastprune import Batches, option
+from fastprune.errors import OptionError
 from fastprune.reconstruction import Samples, Solver, Statistics, reconstruct
 from fastprune.strategies import Context, Reconstruction, Scores, Tuner
 from fastprune.units import Group, Groups
@@ -31,9 +32,16 @@ class WeightsTuner(Tuner):
     paper: ClassVar[str] = (
         "He et al., ICCV 2017, https://arxiv.org/abs/1707.06168 (least squares for the kept channels)"
     )
-    damping: float = option(0.01, help="Smallest ridge strength, relative to the mean diagonal of the Gram matrix.")
+    damping: float = option(
+        0.01,
+        at_least=0,
+        at_most=1000,
+        help="Smallest ridge strength, relative to the mean diagonal of the Gram matrix.",
+    )
     held_back: int = option(
         10,
+        at_least=0,
+        at_most=10_000,
         help="Hold out every k-th sample to choose each ridge strength (1x to 1,000x damping) on; 0: hold out none, use 1x.",
     )
     tokens: Literal["equal", "gradient"] = option(
@@ -42,17 +50,16 @@ class WeightsTuner(Tuner):
     producers: bool = option(True, help="Correct the error left in the residual stream in the next producers, too.")
     tokens_per_feature: float = option(
         32.0,
+        at_least=0,
+        at_most=1e6,
         help="Subsample to about this many tokens per input feature of a layer's widest regression; 0: all tokens.",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = min(self.damping, self.tokens_per_feature)
-        if self.held_back < 0 or self.held_back == 1 or least < 0:
-            raise UsageError(
-                f"The tuner '{self.name}' needs a held_back of 0 or of 2 or more, and a damping and "
-                f"tokens_per_feature of 0 or more; got held_back={self.held_back}, damping={self.damping:g}, "
-                f"tokens_per_feature={self.tokens_per_feature:g}."
+        if self.held_back == 1:
+            raise OptionError(
+                f"option 'held_back' of '{self.name}' takes 0, or 2 or more; 1 would hold out every sample."
             )
 
     @property

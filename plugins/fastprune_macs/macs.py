@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastprune import materialize, option
 from fastprune.calibration import frozen
-from fastprune.data import Workload
+from fastprune.data import Workload, check_length
 from fastprune.strategies import CostModel, CostTable
 from fastprune.units import Group, Groups, Mask, dense_routing, sharing_copy
 
@@ -31,11 +31,15 @@ class MacsCost(CostModel):
     counted: ClassVar[bool] = True
     formula: ClassVar[str] = "MACs = fixed + sum_g k_g c_g, c_g of one unit counted over a sample of seq_len tokens"
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, https://arxiv.org/abs/2204.09656"
-    seq_len: int | None = option(None, help="Tokens per sample [none: the mean length in the calibration set].")
+    seq_len: int | None = option(
+        None, at_least=1, at_most=10_000_000, help="Tokens per sample [none: the mean length in the calibration set]."
+    )
     scope: Literal["model", "layers"] = option("model", help="Count the whole model, or only the prunable units.")
 
     def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:
-        inputs = workload.inputs(seq_len=self.seq_len or workload.seq_len)
+        seq_len = self.seq_len or workload.seq_len
+        check_length(model, seq_len)
+        inputs = workload.inputs(seq_len=seq_len)
         total, by_unit = count_macs(model, groups, inputs)
         costs = {g.name: torch.arange(g.units + 1, dtype=torch.float64) * by_unit[g.name] for g in groups}
         spent = sum(float(cost[-1]) for cost in costs.values())

@@ -28,6 +28,7 @@ class NoTuner(Tuner):
     """Leave all weights unchanged."""
 
     name: ClassVar[str] = "none"
+    adds_biases: ClassVar[bool] = False
     formula: ClassVar[str] = "W <- W, b <- b"
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, the ablation: https://arxiv.org/abs/2204.09656"
 

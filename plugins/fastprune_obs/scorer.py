@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastprune import Batches, UsageError, option, track
+from fastprune import Batches, option, track
 from fastprune.calibration import Labels, MomentsCollector, check_gradients, collect_gradients, run_backward
 from fastprune.strategies import Context, Scorer, Scores
 from fastprune.units import Group, Groups, consumer_of
@@ -39,24 +39,23 @@ class OBSScorer(Scorer):
         "auto",
         help="Labels of the loss: the data set's, drawn from the model's predictions, or auto (the first available).",
     )
-    damping: float = option(0.01, help="Damping added to C's diagonal, relative to the diagonal's mean.")
+    damping: float = option(
+        0.01, at_least=0, at_most=1000, help="Damping added to C's diagonal, relative to the diagonal's mean."
+    )
     power: float = option(
         0.75,
+        above=0,
+        at_most=4,
         help="Exponent of the damage curves; below 1 it lowers the damage of strong pruning relative to light pruning.",
     )
-    max_tokens: int = option(32768, help="Subsample to about this many tokens for C.")
+    max_tokens: int = option(32768, at_least=32, at_most=10_000_000, help="Subsample to about this many tokens for C.")
     gradient_share: float = option(
         0.25,
+        above=0,
+        at_most=1,
         help="Share of the calibration set used for G, about 128 to 256 samples; 1: all samples. All samples are also used if "
         "another stage needs per-sample gradients.",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 < self.gradient_share <= 1.0:
-            raise UsageError(
-                f"The scorer 'obs' needs a gradient_share above 0 and at most 1; got {self.gradient_share:g}."
-            )
 
     @property
     def provides(self) -> frozenset[str]:

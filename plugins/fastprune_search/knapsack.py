@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastprune import UsageError, option, track
+from fastprune import option, track
 from fastprune.strategies import Context, CostTable, Scores, Searcher
 from fastprune.units import Mask
 
@@ -36,14 +36,11 @@ class KnapsackSearcher(Searcher):
     paper: ClassVar[str] = "Frantar and Alistarh (SPDY), ICML 2022, https://arxiv.org/abs/2201.13096"
     tries: int = option(
         1,
+        at_least=1,
+        at_most=1 + len(VARIANTS),
         help="Number of masks to try, with differently weighted damage; each is tuned quickly, the one closest to the dense "
         "model is kept.",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.tries <= 1 + len(VARIANTS):
-            raise UsageError(f"The searcher 'knapsack' needs 1 to {1 + len(VARIANTS)} tries; got {self.tries}.")
 
     def variants(self) -> Sequence[Searcher]:
         """The searchers to try, unweighted damage first, so that it wins a tie."""

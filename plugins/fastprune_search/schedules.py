@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fastprune import UsageError, option
+from fastprune import option
 from fastprune.strategies import Pass, Schedule
 
 
@@ -31,12 +31,7 @@ class Rounds(Schedule):
     name: ClassVar[str] = "rounds"
     formula: ClassVar[str] = "b_r = budget^(r/R), r = 1..R"
     paper: ClassVar[str] = "Tanaka et al. (SynFlow), NeurIPS 2020, https://arxiv.org/abs/2006.05467"
-    steps: int = option(2, help="Number of passes R.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.steps < 1:
-            raise UsageError(f"The schedule 'rounds' needs at least 1 step; got {self.steps}.")
+    steps: int = option(2, at_least=1, at_most=100, help="Number of passes R.")
 
     def passes(self, budget: float, groups: Sequence[str]) -> Sequence[Pass]:
         return [Pass(budget ** (step / self.steps)) for step in range(1, self.steps)] + [Pass(budget)]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fastprune
-from fastprune import Batches, UsageError, materialize, strategy, testing
+from fastprune import Batches, materialize, strategy, testing
 from fastprune.data import mix_spans
 from fastprune.reconstruction import LayerFit, Samples, Solver, reconstruct
 from fastprune.testing.comparing import hidden_error
@@ -206,9 +206,3 @@ def test_recombined_texts_bring_few_samples_nearer_on_others() -> None:
         errors.append(hidden_error(model, student, groups, others))
     assert errors[1] < 0.9 * errors[0]
     assert errors[2] == errors[1]
-
-
-@pytest.mark.parametrize("options", [{"epochs": -1.0}, {"rate": 0.0}, {"recombine": -1}, {"fill": -1}])
-def test_options_out_of_range_are_said(options: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="needs epochs, recombine and fill of 0 or more and a rate above 0; got"):
-        strategy("tuner", "descent", **options)

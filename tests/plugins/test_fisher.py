@@ -13,6 +13,7 @@ from fastprune import strategy, testing
 from fastprune.strategies import Context, Scores
 from fastprune.units import Mask, resolve_groups
 from fastprune_fisher.rearranger import swap
+from fastprune_fisher.scorer import in_mini_batches
 
 
 def problem(seed: int, units: int = 7, rank: int = 9, kept: int = 4):
@@ -114,12 +115,32 @@ def test_importance_is_the_mean_square_of_the_gradients(labels: str) -> None:
         assert float(expected.max()) > 0
 
 
-def test_average_of_mini_batches_is_another_matrix() -> None:
-    """What the reference code squares (docs/method.md, section 4.1): fewer, averaged vectors, and not the same diagonal."""
+def test_mini_batches_are_summed_before_squaring() -> None:
+    gradients = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    order = torch.tensor([9, 1, 4, 0, 2, 3, 5, 6, 7, 8])
+    summed = in_mini_batches(gradients, order, 4)  # 4, 4 and 2 samples
+    sums = torch.stack([gradients[[9, 1, 4, 0]].sum(0), gradients[[2, 3, 5, 6]].sum(0), gradients[[7, 8]].sum(0)])
+    torch.testing.assert_close(summed.T @ summed, sums.T @ sums)
+    torch.testing.assert_close(summed[9], sums[0] / 2)
+    torch.testing.assert_close(in_mini_batches(gradients, order, 1), gradients)
+
+
+def test_mini_batches_are_another_matrix_and_off_by_default() -> None:
+    """What the reference code squares (docs/method.md, section 4.1): fewer vectors, and not the same diagonal."""
     model = testing.tiny_model()
     groups = resolve_groups(fastprune.architecture_for(model), model)
     batches = testing.tiny_batches(model)
-    scores = strategy("scorer", "fisher").score(model, groups, batches, Context(generator=torch.Generator()))
-    name = groups.items[0].name
-    averaged = scores.grads[name].unflatten(0, (3, 8)).mean(1).square().mean(0)
-    assert not torch.allclose(scores.importance[name], averaged, rtol=0.1)
+    each, ones, eights = (
+        strategy("scorer", "fisher", **options).score(model, groups, batches, Context(generator=torch.Generator()))
+        for options in ({}, {"mini_batch": 1}, {"mini_batch": 8})
+    )
+    for group in groups:
+        torch.testing.assert_close(each.importance[group.name], ones.importance[group.name])
+        assert not torch.allclose(each.importance[group.name], eights.importance[group.name], rtol=0.1)
+        assert torch.linalg.matrix_rank(eights.grads[group.name]) <= 3
+        torch.testing.assert_close(eights.importance[group.name], eights.grads[group.name].square().mean(0))
+
+
+def test_a_mini_batch_has_a_size() -> None:
+    with pytest.raises(fastprune.UsageError, match="mini_batch of 0 or more samples; got -1"):
+        strategy("scorer", "fisher", mini_batch=-1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastprune import UsageError, strategy
+from fastprune import strategy
 from fastprune.strategies import Context, CostTable, Scores
 from fastprune_search.knapsack import WeightedSearcher
 
@@ -162,9 +162,3 @@ def test_a_power_below_one_shares_the_damage_more_evenly(monkeypatch: pytest.Mon
     # minimise 4 x^2 + y^2 over what goes, x + y = 100: x = 20; of 4^p x^(2p) + y^(2p): y / x = 4^(p / (2p - 1))
     assert kept[1.0] == {"a": 80, "b": 20}
     assert kept[0.75]["a"] == pytest.approx(100 - 100 / (1 + 4**1.5), abs=1)
-
-
-@pytest.mark.parametrize("tries", [0, 5])
-def test_options_that_make_no_sense(tries: int) -> None:
-    with pytest.raises(UsageError, match=f"needs 1 to 4 tries; got {tries}"):
-        strategy("searcher", "knapsack", tries=tries)

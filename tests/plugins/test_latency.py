@@ -143,7 +143,7 @@ def test_positions_that_begin_behind_the_padding(monkeypatch: pytest.MonkeyPatch
 
 def test_bad_input() -> None:
     model, groups, workload = case()
-    with pytest.raises(OptionError, match="'batch_size' of 'latency' must be 1 or more; got 0"):
+    with pytest.raises(OptionError, match="option 'batch_size' of cost 'latency' takes int | none, 1 to 65,536; got 0"):
         strategy("cost", "latency", batch_size=0)
     with pytest.raises(ModelError, match="takes at most 64 tokens; 65 were requested"):
         strategy("cost", "latency", seq_len=65).table(model, groups, workload)

@@ -20,7 +20,12 @@ class PowerScorer(Scorer):
     """The mean of |x|^power of each consumer input feature, times its column's norm, summed over the unit's features."""
 
     name: ClassVar[str] = "power"
-    power: float = option(2.0, help="The exponent: 1 for the mean size, more to let rare large activations count.")
+    power: float = option(
+        2.0,
+        above=0,
+        at_most=10,
+        help="The exponent: 1 for the mean size, more to let rare large activations count.",
+    )
 
     def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
         """As ``Scorer.score``."""

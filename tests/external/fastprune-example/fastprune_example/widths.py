@@ -17,7 +17,7 @@ class WidthsFormat(ExportFormat):
 
     name: ClassVar[str] = "widths"
     files: ClassVar[tuple[str, ...]] = ("widths.json",)
-    multiple: int = option(1, help="Widths that are no multiple of it are refused.")
+    multiple: int = option(1, at_least=1, help="Widths that are no multiple of it are refused.")
 
     def refuses(self, opened: Pretrained) -> str:
         """As ``ExportFormat.refuses``."""
