@@ -107,7 +107,7 @@ def save(
         **details,
     }
     with written_directory(path) as scratch:
-        model.save_pretrained(scratch, save_original_format=False)
+        model.save_pretrained(scratch)
         _write_modelling_file(model, scratch)
         write_companions(scratch, tokenizer, companions or {})
         (scratch / MANIFEST).write_text(json_text(manifest, indent=2) + "\n", encoding="utf-8")
