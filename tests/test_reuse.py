@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import pytest
 import torch
 from torch import nn
 
 import fastprune
 from fastprune import Batches, testing
 from fastprune.data import Workload
+from fastprune.pipeline import fingerprint
 from fastprune.pipeline.cache import PruningCache
 from fastprune.strategies import Context, CostModel, CostTable, Scorer, Scores
 from fastprune.units import Groups
@@ -76,3 +79,34 @@ def test_a_broken_file_is_computed_again(tmp_path: Path) -> None:
     CALLS.clear()
     prune(0.5, PruningCache(folder=tmp_path))
     assert CALLS == ["measure", "score"]
+
+
+def changed(change: str) -> dict[str, Any]:
+    """Arguments of ``prune`` for a model, of which one thing is another."""
+    model = testing.tiny_model("bert", "Model")
+    batches = testing.tiny_batches(
+        model, samples=16, batch_size=4 if change == "batch size" else 8, seed=int(change == "data")
+    )
+    if change == "weights":
+        with torch.no_grad():
+            next(model.parameters()).view(-1)[0] += 1e-3
+    elif change == "dtype":
+        model = model.double()
+    elif change == "pooling":
+        batches = dataclasses.replace(batches, task=dataclasses.replace(batches.task, pooling="cls"))  # type: ignore[type-var, call-arg]
+    return {"model": model, "data": batches, "seed": int(change == "seed")}
+
+
+@pytest.mark.parametrize("change", ["", "weights", "dtype", "data", "batch size", "pooling", "seed", "versions"])
+def test_results_are_reused_for_nothing_else(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    how = {"scorer": CountedScorer(), "cost": CountedCost(), "searcher": "threshold", "rearranger": "none"}
+    how |= {"tuner": "none", "budget": 0.5, "bench": False}
+    caches = [PruningCache(), PruningCache(folder=tmp_path)]
+    for cache in caches:
+        fastprune.prune(**changed(""), **how, cache=cache)
+    CALLS.clear()
+    if change == "versions":
+        monkeypatch.setattr(fingerprint, "library_versions", lambda: {"torch": "another"})
+    for cache in (caches[0], PruningCache(folder=tmp_path)):  # from memory, and as another process
+        fastprune.prune(**changed(change), **how, cache=cache)
+    assert ["measure", "score"] * (2 if change else 0) == CALLS

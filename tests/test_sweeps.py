@@ -9,6 +9,7 @@ from typing import Any
 
 import click.testing
 import pytest
+import torch
 
 import fastprune
 from fastprune import Recipe, Sweep, UsageError, testing
@@ -149,11 +150,14 @@ def test_a_folder_of_something_else_is_refused(opened: Pretrained, tmp_path: Pat
         fastprune.sweep(opened, sets(opened), tests, budgets=[0.5], folder=tmp_path)
     other = tmp_path / "other"
     fastprune.sweep(opened, sets(opened), tests, budgets=[0.5], folder=other)
-    with pytest.raises(UsageError, match="has eval_samples 8, not 9"):
+    with pytest.raises(UsageError, match="has eval samples 8, not 9, eval batches 1, not 2, eval contents"):
         fastprune.sweep(
             opened, sets(opened), testing.tiny_batches(opened.model, samples=9), budgets=[0.5], folder=other
         )
-    with pytest.raises(UsageError, match=r"is calibrated on 16 samples .* not 17 samples .*; name another --output"):
+    with pytest.raises(
+        UsageError,
+        match=r"calibration set of the sweep in .* has samples 16, not 17, .*; repeat the first",
+    ):
         fastprune.sweep(opened, lambda _: sets(opened)(1), tests, budgets=[0.4], folder=other)
     changed = {"default": Recipe.of("default", tuner="none")}
     with pytest.raises(UsageError, match="A recipe of the sweep in .* has changed"):
@@ -161,6 +165,38 @@ def test_a_folder_of_something_else_is_refused(opened: Pretrained, tmp_path: Pat
     with pytest.raises(UsageError, match="no metric 'bleu' for this task; there are accuracy"):
         fastprune.sweep(opened, sets(opened), tests, budgets=[0.5], metric="bleu", folder=tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("dtype", "has weights .*, dtype float32, not float64"),
+        ("weights", "has weights .*, not "),
+        ("batch size", "calibration set .* batches 2, not 4, contents"),
+        ("contents", "calibration set .* has contents .*, not "),
+        ("evaluation", "has eval contents .*, not "),
+    ],
+)
+def test_a_resumed_sweep_with_other_settings_is_refused(change: str, says: str, tmp_path: Path) -> None:
+    def call(change: str) -> None:
+        model = testing.tiny_model()
+        batches = testing.tiny_batches(model, samples=16, batch_size=4 if change == "batch size" else 8)
+        tests = testing.tiny_batches(model, samples=8, seed=int(change == "evaluation"))
+        if change == "contents":
+            batches.batches[0]["input_ids"][0, 0] += 1
+        elif change == "weights":
+            with torch.no_grad():
+                next(model.parameters()).view(-1)[0] += 1e-3
+        model = model.double() if change == "dtype" else model
+        task = fastprune.task_for(model.config, type(model))
+        opened = Pretrained(model=model, tokenizer=None, task=task, source="tiny")
+        recipes = {"paper": Recipe.of("paper", tuner="none")}
+        fastprune.sweep(opened, lambda _: batches, tests, budgets=[0.5], recipes=recipes, folder=tmp_path / "sweep")
+
+    call("")
+    call("")
+    with pytest.raises(UsageError, match=says):
+        call(change)
 
 
 def test_one_cost_for_all_recipes(opened: Pretrained) -> None:

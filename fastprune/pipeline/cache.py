@@ -31,7 +31,7 @@ class PruningCache:
 
     Give the same instance to several calls of ``prune`` with the same model, data and seed: each cost model measures once,
     each scorer scores the dense model once, and the dense model's layers run once, within the memory limit. A pruning has the
-    same result with it as without it.
+    same result with it as without it: for another model, calibration set or seed everything is computed anew.
 
     Attributes:
         folder: A directory for tables and scores, so that another process can use them [memory only].
@@ -42,7 +42,7 @@ class PruningCache:
     folder: Path | None = None
     memory: int | None = None
     states: DenseStates | None = field(default=None, init=False, repr=False)
-    _results: dict[tuple[str, str], Any] = field(default_factory=dict)
+    _results: dict[tuple[str, str, str], Any] = field(default_factory=dict)
 
     def dense_states(self, teacher: nn.Module, batches: Batches) -> DenseStates:
         """The cached states of this model on these batches; those of another model or calibration set are dropped."""
@@ -50,40 +50,39 @@ class PruningCache:
             self.states = DenseStates(teacher, batches, self.memory)
         return self.states
 
-    def costs(self, cost: CostModel, measure: Callable[[], CostTable]) -> CostTable:
-        """The table of a cost model, measured at the first call."""
-        return self._once("costs", cost, CostTable, measure)
+    def costs(self, cost: CostModel, of: str, measure: Callable[[], CostTable]) -> CostTable:
+        """The table of a cost model for the subject with the fingerprint ``of``, measured at the first call."""
+        return self._once("costs", cost, of, CostTable, measure)
 
-    def scores(self, scorer: Scorer, score: Callable[[], Scores]) -> Scores:
-        """The scores of a scorer, computed at the first call."""
-        return self._once("scores", scorer, Scores, score)
+    def scores(self, scorer: Scorer, of: str, score: Callable[[], Scores]) -> Scores:
+        """The scores of a scorer for the subject with the fingerprint ``of``, computed at the first call."""
+        return self._once("scores", scorer, of, Scores, score)
 
-    def _once(self, kind: str, strategy: Any, result: type[T], compute: Callable[[], T]) -> T:
+    def _once(self, kind: str, strategy: Any, of: str, result: type[T], compute: Callable[[], T]) -> T:
         """The result of a strategy: from memory, from the folder, or computed and kept in both."""
-        key = (kind, repr(strategy))
+        key = (kind, repr(strategy), of)
         if key not in self._results:
-            read = self._read(kind, strategy)
+            path = self._path(kind, strategy, of)
+            read = self._read(path)
             self._results[key] = result(**read) if read else compute()
             if not read:
-                self._write(kind, strategy, self._results[key])
+                self._write(path, self._results[key])
         value: T = self._results[key]
         return value
 
-    def _path(self, kind: str, strategy: Any) -> Path | None:
-        digest = hashlib.sha256(repr(strategy).encode()).hexdigest()[:12]
+    def _path(self, kind: str, strategy: Any, of: str) -> Path | None:
+        digest = hashlib.sha256(f"{strategy!r} {of}".encode()).hexdigest()[:12]
         return user_path(self.folder) / f"{kind}-{strategy.name}-{digest}.pt" if self.folder else None
 
-    def _read(self, kind: str, strategy: Any) -> dict[str, Any]:
+    def _read(self, path: Path | None) -> dict[str, Any]:
         """What another process kept; nothing where there is none, or it cannot be read: it is computed again then."""
-        path = self._path(kind, strategy)
         try:
             return dict(torch.load(path, weights_only=True)) if path and path.is_file() else {}
         except Exception as error:  # a torn file makes the unpickler raise whatever it stumbles over
             log.warning("%s cannot be read (%s) and is computed again", path, type(error).__name__)
             return {}
 
-    def _write(self, kind: str, strategy: Any, value: Any) -> None:
-        path = self._path(kind, strategy)
+    def _write(self, path: Path | None, value: Any) -> None:
         if path is None:
             return
         content = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}

@@ -92,9 +92,9 @@ def prune(
     requested = read_budget(budget)
     stages = {"scorer": scorer, "searcher": searcher, "rearranger": rearranger, "tuner": tuner}
     chosen = recipe_for(requested, recipe, cost=cost, schedule=schedule, **stages)
-    cache = cache or PruningCache()
+    shared, cache = cache is not None, cache or PruningCache()
     with torch.inference_mode(False), torch.enable_grad(), listening(progress), clock() as timings:
-        subject = open_subject(model, data, architecture=architecture, task=task, seed=seed, cache=cache)
+        subject = open_subject(model, data, architecture=architecture, task=task, seed=seed, cache=cache, shared=shared)
         check_fits(subject, chosen.scorer)
         workload = Workload.of(subject.calibration)
         limits = measure(subject, workload, requested, chosen.cost, cache)

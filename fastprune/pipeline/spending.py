@@ -43,7 +43,8 @@ def measure(
     with timed("measure"), frozen(subject.teacher):
         for name, request in (({cost.name: own} if own else {}) | others).items():
             chosen = _cost_model(name, cost)
-            table = cache.costs(chosen, partial(chosen.measure, subject.teacher, subject.groups, workload))
+            compute = partial(chosen.measure, subject.teacher, subject.groups, workload)
+            table = cache.costs(chosen, subject.fingerprint, compute)
             checks.check_costs(table, subject.groups, chosen)
             limits.append(Limit(name=name, table=table, share=request.share(table), dense=table.total))
     return Limits(tuple(limits))

@@ -39,7 +39,9 @@ def score(state: State, scorer: Scorer, cache: PruningCache) -> Scores:
     student, groups, subject = state.student, state.groups, state.subject
     context = Context(groups=groups, generator=subject.generator("score", state.turn), states=subject.states)
     with timed("score"), frozen(student):
-        scores = cache.scores(scorer, lambda: scorer.score(student, groups, subject.calibration, context))
+        scores = cache.scores(
+            scorer, subject.fingerprint, lambda: scorer.score(student, groups, subject.calibration, context)
+        )
         checks.check_scores(scores, groups, scorer)
     return scores
 

@@ -20,6 +20,7 @@ from fastprune.errors import DataError, ModelError
 from fastprune.models.pretrained import Pretrained, open_pretrained
 from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.clock import STAGES
+from fastprune.pipeline.fingerprint import fingerprint
 from fastprune.registry.loading import installed
 from fastprune.registry.serving import architecture_for, task_for
 from fastprune.strategies.contracts import Scorer
@@ -45,6 +46,7 @@ class Subject:
         calibration: The calibration set.
         states: Cached outputs of the teacher on the calibration set.
         seed: Seed of everything random.
+        fingerprint: Digest of all the above that results depend on; empty where no other pruning shares results.
     """
 
     given: nn.Module
@@ -55,6 +57,7 @@ class Subject:
     calibration: Batches
     states: DenseStates
     seed: int
+    fingerprint: str = ""
 
     def generator(self, stage: str, turn: int) -> torch.Generator:
         """The generator of a stage in a pass, on the CPU. Stages do not depend on each other's draws.
@@ -75,8 +78,9 @@ def open_subject(
     task: Task | None,
     seed: int,
     cache: PruningCache,
+    shared: bool = False,
 ) -> Subject:
-    """Open the model, find its units, and read its calibration set.
+    """Open the model, find its units, and read its calibration set. ``shared``: Other prunings use the cache, too.
 
     Raises:
         ModelError: The model cannot be opened, is wrapped in another module, fits no architecture, or serves no task.
@@ -102,6 +106,7 @@ def open_subject(
         calibration=calibration,
         states=cache.dense_states(teacher, calibration),
         seed=seed,
+        fingerprint=fingerprint(teacher, calibration, seed) if shared else "",
     )
 
 

@@ -15,6 +15,7 @@ from fastprune.measuring.evaluation import evaluate
 from fastprune.models.pretrained import Pretrained
 from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.curves import Point, Run, Sweep, check_folder, draw, to_csv
+from fastprune.pipeline.fingerprint import data_digest, dtype_text, task_text, weights_digest
 from fastprune.pipeline.prune import prune
 from fastprune.pipeline.result import PruningResult
 from fastprune.progress import Progress, listening, track
@@ -124,8 +125,13 @@ def _started(
         raise UsageError(f"The recipes of a sweep must count one cost; these count {', '.join(sorted(costs))}.")
     about: dict[str, Any] = {
         "model": model.source,
+        "weights": weights_digest(model.model),
+        "dtype": dtype_text(model.model),
+        "task": task_text(model.task),
         "eval_data": eval_data.source,
         "eval_samples": eval_data.n_samples,
+        "eval_batches": len(eval_data),
+        "eval_contents": data_digest(eval_data),
         "cost": costs.pop(),
         "recipes": {name: recipe.to_toml() for name, recipe in recipes.items()},
         "calibration": {},
@@ -133,17 +139,11 @@ def _started(
     state = folder / "sweep.json" if folder else None
     if state and state.is_file():
         found = Sweep.read(state)
-        for name in about:
-            if name == "recipes":
-                known = {
-                    each: text for each, text in found.about.get("recipes", {}).items() if each in about["recipes"]
-                }
-                if any(about["recipes"][each] != text for each, text in known.items()):
-                    raise UsageError(f"A recipe of the sweep in {folder} has changed; name another --output.")
-            elif name != "calibration" and found.about.get(name) != about[name]:
-                raise UsageError(
-                    f"The sweep in {folder} has {name} {found.about.get(name)}, not {about[name]}; name another --output."
-                )
+        known = {each: text for each, text in found.about.get("recipes", {}).items() if each in about["recipes"]}
+        if any(about["recipes"][each] != text for each, text in known.items()):
+            raise UsageError(f"A recipe of the sweep in {folder} has changed; name another --output.")
+        settings = {name: value for name, value in about.items() if name not in ("recipes", "calibration")}
+        _check_same(f"The sweep in {folder}", found.about, settings)
         found.about = {**found.about, "recipes": {**found.about.get("recipes", {}), **about["recipes"]}}
     else:
         dense = evaluate(model.model, eval_data)
@@ -157,16 +157,28 @@ def _started(
 
 def _note_calibration(found: Sweep, seed: int, batches: Batches, folder: Path | None) -> None:
     """Record a seed's calibration set; a resumed sweep must use the same one as before."""
-    now = {"source": batches.source, "samples": batches.n_samples, "tokens": batches.n_tokens}
+    now = {
+        "source": batches.source,
+        "samples": batches.n_samples,
+        "tokens": batches.n_tokens,
+        "batches": len(batches),
+        "contents": data_digest(batches),
+    }
     known = found.about.get("calibration", {})
-    before = known.get(str(seed), now)
-    if before != now:
-        said = [
-            "{samples} samples ({tokens} tokens) of {source}".format(**dict.fromkeys(now) | each)
-            for each in (before, now)
-        ]
-        raise UsageError(f"The sweep in {folder} is calibrated on {said[0]}, not {said[1]}; name another --output.")
+    _check_same(f"The calibration set of the sweep in {folder}", known.get(str(seed), now), now)
     found.about = {**found.about, "calibration": {**known, str(seed): now}}
+
+
+def _check_same(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Check that the settings of a resumed sweep are those it was started with.
+
+    Raises:
+        UsageError: Some settings differ; the message names them.
+    """
+    changed = [name for name, value in now.items() if before.get(name) != value]
+    if changed:
+        said = ", ".join(f"{name.replace('_', ' ')} {before.get(name)}, not {now[name]}" for name in changed)
+        raise UsageError(f"{what} has {said}; repeat the first call's options, or name another --output.")
 
 
 def _counted(cost: CostModel, result: PruningResult) -> str:
