@@ -71,7 +71,9 @@ def bench(dense: str, pruned: str, **options: Any) -> None:
     if options["as_json"]:
         click.echo(json_text(figures))
         return
-    title = f"{compared.batch_size} x {compared.seq_len} tokens, {options['rounds']} rounds"
+    from fastprune.reports.figures import shape
+
+    title = f"{shape(compared.batch_size, compared.seq_len, compared.unit)}, {options['rounds']} rounds"
     where.print(terminal.figures_table(_bench_rows(figures), title))
 
 

@@ -13,33 +13,49 @@ from fastprune.cli.opening import (
 )
 from fastprune.cli.options import data_options, model_options
 from fastprune.cli.working import working
+from fastprune.errors import DataError
 from fastprune.files import json_text
 
 
-@click.command(short_help="Measure a model, dense or pruned, on labelled data.")
+@click.command(short_help="Measure a model, dense or pruned, on data.")
 @click.argument("model")
-@click.option("--data", required=True, help="Labelled data: a file, a directory, or a Hub name such as glue/mrpc.")
+@click.option("--data", required=True, help="Data: a file, a directory, or a Hub name such as glue/mrpc.")
+@click.option("--dense", help="Dense model, to measure the agreement with it; needs no labels.")
 @data_options
 @model_options
 def evaluate(model: str, data: str, **options: Any) -> None:
-    """Print the task's metrics of MODEL, dense or pruned, on labelled data.
+    """Print the task's metrics of MODEL, dense or pruned, on labelled data, or its agreement with another model on any data.
 
     \b
     fastprune evaluate ./my-classifier --data test.csv
     fastprune evaluate small --data glue/mrpc --json
+    fastprune evaluate small --data texts.txt --dense ./my-classifier
     fastprune evaluate small-onnx --data test.csv                     of fastprune export, in its runtime
     """
     check_sources(model, data)
+    check_sources(options["dense"])
     with working() as where:
-        from fastprune.measuring.evaluation import EVALUATION_SPLITS
+        from fastprune.measuring.evaluation import EVALUATION_SPLITS, fidelity
         from fastprune.measuring.evaluation import evaluate as measure
 
         opened = open_model(model, options, exported=True)
         batches = read_batches(data, opened, options, samples=None, default_split=EVALUATION_SPLITS)
-        metrics = measure(opened.model, batches)
+        if batches.missing and not options["dense"]:
+            raise DataError(
+                f"{data}: {batches.missing} Or name the dense model (--dense) to measure the agreement with it."
+            )
+        metrics = {} if batches.missing else measure(opened.model, batches)
+        agreement = {}
+        if options["dense"]:
+            agreement = fidelity(open_model(options["dense"], options, exported=True).model, opened.model, batches)
     if options["as_json"]:
-        click.echo(json_text({"task": opened.task.name, "samples": batches.n_samples, "metrics": metrics}))
+        figures = {"metrics": metrics} | ({"fidelity": agreement} if options["dense"] else {})
+        click.echo(json_text({"task": opened.task.name, "samples": batches.n_samples} | figures))
         return
-    where.print(f"{opened.task.name}, {batches.n_samples} samples of {data}")
+    where.print(f"{opened.task.name}, {batches.extent} from {data}")
     for name, value in metrics.items():
+        click.echo(f"{name:<20} {value:.4f}")
+    if agreement:
+        where.print(f"Agreement with {options['dense']}")
+    for name, value in agreement.items():
         click.echo(f"{name:<20} {value:.4f}")

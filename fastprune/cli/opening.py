@@ -9,6 +9,9 @@ from fastprune.errors import UsageError
 from fastprune.files import check_data, check_model, check_read, user_path
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+    from rich.console import Console
+
     from fastprune.data.batches import Batches
     from fastprune.models.pretrained import Pretrained
     from fastprune.units.architecture import Architecture
@@ -97,17 +100,17 @@ def read_batches(
     samples: int | None,
     seed: int = 0,
     default_split: str | tuple[str, ...] = "train",
+    data: Dataset | None = None,
 ) -> Batches:
-    """Read the batches of ``--data`` with the options of ``data_options``."""
+    """Read the batches of ``--data`` with the options of ``data_options`` [``data`` None: read from the source]."""
     from fastprune.data.batches import token_limit
     from fastprune.data.encoding import make_batches
     from fastprune.data.tasks import Columns
 
     if opened.tokenizer is None:
         raise UsageError(f"{opened.source} has no tokenizer; save one there, or use the Python API with batches.")
-    text = tuple(name.strip() for name in (options["text_columns"] or "").split(",") if name.strip())
     return make_batches(
-        source,
+        source if data is None else data,
         opened.task,
         opened.tokenizer,
         samples=samples,
@@ -115,15 +118,46 @@ def read_batches(
         max_length=options["max_length"],
         limit=token_limit(opened.model),
         seed=seed,
-        columns=Columns(text=text, label=options["label_column"]),
+        columns=Columns(text=_names(options["text_columns"]), label=options["label_column"]),
         split=options["split"],
         default_split=default_split,
+        source=source,
     )
 
 
 def read_evaluation_batches(source: str, opened: Pretrained, options: Mapping[str, Any]) -> Batches:
-    """Read the batches of ``--eval-data``: all rows of ``--eval-split``."""
-    from fastprune.measuring.evaluation import EVALUATION_SPLITS
+    """Read the batches of ``--eval-data``: all rows of ``--eval-split``.
 
-    evaluation = {**options, "split": options["eval_split"]}
-    return read_batches(source, opened, evaluation, samples=None, default_split=EVALUATION_SPLITS)
+    Its columns are those of ``--eval-text-columns`` and ``--eval-label-column``, else those of ``--data`` if it has them, else the
+    usual ones.
+
+    Raises:
+        DataError: The data cannot be read or do not fit the model.
+    """
+    from fastprune.data.batches import check_tokens
+    from fastprune.data.reading import read_dataset
+    from fastprune.measuring.evaluation import EVALUATION_SPLITS
+    from fastprune.progress import step
+
+    with step("reading"):
+        data = read_dataset(source, split=options["eval_split"], default_split=EVALUATION_SPLITS)
+    texts, label = options["eval_text_columns"], options["eval_label_column"]
+    if texts is None and set(_names(options["text_columns"])) <= set(data.column_names):
+        texts = options["text_columns"]
+    if label is None and options["label_column"] in data.column_names:
+        label = options["label_column"]
+    evaluation = {**options, "text_columns": texts, "label_column": label, "split": None}
+    batches = read_batches(source, opened, evaluation, samples=None, data=data)
+    check_tokens(opened.model, batches)
+    return batches
+
+
+def tell_missing(tests: Batches, where: Console) -> None:
+    """Say what evaluation data lack for the metrics, if they lack anything, and what is measured instead."""
+    if tests.missing:
+        where.print(f"{tests.source}: {tests.missing} Without them, the agreement with the dense model is measured.")
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    """Names of columns, separated by commas."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())

@@ -37,14 +37,30 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--split", help="Split of --data to read, for sources with several splits."),
         click.option(
             "--text-columns",
-            help="One or two text columns, separated by a comma [default: guessed from usual names].",
+            help="Text columns of --data, separated by commas [default: guessed from usual names].",
         ),
-        click.option("--label-column", help="Label column [default: guessed from usual names]."),
+        click.option("--label-column", help="Label column of --data [default: guessed from usual names]."),
         click.option("--batch-size", type=within(COUNT), default=32, show_default=True, help="Samples per batch."),
         click.option(
             "--max-length",
             type=within(COUNT),
             help="Maximum number of tokens per sample [default: the model's limit, at most 512].",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for reading ``--eval-data``."""
+    options = [
+        click.option("--eval-split", help="Split of --eval-data [default: validation, else test]."),
+        click.option(
+            "--eval-text-columns", help="Text columns of --eval-data [default: those of --data, if it has them]."
+        ),
+        click.option(
+            "--eval-label-column", help="Label column of --eval-data [default: that of --data, if it has it]."
         ),
     ]
     for option in reversed(options):

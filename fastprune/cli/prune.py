@@ -15,8 +15,10 @@ from fastprune.cli.opening import (
     read_architecture_option,
     read_batches,
     read_evaluation_batches,
+    tell_missing,
 )
-from fastprune.cli.options import data_options, model_options, within
+from fastprune.cli.options import data_options, evaluation_options, model_options, within
+from fastprune.cli.saving import save_evaluated
 from fastprune.cli.working import working
 from fastprune.errors import OptionError
 from fastprune.files import check_output, claimed, json_text
@@ -53,12 +55,15 @@ from fastprune.ranges import COUNT, SEED
     "--samples", type=within(COUNT), default=2048, show_default=True, help="Number of calibration rows, at most."
 )
 @click.option("--seed", type=within(SEED), default=0, show_default=True, help="Seed of all random choices.")
-@click.option("--eval-data", help="Data to evaluate the dense and the pruned model on.")
-@click.option("--eval-split", help="Split of --eval-data [default: validation, else test].")
+@click.option(
+    "--eval-data",
+    help="Data to evaluate the dense and the pruned model on; without labels, their agreement is measured.",
+)
 @click.option("--reroute", is_flag=True, help="Remove experts without filters from their router.")
 @click.option(
     "--bench/--no-bench", default=True, show_default=True, help="Time the dense and the pruned model for the report."
 )
+@evaluation_options
 @data_options
 @model_options
 def prune(model: str, data: str, output: str, **options: Any) -> None:
@@ -87,15 +92,19 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
 
         from fastprune.cli import terminal
         from fastprune.measuring.cost_tables import conditions_text
+        from fastprune.measuring.evaluation import evaluate
         from fastprune.pipeline.prune import prune as run
         from fastprune.reports import figures
 
         opened = open_model(model, options)
         batches = read_batches(data, opened, options, samples=options["samples"], seed=options["seed"])
-        tests = None
+        tests, known = None, None
         if options["eval_data"]:
             tests = read_evaluation_batches(options["eval_data"], opened, options)
-        where.print(f"{batches.n_samples} samples of {batches.mean_length} tokens on average from {data}")
+            tell_missing(tests, where)
+        where.print(f"{batches.extent} from {data}")
+        if tests is not None and not tests.missing:
+            known = evaluate(opened.model, tests)  # first, so that nothing is pruned for an evaluation that fails
         result = run(
             opened,
             batches,
@@ -106,11 +115,7 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
             reroute=options["reroute"],
             bench=options["bench"],
         )
-        if tests is not None:
-            from fastprune.measuring.evaluation import compare_models
-
-            result.metrics.update(compare_models(opened.model, result.model, tests))
-        result.save(output)
+        save_evaluated(result, output, opened.model, tests, known)
     if options["as_json"]:
         click.echo(json_text(result.summary() | {"output": output}))
         return

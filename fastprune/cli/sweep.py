@@ -12,8 +12,10 @@ from fastprune.cli.opening import (
     open_model,
     read_batches,
     read_evaluation_batches,
+    tell_missing,
 )
-from fastprune.cli.options import data_options, model_options, within
+from fastprune.cli.options import data_options, evaluation_options, model_options, within
+from fastprune.cli.saving import save_evaluated
 from fastprune.cli.working import working
 from fastprune.errors import UsageError
 from fastprune.files import check_output, claimed
@@ -23,7 +25,11 @@ from fastprune.ranges import COUNT, SEED, check_integer
 @click.command(short_help="Plot accuracy against cost for many budgets.")
 @click.argument("model")
 @click.option("--data", required=True, help="Calibration data: a file, a directory, or a Hub name such as glue/mrpc.")
-@click.option("--eval-data", required=True, help="Labelled data to evaluate every model on.")
+@click.option(
+    "--eval-data",
+    required=True,
+    help="Data to evaluate every model on; without labels, agreement with the dense model counts.",
+)
 @click.option(
     "--budgets", default="0.9:0.2:0.1", show_default=True, help="Budgets as from:to:step, or as a list: 0.7,0.5,0.3."
 )
@@ -35,7 +41,7 @@ from fastprune.ranges import COUNT, SEED, check_integer
 @click.option(
     "--samples", type=within(COUNT), default=2048, show_default=True, help="Number of calibration rows, at most."
 )
-@click.option("--eval-split", help="Split of --eval-data [default: validation, else test].")
+@evaluation_options
 @data_options
 @model_options
 def sweep(model: str, data: str, output: str, **options: Any) -> None:
@@ -71,6 +77,7 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
             where.print(f"Continuing the sweep in {output}: {len(Sweep.read(state).runs)} models are already measured.")
         opened = open_model(model, options)
         tests = read_evaluation_batches(options["eval_data"], opened, options)
+        tell_missing(tests, where)
         read = functools.cache(lambda seed: read_batches(data, opened, options, samples=options["samples"], seed=seed))
         swept = sweeps.sweep(
             opened,
@@ -85,10 +92,7 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
         picked = swept.pick(options["pick"]) if options["pick"] else None
         if picked:
             result = sweeps.prune_point(opened, read, picked, recipes[picked.recipe], seeds[0], folder)
-            from fastprune.measuring.evaluation import compare_models
-
-            result.metrics.update(compare_models(opened.model, result.model, tests))
-            result.save(folder / "model")
+            save_evaluated(result, folder / "model", opened.model, tests)
         sweeps.drop_scores(folder)
     if options["as_json"]:
         click.echo(swept.to_json())

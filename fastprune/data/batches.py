@@ -130,9 +130,18 @@ class Batches:
         """What is missing for the task's metrics, and what to do, in a sentence; empty if they can be computed."""
         return self.task.missing(self.samples or self.batches) if self.task else ""
 
+    @property
+    def extent(self) -> str:
+        """Number and mean size of the samples, in words."""
+        unit = unit_of(self.batches[0])
+        if unit == "pictures":
+            return f"{self.n_samples:,} pictures"
+        return f"{self.n_samples:,} samples of {self.mean_length:,} {unit} on average"
+
     def summary(self) -> dict[str, Any]:
-        """Source, samples and tokens, ready for JSON."""
-        return {"source": self.source, "samples": self.n_samples, "tokens": self.n_tokens}
+        """Source, samples and tokens, ready for JSON, with the ``unit`` that counts as a token (``unit_of``)."""
+        counts = {"samples": self.n_samples, "tokens": self.n_tokens}
+        return {"source": self.source, **counts, "unit": unit_of(self.batches[0])}
 
     @property
     def described(self) -> str:
@@ -175,6 +184,13 @@ def token_mask(batch: Batch) -> Tensor:
         f"The tokens of a batch with {', '.join(batch)} are unknown; "
         "add input_ids, inputs_embeds or an attention_mask [samples, tokens]."
     )
+
+
+def unit_of(batch: Batch) -> str:
+    """What ``token_count`` counts in a batch: ``tokens`` of texts, ``readings`` of recordings, or ``pictures``."""
+    if {"input_ids", "inputs_embeds", "decoder_input_ids"} & set(batch):
+        return "tokens"
+    return "readings" if "input_values" in batch else "pictures" if "pixel_values" in batch else "tokens"
 
 
 def token_count(batch: Batch) -> int:

@@ -190,8 +190,22 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def compare_models(dense: nn.Module, pruned: nn.Module, batches: Batches) -> dict[str, Any]:
-    """Metrics of both models under ``dense`` and ``pruned``; without labels, their agreement under ``fidelity``."""
+def compare_models(
+    dense: nn.Module, pruned: nn.Module, batches: Batches, known: dict[str, float] | None = None
+) -> dict[str, Any]:
+    """Metrics of both models under ``dense`` and ``pruned``; without labels, their agreement under ``fidelity``.
+
+    Args:
+        dense: The dense model.
+        pruned: The pruned model.
+        batches: The evaluation data.
+        known: The dense model's metrics; None: they are computed.
+    """
     if batches.missing:
         return {"fidelity": fidelity(dense, pruned, batches)}
-    return {"dense": evaluate(dense, batches), "pruned": evaluate(pruned, batches)}
+    return {"dense": known or evaluate(dense, batches), "pruned": evaluate(pruned, batches)}
+
+
+def quality(dense: nn.Module, model: nn.Module, batches: Batches) -> dict[str, float]:
+    """The metrics of a model; without labels, its agreement with the dense model."""
+    return fidelity(dense, model, batches) if batches.missing else evaluate(model, batches)

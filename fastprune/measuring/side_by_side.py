@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fastprune.calibration.hooks import frozen
+from fastprune.data.batches import unit_of
 from fastprune.data.workload import Workload
 from fastprune.errors import ModelError, UsageError
 from fastprune.measuring.memory import peak_bytes, weight_bytes
@@ -33,6 +34,7 @@ class Comparison:
     Attributes:
         batch_size: Samples per forward pass.
         seq_len: Tokens per sample.
+        unit: What counts as a token (``unit_of``).
         milliseconds: Times of all forward passes, each [rounds]; the models take turns.
         weights: Bytes of the weights.
         peak: Peak bytes of a forward pass in addition to the weights; empty if unknown.
@@ -41,6 +43,7 @@ class Comparison:
 
     batch_size: int
     seq_len: int
+    unit: str = "tokens"
     milliseconds: Mapping[str, list[float]]
     weights: Mapping[str, int]
     peak: Mapping[str, int] = field(default_factory=dict)
@@ -146,6 +149,7 @@ def bench(
     return Comparison(
         batch_size=batch_size,
         seq_len=workload.seq_len,
+        unit=unit_of(inputs),
         milliseconds=times,
         weights=weights,
         peak=peak,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastprune.data.batches import to_device
+from fastprune.data.batches import to_device, unit_of
 from fastprune.data.workload import Workload
 from fastprune.measuring.memory import weight_bytes
 from fastprune.measuring.timing import interleaved, median, speedup
@@ -74,8 +74,8 @@ def latency(subject: Subject, pruned: nn.Module, workload: Workload) -> dict[str
     """The time of a forward pass of both models, interleaved, on batches of the calibration set's size and mean length.
 
     Returns:
-        ``batch_size``, ``seq_len``, ``device``, ``dtype``, ``threads``; ``dense`` and ``pruned`` in milliseconds (median),
-        ``speedup``. Empty if the models cannot be timed.
+        ``batch_size``, ``seq_len``, ``unit``, ``device``, ``dtype``, ``threads``; ``dense`` and ``pruned`` in milliseconds,
+        the median; ``speedup``. Empty if the models cannot be timed.
     """
     dense, calibration = subject.given, subject.calibration
     parameter = next(dense.parameters())
@@ -89,6 +89,7 @@ def latency(subject: Subject, pruned: nn.Module, workload: Workload) -> dict[str
             return {}
     return {
         **shape,
+        "unit": unit_of(inputs),
         "device": parameter.device.type,
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),

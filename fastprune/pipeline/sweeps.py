@@ -11,7 +11,7 @@ from typing import Any
 from fastprune.data.batches import Batches
 from fastprune.errors import BudgetError, UsageError
 from fastprune.files import write_text
-from fastprune.measuring.evaluation import evaluate
+from fastprune.measuring.evaluation import quality
 from fastprune.models.pretrained import Pretrained
 from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.curves import Point, Run, Sweep, check_folder, draw, to_csv
@@ -47,7 +47,7 @@ def sweep(
     Args:
         model: The dense model.
         data: Function from a seed to a calibration set.
-        eval_data: Labelled evaluation data, disjoint from the calibration data.
+        eval_data: Evaluation data, disjoint from the calibration data; without labels, agreement with the dense model is measured.
         budgets: Fractions of the dense model's cost.
         recipes: Recipes by name; None: the preset ``default``.
         seeds: Seeds; each recipe and budget is run once per seed.
@@ -90,7 +90,7 @@ def sweep(
                     budget=budget,
                     seed=seed,
                     cost=result.cost_after / result.cost_before,
-                    metrics=evaluate(result.model, eval_data),
+                    metrics=quality(model.model, result.model, eval_data),
                     seconds=seconds,
                 )
             )
@@ -146,7 +146,7 @@ def _started(
         _check_same(f"The sweep in {folder}", found.about, settings)
         found.about = {**found.about, "recipes": {**found.about.get("recipes", {}), **about["recipes"]}}
     else:
-        dense = evaluate(model.model, eval_data)
+        dense = quality(model.model, model.model, eval_data)
         found = Sweep(about=about, metric=next(iter(dense)), falling=False, dense=dense)
     if metric is not None and metric not in found.dense:
         raise UsageError(f"There is no metric '{metric}' for this task; there are {', '.join(found.dense)}.")

@@ -60,12 +60,27 @@ def _rounded(value: float, digits: int) -> float:
     return float(f"{value:.{digits}g}")
 
 
+def shape(samples: int, size: int, unit: str) -> str:
+    """The shape of a batch in words, such as ``32 x 128 tokens`` or ``32 pictures``."""
+    return f"{samples} {unit}" if unit == "pictures" else f"{samples} x {size:,} {unit}"
+
+
+def extent(data: Mapping[str, Any]) -> str:
+    """The samples and tokens of a data set in words, from its summary."""
+    unit = data.get("unit", "tokens")
+    return (
+        f"{data['samples']:,} {unit}"
+        if unit == "pictures"
+        else f"{data['samples']:,} samples ({data['tokens']:,} {unit})"
+    )
+
+
 def _amounts(name: str, before: float, after: float, unit: str = "") -> Row:
     return name, f"{count(before)}{unit}", f"{count(after)}{unit}", ratio(before, after)
 
 
 def _latency(latency: Mapping[str, Any]) -> Row:
-    name = f"latency, {latency['batch_size']} x {latency['seq_len']} tokens"
+    name = f"latency, {shape(latency['batch_size'], latency['seq_len'], latency.get('unit', 'tokens'))}"
     dense, pruned = latency["dense"], latency["pruned"]
     return name, f"{milliseconds(dense)} ms", f"{milliseconds(pruned)} ms", f"{speedup(dense, pruned):.2f}x as fast"
 

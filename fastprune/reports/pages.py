@@ -109,7 +109,7 @@ def page_data(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
         "conditions": _conditions(details.get("latency") or {}),
         "spectrum": _spectrum(details),
         "timings": {name: f"{seconds:.1f}" for name, seconds in [*timings.items(), ("total", sum(timings.values()))]},
-        "calibration": f"Calibrated on {calibration['samples']} samples ({calibration['tokens']:,} tokens) of "
+        "calibration": f"Calibrated on {figures.extent(calibration)} of "
         f"{calibration['source'] or 'batches in memory'}, seed {calibration['seed']}.",
         "versions": ", ".join(f"{name} {number}" for name, number in details.get("versions", {}).items()),
         "command": f"fastprune prune MODEL --data DATA --recipe recipe.toml --budget {details['budget']:g} --output DIR",
