@@ -98,7 +98,7 @@ def test_evaluate_needs_labels_or_a_dense_model(run: Run, tiny_checkpoint: Path,
     assert json.loads(result.stdout)["fidelity"] == pytest.approx({"agreement": 1.0, "overlap": 1.0})
 
 
-@pytest.mark.parametrize(("error", "status"), [(RuntimeError("out of memory"), 2), (KeyboardInterrupt(), 130)])
+@pytest.mark.parametrize(("error", "status"), [(RuntimeError("out of memory"), 1), (KeyboardInterrupt(), 130)])
 def test_the_model_is_saved_if_its_evaluation_fails(
     prune: Run, tiny_data: Path, tmp_path: Path, error: BaseException, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +109,7 @@ def test_the_model_is_saved_if_its_evaluation_fails(
     result = prune("--eval-data", tiny_data)
     assert result.exit_code == status, result.output
     assert fastprune.load(tmp_path / "small").num_parameters() > 0
-    if status == 2:
+    if status == 1:
         assert f"saved in {tmp_path / 'small'}, but its evaluation failed: out of memory" in " ".join(
             result.stderr.split()
         )
