@@ -10,6 +10,7 @@ import click
 from fastprune.models.sentence_modules import POOLINGS
 from fastprune.ranges import COUNT, THREADS, Range
 
+DTYPES = ("float32", "float16", "bfloat16", "fp32", "fp16", "bf16")
 VERBOSITY = "fastprune.verbosity"
 
 
@@ -74,10 +75,10 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--device", default="auto", show_default=True, help="Device, such as cpu, cuda, cuda:1 or mps."),
         click.option(
             "--dtype",
-            type=click.Choice(["auto", "float32", "float16", "bfloat16", "fp32", "fp16", "bf16"]),
+            type=click.Choice(["auto", *DTYPES]),
             default="auto",
             show_default=True,
-            help="Data type of the weights; auto: the checkpoint's, but float32 instead of half precision on a CPU.",
+            help="Data type for computing; auto: the checkpoint's, but float32 instead of half precision on a CPU.",
         ),
         click.option(
             "--pooling", type=click.Choice(POOLINGS), help="Pooling for a plain encoder used as embedding model."

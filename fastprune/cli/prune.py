@@ -17,7 +17,7 @@ from fastprune.cli.opening import (
     read_evaluation_batches,
     tell_missing,
 )
-from fastprune.cli.options import data_options, evaluation_options, model_options, within
+from fastprune.cli.options import DTYPES, data_options, evaluation_options, model_options, within
 from fastprune.cli.saving import save_evaluated
 from fastprune.cli.working import working
 from fastprune.errors import OptionError
@@ -62,6 +62,9 @@ from fastprune.ranges import COUNT, SEED
 @click.option("--reroute", is_flag=True, help="Remove experts without filters from their router.")
 @click.option(
     "--bench/--no-bench", default=True, show_default=True, help="Time the dense and the pruned model for the report."
+)
+@click.option(
+    "--save-dtype", type=click.Choice(DTYPES), help="Data type of the saved weights [default: that of MODEL's file]."
 )
 @evaluation_options
 @data_options
@@ -115,6 +118,8 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
             reroute=options["reroute"],
             bench=options["bench"],
         )
+        if options["save_dtype"]:
+            result = result.stored_as(options["save_dtype"])
         save_evaluated(result, output, opened.model, tests, known)
     if options["as_json"]:
         click.echo(json_text(result.summary() | {"output": output}))

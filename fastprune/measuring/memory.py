@@ -14,10 +14,19 @@ from torch.utils._pytree import tree_leaves
 from fastprune.calibration.hooks import frozen
 
 
-def weight_bytes(model: nn.Module) -> int:
-    """Bytes of parameters and buffers; shared tensors count once."""
+def weight_bytes(model: nn.Module, dtype: torch.dtype | None = None) -> int:
+    """Bytes of parameters and buffers; shared tensors count once.
+
+    Args:
+        model: The model.
+        dtype: Data type that weights of the model's own dtype are counted in; None: their own.
+    """
+    own = next(model.parameters()).dtype
     tensors = {tensor.data_ptr(): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    return sum(
+        tensor.numel() * (dtype.itemsize if dtype and tensor.dtype == own else tensor.element_size())
+        for tensor in tensors.values()
+    )
 
 
 def peak_bytes(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:

@@ -18,7 +18,7 @@ from fastprune.modeling import Narrow
 from fastprune.models import portable
 from fastprune.models.manifests import FORMAT_VERSION, MANIFEST, read_manifest
 from fastprune.models.sentence_transformers import opening_class
-from fastprune.models.weights import load_with_info, stored_tensors, wrong_keys
+from fastprune.models.weights import load_with_info, stored_state, stored_tensors, wrong_keys
 from fastprune.reports import cards
 from fastprune.units.architecture import Architecture
 from fastprune.units.resolve import resolve_groups
@@ -79,6 +79,7 @@ def save(
     details: Mapping[str, Any],
     tokenizer: PreTrainedTokenizerBase | None = None,
     companions: Mapping[str, bytes] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Path:
     """Save a pruned model. Files are written to a temporary directory first, so the target is complete or absent.
 
@@ -89,6 +90,7 @@ def save(
         details: Further content of the manifest: recipe, costs, metrics.
         tokenizer: The tokenizer to save with the model; None: none is saved.
         companions: Other files to write, by relative path in the directory.
+        dtype: Data type of the saved weights; None: the model's.
 
     Raises:
         CheckpointError: The target is not empty or cannot be written.
@@ -107,8 +109,8 @@ def save(
         **details,
     }
     with written_directory(path) as scratch:
-        model.save_pretrained(scratch)
-        _write_modelling_file(model, scratch)
+        model.save_pretrained(scratch, save_original_format=False, state_dict=stored_state(model, dtype))
+        _write_modelling_file(model, scratch, dtype or model.dtype)
         write_companions(scratch, tokenizer, companions or {})
         (scratch / MANIFEST).write_text(json_text(manifest, indent=2) + "\n", encoding="utf-8")
     return path
@@ -226,8 +228,8 @@ def _narrowed(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
     return type(model_class.__name__, (Narrow, model_class), names)
 
 
-def _write_modelling_file(model: PreTrainedModel, directory: Path) -> None:
-    """Add the modelling file and ``auto_map``, so that transformers can load the directory without fastprune.
+def _write_modelling_file(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> None:
+    """Add the modelling file, ``auto_map`` and the dtype, so that transformers can load the directory without fastprune.
 
     Classes outside transformers get neither.
     """
@@ -235,6 +237,7 @@ def _write_modelling_file(model: PreTrainedModel, directory: Path) -> None:
     file = directory / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config.pop("auto_map", None)
+    config["dtype"] = str(dtype).removeprefix("torch.")
     if classes:
         config["auto_map"] = classes
         (directory / f"{portable.MODULE}.py").write_text(portable.modelling_file(model), encoding="utf-8")

@@ -21,7 +21,7 @@ from fastprune.files import check_model, check_no_adapter, user_path
 from fastprune.models.checkpoint import is_pruned, load, pages, plain_config, save, write_companions
 from fastprune.models.manifests import MANIFEST, read_manifest
 from fastprune.models.sentence_transformers import SentenceTransformer, read_sentence_transformer
-from fastprune.models.weights import load_with_info, not_finite, shown, stored_tensors, unread, wrong_keys
+from fastprune.models.weights import check_finite, load_dense, read_dtype, stored_dtype, stored_tensors
 from fastprune.progress import step
 from fastprune.registry.serving import architecture_for, task_for
 from fastprune.units.experts import unfuse_experts
@@ -36,18 +36,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ADVICE = (
-    "What is missing would be random, such as a head that was never trained. Correct the architectures and sizes in config.json, "
-    "or train and save the model first."
-)
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 HALF = (torch.float16, torch.bfloat16)
-DTYPES: Mapping[str, torch.dtype] = {
-    name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")
-}
 HISTORY = ("budget", "cost", "costs", "parameters", "groups", "recipe", "kept_units", "calibration", "metrics")
 """Entries of the manifest that are kept for earlier prunings."""
-SHORT = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +53,7 @@ class Pretrained:
         source: The directory or Hub name it was opened from.
         companions: Contents of other files to save with the model, by relative path: the modules of a SentenceTransformer.
         manifest: The manifest of a model saved by fastprune; empty for other models.
+        dtype: Data type of the weights in the source, which a pruned model is saved in; None: unknown.
     """
 
     model: nn.Module
@@ -69,6 +62,7 @@ class Pretrained:
     source: str
     companions: Mapping[str, bytes] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    dtype: torch.dtype | None = None
 
     @property
     def hub_name(self) -> str:
@@ -128,6 +122,7 @@ class Pretrained:
             details=details,
             tokenizer=self.tokenizer,
             companions={**self.companions, **written},
+            dtype=self.dtype,
         )
 
 
@@ -188,7 +183,7 @@ def read_class(source: str | Path) -> tuple[PretrainedConfig, type[PreTrainedMod
 
 
 def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.device) -> Pretrained:
-    target_device, target_dtype = _device(device), _dtype(dtype)
+    target_device, target_dtype = _device(device), read_dtype(dtype)
     sentence, encoder = _encoder(_directory(source))
     config = _config(encoder)
     _require_weights(encoder)
@@ -204,6 +199,7 @@ def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.devi
         source=str(source),
         companions=sentence.companions if sentence else {},
         manifest=read_manifest(encoder) if (encoder / MANIFEST).exists() else {},
+        dtype=stored_dtype(stored_tensors(encoder)),
     )
 
 
@@ -277,44 +273,11 @@ def _load(model_class: type[PreTrainedModel], directory: Path, dtype: torch.dtyp
 
     Raises:
         ModelError: The files are broken, hold other weights than the model has, or weights that are not finite.
-        CheckpointError: The same for a pruned model.
+        CheckpointError: The files of a pruned model are broken, or hold other weights.
     """
-    if is_pruned(directory):
-        return _checked_values(load(directory, dtype=dtype or "auto"), directory)
-    try:
-        stored = stored_tensors(directory)
-        model, info = load_with_info(model_class, directory, dtype or "auto")
-    except Exception as error:  # broken files, wrong shapes and bad pickles raise unrelated types of errors
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelError(f"{directory} cannot be loaded as {model_class.__name__}: {reason}") from error
-    unused = unread(model, info["missing_keys"], task) if info["missing_keys"] else []
-    if wrong := wrong_keys(model, info | {"missing_keys": info["missing_keys"] - set(unused)}, stored, ADVICE):
-        raise ModelError(f"The weights in {directory} are not those of a {model_class.__name__}: {wrong}")
-    _clear(model, unused)
-    return _checked_values(model, directory)
-
-
-def _clear(model: nn.Module, names: list[str]) -> None:
-    """Set parameters that the checkpoint does not have, and the task does not use, to zero in place of random values."""
-    if names:
-        log.warning("The checkpoint has no %s, which the task does not use; they are zero.", shown(names))
-    with torch.no_grad():
-        for name in names:
-            model.get_parameter(name).zero_()
-
-
-def _checked_values(model: nn.Module, directory: Path) -> nn.Module:
-    """The model itself.
-
-    Raises:
-        ModelError: A weight is NaN or infinite.
-    """
-    if wrong := not_finite(model):
-        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-        raise ModelError(
-            f"The weights in {directory} have NaN or infinite values, read as {dtype}: {shown(wrong)}. Train or save the model "
-            "again, or open it in a dtype of a larger range."
-        )
+    pruned = is_pruned(directory)
+    model = load(directory, dtype=dtype or "auto") if pruned else load_dense(model_class, directory, dtype, task)
+    check_finite(model, directory)
     return model
 
 
@@ -352,18 +315,6 @@ def _with_options(task: Task, options: Mapping[str, Any], directory: Path) -> Ta
             f"{task.name} has no such option."
         )
     return dataclasses.replace(task, **options)
-
-
-def _dtype(dtype: str | torch.dtype) -> torch.dtype | None:
-    """The dtype by its name; None for "auto"."""
-    if dtype == "auto":
-        return None
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    dtype = SHORT.get(dtype, dtype)
-    if dtype not in DTYPES:
-        raise ModelError(f"There is no dtype '{dtype}'; use auto, {', '.join(DTYPES)}.")
-    return DTYPES[dtype]
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from fastprune.data.workload import dummy_inputs, readings_for
-from fastprune.errors import FastpruneError
+from fastprune.errors import FastpruneError, ModelError
 from fastprune.untrusted import read_weight_index
 
 if TYPE_CHECKING:
@@ -37,6 +37,14 @@ FLOATS: Mapping[str, torch.dtype] = {
     "F8_E5M2": torch.float8_e5m2,
 }
 """Floating-point types by their names in safetensors."""
+DTYPES: Mapping[str, torch.dtype] = {
+    name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")
+}
+SHORT = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+ADVICE = (
+    "What is missing would be random, such as a head that was never trained. Correct the architectures and sizes in config.json, "
+    "or train and save the model first."
+)
 SHOWN = 4
 """Number of names in a message."""
 
@@ -86,6 +94,20 @@ def stored_dtype(stored: Mapping[str, StoredTensor]) -> torch.dtype | None:
     return counts.most_common(1)[0][0] if counts else None
 
 
+def stored_state(model: PreTrainedModel, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """The model's tensors as they are saved: those of its own dtype in ``dtype`` [None: unchanged]; tied ones stay tied."""
+    state: dict[str, torch.Tensor] = model.state_dict()
+    if dtype is None or dtype == model.dtype:
+        return state
+    made: dict[Any, torch.Tensor] = {}
+    for name, tensor in state.items():
+        if tensor.dtype == model.dtype:
+            key = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name
+            made.setdefault(key, tensor.to(dtype))
+            state[name] = made[key]
+    return state
+
+
 def wrong_keys(model: nn.Module, info: Mapping[str, Any], stored: Mapping[str, StoredTensor], advice: str = "") -> str:
     """The difference between a checkpoint and the model opened from it, as text for an error; empty if there is none.
 
@@ -110,6 +132,47 @@ def wrong_keys(model: nn.Module, info: Mapping[str, Any], stored: Mapping[str, S
     if left_out := sorted(info["unexpected_keys"]):
         log.warning("Weights that a %s does not have are left out: %s", type(model).__name__, shown(left_out))
     return ""
+
+
+def read_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
+    """The dtype by its name; None for "auto".
+
+    Raises:
+        ModelError: There is no such dtype.
+    """
+    if dtype == "auto":
+        return None
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    dtype = SHORT.get(dtype, dtype)
+    if dtype not in DTYPES:
+        raise ModelError(f"There is no dtype '{dtype}'; use auto, {', '.join(DTYPES)}.")
+    return DTYPES[dtype]
+
+
+def load_dense(
+    model_class: type[PreTrainedModel], directory: Path, dtype: torch.dtype | None, task: Task
+) -> PreTrainedModel:
+    """Load a model that is not pruned on the CPU [dtype None: as saved]. Weights that the task does not use may be missing.
+
+    Raises:
+        ModelError: The files are broken, or hold other weights than the model has.
+    """
+    try:
+        stored = stored_tensors(directory)
+        model, info = load_with_info(model_class, directory, dtype or "auto")
+    except Exception as error:  # broken files, wrong shapes and bad pickles raise unrelated types of errors
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{directory} cannot be loaded as {model_class.__name__}: {reason}") from error
+    unused = unread(model, info["missing_keys"], task) if info["missing_keys"] else []
+    if wrong := wrong_keys(model, info | {"missing_keys": info["missing_keys"] - set(unused)}, stored, ADVICE):
+        raise ModelError(f"The weights in {directory} are not those of a {model_class.__name__}: {wrong}")
+    if unused:
+        log.warning("The checkpoint has no %s, which the task does not use; they are zero.", shown(unused))
+    with torch.no_grad():
+        for name in unused:
+            model.get_parameter(name).zero_()
+    return model
 
 
 def load_with_info(
@@ -155,10 +218,16 @@ def unread(model: nn.Module, names: Iterable[str], task: Task) -> list[str]:
     return [name for name, gradient in zip(asked, gradients, strict=True) if gradient is None]
 
 
-def not_finite(model: nn.Module) -> list[str]:
-    """Names of the parameters with NaN or infinite values, and of the buffers with NaN."""
+def check_finite(model: nn.Module, source: str | Path) -> None:
+    """Raise ``ModelError`` if a parameter has NaN or infinite values, or a buffer NaN."""
     wrong = [name for name, each in model.named_parameters() if not bool(each.detach().isfinite().all())]
-    return wrong + [name for name, each in model.named_buffers() if bool(each.isnan().any())]
+    wrong += [name for name, each in model.named_buffers() if bool(each.isnan().any())]
+    if wrong:
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        raise ModelError(
+            f"The weights in {source} have NaN or infinite values, read as {dtype}: {shown(wrong)}. Train or save the model "
+            "again, or open it in a dtype of a larger range."
+        )
 
 
 def shown(names: Iterable[str]) -> str:

@@ -42,12 +42,13 @@ def outcome(
         figures: Further attributes of ``PruningResult``: ``latency``, ``timings``, ``calibration``.
     """
     subject = state.subject
-    size = weight_bytes(subject.teacher)
+    opened = subject.opened
+    stored = opened.dtype if opened else None
+    size, dtype = weight_bytes(subject.teacher, stored), _rounded(state.student, stored)
     pruned = _put_into(subject, state) if inplace else state.student
     left = resolve_groups(subject.architecture, pruned)
     costs = spent(limits, state, pruned, left, recipe.cost, workload)
     portable.describe(pruned, subject.architecture)
-    opened = subject.opened
     return PruningResult(
         model=pruned,
         mask=state.mask,
@@ -61,6 +62,7 @@ def outcome(
         cost_after=costs[0]["after"],
         costs=costs,
         parameters_before=sum(parameter.numel() for parameter in subject.teacher.parameters()),
+        dtype=dtype,
         size_before=size,
         tokenizer=opened.tokenizer if opened else None,
         companions=opened.companions if opened else {},
@@ -97,6 +99,26 @@ def latency(subject: Subject, pruned: nn.Module, workload: Workload) -> dict[str
         "pruned": median(times["pruned"]),
         "speedup": speedup(times["dense"], times["pruned"]),
     }
+
+
+def _rounded(model: nn.Module, dtype: torch.dtype | None) -> torch.dtype | None:
+    """Round the weights to the dtype that they will be saved in, so that the saved model is the one that is evaluated.
+
+    Returns:
+        The dtype; None, the model's own, if a weight is out of its range.
+    """
+    if dtype is None:
+        return None
+    weights = [each for each in model.parameters() if each.dtype.itemsize > dtype.itemsize]
+    if not all(bool(each.detach().to(dtype).isfinite().all()) for each in weights):
+        log.warning(
+            "The reconstructed weights are out of the range of %s, so the model is saved in its own dtype.", dtype
+        )
+        return None
+    with torch.no_grad():
+        for each in weights:
+            each.copy_(each.to(dtype))
+    return dtype
 
 
 def _put_into(subject: Subject, state: State) -> nn.Module:

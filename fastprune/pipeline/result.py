@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from fastprune.measuring.memory import weight_bytes
 from fastprune.models import checkpoint, hub
+from fastprune.models.weights import read_dtype
 from fastprune.progress import step
 from fastprune.registry.recipe import Recipe
 from fastprune.reports import pages as reports
@@ -40,7 +42,8 @@ class PruningResult:
         cost_after: The pruned model's cost, at most ``budget * cost_before``.
         costs: Every cost with a budget: name, measure, budget, before, after, and the conditions of its measurement.
         parameters_before: Number of the dense model's parameters.
-        size_before: Bytes of the dense model's weights.
+        dtype: Data type of the saved weights: that of the file that the model was opened from; None: the model's.
+        size_before: Bytes of the dense model's weights in the dtype of its file.
         timings: Seconds by stage.
         importance: Importance of the dense model's units [units], by group name.
         calibration: Source, samples, tokens and seed of the calibration set.
@@ -64,6 +67,7 @@ class PruningResult:
     cost_after: float
     costs: Sequence[Mapping[str, Any]] = ()
     parameters_before: int
+    dtype: torch.dtype | None = None
     size_before: int = 0
     timings: Mapping[str, float]
     importance: Mapping[str, Tensor] = field(default_factory=dict)
@@ -95,8 +99,8 @@ class PruningResult:
 
     @property
     def size_after(self) -> int:
-        """Bytes of the pruned model's weights."""
-        return weight_bytes(self.model)
+        """Bytes of the pruned model's weights in the dtype that they are saved in."""
+        return weight_bytes(self.model, self.dtype)
 
     def kept(self) -> list[dict[str, Any]]:
         """By group, in order: name, kind, number of units, number of kept units."""
@@ -129,17 +133,31 @@ class PruningResult:
             "history": [dict(each) for each in self.history],
         }
 
-    def save(self, path: str | Path, *, tokenizer: PreTrainedTokenizerBase | None = None) -> Path:
+    def stored_as(self, dtype: str | torch.dtype) -> PruningResult:
+        """The result whose weights are saved in another dtype ["auto": the model's]. ``size_before`` stays as it is."""
+        return replace(self, dtype=read_dtype(dtype))
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        dtype: str | torch.dtype = "auto",
+    ) -> Path:
         """Write a directory for ``fastprune.load``: weights, config, tokenizer, manifest, and ``report.html`` and a model card
         (``README.md``) for readers. An interrupted call leaves no partial directory.
 
         Args:
             path: Directory; new or empty.
             tokenizer: The tokenizer to save; None: the one that came with the model, if any.
+            dtype: Data type of the saved weights; "auto": that of the file that the model was opened from, else the model's.
 
         Raises:
             CheckpointError: The directory is not empty, or cannot be written.
+            ModelError: There is no such dtype.
         """
+        if read_dtype(dtype) not in (None, self.dtype):
+            return self.stored_as(dtype).save(path, tokenizer=tokenizer)
         details = self.details()
         with step("saving"):
             pages = checkpoint.pages(self.model, path, details, self.companions)
@@ -150,6 +168,7 @@ class PruningResult:
                 details=details,
                 tokenizer=tokenizer or self.tokenizer,
                 companions={**self.companions, **pages},
+                dtype=self.dtype,
             )
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
