@@ -280,6 +280,8 @@ class Experts(nn.ModuleList):
             )
             for producer, consumer in zip(fused.gate_up_proj.detach(), fused.down_proj.detach(), strict=True)
         )
+        for name in ("gate_up_proj", "down_proj"):  # saved, so that dense classes refuse them
+            experts.register_buffer(name, fused.gate_up_proj.new_empty(0))
         return experts.train(fused.training)
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
