@@ -23,8 +23,8 @@ try:
 except ImportError:  # Windows: temporary files of killed processes are not deleted
     fcntl = None  # type: ignore[assignment]
 
-DATA_FILES = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt")
-"""Endings of supported data files."""
+DATA_FILES = (".bio", ".conll", ".csv", ".iob", ".json", ".jsonl", ".parquet", ".tsv", ".txt", ".xlsx")
+"""Endings of supported data files; all but Excel's and Parquet's may be compressed (``.csv.gz``)."""
 ADAPTER = "adapter_config.json"
 PARTIAL = ".partial-"
 """Prefix of the names of files and directories that are still being written."""
@@ -161,7 +161,7 @@ def check_data(source: str | Path) -> Path | None:
         DataError: The path does not exist and the name is no valid Hub name, or the file's ending is not supported.
     """
     path = user_path(source)
-    if path.is_file() and path.suffix.lower() not in DATA_FILES:
+    if path.is_file() and not path.name.lower().removesuffix(".gz").endswith(DATA_FILES):
         raise DataError(f"The type of the file {path} is not supported; supported are {', '.join(DATA_FILES)}.")
     if path.exists():
         return path

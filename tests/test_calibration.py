@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 import fastprune
-from fastprune import testing
+from fastprune import Columns, testing
 from fastprune.data.batches import Batches, model_inputs, token_limit, token_mask
+from fastprune.data.drawing import drawn, drawn_from_stream
 from fastprune.data.encoding import make_batches
-from fastprune.errors import DataError, OptionError
+from fastprune.data.intake import Intake
+from fastprune.errors import DataError, OptionError, RowError
+from fastprune_tasks.causal_lm import CausalLM
 from fastprune_tasks.classification import SequenceClassification
+from fastprune_tasks.conditional_generation import ConditionalGeneration
+from fastprune_tasks.masked_lm import MaskedLM
 from fastprune_tasks.token_classification import TokenClassification
 
 TASK = SequenceClassification(classes=("no", "yes"))
@@ -37,9 +43,9 @@ def _ids(batches: Batches) -> list[list[int]]:
 
 def test_sampling_is_seeded_and_without_replacement(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     data = Dataset.from_dict({"text": [f"cat {'b ' * (row // 10)}{'c ' * (row % 10)}" for row in range(40)]})
-    drawn = [_ids(make_batches(data, TASK, tiny_tokenizer, samples=20, batch_size=8, seed=seed)) for seed in (0, 0, 1)]
-    assert drawn[0] == drawn[1] != drawn[2]
-    assert len(drawn[0]) == len({tuple(ids) for ids in drawn[0]}) == 20
+    found = [_ids(make_batches(data, TASK, tiny_tokenizer, samples=20, batch_size=8, seed=seed)) for seed in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+    assert len(found[0]) == len({tuple(ids) for ids in found[0]}) == 20
     everything = make_batches(data, TASK, tiny_tokenizer, samples=100)
     assert everything.n_samples == 40
 
@@ -57,11 +63,9 @@ def test_batches_are_sorted_padded_and_counted(tiny_tokenizer: PreTrainedTokeniz
     assert lengths == sorted(lengths)
     assert batches.n_tokens == sum(lengths) == 3 * sum(range(3, 10))
     assert batches.mean_length == 6
-    ids = _ids(batches)
     for batch in batches:
         for index, label in zip(batch["sample"].tolist(), batch["labels"].tolist(), strict=True):
-            assert batches.samples[index]["input_ids"] == ids[index]
-            assert batches.samples[index]["labels"] == label
+            assert batches.samples[index] == {"labels": label}, "inputs are kept once, in the batches"
     padded = torch.cat([batch["input_ids"][~token_mask(batch)] for batch in batches])
     assert padded.numel()
     assert (padded == tiny_tokenizer.pad_token_id).all()
@@ -189,3 +193,81 @@ def test_a_data_set_as_it_is_or_streamed(tiny_checkpoint: Path, tiny_data: Path)
         fastprune.make_batches(data.to_iterable_dataset().take(0), opened.task, opened.tokenizer)
     with pytest.raises(DataError, match="takes a tokenizer"):
         fastprune.prune(opened.model, data, budget=0.5)
+
+
+def test_what_is_left_out_is_counted(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    data = Dataset.from_dict({"text": ["the cat " * 10, "a", "b c", "", "the cat"], "label": [0, 1, 0, 1, 0]})
+    batches = make_batches(data, TASK, tiny_tokenizer, max_length=8)
+    assert batches.intake == Intake(rows=5, read=5, truncated=1, cut={"tokens": 14})
+    assert batches.summary()["cut_off"] == {"tokens": 14}
+    assert batches.intake.told == "Samples truncated: 1 (14 tokens cut off)"
+    assert batches.told == "5 samples of 4 tokens on average. Samples truncated: 1 (14 tokens cut off)"
+    assert make_batches(data, TASK, tiny_tokenizer, samples=3).intake.told.startswith("Rows read: 3 of 5")
+    assert make_batches(data, MaskedLM(), tiny_tokenizer).intake.told == "Empty rows: 1"
+    words = Dataset.from_dict({"tokens": [["cats"] * 9, ["a"]], "ner_tags": [[0] * 9, [1]]})
+    cut = make_batches(words, TokenClassification(classes=("a", "b")), tiny_tokenizer, max_length=8).intake
+    assert cut == Intake(rows=2, read=2, truncated=1, cut={"words": 6})
+    pairs = Dataset.from_dict({"source": ["the cat sat"], "target": ["the dog ran home"]})
+    assert make_batches(pairs, ConditionalGeneration(start=0), tiny_tokenizer, max_length=4).intake.cut == {"tokens": 3}
+
+
+def test_rows_in_messages_are_those_of_the_source(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    data = Dataset.from_dict({"text": ["a"] * 40, "label": [0] * 39 + [7]})
+    seed = next(seed for seed in range(20) if 39 in drawn(40, 20, seed))
+    with pytest.raises(RowError, match=r"^Row 40 of the data: The label 7"):
+        make_batches(data, TASK, tiny_tokenizer, samples=20, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"text": ["a", None]}, "Row 2 of the data: there is no text in 'text'"),
+        ({"text": [["a"], ["b"]]}, r"Row 1 of the data: 'text' must be a text; got \['a'\]"),
+        ({"sentence1": ["a", "b"], "sentence2": ["a", None]}, "Row 2 of the data: there is no text in 'sentence2'"),
+    ],
+)
+def test_texts_that_are_none(
+    rows: dict[str, list[object]], message: str, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(RowError, match=message):
+        make_batches(rows, TASK, tiny_tokenizer)
+
+
+def test_texts_that_are_numbers(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    assert make_batches({"text": [1, 2.5]}, TASK, tiny_tokenizer).n_samples == 2
+    with pytest.raises(DataError, match=r"reads 2 text columns at most; got a, b, c"):
+        make_batches({"a": ["x"], "b": ["x"], "c": ["x"]}, TASK, tiny_tokenizer, columns=Columns(text=("a", "b", "c")))
+
+
+def test_a_large_corpus_is_not_encoded_as_a_whole(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    seen = []
+
+    class Counting(CausalLM):
+        def encode(self, data: Dataset, *args: object, **options: object) -> list[dict[str, object]]:
+            seen.append(len(data))
+            return super().encode(data, *args, **options)
+
+    data = Dataset.from_dict({"text": ["the cat sat on the mat"] * 5000})
+    batches = make_batches(data, Counting(), tiny_tokenizer, samples=40, max_length=8)
+    assert batches.n_samples == 40
+    assert max(seen) <= 128
+    assert batches.intake.read == seen[-1]
+    assert make_batches(data, Counting(), tiny_tokenizer, samples=None, max_length=8).n_samples == 3750
+    again = make_batches(data, Counting(), tiny_tokenizer, samples=40, max_length=8)
+    assert torch.equal(again.batches[0]["input_ids"], batches.batches[0]["input_ids"])
+
+
+def test_a_stream_is_read_through_a_reservoir() -> None:
+    read = []
+
+    def rows() -> Iterator[dict[str, int]]:
+        for row in range(10_000):
+            read.append(row)
+            yield {"row": row}
+
+    seen, data = drawn_from_stream(IterableDataset.from_generator(rows), 100, seed=0)
+    assert (seen, len(data)) == (1000, 100)
+    assert max(read) < 1100
+    found = data["row"][:]
+    assert found == sorted(set(found))
+    assert 350 < sum(found) / 100 < 650, "all rows are equally likely"

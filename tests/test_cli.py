@@ -122,7 +122,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
 
 def test_what_can_be_told_at_once_is_told_before_torch_is_imported(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    sheet = tmp_path / "data.xlsx"
+    sheet = tmp_path / "data.doc"
     sheet.touch()
     out = ("--output", tmp_path / "out")
     wrong = [

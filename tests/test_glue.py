@@ -78,7 +78,7 @@ def test_a_task_by_its_name(
     assert train.n_samples == len(TEXTS)
     assert ("token_type_ids" in train.batches[0]) == ("token_type_ids" in tiny_tokenizer.model_input_names)
     result = fastprune.prune(model, train, budget=0.6)
-    test = fastprune.make_batches(f"glue/{name}", task, tiny_tokenizer, default_split=EVALUATION_SPLITS)
+    test = fastprune.make_batches(f"glue/{name}", task, tiny_tokenizer, split=EVALUATION_SPLITS)
     found = fastprune.evaluate(result.model, test)
     assert metrics <= set(found)
     assert all(math.isfinite(found[metric]) for metric in metrics)

@@ -59,7 +59,8 @@ def run(output: str | Path, *, budget: float, samples: int, say: Callable[[str],
     opened = open_pretrained(find_model(say), device="cpu")
     calibration, held_out = (Dataset.from_dict({"text": part}) for part in texts())
     assert opened.tokenizer is not None
-    batches = make_batches(calibration, opened.task, opened.tokenizer, samples=samples, source="pydoc_data.topics")
+    batches = make_batches(calibration, opened.task, opened.tokenizer, samples=samples)
+    batches = dataclasses.replace(batches, source="pydoc_data.topics")
     say(f"Pruning all-MiniLM-L6-v2 on {batches.n_samples} sentences of Python's own documentation ...")
     result = prune(opened, batches, budget=budget, bench=False)
     say("Measuring ...")

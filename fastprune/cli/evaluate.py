@@ -39,7 +39,7 @@ def evaluate(model: str, data: str, **options: Any) -> None:
         from fastprune.measuring.evaluation import evaluate as measure
 
         opened = open_model(model, options, exported=True)
-        batches = read_batches(data, opened, options, samples=None, default_split=EVALUATION_SPLITS)
+        batches = read_batches(data, opened, options, samples=None, splits=EVALUATION_SPLITS)
         if batches.missing and not options["dense"]:
             raise DataError(
                 f"{data}: {batches.missing} Or name the dense model (--dense) to measure the agreement with it."
@@ -50,9 +50,9 @@ def evaluate(model: str, data: str, **options: Any) -> None:
             agreement = fidelity(open_model(options["dense"], options, exported=True).model, opened.model, batches)
     if options["as_json"]:
         figures = {"metrics": metrics} | ({"fidelity": agreement} if options["dense"] else {})
-        click.echo(json_text({"task": opened.task.name, "samples": batches.n_samples} | figures))
+        click.echo(json_text({"task": opened.task.name} | batches.summary() | figures))
         return
-    where.print(f"{opened.task.name}, {batches.extent} from {data}")
+    where.print(f"{opened.task.name}, {batches.told}")
     for name, value in metrics.items():
         click.echo(f"{name:<20} {value:.4f}")
     if agreement:

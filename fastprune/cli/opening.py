@@ -99,17 +99,29 @@ def read_batches(
     *,
     samples: int | None,
     seed: int = 0,
-    default_split: str | tuple[str, ...] = "train",
+    splits: tuple[str, ...] = ("train",),
     data: Dataset | None = None,
 ) -> Batches:
-    """Read the batches of ``--data`` with the options of ``data_options`` [``data`` None: read from the source]."""
+    """Read the batches of ``--data`` with the options of ``data_options``.
+
+    Args:
+        source: The value of ``--data``.
+        opened: The model.
+        options: The command's options.
+        samples: Rows to draw; None: all.
+        seed: Seed of the draw.
+        splits: Splits in order of preference, without ``--split``.
+        data: The rows of the source, if they are read already.
+    """
+    import dataclasses
+
     from fastprune.data.batches import token_limit
     from fastprune.data.encoding import make_batches
     from fastprune.data.tasks import Columns
 
     if opened.tokenizer is None:
         raise UsageError(f"{opened.source} has no tokenizer; save one there, or use the Python API with batches.")
-    return make_batches(
+    batches = make_batches(
         source if data is None else data,
         opened.task,
         opened.tokenizer,
@@ -119,10 +131,9 @@ def read_batches(
         limit=token_limit(opened.model),
         seed=seed,
         columns=Columns(text=_names(options["text_columns"]), label=options["label_column"]),
-        split=options["split"],
-        default_split=default_split,
-        source=source,
+        split=options["split"] or splits,
     )
+    return dataclasses.replace(batches, source=source)
 
 
 def read_evaluation_batches(source: str, opened: Pretrained, options: Mapping[str, Any]) -> Batches:
@@ -140,7 +151,7 @@ def read_evaluation_batches(source: str, opened: Pretrained, options: Mapping[st
     from fastprune.progress import step
 
     with step("reading"):
-        data = read_dataset(source, split=options["eval_split"], default_split=EVALUATION_SPLITS)
+        data = read_dataset(source, split=options["eval_split"] or EVALUATION_SPLITS)
     texts, label = options["eval_text_columns"], options["eval_label_column"]
     if texts is None and set(_names(options["text_columns"])) <= set(data.column_names):
         texts = options["text_columns"]

@@ -105,7 +105,8 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
         if options["eval_data"]:
             tests = read_evaluation_batches(options["eval_data"], opened, options)
             tell_missing(tests, where)
-        where.print(f"{batches.extent} from {data}")
+            where.print(f"Evaluation: {tests.told}")
+        where.print(batches.told)
         if tests is not None and not tests.missing:
             known = evaluate(opened.model, tests)  # first, so that nothing is pruned for an evaluation that fails
         result = run(
@@ -122,7 +123,8 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
             result = result.stored_as(options["save_dtype"])
         save_evaluated(result, output, opened.model, tests, known)
     if options["as_json"]:
-        click.echo(json_text(result.summary() | {"output": output}))
+        evaluated = {"evaluation": tests.summary()} if tests is not None else {}
+        click.echo(json_text(result.summary() | evaluated | {"output": output}))
         return
     where.print(terminal.groups_table(result.kept()))
     where.print(

@@ -78,6 +78,7 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
         opened = open_model(model, options)
         tests = read_evaluation_batches(options["eval_data"], opened, options)
         tell_missing(tests, where)
+        where.print(f"Evaluation: {tests.told}")
         read = functools.cache(lambda seed: read_batches(data, opened, options, samples=options["samples"], seed=seed))
         swept = sweeps.sweep(
             opened,

@@ -1,6 +1,5 @@
 from .activations import activation_named as activation_named
 from .activations import stored_activation as stored_activation
-from .batches import CUT as CUT
 from .batches import NO_LABEL as NO_LABEL
 from .batches import check_length as check_length
 from .batches import marked_tokens as marked_tokens
@@ -13,6 +12,7 @@ from .columns import text_columns as text_columns
 from .processors import part_of as part_of
 from .processors import tokenizer_of as tokenizer_of
 from .span_mixing import mix_spans as mix_spans
+from .tasks import CUT as CUT
 from .tasks import Batch as Batch
 from .tasks import Sample as Sample
 from .tasks import Task as Task

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprune.data.intake import Intake
 from fastprune.data.tasks import Batch, Sample, Task
 from fastprune.errors import DataError, ModelError
 
@@ -18,8 +19,6 @@ log = logging.getLogger(__name__)
 
 SAMPLE = "sample"
 """Name of the tensor with each row's index into ``Batches.samples``, [samples]; it is not an input of the model."""
-CUT = "cut"
-"""Entry of a sample that was truncated: the amount that was cut off, by its unit, such as ``{"tokens": 12}``."""
 NO_LABEL = -100
 """The label of tokens and samples without a label."""
 DECODER_MARK = "decoder_attention_mask"
@@ -39,14 +38,16 @@ class Batches:
     Attributes:
         batches: Tensors [samples, ...] on the CPU, by the model's argument names and the task's label names.
         task: The task, which defines the labels; None: unknown.
-        samples: The encoded samples with additional data for metrics; empty for wrapped batches.
+        samples: What metrics need of each sample: labels and additional data, without the inputs; empty for wrapped batches.
         source: Origin of the data, for messages.
+        intake: What was read and what was left out; None: unknown.
     """
 
     batches: tuple[dict[str, Tensor], ...]
     task: Task | None
     samples: tuple[Sample, ...] = ()
     source: str = ""
+    intake: Intake | None = None
 
     @classmethod
     def wrap(cls, data: Iterable[Batch], task: Task | None) -> Batches:
@@ -139,9 +140,19 @@ class Batches:
         return f"{self.n_samples:,} samples of {self.mean_length:,} {unit} on average"
 
     def summary(self) -> dict[str, Any]:
-        """Source, samples and tokens, ready for JSON, with the ``unit`` that counts as a token (``unit_of``)."""
-        counts = {"samples": self.n_samples, "tokens": self.n_tokens}
-        return {"source": self.source, **counts, "unit": unit_of(self.batches[0])}
+        """Source, samples and tokens, and what was left out of the source, ready for JSON.
+
+        ``unit`` is what counts as a token (``unit_of``).
+        """
+        counts = {"samples": self.n_samples, "tokens": self.n_tokens, "unit": unit_of(self.batches[0])}
+        return {"source": self.source, **counts} | (self.intake.summary() if self.intake else {})
+
+    @property
+    def told(self) -> str:
+        """Samples, their mean size, their source, and what was left out of it, in words."""
+        origin = f" from {self.source}" if self.source else ""
+        left_out = self.intake.told if self.intake else ""
+        return f"{self.extent}{origin}" + (f". {left_out}" if left_out else "")
 
     @property
     def described(self) -> str:

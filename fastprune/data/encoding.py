@@ -1,32 +1,30 @@
-"""From rows to batches: sample, encode, pad."""
+"""From rows to batches: draw, encode, pad."""
 
 from __future__ import annotations
 
-import sys
+import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from fastprune.data.batches import COUNTED, NO_LABEL, SAMPLE, Batches, log
+from fastprune.data.drawing import blocks_of, drawn_from_stream, samples_of
+from fastprune.data.intake import Intake
 from fastprune.data.processors import tokenizer_of
+from fastprune.data.rows import Rows, is_dataset
 from fastprune.data.tasks import Columns, Sample, Task
 from fastprune.errors import DataError
 from fastprune.progress import step
-
-if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
-    from transformers import PreTrainedTokenizerBase
-from fastprune.data.batches import COUNTED, NO_LABEL, SAMPLE, Batches, log
 from fastprune.ranges import COUNT, SEED, check_integer
 
-STREAMED = 10
-"""Rows read from a stream per requested sample; the samples are drawn from these."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def make_batches(
-    data: Dataset | IterableDataset | str | Path,
+    data: Rows,
     task: Task,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -36,14 +34,13 @@ def make_batches(
     limit: int | None = None,
     seed: int = 0,
     columns: Columns | None = None,
-    split: str | None = None,
-    default_split: str | tuple[str, ...] = "train",
-    source: str = "",
+    split: str | tuple[str, ...] | None = None,
 ) -> Batches:
     """Draw rows, encode them, and pad them in batches of similar length. The same arguments give the same batches.
 
     Args:
-        data: A data set, or a source for ``read_dataset``. From a stream, samples are drawn among the first 10 x ``samples`` rows.
+        data: A file, directory, Hub name, data set, data frame, list of texts or dicts, or dict of lists (``read_dataset``). From
+            a stream, samples are drawn among the first 10 x ``samples`` rows.
         task: Encodes the rows.
         tokenizer: The model's tokenizer or processor (``Pretrained.tokenizer``).
         samples: Number of rows to draw without replacement; None: all rows. A row may give several samples or none
@@ -53,40 +50,41 @@ def make_batches(
         limit: Maximum number of tokens of the model; None: unlimited.
         seed: Seed of the draw and of random choices while encoding.
         columns: Names of the text and label columns [None: guess from usual names].
-        split: Split to read, for sources with splits.
-        default_split: Split to read without ``split``, as in ``read_dataset``.
-        source: Origin of the data, for messages [default: ``data`` if it is a path or name].
+        split: Split to read, or several in order of preference, for sources with splits [None: train].
 
     Raises:
         DataError: The data cannot be read or does not fit the task.
         OptionError: A number is out of range.
     """
+    from fastprune.data.reading import read_dataset, source_name  # imported here because it takes seconds
+
     counts = {"batch_size": batch_size, "samples": samples, "max_length": max_length, "limit": limit}
     for name, value in counts.items():
         check_integer(name, value, COUNT)
     check_integer("seed", seed, SEED)
-    max_length = _max_length(max_length, tokenizer, limit, task.usual_length)
+    encode = functools.partial(
+        task.encode,
+        tokenizer=tokenizer,
+        columns=columns or Columns(),
+        max_length=_max_length(max_length, tokenizer, limit, task.usual_length),
+        seed=seed,
+    )
     with step("reading"):
-        if isinstance(data, (str, Path)):
-            from fastprune.data.reading import read_dataset  # imported here because it takes seconds
-
-            source = source or str(data)
-            data = read_dataset(data, split=split, default_split=default_split)
-        if is_dataset(data, streamed=True):
-            data = _from_stream(data, samples)
-        if not task.running_text:
-            data = data.select(_drawn(len(data), samples, seed))
-        encoded = task.encode(data, tokenizer, columns=columns or Columns(), max_length=max_length, seed=seed)
-        if task.running_text:
-            encoded = [encoded[index] for index in _drawn(len(encoded), samples, seed)]
-    told = source or "the data"
+        rows = read_dataset(data, split=split)
+        source = source_name(data)
+        seen, rows = drawn_from_stream(rows, samples, seed) if is_dataset(rows, streamed=True) else (len(rows), rows)
+        draw = blocks_of if task.running_text else samples_of
+        encoded, read = draw(rows, encode, samples, seed)
     if not encoded:
-        raise DataError(f"The task {task.name} found nothing to encode in the {len(data)} rows of {told}.")
+        raise DataError(f"The task {task.name} found nothing to encode in the {seen} rows of {source or 'the data'}.")
     encoded.sort(key=_length)
     starts = range(0, len(encoded), batch_size)
     batches = tuple(_collate(encoded[start : start + batch_size], start, task, tokenizer) for start in starts)
-    log.info("read %d samples in %d batches from %s", len(encoded), len(batches), told)
-    return Batches(batches=batches, task=task, samples=tuple(encoded), source=source)
+    intake = Intake.of(seen, read, encoded, by_row=not task.running_text)
+    log.info("read %d samples in %d batches from %s", len(encoded), len(batches), source or "the data")
+    inputs = {*tokenizer.model_input_names, *task.input_names} - set(task.label_names)
+    kept = tuple({name: value for name, value in sample.items() if name not in inputs} for sample in encoded)
+    return Batches(batches=batches, task=task, samples=kept, source=source, intake=intake)
 
 
 def _max_length(asked: int | None, tokenizer: PreTrainedTokenizerBase, limit: int | None, usual: int) -> int:
@@ -100,43 +98,6 @@ def _max_length(asked: int | None, tokenizer: PreTrainedTokenizerBase, limit: in
     if asked is not None and asked > longest:
         raise DataError(f"max_length must be at most the {longest} tokens that the model takes; got {asked}.")
     return asked or min(longest, usual)
-
-
-def _drawn(count: int, samples: int | None, seed: int) -> Sequence[int]:
-    """Some of so many places, in order; None, or more than there are: all."""
-    if samples is None or samples >= count:
-        return range(count)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return sorted(order[:samples].tolist())
-
-
-def is_dataset(data: object, *, streamed: bool = False) -> bool:
-    """Whether ``data`` is a data set of the library ``datasets``, without importing the library.
-
-    Args:
-        data: Any object.
-        streamed: Accept streamed data sets only.
-    """
-    library = sys.modules.get("datasets")
-    if library is None:
-        return False
-    return isinstance(data, library.IterableDataset) or (not streamed and isinstance(data, library.Dataset))
-
-
-def _from_stream(stream: IterableDataset, samples: int | None) -> Dataset:
-    """Read the first 10 x ``samples`` rows of a stream.
-
-    Raises:
-        DataError: The stream is empty, or ``samples`` is None.
-    """
-    if samples is None:
-        raise DataError("A streamed data set has an unknown length; give the number of samples to read.")
-    rows = list(stream.take(STREAMED * samples))
-    if not rows:
-        raise DataError("The streamed data set has no rows.")
-    from datasets import Dataset  # already imported, because the stream is of this library
-
-    return Dataset.from_list(rows, features=stream.features)
 
 
 def _collate(

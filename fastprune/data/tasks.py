@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Batch = Mapping[str, Tensor]
 Sample = dict[str, Any]
+CUT = "cut"
+"""Entry of a sample that was truncated: the amount that was cut off, by its unit, such as ``{"tokens": 12}``."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ class Task(ABC):
 
         A row may give several samples (windows of a long text, both texts of a pair) or none. The entries of a sample in the
         tokenizer's ``model_input_names``, ``input_names`` and ``label_names`` become tensors; other entries are kept for the
-        metrics.
+        metrics. A truncated sample says in ``CUT`` what was cut off.
 
         Args:
             data: The rows.
@@ -99,7 +101,7 @@ class Task(ABC):
             seed: Seed of random choices.
 
         Raises:
-            DataError: A column is missing, or a label is unknown to the model.
+            DataError: A column is missing, or a label is unknown to the model (``RowError`` if one row is to blame).
         """
 
     @abstractmethod

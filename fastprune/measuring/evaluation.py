@@ -13,6 +13,7 @@ from fastprune.calibration.dense_states import DenseStates
 from fastprune.calibration.hooks import evaluating
 from fastprune.data.batches import Batches, outputs_of, to_device, token_limit
 from fastprune.data.encoding import make_batches
+from fastprune.data.rows import Rows
 from fastprune.data.tasks import Batch, Columns, Task
 from fastprune.errors import DataError, ModelError
 from fastprune.models.pretrained import open_pretrained
@@ -20,7 +21,6 @@ from fastprune.progress import Progress, listening, track
 from fastprune.registry.serving import task_for
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 EVALUATION_SPLITS = ("validation", "validation_matched", "test")
@@ -40,12 +40,12 @@ class Reading(TypedDict, total=False):
     batch_size: int
     max_length: int | None
     columns: Columns | None
-    split: str | None
+    split: str | tuple[str, ...] | None
 
 
 def evaluate(
     model: nn.Module | str | Path,
-    data: Batches | Dataset | str | Path,
+    data: Batches | Rows,
     *,
     task: Task | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -56,7 +56,7 @@ def evaluate(
 
     Args:
         model: A model, or a directory or Hub name to open.
-        data: Batches, or a data set or source with labels; of the splits of a source, validation, else test.
+        data: Batches, or rows or a source of rows with labels (``read_dataset``); of its splits validation, else test.
         task: The model's task [None: the task of the batches, else the registered task for the model].
         tokenizer: The model's tokenizer, for data that is not encoded yet [None: the one opened with the model].
         progress: Whether to show progress on standard error, or a function, as for ``prune``.
@@ -82,7 +82,7 @@ def evaluate(
 def fidelity(
     teacher: nn.Module | str | Path,
     student: nn.Module | str | Path,
-    data: Batches | Dataset | str | Path,
+    data: Batches | Rows,
     *,
     task: Task | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -94,7 +94,7 @@ def fidelity(
     Args:
         teacher: The reference model, usually the dense one; it determines task and tokenizer if these are None.
         student: The other model, usually the pruned one.
-        data: Batches, or a data set or source, as for ``evaluate``.
+        data: Batches, or rows or their source, as for ``evaluate``.
         task: The models' task, as for ``evaluate``.
         tokenizer: The tokenizer, as for ``evaluate``.
         progress: Whether to show progress, as for ``evaluate``.
@@ -142,7 +142,7 @@ def agreement(
 
 def _opened(
     model: nn.Module | str | Path,
-    data: Batches | Dataset | str | Path,
+    data: Batches | Rows,
     task: Task | None,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> tuple[nn.Module, Task, PreTrainedTokenizerBase | None]:
@@ -160,7 +160,7 @@ def _opened(
 
 
 def _encoded(
-    data: Batches | Dataset | str | Path,
+    data: Batches | Rows,
     model: nn.Module,
     task: Task,
     tokenizer: PreTrainedTokenizerBase | None,
@@ -176,7 +176,8 @@ def _encoded(
     if tokenizer is None:
         raise DataError("Encoding the data needs a tokenizer; pass the tokenizer, or Batches.")
     limit = token_limit(model)
-    return make_batches(data, task, tokenizer, samples=None, limit=limit, default_split=EVALUATION_SPLITS, **reading)
+    reading = {**reading, "split": reading.get("split") or EVALUATION_SPLITS}
+    return make_batches(data, task, tokenizer, samples=None, limit=limit, **reading)
 
 
 def _results(model: nn.Module, task: Task, batches: Batches) -> Iterator[tuple[Any, Batch]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from fastprune.data.batches import Batches
+from fastprune.data.rows import Rows
 from fastprune.data.tasks import Batch, Task
 from fastprune.data.workload import Workload
 from fastprune.models.pretrained import Pretrained
@@ -30,13 +30,10 @@ from fastprune.strategies.contracts import CostModel, Rearranger, Scorer, Search
 from fastprune.strategies.schedules import Schedule
 from fastprune.units.architecture import Architecture
 
-if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
-
 
 def prune(
     model: nn.Module | Pretrained | str | Path,
-    data: Batches | Iterable[Batch] | Dataset | IterableDataset | str | Path,
+    data: Batches | Iterable[Batch] | Rows,
     *,
     budget: Budget,
     recipe: Recipe | str | Path = "default",
@@ -59,8 +56,8 @@ def prune(
 
     Args:
         model: A transformers model, the result of ``open_pretrained``, a directory, or a Hub name.
-        data: The calibration set: the result of ``make_batches``, a source for it, a data set of ``datasets`` (streamed or
-            not), or an iterable of dicts of tensors for ``model(**batch)``.
+        data: The calibration set: the result of ``make_batches``, rows or a source for it (``read_dataset``), or an iterable of
+            dicts of tensors for ``model(**batch)``.
         budget: The cost to keep, as a fraction of the dense model's: above 0, at most 1. Several costs by name, and
             amounts as text: ``{"latency": 0.6, "params": 0.7}``, ``"latency=3.5ms"``.
         recipe: A preset by name, a TOML file, or a ``Recipe``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from fastprune.calibration.dense_states import DenseStates
 from fastprune.data.batches import Batches, check_tokens, token_limit
-from fastprune.data.encoding import is_dataset, make_batches
+from fastprune.data.encoding import make_batches
+from fastprune.data.rows import Rows, is_rows
 from fastprune.data.tasks import Batch, Task
 from fastprune.errors import DataError, ModelError
 from fastprune.models.pretrained import Pretrained, open_pretrained
@@ -28,9 +29,6 @@ from fastprune.units.architecture import Architecture
 from fastprune.units.experts import unfuse_experts
 from fastprune.units.groups import Groups
 from fastprune.units.resolve import resolve_groups
-
-if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +70,7 @@ class Subject:
 
 def open_subject(
     model: nn.Module | Pretrained | str | Path,
-    data: Batches | Iterable[Batch] | Dataset | IterableDataset | str | Path,
+    data: Batches | Iterable[Batch] | Rows,
     *,
     architecture: Architecture | str | None,
     task: Task | None,
@@ -121,26 +119,23 @@ def check_fits(subject: Subject, scorer: Scorer) -> None:
 
 
 def _calibration_set(
-    data: Batches | Iterable[Batch] | Dataset | IterableDataset | str | Path,
+    data: Batches | Iterable[Batch] | Rows,
     teacher: nn.Module,
     opened: Pretrained | None,
     task: Task | None,
     seed: int,
 ) -> Batches:
     """The calibration set with its task: the given one [that of the batches, of the opened model, or of the class]."""
-    if isinstance(data, (str, Path)) or is_dataset(data):
-        data = _read(data, opened, task, seed)
-    batches = Batches.wrap(data, task)
+    given: Any = _read(data, opened, task, seed) if is_rows(data) else data
+    batches = Batches.wrap(given, task)
     chosen = batches.task or (opened.task if opened else None) or task_for(teacher.config, type(teacher))  # type: ignore[arg-type]
     check_tokens(teacher, batches)
     return Batches.wrap(batches, chosen)
 
 
-def _read(
-    source: str | Path | Dataset | IterableDataset, opened: Pretrained | None, task: Task | None, seed: int
-) -> Batches:
+def _read(source: Any, opened: Pretrained | None, task: Task | None, seed: int) -> Batches:
     if opened is None or opened.tokenizer is None:
-        name = source if isinstance(source, (str, Path)) else "a data set"
+        name = source if isinstance(source, (str, Path)) else "rows"
         raise DataError(
             f"Reading {name} takes a tokenizer: give the model as open_pretrained returns it, or by its name."
         )

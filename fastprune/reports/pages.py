@@ -110,7 +110,8 @@ def page_data(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
         "spectrum": _spectrum(details),
         "timings": {name: f"{seconds:.1f}" for name, seconds in [*timings.items(), ("total", sum(timings.values()))]},
         "calibration": f"Calibrated on {figures.extent(calibration)} of "
-        f"{calibration['source'] or 'batches in memory'}, seed {calibration['seed']}.",
+        f"{calibration['source'] or 'batches in memory'}, seed {calibration['seed']}."
+        + (f" {calibration['left_out']}." if calibration.get("left_out") else ""),
         "versions": ", ".join(f"{name} {number}" for name, number in details.get("versions", {}).items()),
         "command": f"fastprune prune MODEL --data DATA --recipe recipe.toml --budget {details['budget']:g} --output DIR",
         "recipe": details["recipe"],

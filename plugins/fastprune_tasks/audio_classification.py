@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from fastprune import Columns
 from fastprune.data import Sample
 from fastprune_tasks.classification import SequenceClassification
-from fastprune_tasks.recordings import classifies_recordings, encode_recordings
+from fastprune_tasks.recordings import RECORDING_COLUMNS, classifies_recordings, encode_recordings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,6 +21,7 @@ class AudioClassification(SequenceClassification):
 
     name: ClassVar[str] = "audio-classification"
     heads: ClassVar[tuple[str, ...]] = ("ForAudioClassification", "ForSequenceClassification")
+    usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = RECORDING_COLUMNS
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:

@@ -12,7 +12,7 @@ from fastprune.data import Batch, Sample, label_column
 from fastprune_tasks.frames import Convolutions, convolutions_of, frame_mask
 from fastprune_tasks.image_embedding import ImageEmbedding
 from fastprune_tasks.labels import LABELS, read_labels
-from fastprune_tasks.recordings import encode_recordings
+from fastprune_tasks.recordings import RECORDING_COLUMNS, encode_recordings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,6 +29,7 @@ class AudioEmbedding(ImageEmbedding):
 
     name: ClassVar[str] = "audio-embedding"
     heads: ClassVar[tuple[str, ...]] = ("Model",)
+    usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = RECORDING_COLUMNS
 
     convolutions: Convolutions
 

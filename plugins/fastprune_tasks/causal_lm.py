@@ -15,7 +15,7 @@ from fastprune.data import NO_LABEL, Batch, Sample, Task, text_columns, token_ma
 from fastprune.errors import DataError
 from fastprune_tasks.labels import labels_of
 from fastprune_tasks.likelihood import categorical_loss, draw_at
-from fastprune_tasks.texts import SINGLES
+from fastprune_tasks.texts import SINGLES, texts_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,6 +31,8 @@ class CausalLM(Task):
     token_label_names: ClassVar[tuple[str, ...]] = ("labels",)
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"perplexity"})
     running_text: ClassVar[bool] = True
+    usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = SINGLES
+    label_form: ClassVar[str] = "the text itself"
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
@@ -50,15 +52,13 @@ class CausalLM(Task):
         Each block starts with the tokenizer's BOS token, if it adds one. The last, shorter block is kept if the tokenizer has a
         padding token.
         """
-        name, *others = text_columns(data, columns, SINGLES)
-        if others:
-            raise DataError(f"Causal language modelling reads one column of text; got {', '.join([name, *others])}.")
+        (name,) = text_columns(data, columns, self.usual_inputs)
         first = tokenizer("")["input_ids"]
         start = first if first == [tokenizer.bos_token_id] else []
         length = max_length - len(start)
         if length < 1 or max_length < 2:
             raise DataError(f"Blocks of {max_length} tokens have no next token; raise max_length.")
-        ids = tokenizer("\n".join(data[name]), add_special_tokens=False, verbose=False)["input_ids"]
+        ids = tokenizer("\n".join(texts_of(data, name)), add_special_tokens=False, verbose=False)["input_ids"]
         blocks = [start + ids[at : at + length] for at in range(0, len(ids), length)]
         if len(blocks) > 1 and tokenizer.pad_token_id is None and len(blocks[-1]) < max_length:
             blocks.pop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -11,11 +12,11 @@ import torch
 from torch import Tensor
 
 from fastprune import Columns
-from fastprune.data import NO_LABEL, Batch, Sample, Task, label_column, marked_tokens, text_columns
+from fastprune.data import CUT, NO_LABEL, Batch, Sample, Task, label_column, marked_tokens, text_columns
 from fastprune.errors import DataError
 from fastprune_tasks.labels import labels_of
 from fastprune_tasks.likelihood import categorical_loss, draw_at
-from fastprune_tasks.texts import SINGLES
+from fastprune_tasks.texts import SINGLES, texts_of, tokenized
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 SOURCES = (("article",), ("dialogue",), ("source",), ("src",), ("input",), ("inputs",), ("question",), *SINGLES)
 TARGETS = ("summary", "highlights", "target", "targets", "tgt", "output", "answer", "translation", "label")
+PAIRED = (("source", "target"), ("src", "tgt"), ("input", "output"))
+"""Usual names of source and target together."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,7 @@ class ConditionalGeneration(Task):
     """Generate a target text for each source text with an encoder-decoder, under teacher forcing.
 
     Attributes:
-        start: The decoder's start token.
+        start: The decoder's start token; None: the last token of the target, as in mBART.
     """
 
     name: ClassVar[str] = "conditional-generation"
@@ -38,8 +41,11 @@ class ConditionalGeneration(Task):
     input_names: ClassVar[tuple[str, ...]] = ("decoder_input_ids", "decoder_attention_mask")
     token_label_names: ClassVar[tuple[str, ...]] = ("labels",)
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"perplexity"})
+    usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = SOURCES
+    usual_labels: ClassVar[tuple[str, ...]] = TARGETS
+    label_form: ClassVar[str] = "target text"
 
-    start: int
+    start: int | None
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
@@ -49,7 +55,9 @@ class ConditionalGeneration(Task):
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
-        """Read the decoder's start token, or the padding token, which T5 starts with."""
+        """Read the decoder's start token, or the padding token, which T5 starts with; none if the class wraps the last token."""
+        if _wraps(config):
+            return cls(start=None)
         first = getattr(config, "decoder_start_token_id", None)
         return cls(start=int(getattr(config, "pad_token_id", None) or 0) if first is None else int(first))
 
@@ -61,19 +69,19 @@ class ConditionalGeneration(Task):
         The decoder's inputs are the target shifted right by one token. The target is the second text column if one is named,
         else the label column.
         """
-        source, *more = text_columns(data, columns, SOURCES)
-        target = more[0] if len(more) == 1 else label_column(data, columns, TARGETS)
-        if target is None or len(more) > 1:
+        source, *more = text_columns(data, columns, (*self.usual_inputs, *PAIRED))
+        target = more[0] if more else label_column(data, columns, self.usual_labels)
+        if target is None:
             raise DataError(
                 f"Conditional generation needs a source and a target text; the data has {', '.join(data.column_names)}. "
                 "Name two text columns (--text-columns), or the target as the label column (--label-column)."
             )
-        targets = [str(text) for text in data[target]]
-        encoded = tokenizer(list(data[source]), text_target=targets, truncation=True, max_length=max_length)
-        names = [name for name in tokenizer.model_input_names if name in encoded]
+        sources = tokenized(tokenizer, [texts_of(data, source)], max_length)
+        targets = tokenized(tokenizer, [texts_of(data, target)], max_length, target=True)
         samples = []
-        for row, labels in enumerate(encoded["labels"]):
-            samples.append({name: encoded[name][row] for name in names} | decoded(labels, self.start))
+        for sample, expected in zip(sources, targets, strict=True):
+            inputs = {name: sample[name] for name in tokenizer.model_input_names if name in sample}
+            samples.append(inputs | decoded(expected["input_ids"], self.start) | _cut(sample, expected))
         return samples
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
@@ -104,10 +112,34 @@ class ConditionalGeneration(Task):
         return {"agreement": float(torch.cat(same).float().mean())}
 
 
-def decoded(labels: Sequence[int], start: int) -> Sample:
-    """The decoder's inputs (``labels`` shifted right by one token, behind ``start``) and the labels of a text."""
-    inputs = {"decoder_input_ids": [start, *labels[:-1]], "decoder_attention_mask": [1] * len(labels)}
+def decoded(labels: Sequence[int], start: int | None) -> Sample:
+    """The decoder's inputs and the labels of a text.
+
+    Args:
+        labels: The tokens of the text.
+        start: First token of the decoder, in front of ``labels`` without their last one; None: that last token.
+    """
+    first = labels[-1] if start is None else start
+    inputs = {"decoder_input_ids": [first, *labels[:-1]], "decoder_attention_mask": [1] * len(labels)}
     return {**inputs, "labels": list(labels)}
+
+
+def _wraps(config: PretrainedConfig) -> bool:
+    """Whether the decoder of a model class starts with the last token of its text, such as the language in mBART.
+
+    The function that shifts labels in the class's module then takes no start token.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING as CLASSES
+
+    model_class = CLASSES.get(type(config), None)
+    shift = model_class and getattr(inspect.getmodule(model_class), "shift_tokens_right", None)
+    return shift is not None and "decoder_start_token_id" not in inspect.signature(shift).parameters
+
+
+def _cut(*parts: Sample) -> Sample:
+    """What was cut off source and target together."""
+    tokens = sum(part.get(CUT, {}).get("tokens", 0) for part in parts)
+    return {CUT: {"tokens": tokens}} if tokens else {}
 
 
 def _real(batch: Batch) -> Tensor:

@@ -16,8 +16,8 @@ from fastprune.errors import DataError, ModelError
 from fastprune_tasks.frames import Convolutions, convolutions_of, frame_mask
 from fastprune_tasks.labels import labels_of
 from fastprune_tasks.likelihood import draw_categorical, full_precision
-from fastprune_tasks.recordings import encode_recordings
-from fastprune_tasks.transcripts import transcripts
+from fastprune_tasks.recordings import RECORDING_COLUMNS, encode_recordings
+from fastprune_tasks.transcripts import TRANSCRIPTS, transcripts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,6 +35,9 @@ class CTC(Task):
 
     name: ClassVar[str] = "ctc"
     heads: ClassVar[tuple[str, ...]] = ("ForCTC",)
+    usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = RECORDING_COLUMNS
+    usual_labels: ClassVar[tuple[str, ...]] = TRANSCRIPTS
+    label_form: ClassVar[str] = "transcript"
     token_label_names: ClassVar[tuple[str, ...]] = ("labels",)
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"word_error_rate", "character_error_rate"})
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from fastprune import Columns
 from fastprune.data import Sample
 from fastprune_tasks.classification import SequenceClassification
-from fastprune_tasks.pictures import encode_pictures
+from fastprune_tasks.pictures import PICTURE_COLUMNS, encode_pictures
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,6 +21,7 @@ class ImageClassification(SequenceClassification):
 
     name: ClassVar[str] = "image-classification"
     heads: ClassVar[tuple[str, ...]] = ("ForImageClassification",)
+    usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = PICTURE_COLUMNS
 
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int

@@ -14,7 +14,7 @@ from fastprune.data import Batch, Sample, label_column
 from fastprune.errors import DataError
 from fastprune_tasks.embedding import Embedding
 from fastprune_tasks.labels import LABELS, read_labels
-from fastprune_tasks.pictures import encode_pictures
+from fastprune_tasks.pictures import PICTURE_COLUMNS, encode_pictures
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,6 +27,9 @@ class ImageEmbedding(Embedding):
 
     name: ClassVar[str] = "image-embedding"
     heads: ClassVar[tuple[str, ...]] = ("Model", "VisionModelWithProjection")
+    usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = PICTURE_COLUMNS
+    usual_labels: ClassVar[tuple[str, ...]] = LABELS
+    label_form: ClassVar[str] = "class, any value"
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:

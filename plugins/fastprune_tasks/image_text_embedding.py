@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastprune import Columns
-from fastprune.data import Batch, Sample, Task, text_columns, tokenizer_of
+from fastprune.data import CUT, Batch, Sample, Task, text_columns, tokenizer_of
 from fastprune.errors import ModelError
 from fastprune_tasks.likelihood import draw_gaussian, full_precision, gaussian_loss
-from fastprune_tasks.pictures import encode_pictures
+from fastprune_tasks.pictures import PICTURES, encode_pictures
+from fastprune_tasks.texts import texts_of, tokenized
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,6 +38,9 @@ class ImageTextEmbedding(Task):
 
     name: ClassVar[str] = "image-text-embedding"
     heads: ClassVar[tuple[str, ...]] = ("Model",)
+    usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = tuple(
+        (picture, caption) for picture in PICTURES for (caption,) in CAPTIONS
+    )
     label_names: ClassVar[tuple[str, ...]] = ("text_vectors", "image_vectors")
 
     filled: int = 0
@@ -70,11 +74,15 @@ class ImageTextEmbedding(Task):
             raise ModelError("Images with texts need the model's processor: an image processor and a tokenizer.")
         samples = encode_pictures(data, columns.text, tokenizer)
         (name,) = text_columns(data, Columns(text=columns.text[1:2]), CAPTIONS)
-        options = {"padding": "max_length", "max_length": self.filled} if self.filled else {"max_length": max_length}
-        encoded = text([str(each) for each in data[name]], truncation=True, **options)
-        names = ["input_ids"] if self.filled else [each for each in text.model_input_names if each in encoded]
-        for row, sample in enumerate(samples):
-            sample |= {each: encoded[each][row] for each in names}
+        texts = texts_of(data, name)
+        spelt = tokenized(text, [texts], self.filled or max_length)
+        fill = {"padding": "max_length", "max_length": self.filled, "truncation": True}
+        names = ["input_ids"] if self.filled else [each for each in text.model_input_names if each in spelt[0]]
+        encoded = text(texts, **fill)["input_ids"] if self.filled else []
+        for row, (sample, short) in enumerate(zip(samples, spelt, strict=True)):
+            sample |= {each: short[each] for each in (*names, CUT) if each in short}
+            if self.filled:
+                sample["input_ids"] = encoded[row]
         return samples
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:

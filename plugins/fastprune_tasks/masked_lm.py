@@ -40,6 +40,7 @@ class MaskedLM(Task):
     heads: ClassVar[tuple[str, ...]] = ("ForMaskedLM", "WithLMHeadModel")
     input_names: ClassVar[tuple[str, ...]] = ("bbox",)
     token_label_names: ClassVar[tuple[str, ...]] = ("labels",)
+    label_form: ClassVar[str] = "the text itself"
     usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = (*PAIRS, *SINGLES)
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"perplexity"})
 

@@ -4,32 +4,48 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastprune.data import Sample, part_of
-from fastprune.errors import DataError
+from fastprune import Columns
+from fastprune.data import Sample, label_column, part_of
+from fastprune.errors import DataError, RowError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 PICTURES = ("image", "img", "picture", "pixel_values")
+PICTURE_COLUMNS = tuple((name,) for name in PICTURES)
 
 
 def encode_pictures(data: Dataset, columns: tuple[str, ...], processor: Any) -> list[Sample]:
     """Encode each row's image as a tensor [channels, height, width].
 
     Args:
-        data: Has a column of images.
+        data: Has a column of images, or of paths of image files.
         columns: Column names; the first is that of the images. Empty: the first usual name in the data.
         processor: The image processor, or a processor that contains it.
 
     Raises:
         DataError: The data has no such column.
+        RowError: A row has no image.
     """
-    name = columns[0] if columns else next((each for each in PICTURES if each in data.column_names), None)
+    name = columns[0] if columns else label_column(data, Columns(), PICTURES)
     if name not in data.column_names:
         raise DataError(f"The data has no column of images; its columns are {', '.join(data.column_names)}.")
     process = part_of(processor, "image_processor")
     samples: list[Sample] = []
-    for picture in data[name]:
-        colours = picture.convert("RGB") if hasattr(picture, "convert") else picture
+    for row, picture in enumerate(data[name]):
+        colours = _opened(row, picture, str(name))
         samples.append({"pixel_values": process(colours, return_tensors="pt")["pixel_values"][0]})
     return samples
+
+
+def _opened(row: int, picture: Any, column: str) -> Any:
+    """The image of a row, in colours; arrays are left as they are."""
+    from PIL import Image  # imported here: an optional part of datasets
+
+    if picture is None or picture == "":
+        raise RowError(row, f"there is no image in '{column}'; remove the row.")
+    try:
+        picture = Image.open(picture) if isinstance(picture, str) else picture
+        return picture.convert("RGB") if isinstance(picture, Image.Image) else picture
+    except OSError as error:
+        raise RowError(row, f"the image in '{column}' cannot be read: {error}") from error

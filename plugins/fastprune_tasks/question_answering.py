@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from fastprune import Columns
 from fastprune.data import Batch, Sample, Task, label_column, text_columns, token_mask
-from fastprune.errors import DataError
+from fastprune.errors import DataError, RowError
 from fastprune_tasks.likelihood import categorical_loss, draw_categorical, full_precision
+from fastprune_tasks.texts import shortened, texts_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,6 +38,9 @@ class QuestionAnswering(Task):
     name: ClassVar[str] = "question-answering"
     heads: ClassVar[tuple[str, ...]] = ("ForQuestionAnswering", "ForQuestionAnsweringSimple")
     label_names: ClassVar[tuple[str, ...]] = ("start_positions", "end_positions")
+    usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = TEXTS
+    usual_labels: ClassVar[tuple[str, ...]] = ANSWERS
+    label_form: ClassVar[str] = "SQuAD's: `text` and `answer_start`, each a list"
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
@@ -55,12 +60,14 @@ class QuestionAnswering(Task):
             raise DataError("Question answering needs a fast tokenizer, which returns character offsets.")
         if tokenizer.padding_side != "right":
             raise DataError("Question answering needs padding on the right; set tokenizer.padding_side = 'right'.")
-        names = text_columns(data, columns, TEXTS)
+        names = text_columns(data, columns, self.usual_inputs)
         if len(names) != 2:
             raise DataError(f"Question answering needs two text columns, question and context; got {', '.join(names)}.")
-        questions, contexts = (list(data[name]) for name in names)
-        column = label_column(data, columns, ANSWERS)
-        answers = None if column is None else [_checked_answers(value, column) for value in data[column]]
+        questions, contexts = (texts_of(data, name) for name in names)
+        column = label_column(data, columns, self.usual_labels)
+        answers = None
+        if column is not None:
+            answers = [_checked_answers(row, value, column) for row, value in enumerate(data[column])]
         encoded = tokenizer(
             questions,
             contexts,
@@ -216,9 +223,16 @@ def _cls_position(input_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> i
     return input_ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in input_ids else 0
 
 
-def _checked_answers(value: Any, column: str) -> Mapping[str, Any]:
+def _checked_answers(row: int, value: Any, column: str) -> Mapping[str, Any]:
+    """SQuAD's answers: lists of texts and starts, a list of answers, or either written as text; nothing: no answer."""
+    value = json.loads(value) if isinstance(value, str) and value.strip().startswith(("{", "[")) else value
+    if value is None or isinstance(value, list):
+        listed = value or []
+        if all(isinstance(each, Mapping) and {"text", "answer_start"} <= set(each) for each in listed):
+            return {name: [each[name] for each in listed] for name in ("text", "answer_start")}
     if not isinstance(value, Mapping) or not {"text", "answer_start"} <= set(value):
-        raise DataError(
-            f"The column '{column}' must hold SQuAD's answers, lists of text and answer_start; got {value!r}."
+        raise RowError(
+            row,
+            f"'{column}' must hold SQuAD's answers, lists of text and answer_start; got {shortened(value)}.",
         )
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Iterator, Mapping
@@ -11,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastprune import Columns
-from fastprune.data import Sample, part_of
-from fastprune.errors import DataError, ModelError
+from fastprune.data import CUT, Sample, label_column, part_of
+from fastprune.errors import DataError, ModelError, RowError
+from fastprune_tasks.labels import in_row
+from fastprune_tasks.texts import shortened
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 Waveform = NDArray[np.float32]
 
 RECORDINGS = ("audio", "speech", "recording", "input_values", "file")
+RECORDING_COLUMNS = tuple((name,) for name in RECORDINGS)
 
 
 def classifies_recordings(class_name: str) -> bool:
@@ -42,7 +46,7 @@ def encode_recordings(data: Dataset, processor: Any, columns: Columns) -> list[S
         ModelError: The feature extractor has no sampling rate.
     """
     names = columns.text
-    column = names[0] if names else next((name for name in RECORDINGS if name in data.column_names), "")
+    column = names[0] if names else label_column(data, Columns(), RECORDINGS) or ""
     if column not in data.column_names:
         raise DataError(
             f"There is no column of recordings{f' {column}' if column else ''}; the data has {', '.join(data.column_names)}. "
@@ -54,10 +58,15 @@ def encode_recordings(data: Dataset, processor: Any, columns: Columns) -> list[S
         raise ModelError(
             f"A {type(extractor).__name__} is not a feature extractor for recordings: it has no sampling_rate."
         )
-    return [
-        {name: value[0] for name, value in extractor(wave, sampling_rate=rate, return_tensors="pt").items()}
-        for wave in waveforms(data, column, rate)
-    ]
+    longest = getattr(extractor, "n_samples", None)  # a recording of this length, to which the extractor cuts
+    samples: list[Sample] = []
+    for wave in waveforms(data, column, rate):
+        encoded = extractor(wave, sampling_rate=rate, return_tensors="pt")
+        sample: Sample = {name: value[0] for name, value in encoded.items()}
+        if longest is not None and len(wave) > longest:
+            sample[CUT] = {"seconds": (len(wave) - longest) / rate}
+        samples.append(sample)
+    return samples
 
 
 def waveforms(data: Dataset, column: str, rate: int) -> Iterator[Waveform]:
@@ -78,19 +87,19 @@ def waveforms(data: Dataset, column: str, rate: int) -> Iterator[Waveform]:
         data = data.cast_column(column, Audio(decode=False))
     for row, value in enumerate(data[column]):
         if isinstance(value, str) or (isinstance(value, Mapping) and "array" not in value):
-            wave, current = _read(value, f"Row {row} of '{column}'")
+            wave, current = in_row(row, functools.partial(_read, column=column), value)
         else:
             wave, current = (value["array"], value["sampling_rate"]) if isinstance(value, Mapping) else (value, rate)
         try:
             readings = np.asarray(wave, dtype=np.float32)
         except (TypeError, ValueError) as error:
-            raise DataError(f"Row {row} of '{column}' is not a recording; got {value!r}.") from error
+            raise RowError(row, f"'{column}' is not a recording; got {shortened(value)}.") from error
         if readings.ndim != 1 or len(readings) == 0:
-            raise DataError(f"Row {row} of '{column}' must have the readings of one channel; got {readings.shape}.")
+            raise RowError(row, f"'{column}' must have the readings of one channel; got {readings.shape}.")
         yield _at_rate(readings, int(current), rate)
 
 
-def _read(value: str | Mapping[str, Any], where: str) -> tuple[Waveform, int]:
+def _read(value: str | Mapping[str, Any], column: str) -> tuple[Waveform, int]:
     """Read a sound file: the mean of its channels [readings], and its sampling rate.
 
     Raises:
@@ -102,11 +111,11 @@ def _read(value: str | Mapping[str, Any], where: str) -> tuple[Waveform, int]:
         raise DataError('Sound files need the package soundfile: pip install "fastprune[audio]".') from error
     content = value if isinstance(value, str) else value.get("bytes") or value.get("path")
     if not content:
-        raise DataError(f"{where} is not a recording; got {value!r}.")
+        raise DataError(f"there is no recording in '{column}'; got {shortened(value)}.")
     try:
         wave, rate = soundfile.read(io.BytesIO(content) if isinstance(content, bytes) else content, dtype="float32")
     except (OSError, RuntimeError) as error:
-        raise DataError(f"{where} cannot be read as a sound file: {error}") from error
+        raise DataError(f"'{column}' cannot be read as a sound file: {error}") from error
     return (wave if wave.ndim == 1 else wave.mean(1)), rate
 
 

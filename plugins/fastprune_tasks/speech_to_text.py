@@ -6,11 +6,12 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from fastprune import Columns
-from fastprune.data import Sample, tokenizer_of
+from fastprune.data import CUT, Sample, tokenizer_of
 from fastprune.errors import DataError, ModelError
 from fastprune_tasks.conditional_generation import ConditionalGeneration, decoded
-from fastprune_tasks.recordings import encode_recordings
-from fastprune_tasks.transcripts import transcripts
+from fastprune_tasks.recordings import RECORDING_COLUMNS, encode_recordings
+from fastprune_tasks.texts import tokenized
+from fastprune_tasks.transcripts import TRANSCRIPTS, transcripts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,6 +31,9 @@ class SpeechToText(ConditionalGeneration):
 
     name: ClassVar[str] = "speech-to-text"
     heads: ClassVar[tuple[str, ...]] = ("ForConditionalGeneration", "ForSpeechSeq2Seq")
+    usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = RECORDING_COLUMNS
+    usual_labels: ClassVar[tuple[str, ...]] = TRANSCRIPTS
+    label_form: ClassVar[str] = "transcript"
 
     longest: int
 
@@ -68,7 +72,8 @@ class SpeechToText(ConditionalGeneration):
                 f"Speech to text needs recordings and transcripts; the data has {', '.join(data.column_names)}. Name the column of "
                 "transcripts (--label-column), or the columns of recordings and transcripts (--text-columns)."
             )
-        encoded = text(spoken, truncation=True, max_length=min(max_length, self.longest))["input_ids"]
-        for sample, ids in zip(samples, encoded, strict=True):
+        for sample, spelt in zip(samples, tokenized(text, [spoken], min(max_length, self.longest)), strict=True):
+            ids = spelt["input_ids"]
             sample |= decoded(ids[1:] if ids[0] == self.start else ids, self.start)
+            sample |= {CUT: sample.get(CUT, {}) | spelt[CUT]} if CUT in spelt else {}
         return samples

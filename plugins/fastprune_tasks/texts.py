@@ -128,22 +128,26 @@ def text_of(row: int, value: Any, column: str) -> str | None:
 
 
 def tokenized(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[Any]], max_length: int, **options: bool
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[str]], max_length: int, *, target: bool = False
 ) -> list[Sample]:
     """Tokenize one or two texts per row, and count the tokens that are cut off (``CUT``).
 
     Args:
         tokenizer: The tokenizer.
-        texts: One or two columns [rows] of texts, or of lists of words.
+        texts: One or two columns, each [rows].
         max_length: Maximum number of tokens per sample.
-        options: Further options of the tokenizer.
+        target: The texts are targets, such as translations, which some tokenizers encode in another way.
     """
-    encoded = tokenizer(*(list(column) for column in texts), truncation=True, max_length=max_length, **options)
-    samples = [{name: values[row] for name, values in encoded.items()} for row in range(len(texts[0]))]
+
+    def encoded(rows: Sequence[int], **options: Any) -> Any:
+        columns = [[column[row] for row in rows] for column in texts]
+        return tokenizer(text_target=columns[0], **options) if target else tokenizer(*columns, **options)
+
+    short = encoded(range(len(texts[0])), truncation=True, max_length=max_length)
+    samples = [{name: values[row] for name, values in short.items()} for row in range(len(texts[0]))]
     full = [row for row, sample in enumerate(samples) if len(sample["input_ids"]) >= max_length]
     if full:  # only these can be cut, and only they are tokenized twice
-        whole = tokenizer(*([column[row] for row in full] for column in texts), verbose=False, **options)["input_ids"]
-        for row, ids in zip(full, whole, strict=True):
+        for row, ids in zip(full, encoded(full, verbose=False)["input_ids"], strict=True):
             if len(ids) > len(samples[row]["input_ids"]):
                 samples[row][CUT] = {"tokens": len(ids) - len(samples[row]["input_ids"])}
     return samples

@@ -165,13 +165,13 @@ def test_text_is_cut_into_blocks(tmp_path, tiny_tokenizer) -> None:
     model = testing.tiny_model("llama", "ForCausalLM", vocab_size=len(tiny_tokenizer))
     task = fastprune.task_for(model.config, type(model))
     batches = fastprune.make_batches(text, task, tiny_tokenizer, samples=None, max_length=4)
-    assert sorted(len(sample["input_ids"]) for sample in batches.samples) == [2, 4, 4]
-    assert batches.samples[-1]["labels"] == batches.samples[-1]["input_ids"]
+    assert sorted(len(sample["labels"]) for sample in batches.samples) == [2, 4, 4]
+    assert batches.batches[-1]["input_ids"][-1].tolist() == batches.samples[-1]["labels"]
     assert fastprune.make_batches(text, task, tiny_tokenizer, samples=2, max_length=4).n_samples == 2
     found = fastprune.evaluate(model, batches)["perplexity"]
     total, tokens = 0.0, 0
     for sample in batches.samples:
-        ids = torch.tensor([sample["input_ids"]])
+        ids = torch.tensor([sample["labels"]])
         with torch.no_grad():
             total += float(model(ids, labels=ids).loss) * (ids.shape[1] - 1)
         tokens += ids.shape[1] - 1

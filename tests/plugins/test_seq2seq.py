@@ -118,6 +118,21 @@ def test_decoder_sees_the_target_one_token_later(tiny_tokenizer) -> None:
     }
 
 
+@pytest.mark.parametrize("start", [None, 3])
+@pytest.mark.parametrize("class_name", [*HEADS, *MORE])
+def test_perplexity_is_that_of_the_class(class_name: str, start: int | None, tiny_tokenizer) -> None:
+    """Whatever token the decoder of a class starts with: that of the configuration, or the last of the text (mBART)."""
+    model = tiny(class_name)
+    model.config.decoder_start_token_id = start if start or class_name.startswith(("MBart", "PLBart")) else 1
+    task = serving.task_for(model.config, type(model))
+    data = Dataset.from_dict({"source": ["a good film", "paris"], "target": ["the cat sat", "the dog"]})
+    batches = fastprune.make_batches(data, task, tiny_tokenizer)
+    inputs, labels = batches.batches[0], batches.batches[0]["labels"]
+    with torch.no_grad():
+        mean = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], labels=labels).loss
+    assert fastprune.evaluate(model, batches)["perplexity"] == pytest.approx(float(mean.exp()), rel=1e-5)
+
+
 def test_a_source_without_a_target_is_refused(tiny_tokenizer) -> None:
     task = serving.task_for(tiny("T5ForConditionalGeneration").config, transformers.T5ForConditionalGeneration)
     with pytest.raises(fastprune.errors.DataError, match="a source and a target text; the data has text. Name two"):

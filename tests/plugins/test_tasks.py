@@ -23,12 +23,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from fastprune import Batches, Columns
+from fastprune import Batches, Columns, task_for, testing
 from fastprune.data import Task
 from fastprune.data.batches import model_inputs
 from fastprune.data.encoding import make_batches
 from fastprune.data.reading import read_dataset
-from fastprune.errors import DataError
+from fastprune.errors import DataError, RowError
 from fastprune_tasks.classification import SequenceClassification
 from fastprune_tasks.embedding import Embedding
 from fastprune_tasks.masked_lm import MaskedLM
@@ -388,3 +388,28 @@ def test_real_questions_have_their_answers_in_a_window(tiny_shared: Path) -> Non
     rows = {s["row"] for s in samples if s["start_positions"] != s["cls"]}
     assert len(samples) > len(data)
     assert rows == set(range(len(data)))
+
+
+def test_boxes_reach_the_model_with_their_words(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = testing.tiny_model("layoutlm", "ForTokenClassification")
+    task = task_for(model.config, type(model))
+    rows = {"words": [["cats", "sat"], ["a"]], "bboxes": [[[1, 2, 3, 4], [5, 6, 7, 8]], [[9, 9, 9, 9]]]}
+    batch = make_batches({**rows, "ner_tags": [[0, 1], [1]]}, task, tiny_tokenizer).batches[0]
+    assert batch["bbox"][0].tolist() == [[0] * 4, [9] * 4, [1000] * 4, [0] * 4, [0] * 4]
+    assert batch["bbox"][1].tolist() == [[0] * 4, [1, 2, 3, 4], [1, 2, 3, 4], [5, 6, 7, 8], [1000] * 4]
+    model(**model_inputs(batch, task))
+    with pytest.raises(RowError, match=r"Row 2 of the data: 'bboxes' must have boxes .* got \[9, 9, 1, 9\]"):
+        make_batches({**rows, "bboxes": [rows["bboxes"][0], [[9, 9, 1, 9]]]}, task, tiny_tokenizer)
+    whole = testing.tiny_model("layoutlm", "ForSequenceClassification")
+    read = make_batches({**rows, "label": [0, 1]}, task_for(whole.config, type(whole)), tiny_tokenizer).batches[0]
+    assert torch.equal(read["bbox"], batch["bbox"])
+    bert = testing.tiny_model("bert", "ForTokenClassification")
+    assert "bbox" not in make_batches(rows, task_for(bert.config, type(bert)), tiny_tokenizer).batches[0]
+
+
+def test_boxes_that_are_missing_are_told(
+    tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = TokenClassification(classes=("a", "b"), boxes=True)
+    make_batches({"words": [["cat"]]}, task, tiny_tokenizer)
+    assert "none of the columns bbox, bboxes, boxes: all boxes are 0" in caplog.text
