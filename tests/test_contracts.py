@@ -19,6 +19,9 @@ CONSUMER = "bert.encoder.layer.0.attention.output.dense"
 PRODUCER = "bert.encoder.layer.0.attention.self.query"
 
 
+BATCHES = testing.tiny_batches(testing.tiny_model(), samples=5, batch_size=3)
+
+
 @pytest.fixture(scope="module")
 def model():
     return testing.tiny_model()
@@ -37,7 +40,7 @@ def test_what_is_right_passes(model, groups: Groups) -> None:
     scorer, searcher = strategy("scorer", "magnitude"), strategy("searcher", "exact")
     costs = strategy("cost", "params").measure(model, groups, fastprune.data.Workload.of(testing.tiny_batches(model)))
     checks.check_costs(costs, groups, strategy("cost", "params"))
-    checks.check_scores(Scores(importance=importance(groups)), groups, scorer)
+    checks.check_scores(Scores(importance=importance(groups)), groups, scorer, BATCHES)
     checks.check_search(Mask.full(groups), groups, costs, costs.total, searcher)
     checks.check_rearrangement(Mask.full(groups), Mask.full(groups), groups, strategy("rearranger", "none"))
     checks.check_reconstruction({}, model, groups, strategy("tuner", "none"))
@@ -51,12 +54,40 @@ def test_what_is_right_passes(model, groups: Groups) -> None:
         (torch.tensor([1.0, float("nan"), 1.0, 1.0]), "returned importance for '{}' that are not finite"),
         (torch.tensor([1.0, float("inf"), 1.0, 1.0]), "returned importance for '{}' that are not finite"),
         (torch.tensor([1.0, -1.0, 1.0, 1.0]), "returned negative importance for '{}'"),
+        (
+            torch.ones(4, dtype=torch.float16),
+            "returned importance of torch.float16 for '{}'; it must be float32 or float64",
+        ),
+        (torch.ones(4, dtype=torch.long), "returned importance of torch.int64 for '{}'; it must be float32 or float64"),
+        (torch.ones(4, device="meta"), "returned importance for '{}' on the device meta; it must be on the CPU"),
     ],
 )
 def test_importance(groups: Groups, first: torch.Tensor, complaint: str) -> None:
     scores = Scores(importance=importance(groups, first=first))
     with pytest.raises(ContractError, match="The scorer 'magnitude' " + complaint.format(FIRST)):
-        checks.check_scores(scores, groups, strategy("scorer", "magnitude"))
+        checks.check_scores(scores, groups, strategy("scorer", "magnitude"), BATCHES)
+
+
+@pytest.mark.parametrize(
+    ("first", "complaint"),
+    [
+        ((torch.ones(5, 9),), "returned token weights of 1 batches for '{}'; there are 2"),
+        (
+            (torch.ones(2, 9), torch.ones(3, 9)),
+            r"returned token weights of shape \[2, 9\] for '{}'; it must be \[3, any\]",
+        ),
+        ((torch.ones(3, 9), -torch.ones(2, 9)), "returned negative token weights for '{}'"),
+        ((torch.ones(3, 9), torch.full((2, 9), torch.nan)), "returned token weights for '{}' that are not finite"),
+    ],
+)
+def test_token_weights(groups: Groups, first: tuple[torch.Tensor, ...], complaint: str) -> None:
+    grads = {group.name: torch.ones(5, group.units) for group in groups}
+    weights = {group.name: (torch.ones(3, 9), torch.ones(2, 9)) for group in groups}
+    right = Scores(importance=importance(groups), grads=grads, token_weights=weights)
+    checks.check_scores(right, groups, strategy("scorer", "fisher"), BATCHES)
+    scores = Scores(importance=importance(groups), grads=grads, token_weights=weights | {FIRST: first})
+    with pytest.raises(ContractError, match="The scorer 'fisher' " + complaint.format(FIRST)):
+        checks.check_scores(scores, groups, strategy("scorer", "fisher"), BATCHES)
 
 
 def test_groups_left_out_or_made_up(groups: Groups) -> None:
@@ -66,27 +97,28 @@ def test_groups_left_out_or_made_up(groups: Groups) -> None:
         ContractError,
         match=rf"scorer 'magnitude' left out the groups \['{FIRST}'\] and returned the unknown \['nowhere'\]",
     ):
-        checks.check_scores(Scores(importance=values), groups, strategy("scorer", "magnitude"))
+        checks.check_scores(Scores(importance=values), groups, strategy("scorer", "magnitude"), BATCHES)
 
 
 def test_promised_scores_that_are_missing(groups: Groups) -> None:
     with pytest.raises(ContractError, match="The scorer 'fisher' says that it gives 'grads' and returned none"):
-        checks.check_scores(Scores(importance=importance(groups)), groups, strategy("scorer", "fisher"))
+        checks.check_scores(Scores(importance=importance(groups)), groups, strategy("scorer", "fisher"), BATCHES)
 
 
 @pytest.mark.parametrize(
     ("first", "complaint"),
     [
-        (torch.ones(5, 3), r"returned grads of shape \[5, 3\] for '{}'; it must be \[any, 4\]"),
+        (torch.ones(5, 3), r"returned grads of shape \[5, 3\] for '{}'; it must be \[5, 4\]"),
+        (torch.ones(1, 4), r"returned grads of shape \[1, 4\] for '{}'; it must be \[5, 4\]"),
         (torch.full((5, 4), float("nan")), "returned grads for '{}' that are not finite"),
     ],
 )
 def test_gradients(groups: Groups, first: torch.Tensor, complaint: str) -> None:
     grads = {group.name: torch.ones(5, group.units) for group in groups} | {FIRST: first}
-    weights = {group.name: (torch.ones(5, 2),) for group in groups}
+    weights = {group.name: (torch.ones(3, 9), torch.ones(2, 9)) for group in groups}
     scores = Scores(importance=importance(groups), grads=grads, token_weights=weights)
     with pytest.raises(ContractError, match="The scorer 'fisher' " + complaint.format(FIRST)):
-        checks.check_scores(scores, groups, strategy("scorer", "fisher"))
+        checks.check_scores(scores, groups, strategy("scorer", "fisher"), BATCHES)
 
 
 @pytest.mark.parametrize(
@@ -207,10 +239,11 @@ def test_the_pipeline_checks_every_stage(model) -> None:
 def test_damage(groups: Groups, first: torch.Tensor, said: str) -> None:
     damage = {group.name: torch.arange(group.units, -1, -1).double() for group in groups}
     scores = Scores(importance=importance(groups), damage=damage)
-    checks.check_scores(scores, groups, strategy("scorer", "magnitude"))
+    checks.check_scores(scores, groups, strategy("scorer", "magnitude"), BATCHES)
     with pytest.raises(ContractError, match=said.format(FIRST)):
         checks.check_scores(
             Scores(importance=importance(groups), damage=damage | {FIRST: first}),
             groups,
             strategy("scorer", "magnitude"),
+            BATCHES,
         )

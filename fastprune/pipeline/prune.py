@@ -92,7 +92,7 @@ def prune(
     shared, cache = cache is not None, cache or PruningCache()
     with torch.inference_mode(False), torch.enable_grad(), listening(progress), clock() as timings:
         subject = open_subject(model, data, architecture=architecture, task=task, seed=seed, cache=cache, shared=shared)
-        check_fits(subject, chosen.scorer)
+        check_fits(subject, chosen.scorer, reroute=reroute)
         workload = Workload.of(subject.calibration)
         limits = measure(subject, workload, requested, chosen.cost, cache)
         state = State.dense(subject, reroute=reroute)

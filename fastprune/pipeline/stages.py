@@ -42,7 +42,7 @@ def score(state: State, scorer: Scorer, cache: PruningCache) -> Scores:
         scores = cache.scores(
             scorer, subject.fingerprint, lambda: scorer.score(student, groups, subject.calibration, context)
         )
-        checks.check_scores(scores, groups, scorer)
+        checks.check_scores(scores, groups, scorer, subject.calibration)
     return scores
 
 

@@ -25,6 +25,7 @@ from fastprune.pipeline.fingerprint import fingerprint
 from fastprune.registry.loading import installed
 from fastprune.registry.serving import architecture_for, task_for
 from fastprune.strategies.contracts import Scorer
+from fastprune.surgery.routing import check_routes
 from fastprune.units.architecture import Architecture
 from fastprune.units.experts import unfuse_experts
 from fastprune.units.groups import Groups
@@ -108,8 +109,11 @@ def open_subject(
     )
 
 
-def check_fits(subject: Subject, scorer: Scorer) -> None:
-    """Raise ``ModelError`` for an offloaded model and a scorer that runs the whole model at once."""
+def check_fits(subject: Subject, scorer: Scorer, *, reroute: bool) -> None:
+    """Raise ``ModelError`` for an offloaded model and a scorer that runs the whole model at once, or for a model without routers
+    that experts could be removed from."""
+    if reroute:
+        check_routes(subject.teacher, subject.groups)
     offloaded = [name for name, parameter in subject.teacher.named_parameters() if parameter.device.type == "meta"]
     if offloaded and not scorer.layerwise:
         raise ModelError(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from fastprune.data.batches import Batches
 from fastprune.errors import ContractError
 from fastprune.strategies.contracts import CostModel, Rearranger, Scorer, Searcher, Tuner
 from fastprune.strategies.costs import CostTable
@@ -52,22 +53,34 @@ def checked_passes(schedule: Schedule, budget: float, groups: Groups) -> list[Pa
     return passes
 
 
-def check_scores(scores: Scores, groups: Groups, scorer: Scorer) -> None:
-    """Check that importance is finite and non-negative for every unit, and that the declared optional fields are there."""
+def check_scores(scores: Scores, groups: Groups, scorer: Scorer, batches: Batches) -> None:
+    """Check that importance is finite and non-negative for every unit, that the declared optional fields are there, and that all
+    fields have one entry for each group, sample or token of the batches."""
     who = f"scorer '{scorer.name}'"
     _same_names(who, scores.importance, groups)
     for group in groups:
-        _shape(who, group.name, "importance", scores.importance[group.name], (group.units,))
-        _finite(who, group.name, "importance", scores.importance[group.name], negative=False)
+        importance = scores.importance[group.name]
+        _on_cpu(who, group.name, "importance", importance)
+        _shape(who, group.name, "importance", importance, (group.units,))
+        if importance.dtype not in (torch.float32, torch.float64):
+            raise ContractError(
+                f"The {who} returned importance of {importance.dtype} for '{group.name}'; it must be float32 or float64."
+            )
+        _finite(who, group.name, "importance", importance, negative=False)
     for name in sorted(scorer.provides):
-        field = getattr(scores, name)
-        if field is None:
+        if getattr(scores, name) is None:
             raise ContractError(f"The {who} says that it gives '{name}' and returned none.")
-        _same_names(who, field, groups)
+    for name in Scores.optional():
+        if getattr(scores, name) is not None:
+            _same_names(who, getattr(scores, name), groups)
     for group in groups if scores.grads is not None else ():
         assert scores.grads is not None
-        _shape(who, group.name, "grads", scores.grads[group.name], (None, group.units))
+        _on_cpu(who, group.name, "grads", scores.grads[group.name])
+        _shape(who, group.name, "grads", scores.grads[group.name], (batches.n_samples, group.units))
         _finite(who, group.name, "grads", scores.grads[group.name])
+    for group in groups if scores.token_weights is not None else ():
+        assert scores.token_weights is not None
+        _check_token_weights(who, group.name, scores.token_weights[group.name], batches)
     for group in groups if scores.damage is not None else ():
         assert scores.damage is not None
         _check_damage(who, group.name, scores.damage[group.name], group.units)
@@ -117,6 +130,17 @@ def check_reconstruction(reconstruction: Reconstruction, student: nn.Module, gro
                 )
 
 
+def _check_token_weights(who: str, name: str, weights: Sequence[Tensor], batches: Batches) -> None:
+    """Check that there is a finite, non-negative weight for each token of each sample, by batch."""
+    if len(weights) != len(batches):
+        raise ContractError(
+            f"The {who} returned token weights of {len(weights)} batches for '{name}'; there are {len(batches)}."
+        )
+    for size, values in zip(batches.sizes, weights, strict=True):
+        _shape(who, name, "token weights", values, (size, None))
+        _finite(who, name, "token weights", values, negative=False)
+
+
 def _check_damage(who: str, name: str, damage: Tensor, units: int) -> None:
     """Check that the damage is finite, never rises with more units, and is 0 with all units kept."""
     _shape(who, name, "damage", damage, (units + 1,))
@@ -151,6 +175,13 @@ def _shape(who: str, group: str, what: str, value: Tensor, expected: tuple[int |
     if len(shape) != len(expected) or any(want not in (None, size) for size, want in zip(shape, expected, strict=True)):
         wanted = ", ".join("any" if size is None else str(size) for size in expected)
         raise ContractError(f"The {who} returned {what} of shape {list(shape)} for '{group}'; it must be [{wanted}].")
+
+
+def _on_cpu(who: str, group: str, what: str, value: Tensor) -> None:
+    if value.device.type != "cpu":
+        raise ContractError(
+            f"The {who} returned {what} for '{group}' on the device {value.device}; it must be on the CPU."
+        )
 
 
 def _finite(who: str, group: str, what: str, value: Tensor, *, negative: bool = True) -> None:

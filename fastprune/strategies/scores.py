@@ -20,7 +20,7 @@ class Scores:
     """Estimated loss increases of removing units, by group name, on the CPU; see docs/method.md, section 4.
 
     Attributes:
-        importance: Importance of each unit, [units], finite and non-negative.
+        importance: Importance of each unit, [units] float32 or float64, finite and non-negative.
         grads: Gradient of each sample's loss by the mask, [samples, units]; None if the scorer computes none.
         token_weights: Weight of each token: the squared norm of the loss gradient at the consumer's output, one
             [samples, tokens] per batch (docs/method.md, section 8). None if the scorer computes none.

@@ -67,7 +67,7 @@ def check_scorer(scorer: Scorer, *, model: nn.Module | None = None, batches: Bat
 def _score(scorer: Scorer, model: nn.Module, groups: Groups, batches: Batches) -> Scores:
     with untouched(model, f"scorer '{scorer.name}'"), contract_kept():
         scores = scorer.score(model, groups, batches, Context(groups=groups))
-        checks.check_scores(scores, groups, scorer)
+        checks.check_scores(scores, groups, scorer, batches)
     return scores
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastprune import Batches, UsageError, option
+from fastprune import Batches, option
 from fastprune.calibration import Labels, collect_gradients
 from fastprune.strategies import Context, Scorer, Scores
 from fastprune.units import Groups
@@ -29,13 +29,10 @@ class FisherScorer(Scorer):
     )
     mini_batch: int = option(
         0,
+        at_least=0,
+        at_most=65536,
         help="Only to compare with the paper's code: sum gradients over so many samples before squaring; 0: each sample's own.",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.mini_batch < 0:
-            raise UsageError(f"The scorer 'fisher' needs a mini_batch of 0 or more samples; got {self.mini_batch}.")
 
     @property
     def provides(self) -> frozenset[str]:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from fastprune.data import NO_LABEL
 
+BLOCK = 2**22  # probabilities held at once by draw_categorical
+
 
 def full_precision(tensor: Tensor) -> Tensor:
     """Convert half precision to float32, which sums over tokens and classes need; wider types are unchanged."""
@@ -31,9 +33,31 @@ def categorical_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def draw_categorical(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw one class from the softmax of each row: [rows, classes] -> [rows]. The generator is on the CPU."""
-    probabilities = full_precision(logits.detach()).softmax(-1).cpu()
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1).to(logits.device)
+    """Draw one class from the softmax of each row, by inversion of its cumulative distribution.
+
+    One uniform number a row is drawn on the CPU, so the draws are the same on every device. Rows are taken in blocks, because
+    the probabilities of a vocabulary need far more memory than half-precision logits.
+
+    Args:
+        logits: [rows, classes], on any device.
+        generator: On the CPU.
+
+    Returns:
+        [rows] int64.
+    """
+    uniform = torch.rand(len(logits), 1, generator=generator).to(logits.device)  # [rows, 1], below 1
+    rows = max(1, BLOCK // max(logits.shape[-1], 1))
+    blocks = zip(logits.detach().split(rows), uniform.split(rows), strict=True)
+    drawn = [_inverted(full_precision(block).softmax(-1), point) for block, point in blocks]
+    return torch.cat(drawn) if drawn else uniform.new_zeros(0, dtype=torch.long)
+
+
+def _inverted(probabilities: Tensor, point: Tensor) -> Tensor:
+    """The first class whose cumulative probability [rows, classes] exceeds the point [rows, 1] of the total: [rows]."""
+    cumulative = probabilities.cumsum(-1)
+    total = cumulative[:, -1:]
+    below = torch.minimum(point * total, total * (1 - 2**-23))  # below the total after rounding, too
+    return torch.searchsorted(cumulative, below, right=True).squeeze(1)
 
 
 def draw_at(logits: Tensor, where: Tensor, generator: torch.Generator) -> Tensor:

@@ -250,8 +250,12 @@ def test_what_rerouting_costs_is_measured_and_said(caplog: pytest.LogCaptureFixt
     assert moved.cost_after == fastprune.strategy("cost", "macs").measure(moved.model, groups, workload).total
 
 
-def test_rerouting_without_a_router_is_refused() -> None:
-    model = testing.tiny_model()
+@pytest.mark.parametrize("model_type", ["bert", "llama"])
+def test_rerouting_without_a_router_is_refused_before_any_work(
+    model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = testing.tiny_model(model_type)
+    monkeypatch.setattr(type(fastprune.strategy("cost", "macs")), "measure", None)
     with pytest.raises(fastprune.errors.ModelError, match="names no router"):
         fastprune.prune(model, testing.tiny_batches(model), budget=0.5, reroute=True)
 

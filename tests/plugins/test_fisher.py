@@ -139,8 +139,3 @@ def test_mini_batches_are_another_matrix_and_off_by_default() -> None:
         assert not torch.allclose(each.importance[group.name], eights.importance[group.name], rtol=0.1)
         assert torch.linalg.matrix_rank(eights.grads[group.name]) <= 3
         torch.testing.assert_close(eights.importance[group.name], eights.grads[group.name].square().mean(0))
-
-
-def test_a_mini_batch_has_a_size() -> None:
-    with pytest.raises(fastprune.UsageError, match="mini_batch of 0 or more samples; got -1"):
-        strategy("scorer", "fisher", mini_batch=-1)

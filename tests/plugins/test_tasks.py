@@ -29,8 +29,10 @@ from fastprune.data.batches import model_inputs
 from fastprune.data.encoding import make_batches
 from fastprune.data.reading import read_dataset
 from fastprune.errors import DataError, RowError
+from fastprune_tasks import likelihood
 from fastprune_tasks.classification import SequenceClassification
 from fastprune_tasks.embedding import Embedding
+from fastprune_tasks.likelihood import draw_categorical
 from fastprune_tasks.masked_lm import MaskedLM
 from fastprune_tasks.question_answering import LONGEST_ANSWER, QuestionAnswering, best_span
 from fastprune_tasks.regression import Regression
@@ -413,3 +415,26 @@ def test_boxes_that_are_missing_are_told(
     task = TokenClassification(classes=("a", "b"), boxes=True)
     make_batches({"words": [["cat"]]}, task, tiny_tokenizer)
     assert "none of the columns bbox, bboxes, boxes: all boxes are 0" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_drawn_classes_have_the_predicted_frequencies(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.tensor([2.0, -torch.inf, 0.5, -1.0, -torch.inf]).to(dtype)
+    expected = logits.float().softmax(-1)
+    many = draw_categorical(logits.expand(20_000, 5), torch.Generator().manual_seed(0))
+    counts = many.bincount(minlength=5) / len(many)
+    assert torch.equal(counts > 0, expected > 0)
+    assert (counts - expected).abs().max() < 0.01
+    monkeypatch.setattr(likelihood, "BLOCK", 7)  # a row at a time
+    alone = draw_categorical(logits.expand(200, 5), torch.Generator().manual_seed(0))
+    monkeypatch.undo()
+    assert torch.equal(alone, draw_categorical(logits.expand(200, 5), torch.Generator().manual_seed(0)))
+    assert draw_categorical(torch.zeros(0, 5), torch.Generator()).shape == (0,)
+
+
+def test_a_draw_at_the_end_of_the_distribution_is_a_possible_class() -> None:
+    for classes in (3, 50_000):
+        logits = torch.full((1, classes), -torch.inf)
+        logits[0, : classes - 1] = 0.0
+        drawn = likelihood._inverted(logits.softmax(-1), torch.tensor([[1 - 2**-24]]))
+        assert drawn.tolist() == [classes - 2]
