@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,8 +38,8 @@ class Columns:
 class Task(ABC):
     """The purpose of a model. There is one subclass per kind of head; its fields come from the model's configuration.
 
-    A task never runs the model: it encodes rows into samples and converts the model's outputs to per-sample losses, drawn labels
-    and metrics. Labels are optional: a batch without the tensors in ``label_names`` is unlabelled.
+    A task does not run the model, except for ``written``: it encodes rows into samples and converts the model's outputs to
+    per-sample losses, drawn labels and metrics. Labels are optional: a batch without the tensors in ``label_names`` is unlabelled.
 
     Attributes:
         usual_length: Maximum number of tokens per sample, unless set otherwise or the model takes fewer.
@@ -120,6 +120,17 @@ class Task(ABC):
         Returns:
             Label tensors by ``label_names``.
         """
+
+    def written(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """What the metrics need besides the outputs of a forward pass, such as generated texts: tensors [samples, ...] by name.
+
+        They are added to the batch that ``metrics`` reads [none].
+
+        Args:
+            model: The model that is evaluated, in evaluation mode.
+            batch: The batch, on the model's device.
+        """
+        return {}
 
     def missing(self, samples: Sequence[Mapping[str, Any]]) -> str:
         """What is missing for the metrics, and what to do, in a sentence; empty if they can be computed [the labels].

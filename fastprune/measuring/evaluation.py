@@ -76,7 +76,10 @@ def evaluate(
         if absent:
             raise DataError(absent)
         with torch.inference_mode(), evaluating(model):
-            return task.metrics(_results(model, task, batches), batches.samples)
+            results = (
+                (outputs, {**batch, **task.written(model, batch)}) for outputs, batch in _results(model, task, batches)
+            )
+            return task.metrics(results, batches.samples)
 
 
 def fidelity(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -109,6 +109,13 @@ class CTC(Task):
         path = draw_categorical(logits.flatten(0, 1), generator).reshape(logits.shape[:2])  # [samples, frames]
         texts = self._collapsed(path, self._frames(outputs, batch))
         return {"labels": nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=NO_LABEL)}
+
+    def missing(self, samples: Sequence[Mapping[str, Any]]) -> str:
+        """What the metrics need: labels, and the transcripts of encoded samples."""
+        absent = super().missing(samples)
+        if absent or all("transcript" in sample for sample in samples):
+            return absent
+        return "Metrics of CTC need the encoded samples with their transcripts; use make_batches."
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
         """Word and character error rate of greedy decoding (most likely token per frame) without a language model."""

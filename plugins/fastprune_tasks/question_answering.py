@@ -102,6 +102,12 @@ class QuestionAnswering(Task):
             "end_positions": draw_categorical(end, generator),
         }
 
+    def missing(self, samples: Sequence[Mapping[str, Any]]) -> str:
+        """What the metrics need: the answers' texts."""
+        if samples and all("answers" in sample for sample in samples):
+            return ""
+        return "Metrics of question answering need the encoded samples with answers; name the answers' column."
+
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
         """SQuAD's exact match and F1, as fractions from 0 to 1.
 
@@ -110,10 +116,8 @@ class QuestionAnswering(Task):
         """
         from torchmetrics.functional.text import squad  # imported here because it takes seconds
 
-        if not samples or any("answers" not in sample for sample in samples):
-            raise DataError(
-                "Metrics of question answering need the encoded samples with answers; name the answers' column."
-            )
+        if self.missing(samples):
+            raise DataError(self.missing(samples))
         best: dict[int, tuple[float, str]] = {}  # row -> score and text of the best span
         empty: dict[int, float] = {}  # row -> score of no answer
         for outputs, batch in results:

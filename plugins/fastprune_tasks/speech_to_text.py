@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from torch import Tensor, nn
+
 from fastprune import Columns
-from fastprune.data import CUT, Sample, tokenizer_of
+from fastprune.data import CUT, Batch, Sample, tokenizer_of
 from fastprune.errors import DataError, ModelError
 from fastprune_tasks.conditional_generation import ConditionalGeneration, decoded
 from fastprune_tasks.recordings import RECORDING_COLUMNS, encode_recordings
@@ -22,14 +25,15 @@ if TYPE_CHECKING:
 class SpeechToText(ConditionalGeneration):
     """A transcript per recording, by a decoder under teacher forcing.
 
-    Loss and metrics are those of conditional generation: each token is predicted from the true tokens before it. For the word
-    error rate of generated transcripts, use the model's ``generate()``.
+    Loss, perplexity and token accuracy are those of conditional generation: each token is predicted from the true tokens before
+    it. The error rates are those of generated transcripts.
 
     Attributes:
         longest: Maximum number of tokens of the decoder.
     """
 
     name: ClassVar[str] = "speech-to-text"
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"perplexity", "word_error_rate", "character_error_rate"})
     heads: ClassVar[tuple[str, ...]] = ("ForConditionalGeneration", "ForSpeechSeq2Seq")
     usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = RECORDING_COLUMNS
     usual_labels: ClassVar[tuple[str, ...]] = TRANSCRIPTS
@@ -76,4 +80,39 @@ class SpeechToText(ConditionalGeneration):
             ids = spelt["input_ids"]
             sample |= decoded(ids[1:] if ids[0] == self.start else ids, self.start)
             sample |= {CUT: sample.get(CUT, {}) | spelt[CUT]} if CUT in spelt else {}
+        for sample, words in zip(samples, spoken, strict=True):
+            sample |= {"transcript": words, "tokenizer": text}
         return samples
+
+    def written(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The transcripts that the model generates, [samples, tokens]; none for a model that cannot generate."""
+        generate = getattr(model, "generate", None)
+        inputs = {name: batch[name] for name in ("input_features", "attention_mask") if name in batch}
+        return {} if generate is None else {"sequences": generate(**inputs, max_length=self.longest)}
+
+    def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
+        """Word and character error rate of the generated transcripts, perplexity and token accuracy.
+
+        Before they are compared, both transcripts are normalised as the tokenizer does it, if it has ``basic_normalize`` (Whisper:
+        lower case, no punctuation).
+        """
+        from torchmetrics.functional.text import char_error_rate, word_error_rate  # imported here: takes seconds
+
+        heard: list[str] = []
+        said: list[str] = []
+
+        def listened() -> Iterator[tuple[Any, Batch]]:
+            for outputs, batch in results:
+                if samples and "sequences" in batch:
+                    for index, ids in zip(batch["sample"].tolist(), batch["sequences"], strict=True):
+                        text = samples[index]["tokenizer"]
+                        normalized = getattr(text, "basic_normalize", str)
+                        heard.append(normalized(text.decode(ids, skip_special_tokens=True)))
+                        said.append(normalized(samples[index]["transcript"]))
+                yield outputs, batch
+
+        figures = super().metrics(listened(), samples)
+        if not heard:
+            return figures
+        errors = {"word_error_rate": word_error_rate(heard, said), "character_error_rate": char_error_rate(heard, said)}
+        return {name: float(value) for name, value in errors.items()} | figures

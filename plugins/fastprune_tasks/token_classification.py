@@ -13,6 +13,7 @@ from fastprune import Columns
 from fastprune.data import NO_LABEL, Batch, Sample, Task, label_column, text_columns, token_mask
 from fastprune.errors import DataError, RowError
 from fastprune_tasks.boxes import reads_boxes
+from fastprune_tasks.entities import entity_scores, marks_entities
 from fastprune_tasks.labels import ClassReader, as_list, class_names, in_row, labels_of, read_labels
 from fastprune_tasks.likelihood import categorical_loss, draw_at
 from fastprune_tasks.texts import TOKENS, encode_words, words_of
@@ -90,22 +91,32 @@ class TokenClassification(Task):
         return {"labels": draw_at(outputs.logits, where, generator)}
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
-        """Accuracy (equal to micro-averaged F1) and macro-averaged F1 over the labelled tokens."""
+        """Accuracy over the labelled words, and F1: of entities for tags such as ``B-PER``, else macro-averaged over the classes.
+
+        Words that are cut off count for nothing.
+        """
         from torchmetrics.functional import classification as measures  # imported here because it takes seconds
 
         pairs = []
+        sentences: list[tuple[list[str], list[str]]] = []
         for outputs, batch in results:
             labels = labels_of(batch)
             labelled = labels != NO_LABEL
-            pairs.append((outputs.logits.argmax(-1)[labelled], labels[labelled]))
+            decided = outputs.logits.argmax(-1)
+            pairs.append((decided[labelled], labels[labelled]))
+            for found, known, words in zip(decided, labels, labelled, strict=True):
+                sentences.append((self._names(found[words]), self._names(known[words])))
         predicted = torch.cat([prediction for prediction, _ in pairs])  # [words]
         expected = torch.cat([label for _, label in pairs])  # [words]
         count = len(self.classes)
-        values = {
-            "accuracy": measures.multiclass_accuracy(predicted, expected, count, average="micro"),
-            "f1": measures.multiclass_f1_score(predicted, expected, count),
-        }
-        return {name: float(value) for name, value in values.items()}
+        accuracy = float(measures.multiclass_accuracy(predicted, expected, count, average="micro"))
+        if not marks_entities(self.classes):
+            return {"accuracy": accuracy, "f1": float(measures.multiclass_f1_score(predicted, expected, count))}
+        return {**entity_scores(*zip(*sentences, strict=True)), "accuracy": accuracy}
+
+    def _names(self, numbers: Tensor) -> list[str]:
+        """Class names for class numbers: [words]."""
+        return [self.classes[number] for number in numbers.tolist()]
 
     def compare(self, teacher: Iterable[Any], student: Iterable[Any], batches: Iterable[Batch]) -> dict[str, float]:
         """Agreement of the predicted classes at all tokens but padding."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click.testing
@@ -13,6 +14,7 @@ import pytest
 import torch
 import transformers
 from datasets import Audio, ClassLabel, Dataset, Features, List, Value
+from torchmetrics.functional.text import word_error_rate
 
 import fastprune
 from fastprune import testing
@@ -38,6 +40,7 @@ FAMILIES: list[tuple[str, str, dict[str, Any]]] = [
 ]
 IDS = ["-".join([name, head, *map(str, config.values())]) for name, head, config in FAMILIES]
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"
+WORDS = {"word_error_rate", "character_error_rate"}
 RATE = 3840
 """Readings a second: the tiny Whisper hears one second, 24 frames of its spectrum."""
 
@@ -174,8 +177,8 @@ def run(*arguments: object) -> click.testing.Result:
 @pytest.mark.parametrize(
     ("fixture", "auto", "metrics"),
     [
-        ("ctc_model", "AutoModelForCTC", {"word_error_rate", "character_error_rate"}),
-        ("whisper", "AutoModelForSpeechSeq2Seq", {"perplexity", "token_accuracy"}),
+        ("ctc_model", "AutoModelForCTC", WORDS),
+        ("whisper", "AutoModelForSpeechSeq2Seq", WORDS | {"perplexity", "token_accuracy"}),
         ("classifier", "AutoModelForAudioClassification", {"accuracy", "f1", "matthews"}),
     ],
 )
@@ -201,6 +204,33 @@ def test_recordings_from_the_command_line(
     alone = getattr(transformers, auto).from_pretrained(small, trust_remote_code=True).eval()
     with torch.no_grad():
         assert torch.equal(alone(**inputs).logits, opened.model(**inputs).logits)
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
+def test_word_errors_of_whisper_are_those_of_what_it_writes(whisper: Path, spoken: Path) -> None:
+    opened = fastprune.open_pretrained(whisper)
+    batches = fastprune.make_batches(str(spoken), opened.task, opened.tokenizer, batch_size=5)
+    text, heard = opened.tokenizer.tokenizer, []
+    for batch in batches:
+        ids = opened.model.generate(input_features=batch["input_features"], max_length=opened.task.longest)
+        heard += text.batch_decode(ids, skip_special_tokens=True)
+    said = [sample["transcript"] for sample in batches.samples]
+    metrics = fastprune.evaluate(opened.model, batches)
+    expected = word_error_rate([each.lower() for each in heard], said)
+    assert metrics["word_error_rate"] == pytest.approx(float(expected))
+    assert {"word_error_rate", "character_error_rate"} <= opened.task.lower_is_better
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
+def test_transcripts_are_compared_without_case_and_punctuation(whisper: Path) -> None:
+    """As Whisper's own tokenizer normalises them."""
+    opened = fastprune.open_pretrained(whisper)
+    text = opened.tokenizer.tokenizer
+    samples = [{"transcript": "A, B!", "tokenizer": text}]
+    ids = torch.tensor([text.convert_tokens_to_ids(["a", "\u0120", "b"])])
+    batch = {"sample": torch.tensor([0]), "sequences": ids, "labels": torch.zeros(1, 1).long()}
+    results = [(SimpleNamespace(logits=torch.zeros(1, 1, 3)), batch)]
+    assert opened.task.metrics(results, samples)["word_error_rate"] == 0.0
 
 
 @pytest.mark.filterwarnings("ignore:At least one mel filter")
