@@ -381,6 +381,29 @@ def test_a_retrieval_gives_the_numbers_of_the_evaluator(embedder: Path, similari
         assert metrics[name] == pytest.approx(found[f"{similarity}_{name}"], abs=1e-5), name
 
 
+def test_a_directory_of_beir_gives_the_numbers_of_the_evaluator(embedder: Path, tmp_path: Path) -> None:
+    """Its whole corpus is ranked, documents without a judgement and documents of one text included."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.evaluation import InformationRetrievalEvaluator
+
+    draw = np.random.default_rng(1)
+    queries = {f"q{index}": " ".join(draw.choice(WORDS, 4)) for index in range(6)}
+    corpus = {f"d{index}": " ".join(draw.choice(WORDS, 6)) for index in range(40)}
+    relevant = {query: {f"d{index}" for index in draw.choice(30, 2)} for query in queries}
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    lines = [{"_id": key, "title": text[:3], "text": text[3:].strip()} for key, text in corpus.items()]
+    corpus = {line["_id"]: f"{line['title']} {line['text']}".strip() for line in lines}
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "queries.jsonl").write_text("\n".join(json.dumps({"_id": key, "text": queries[key]}) for key in queries))
+    judged = [f"{query}\t{document}\t1" for query, found in relevant.items() for document in found]
+    (folder / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]))
+    metrics = fastprune.evaluate(str(embedder), str(folder))
+    evaluator = InformationRetrievalEvaluator(queries, corpus, relevant, precision_recall_at_k=[10])
+    found = evaluator(SentenceTransformer(str(embedder), device="cpu"))
+    assert metrics == pytest.approx({name: found[f"cosine_{name}"] for name in metrics}, abs=1e-5)
+
+
 def test_a_reranking_gives_the_numbers_of_the_evaluator(
     tiny_config: BertConfig, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
