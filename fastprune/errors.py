@@ -12,7 +12,7 @@
     │   ├── TableError            a measured cost table that is broken, or of another model or machine
     │   ├── CheckpointError       an output directory that cannot be written, or a broken or unsupported saved model
     │   └── ExportError           a model that cannot be exported, or an exported model with different outputs
-    ├── EvaluationError           the evaluation of a finished model failed; the model is saved
+    ├── UnfinishedError           the model was pruned and saved, but a later step failed, such as its evaluation
     ├── PluginError               a plugin that cannot be loaded or breaks the rules of registration
     └── ContractError             a strategy returned a value that its contract forbids
 
@@ -82,8 +82,8 @@ class ExportError(UsageError):
     """The model cannot be written in a format, or the written model has different outputs."""
 
 
-class EvaluationError(FastpruneError):
-    """The evaluation of a finished model failed; the model is saved."""
+class UnfinishedError(FastpruneError):
+    """The model was pruned and saved, but a later step failed; the message has its place and the reason."""
 
 
 class PluginError(FastpruneError):

@@ -85,6 +85,17 @@ def check_file(path: str | Path, *, mark: bytes = b"") -> Path:
         return place
 
 
+def check_space(path: str | Path, needed: int) -> None:
+    """Raise ``CheckpointError`` if the disk of an output has fewer than ``needed`` bytes free."""
+    place = _nearest(user_path(path))
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise CheckpointError(
+            f"The output {path} needs up to {needed / 1e6:,.0f} MB, and its disk has {free / 1e6:,.0f} MB free; "
+            "name another directory or delete files."
+        )
+
+
 @contextlib.contextmanager
 def claimed(path: str | Path) -> Iterator[None]:
     """Within the context, another process that claims the same output is refused. The claim of a dead process does not count.

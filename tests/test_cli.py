@@ -178,6 +178,66 @@ def test_brackets_in_names_are_no_markup(run: Run, tiny_checkpoint: Path, tmp_pa
     assert run("report", output, "--output", tmp_path / "[b].html").exit_code == 0
 
 
+def fails(*_: object, **__: object) -> None:
+    raise RuntimeError("no such luck")
+
+
+@pytest.mark.parametrize(
+    ("place", "step"),
+    [
+        ("fastprune.reports.pages.render", "The report failed: RuntimeError: no such luck"),
+        ("fastprune.reports.cards.kept_picture", "The report failed: RuntimeError: no such luck"),
+        ("fastprune.reports.cards.model_card", "The report failed: RuntimeError: no such luck"),
+    ],
+)
+def test_a_pruned_model_is_saved_even_if_a_later_step_fails(
+    run: Run,
+    tiny_checkpoint: Path,
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    step: str,
+) -> None:
+    monkeypatch.setattr(place, fails)
+
+    result = prune(run, tiny_checkpoint, tiny_data, tmp_path / "out", "--no-bench")
+
+    assert result.exit_code == 1
+    assert f"{step}. The pruned model is complete and saved in {tmp_path / 'out'}." in result.stderr
+    assert fastprune.load(tmp_path / "out").num_parameters()
+
+
+def test_a_pruned_model_is_saved_elsewhere_if_its_output_fails(
+    run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = fastprune.PruningResult.save
+
+    def save(result: fastprune.PruningResult, path: Path) -> Path:
+        if path.name == "out" and path.parent == tmp_path:
+            raise fastprune.errors.CheckpointError("The disk is full.")
+        return before(result, path)
+
+    monkeypatch.setattr(fastprune.PruningResult, "save", save)
+
+    result = prune(run, tiny_checkpoint, tiny_data, tmp_path / "out", "--no-bench")
+
+    assert result.exit_code == 1
+    instead = result.stderr.partition("The disk is full. It was saved in ")[2].partition(" instead.")[0]
+    assert fastprune.load(instead).num_parameters()
+
+
+def test_a_disk_without_space_is_refused_before_any_work(
+    run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100}))
+    monkeypatch.setattr("fastprune.pipeline.prune.prune", fails)
+    result = prune(run, tiny_checkpoint, tiny_data, tmp_path / "out")
+    assert result.exit_code == 2
+    assert "its disk has 0 MB free" in result.stderr
+
+
 def test_errors_do_not_reach_the_terminal_with_control_characters(run: Run) -> None:
     result = run("evaluate", "./no\x1b[31mthing", "--data", "x.csv")
     assert result.exit_code == 2

@@ -21,7 +21,7 @@ from platformdirs import user_cache_path
 from fastprune.data.batches import model_inputs
 from fastprune.data.encoding import make_batches
 from fastprune.data.workload import Workload
-from fastprune.errors import ModelError
+from fastprune.errors import ModelError, UnfinishedError
 from fastprune.measuring.evaluation import fidelity
 from fastprune.measuring.timing import interleaved, median, speedup
 from fastprune.models.pretrained import Pretrained, open_pretrained
@@ -55,6 +55,7 @@ def run(output: str | Path, *, budget: float, samples: int, say: Callable[[str],
 
     Raises:
         ModelError: The model's package is neither installed nor downloadable, or its weights have a wrong checksum.
+        UnfinishedError: The model is pruned and saved, but cannot be measured.
     """
     opened = open_pretrained(find_model(say), device="cpu")
     calibration, held_out = (Dataset.from_dict({"text": part}) for part in texts())
@@ -65,8 +66,12 @@ def run(output: str | Path, *, budget: float, samples: int, say: Callable[[str],
     result = prune(opened, batches, budget=budget, bench=False)
     say("Measuring ...")
     held_out_batches = make_batches(held_out, opened.task, opened.tokenizer, samples=500)
-    figures = _measure(opened, result, Workload.of(batches))
-    figures["fidelity"] = fidelity(opened.model, result.model, held_out_batches)
+    try:
+        figures = _measure(opened, result, Workload.of(batches))
+        figures["fidelity"] = fidelity(opened.model, result.model, held_out_batches)
+    except Exception as error:
+        result.save(output)
+        raise UnfinishedError(f"The measurement failed: {error}. The pruned model is saved in {output}.") from error
     result.metrics.update(fidelity=figures["fidelity"])
     latency = {"batch_size": BATCH_SIZE, "seq_len": SEQ_LEN, "device": "cpu", **figures["milliseconds"]}
     result = dataclasses.replace(result, latency=latency)

@@ -13,6 +13,7 @@ from fastprune.cli.opening import (
     open_model,
 )
 from fastprune.cli.options import model_options, serving_options, within
+from fastprune.cli.saving import save_somewhere
 from fastprune.cli.working import working
 from fastprune.errors import UsageError
 from fastprune.files import check_file, claimed
@@ -62,7 +63,7 @@ def measure(model: str | None, output: str | None, show: str | None, **options: 
             opened = open_model(model, options)
             table = cost_tables.measure(opened, cost=options["cost"], **{name: options[name] for name in names})
         if output:
-            cost_tables.draw(table, output) if show else table.save(output)
+            cost_tables.draw(table, output) if show else save_somewhere(table.save, output)
     if options["as_json"]:
         click.echo(table.to_json())
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,11 +18,16 @@ from fastprune.cli.opening import (
     tell_missing,
 )
 from fastprune.cli.options import DTYPES, data_options, evaluation_options, model_options, within
-from fastprune.cli.saving import save_evaluated
+from fastprune.cli.saving import check_room, save_evaluated
 from fastprune.cli.working import working
 from fastprune.errors import OptionError
 from fastprune.files import check_output, claimed, json_text
 from fastprune.ranges import COUNT, SEED
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fastprune.pipeline.result import PruningResult
 
 
 @click.command(short_help="Prune a model to a budget and save the smaller one.")
@@ -93,13 +98,11 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
         stages["cost"] = stages["cost"] or main_cost(requested)
         recipe = Recipe.of(options["recipe"], settings=settings, **stages)
 
-        from fastprune.cli import terminal
-        from fastprune.measuring.cost_tables import conditions_text
         from fastprune.measuring.evaluation import evaluate
         from fastprune.pipeline.prune import prune as run
-        from fastprune.reports import figures
 
         opened = open_model(model, options)
+        check_room(opened.model, output)
         batches = read_batches(data, opened, options, samples=options["samples"], seed=options["seed"])
         tests, known = None, None
         if options["eval_data"]:
@@ -126,6 +129,15 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
         evaluated = {"evaluation": tests.summary()} if tests is not None else {}
         click.echo(json_text(result.summary() | evaluated | {"output": output}))
         return
+    _print(result, output, where)
+
+
+def _print(result: PruningResult, output: str, where: Console) -> None:
+    """Print the kept units, the figures, the conditions of measured costs, and the seconds by stage."""
+    from fastprune.cli import terminal
+    from fastprune.measuring.cost_tables import conditions_text
+    from fastprune.reports import figures
+
     where.print(terminal.groups_table(result.kept()))
     where.print(
         terminal.figures_table(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,9 @@ from fastprune.units.masks import Mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -54,6 +59,7 @@ class PruningResult:
         companions: Further files to save, by relative path.
         base_model: Hub name of the original model; empty if it has none.
         history: Manifest entries of earlier prunings, oldest first; empty if the model was dense.
+        failures: Steps after the pruning that failed, a sentence each; the model is complete without them.
     """
 
     model: nn.Module
@@ -78,6 +84,7 @@ class PruningResult:
     companions: Mapping[str, bytes] = field(default_factory=dict)
     base_model: str = ""
     history: Sequence[Mapping[str, Any]] = ()
+    failures: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         """The figures before and after pruning and their ratios, one per line."""
@@ -122,6 +129,20 @@ class PruningResult:
             "metrics": dict(self.metrics),
         }
 
+    @contextlib.contextmanager
+    def going_on(self, step: str) -> Iterator[None]:
+        """Within the context, an exception is logged and added to ``failures``, so that the pruned model is not lost.
+
+        Args:
+            step: Name of the step, such as "The evaluation".
+        """
+        try:
+            yield
+        except Exception as error:  # whatever it is, the model is worth more
+            reason = str(error).strip().partition("\n")[0]
+            self.failures.append(f"{step} failed: {type(error).__name__}: {reason}")
+            log.warning("%s. The pruned model is complete.", self.failures[-1], exc_info=error)
+
     def details(self) -> dict[str, Any]:
         """The manifest's content besides the loading instructions: figures, recipe, kept units, importance, history."""
         every = {group.name: group.kind == "attention" for group in self.groups}
@@ -145,7 +166,8 @@ class PruningResult:
         dtype: str | torch.dtype = "auto",
     ) -> Path:
         """Write a directory for ``fastprune.load``: weights, config, tokenizer, manifest, and ``report.html`` and a model card
-        (``README.md``) for readers. An interrupted call leaves no partial directory.
+        (``README.md``) for readers. An interrupted call leaves no partial directory. If the report or the card cannot be made, the
+        model is saved without them, and ``failures`` has the reason.
 
         Args:
             path: Directory; new or empty.
@@ -160,7 +182,9 @@ class PruningResult:
             return self.stored_as(dtype).save(path, tokenizer=tokenizer)
         details = self.details()
         with step("saving"):
-            pages = checkpoint.pages(self.model, path, details, self.companions)
+            pages: Mapping[str, bytes] = {}
+            with self.going_on("The report"):
+                pages = checkpoint.pages(self.model, path, details, self.companions)
             return checkpoint.save(
                 self.model,
                 path,
