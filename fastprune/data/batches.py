@@ -233,13 +233,14 @@ def check_tokens(model: nn.Module, batches: Batches) -> None:
     warning is logged.
 
     Raises:
-        DataError: A token id is out of range.
+        DataError: A token id is out of range, or the model reads the state of a token that a sample has not (``end_token``).
     """
     if any("decoder_input_ids" in batch and marked_tokens(batch, DECODER_MARK) is None for batch in batches):
         log.warning(
             "The batches have no mask of the decoder's padding, so all tokens count: add decoder_attention_mask, or labels "
             "with -100 at padding."
         )
+    _check_ends(end_token(model), batches)
     try:
         embedding = model.get_input_embeddings()  # type: ignore[operator]
     except (AttributeError, NotImplementedError):  # some vision and speech models have no input embeddings
@@ -252,6 +253,26 @@ def check_tokens(model: nn.Module, batches: Batches) -> None:
             raise DataError(
                 f"Batch {index} has the token id {int(tokens.max())}, but the model's vocabulary has only "
                 f"{embedding.num_embeddings} tokens; encode the texts with the model's own tokenizer."
+            )
+
+
+def end_token(model: nn.Module) -> int | None:
+    """The token whose last state is classified, by classifiers with an encoder and a decoder (BART, T5); None for other models.
+
+    All samples of a batch must have it equally often, and at least once.
+    """
+    config: Any = getattr(model, "config", None)
+    classifies = type(model).__name__.endswith("ForSequenceClassification")
+    return config.eos_token_id if classifies and getattr(config, "is_encoder_decoder", False) else None
+
+
+def _check_ends(end: int | None, batches: Batches) -> None:
+    for index, batch in enumerate(batches if end is not None else ()):
+        counts = batch["input_ids"].eq(end or 0).sum(1) if "input_ids" in batch else torch.ones(1)
+        if int(counts.min()) < 1 or int(counts.max()) > int(counts.min()):
+            raise DataError(
+                f"The model classifies the state of the token {end}, the end of a text; each sample of batch {index} must have it "
+                f"once. Some have it {int(counts.min())} times, some {int(counts.max())} times."
             )
 
 

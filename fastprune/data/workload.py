@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprune.data.batches import Batches, check_length, model_inputs, token_limit
+from fastprune.data.batches import Batches, check_length, end_token, model_inputs, token_limit
 from fastprune.errors import ModelError
 from fastprune.ranges import BATCH, LENGTH, check_integer
 
@@ -57,10 +57,12 @@ class Workload:
         length = self.seq_len if seq_len is None else seq_len
         sized = {}
         tokens = max((value.shape[1] for value in self.example.values() if value.ndim == 2), default=0)
+        places = torch.arange(length) % max(tokens, 1)
+        places[-1:] = tokens - 1  # the last token stays, since some classifiers read its state
         for name, value in self.example.items():
             # the second dimension of images is channels, that of spectrograms bins
-            if value.shape[1:2] == (tokens,) and (value.ndim == 2 or name.endswith("inputs_embeds")):
-                value = value.index_select(1, torch.arange(length, device=value.device) % tokens)
+            if value.shape[1:2] == (tokens,) and (value.ndim == 2 or name.endswith(("inputs_embeds", "bbox"))):
+                value = value.index_select(1, places.to(value.device))
             sized[name] = value.repeat_interleave(batch_size, dim=0)
         return sized
 
@@ -98,6 +100,9 @@ def dummy_inputs(
     for ids, mask in (("input_ids", "attention_mask"), ("decoder_input_ids", "decoder_attention_mask")):
         if ids in takes:
             made |= {ids: _dummy_tokens(config, real, generator), mask: real.long()}
+    end = end_token(model)
+    if end is not None:
+        made["input_ids"] = _ended(made["input_ids"], real, end)
     seen = getattr(config, "vision_config", config)
     if "pixel_values" in takes and hasattr(seen, "image_size"):
         size = seen.image_size
@@ -137,6 +142,12 @@ def _dummy_tokens(config: Any, real: Tensor, generator: torch.Generator | None) 
     if generator is None:
         return torch.where(real, first, pad)
     return torch.where(real, torch.randint(first, words if first else pad, real.shape, generator=generator), pad)
+
+
+def _ended(tokens: Tensor, real: Tensor, end: int) -> Tensor:
+    """Tokens [samples, tokens] of which the last in ``real``, and no other, is the end of the text."""
+    last = real & ~torch.nn.functional.pad(real[:, 1:], (0, 1))
+    return torch.where(last, end, torch.where(tokens == end, end + 1, tokens))
 
 
 def _tokens(model: nn.Module, requested: int | None) -> int:

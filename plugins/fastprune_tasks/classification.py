@@ -18,7 +18,7 @@ from fastprune_tasks.labels import LABELS, class_columns, class_names, labels_of
 from fastprune_tasks.likelihood import categorical_loss, draw_categorical, full_precision
 from fastprune_tasks.recordings import classifies_recordings
 from fastprune_tasks.regression import is_regression
-from fastprune_tasks.texts import PAIRS, SINGLES, encode_texts
+from fastprune_tasks.texts import PAIRS, SINGLES, encode_texts, end_of, ended
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,6 +34,7 @@ class SequenceClassification(Task):
         multi_label: Each class is an independent binary decision.
         boxes: The model reads the place of each word on the page.
         prompt: Text in front of each (first) text.
+        end: Token that each text must end in, because its state is classified; None: none.
     """
 
     name: ClassVar[str] = "sequence-classification"
@@ -50,6 +51,7 @@ class SequenceClassification(Task):
     multi_label: bool = False
     boxes: bool = False
     prompt: str = ""
+    end: int | None = None
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
@@ -59,9 +61,10 @@ class SequenceClassification(Task):
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
-        """Read the class names, the problem type, and whether the model reads boxes."""
+        """Read the class names, the problem type, whether the model reads boxes, and the token that it classifies."""
         several = config.problem_type == "multi_label_classification"
-        return cls(classes=class_names(config), multi_label=several, boxes=reads_boxes(config))
+        names, boxes = class_names(config), reads_boxes(config)
+        return cls(classes=names, multi_label=several, boxes=boxes, end=end_of(config))
 
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
@@ -70,7 +73,7 @@ class SequenceClassification(Task):
         samples = encode_texts(
             data, tokenizer, columns=columns, max_length=max_length, boxes=self.boxes, prompt=self.prompt
         )
-        return self.labelled(samples, data, columns)
+        return self.labelled(ended(samples, self.end, max_length), data, columns)
 
     def labelled(self, samples: list[Sample], data: Dataset, columns: Columns) -> list[Sample]:
         """Add the labels, if the data has any, to the samples, one per row."""

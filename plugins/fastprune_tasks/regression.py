@@ -16,7 +16,7 @@ from fastprune_tasks.labels import SCORES, labels_of, numbers, read_labels
 from fastprune_tasks.likelihood import draw_gaussian, full_precision, gaussian_loss
 from fastprune_tasks.ranking import RANKED, judged_pairs, ranking_metrics, roles
 from fastprune_tasks.recordings import classifies_recordings
-from fastprune_tasks.texts import PAIRS, SINGLES, encode_texts, tokenized
+from fastprune_tasks.texts import PAIRS, SINGLES, encode_texts, end_of, ended, tokenized
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,6 +34,7 @@ class Regression(Task):
 
     Attributes:
         prompt: Text in front of each (first) text.
+        end: Token that each text must end in, because its state is read; None: none.
         activation: Function of the model's output, as a CrossEncoder of sentence-transformers applies it; None: none.
     """
 
@@ -45,6 +46,7 @@ class Regression(Task):
     label_form: ClassVar[str] = "number"
 
     prompt: str = ""
+    end: int | None = None
     activation: Callable[[Tensor], Tensor] | None = None
 
     @classmethod
@@ -63,7 +65,7 @@ class Regression(Task):
         if config.num_labels != 1:
             raise ModelError(f"Regression is for models with one output; this one has {config.num_labels}.")
         named = stored_activation(config.to_dict())
-        return cls(activation=activation_named(named) if named else None)
+        return cls(activation=activation_named(named) if named else None, end=end_of(config))
 
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
@@ -88,6 +90,7 @@ class Regression(Task):
             samples = encode_texts(
                 data, tokenizer, columns=Columns(text=names), max_length=max_length, prompt=self.prompt
             )
+        samples = ended(samples, self.end, max_length)
         for sample, score in zip(samples, scores, strict=False):
             if score is not None:
                 sample["labels"] = score

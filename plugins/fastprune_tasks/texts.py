@@ -13,7 +13,7 @@ from fastprune_tasks.labels import as_list
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 PAIRS = (
     ("sentence1", "sentence2"),
@@ -150,6 +150,33 @@ def tokenized(
         for row, ids in zip(full, encoded(full, verbose=False)["input_ids"], strict=True):
             if len(ids) > len(samples[row]["input_ids"]):
                 samples[row][CUT] = {"tokens": len(ids) - len(samples[row]["input_ids"])}
+    return samples
+
+
+def end_of(config: PretrainedConfig) -> int | None:
+    """The token whose state a classifier with an encoder and a decoder reads (BART, T5); None for other models."""
+    return config.eos_token_id if config.is_encoder_decoder else None
+
+
+def ended(samples: list[Sample], end: int | None, max_length: int) -> list[Sample]:
+    """Samples that end in the token ``end``, whose state some classifiers read; the tokenizer may not add it.
+
+    Raises:
+        RowError: A text holds this token, too.
+    """
+    if end is None:
+        return samples
+    counts = [sample["input_ids"].count(end) for sample in samples]
+    for row, (sample, count) in enumerate(zip(samples, counts, strict=True)):
+        if count > max(1, min(counts)):
+            raise RowError(
+                row, f"the text holds the token {end}, which ends a text for this model; remove it from the text."
+            )
+        if count < max(1, *counts):
+            kept = slice(max_length - 1)
+            for name in set(sample) & {"input_ids", "attention_mask", "token_type_ids"}:
+                added = {"input_ids": end, "attention_mask": 1}.get(name, 0)
+                sample[name] = [*sample[name][kept], added]
     return samples
 
 

@@ -133,6 +133,38 @@ def test_perplexity_is_that_of_the_class(class_name: str, start: int | None, tin
     assert fastprune.evaluate(model, batches)["perplexity"] == pytest.approx(float(mean.exp()), rel=1e-5)
 
 
+@pytest.mark.parametrize("labels", [1, 2])
+@pytest.mark.parametrize("model_type", ["t5", "mt5", "bart", "mbart", "plbart"])
+def test_classifiers_read_the_end_of_the_text(model_type: str, labels: int, tiny_tokenizer) -> None:
+    model = testing.tiny_model(
+        model_type, "ForSequenceClassification", num_labels=labels, eos_token_id=40, decoder_start_token_id=0
+    )
+    task = serving.task_for(model.config, type(model))
+    rows = {
+        "text": ["a good film", "paris", "the cat " * 20],
+        "label": [0, 1, 0],
+    }  # a tokenizer that adds no such token
+    batches = fastprune.make_batches(rows, task, tiny_tokenizer, max_length=12)
+    assert [int((row == 40).sum()) for row in batches.batches[0]["input_ids"]] == [1, 1, 1]
+    assert batches.batches[0]["input_ids"].shape == (3, 12)
+    fastprune.evaluate(model, batches)
+    assert fastprune.prune(model, testing.tiny_batches(model), budget=0.7, bench=False).model(
+        **fastprune.data.model_inputs(batches.batches[0], task)
+    )
+    twice = [{"input_ids": torch.tensor([[40, 5, 40], [5, 6, 40]])}]
+    with pytest.raises(fastprune.errors.DataError, match="Some have it 1 times, some 2 times"):
+        fastprune.prune(model, twice, budget=0.7)
+
+
+def test_an_end_within_a_text_is_refused(tiny_tokenizer) -> None:
+    model = testing.tiny_model("bart", "ForSequenceClassification", eos_token_id=tiny_tokenizer.sep_token_id)
+    task = serving.task_for(model.config, type(model))
+    with pytest.raises(
+        fastprune.errors.RowError, match="Row 2 of the data: the text holds the token 3, which ends a text"
+    ):
+        fastprune.make_batches(["a film", "a [SEP] film"], task, tiny_tokenizer)
+
+
 def test_a_source_without_a_target_is_refused(tiny_tokenizer) -> None:
     task = serving.task_for(tiny("T5ForConditionalGeneration").config, transformers.T5ForConditionalGeneration)
     with pytest.raises(fastprune.errors.DataError, match="a source and a target text; the data has text. Name two"):
