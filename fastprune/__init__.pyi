@@ -16,6 +16,7 @@ from .exporting.opening import open_exported as open_exported
 from .measuring.cost_tables import measure as measure
 from .measuring.evaluation import evaluate as evaluate
 from .measuring.evaluation import fidelity as fidelity
+from .measuring.inspection import inspect as inspect
 from .measuring.side_by_side import bench as bench
 from .measuring.timing import take_turns as take_turns
 from .models.checkpoint import load as load

@@ -50,7 +50,9 @@ DENSE_MS = 1 + 2 * (4 + 6)
 
 
 def prune(run: Run, checkpoint: Path, data: Path, output: Path, *more: object) -> click.testing.Result:
-    return run("prune", checkpoint, "--data", data, "--output", output, "--json", "--batch-size", 4, *more)
+    return run(
+        "prune", checkpoint, "--data", data, "--output", output, "--json", "--no-bench", "--batch-size", 4, *more
+    )
 
 
 @pytest.mark.parametrize(

@@ -258,7 +258,7 @@ def test_exit_statuses_of_the_real_command(tiny_checkpoint: Path, tiny_data: Pat
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == status, done.stderr
         assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("Error: The budget of 1e-06 of the MACs")
+    assert "\nError: The budget of 1e-06 of the MACs" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

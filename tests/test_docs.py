@@ -29,6 +29,17 @@ def test_the_reference_is_up_to_date() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_api_page_has_every_public_name_that_users_need() -> None:
+    """Authors of plugins have their own guide."""
+    page = (ROOT / "docs/api.md").read_text()
+    for_plugins = {"hookimpl", "option", "take_turns", "track", "Budget"}
+    modules = {"calibration", "data", "errors", "reconstruction", "strategies", "units"}
+    for name in set(fastprune.__all__) - for_plugins - modules:
+        assert f"### `{name}`\n" in page, f"docs/api.md has no {name}"
+    for part in ("- `architecture`: The paths", "**Raises**", "budget: Budget,"):
+        assert part in page
+
+
 def test_the_criterion_of_the_plugin_guide_conforms() -> None:
     guide = (ROOT / "docs/plugins.md").read_text()
     code = next(block for block in re.findall(r"```python\n(.*?)```", guide, re.S) if "my_plugin.py" in block)

@@ -14,7 +14,7 @@ import torch
 import fastprune
 from fastprune import Recipe, Sweep, UsageError, testing
 from fastprune.cli.main import main
-from fastprune.errors import BudgetError
+from fastprune.errors import BudgetError, UnreachableError
 from fastprune.models.pretrained import Pretrained
 from fastprune.pipeline import sweeps
 from fastprune.pipeline.curves import Run
@@ -199,14 +199,86 @@ def test_a_resumed_sweep_with_other_settings_is_refused(change: str, says: str, 
         call(change)
 
 
-def test_one_cost_for_all_recipes(opened: Pretrained) -> None:
-    recipes = {"macs": Recipe.of("default"), "params": Recipe.of("default", cost="params")}
-    with pytest.raises(UsageError, match="must count one cost; these count macs, params"):
-        fastprune.sweep(opened, sets(opened), testing.tiny_batches(opened.model), budgets=[0.5], recipes=recipes)
+def test_recipes_of_different_costs_share_the_default_presets_cost(opened: Pretrained, tmp_path: Path) -> None:
+    paper = {"scorer": "magnitude", "rearranger": "none", "tuner": "none"}
+    recipes = {"macs": Recipe.of("paper", **paper), "params": Recipe.of("paper", cost="params", **paper)}
+    tests = testing.tiny_batches(opened.model)
+    call = {"budgets": [0.5], "recipes": recipes, "folder": tmp_path}
+    found = fastprune.sweep(opened, sets(opened), tests, **call)
+    assert (found.about["cost"], found.measure) == ("macs", "MACs")
+    for run in found.runs:
+        alone = fastprune.prune(opened, sets(opened)(0), budget=0.5, recipe=recipes[run.recipe])
+        counted = [group["kept"] for group in fastprune.inspect(alone, seq_len=8)["groups"]]
+        assert [group["kept"] for group in alone.kept()] == counted
+        share = fastprune.inspect(alone, seq_len=alone.calibration["tokens"] // 16)["macs"]
+        dense = fastprune.inspect(opened, seq_len=alone.calibration["tokens"] // 16)["macs"]
+        assert run.cost == pytest.approx(share / dense, rel=0.05)
+    only = {"params": recipes["params"]}
+    resumed = fastprune.sweep(opened, sets(opened), tests, budgets=[0.5, 0.8], recipes=only, folder=tmp_path)
+    assert (resumed.measure, len(resumed.runs)) == ("MACs", 3)
+
+
+def test_a_sweep_takes_models_and_data_as_prune_does(opened: Pretrained) -> None:
+    batches = testing.tiny_batches(opened.model, samples=16)
+    recipes = {"paper": Recipe.of("paper")}
+    whole = fastprune.sweep(opened.model, list(batches), list(batches), budgets=[0.5], recipes=recipes)
+    assert (
+        whole.runs[0].metrics
+        == fastprune.sweep(opened, batches, batches, budgets=[0.5], recipes=recipes).runs[0].metrics
+    )
+
+
+def test_budgets_that_cannot_be_reached_are_told_and_the_others_done(opened: Pretrained, tmp_path: Path) -> None:
+    recipes, tests = {"paper": Recipe.of("paper")}, testing.tiny_batches(opened.model)
+    found = fastprune.sweep(opened, sets(opened), tests, budgets=[0.001, 0.5], recipes=recipes, folder=tmp_path)
+    assert [run.budget for run in found.runs] == [0.5]
+    assert "cannot be met" in found.unreachable["paper at 0.001"]
+    assert Sweep.read(tmp_path / "sweep.json") == found
+    with pytest.raises(UnreachableError, match="cannot be met"):
+        fastprune.sweep(opened, sets(opened), tests, budgets=[0.001], recipes=recipes)
+
+
+def test_the_front_has_no_point_that_loses_more_at_the_same_budget() -> None:
+    """Of two recipes at one budget the worse one can cost less by a part of a unit."""
+    found = a_sweep(("fast", 0.5, 0.89), ("paper", 0.498, 0.847), ("paper", 0.3, 0.7), ("fast", 0.3001, 0.8))
+    assert [(p.recipe, p.budget) for p in found.front()] == [("fast", 0.3001), ("fast", 0.5)]
+    assert found.pick("drop<=6").recipe == "fast"
+    for point in found.front():
+        assert not any(p.cost <= point.cost and p.drop < point.drop for p in found.points())
+
+
+def test_a_metric_that_is_no_number_is_not_on_the_front() -> None:
+    found = a_sweep(("a", 0.5, float("nan")), ("a", 0.7, 0.8))
+    assert [point.budget for point in found.front()] == [0.7]
+    with pytest.raises(UnreachableError, match="the nearest is a at 0.7"):
+        found.pick("drop<=1")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"metric": "bleu"}, "the metric 'bleu' is missing"),
+        ({"dense": {"f1": 1.0}}, "the metric 'accuracy' is missing"),
+        ({"runs": [{"metrics": {"f1": 1.0}}]}, "no sweep that could go on"),
+        ({"about": {"model": "x"}}, "has model x, not tiny"),
+        ({"format": 1}, "of another format"),
+    ],
+)
+def test_a_broken_sweep_file_is_one_sentence(
+    opened: Pretrained, tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    recipes = {"paper": Recipe.of("paper", tuner="none")}
+    call = {"budgets": [0.5], "recipes": recipes, "folder": tmp_path}
+    fastprune.sweep(opened, sets(opened), testing.tiny_batches(opened.model), **call)
+    content = json.loads((tmp_path / "sweep.json").read_text())
+    (tmp_path / "sweep.json").write_text(json.dumps(content | change))
+    with pytest.raises(UsageError, match=says):
+        fastprune.sweep(opened, sets(opened), testing.tiny_batches(opened.model), **call)
 
 
 def test_json_can_be_read_by_others() -> None:
     content = json.loads(a_sweep(("a", 0.5, 0.8)).to_json())
+    assert content["versions"]["fastprune"] == fastprune.__version__
     assert content["runs"][0]["metrics"] == {"m": 0.8}
 
 
@@ -230,7 +302,15 @@ def test_the_command(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, mon
     more = run("--budgets", "0.9:0.5:0.2", "--recipes", "default", "--batch-size", 4)
     assert "6 models are already measured" in " ".join(more.stderr.split())
     assert [word in more.stderr for word in ("MACs left", "spread")] == [True, False]  # there is one seed
+    stages = ("--cost", "params", "--scorer", "magnitude", "--rearranger", "none", "--set", "tuner.damping=0.5")
+    asked = run("--output", tmp_path / "stages", "--budgets", "0.001,0.7", *stages, "--json")
+    assert asked.exit_code == 3, asked.output
+    assert "cannot be met" in asked.stderr
+    recipe = json.loads(asked.stdout)["about"]["recipes"]["default"]
+    assert all(part in recipe for part in ('use = "params"', 'use = "magnitude"', "damping = 0.5"))
     for more, says in [
+        (("--set", "damping=1"), "STAGE.OPTION=VALUE"),
+        (("--scorer", "magnitud"), "did you mean 'magnitude'"),
         (("--pick", "cheap"), "--pick takes drop<=POINTS"),
         (("--seeds", "a"), "Seeds must be integers"),
         (("--budgets", "2"), "2"),

@@ -19,13 +19,9 @@ if TYPE_CHECKING:
 
 def read_architecture_option(options: Mapping[str, Any]) -> Architecture | None:
     """The architecture of ``--architecture``: a TOML file or a registered name; None if not given."""
-    from fastprune.registry import loading
-    from fastprune.units.toml import read_architecture
+    from fastprune.registry.serving import named_architecture
 
-    source = options["architecture"]
-    if not source:
-        return None
-    return read_architecture(source) if named_file(source) else loading.installed().architecture[source]
+    return named_architecture(options["architecture"]) if options["architecture"] else None
 
 
 def named_file(value: str | None) -> str | None:

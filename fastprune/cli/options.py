@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
+from fastprune.errors import OptionError
 from fastprune.models.sentence_modules import POOLINGS
 from fastprune.ranges import COUNT, THREADS, Range
 
@@ -67,6 +68,54 @@ def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+STAGES = ("cost", "scorer", "searcher", "rearranger", "tuner", "schedule")
+"""The stages of a recipe that have an option of their own."""
+
+
+def stage_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that replace parts of a recipe."""
+    options = [
+        click.option(
+            "--architecture",
+            help="Architecture with the model's units: a TOML file, or a family by name [default: the model's family].",
+        ),
+        click.option(
+            "--cost", help="Cost that the budget limits, such as macs, params or latency [default: the recipe's]."
+        ),
+        click.option("--scorer", help="Importance criterion [default: the recipe's]."),
+        click.option("--searcher", help="Search for the mask (stage 1) [default: the recipe's]."),
+        click.option("--rearranger", help="Rearrangement of the mask (stage 2) [default: the recipe's]."),
+        click.option("--tuner", help="Reconstruction of the kept weights (stage 3) [default: the recipe's]."),
+        click.option("--schedule", help="Number of passes and their budgets [default: the recipe's]."),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="STAGE.OPTION=VALUE",
+            help="Set an option of a stage, such as tuner.damping=0.1; repeatable.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def read_settings(options: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Parse the STAGE.OPTION=VALUE texts of ``--set`` to options by stage.
+
+    Raises:
+        OptionError: A text has another form.
+    """
+    settings: dict[str, dict[str, str]] = {}
+    for text in options["settings"]:
+        path, equals, value = text.partition("=")
+        stage, dot, name = path.partition(".")
+        if not (equals and dot and name):
+            raise OptionError(f"--set takes STAGE.OPTION=VALUE, such as scorer.labels=model; got '{text}'.")
+        settings.setdefault(stage.strip(), {})[name.strip()] = value.strip()
+    return settings
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastprune.cli.main import UNREACHABLE
 from fastprune.cli.opening import (
     check_files,
     check_sources,
@@ -17,10 +18,18 @@ from fastprune.cli.opening import (
     read_evaluation_batches,
     tell_missing,
 )
-from fastprune.cli.options import DTYPES, data_options, evaluation_options, model_options, within
+from fastprune.cli.options import (
+    DTYPES,
+    STAGES,
+    data_options,
+    evaluation_options,
+    model_options,
+    read_settings,
+    stage_options,
+    within,
+)
 from fastprune.cli.saving import check_room, save_evaluated
 from fastprune.cli.working import working
-from fastprune.errors import OptionError
 from fastprune.files import check_output, claimed, json_text
 from fastprune.ranges import COUNT, SEED
 
@@ -39,23 +48,7 @@ if TYPE_CHECKING:
 @click.option("--speedup", type=float, help="Target speedup, short for --budget latency=1/SPEEDUP.")
 @click.option("--output", required=True, help="Output directory; it must not exist or be empty.")
 @click.option("--recipe", default="default", show_default=True, help="A preset by name, or a TOML file.")
-@click.option(
-    "--architecture",
-    help="Architecture with the model's units: a TOML file, or a family by name [default: the model's family].",
-)
-@click.option("--cost", help="Cost that the budget limits, such as macs, params or latency [default: the recipe's].")
-@click.option("--scorer", help="Importance criterion [default: the recipe's].")
-@click.option("--searcher", help="Search for the mask (stage 1) [default: the recipe's].")
-@click.option("--rearranger", help="Rearrangement of the mask (stage 2) [default: the recipe's].")
-@click.option("--tuner", help="Reconstruction of the kept weights (stage 3) [default: the recipe's].")
-@click.option("--schedule", help="Number of passes and their budgets [default: the recipe's].")
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="STAGE.OPTION=VALUE",
-    help="Set an option of a stage, such as tuner.damping=0.1; repeatable.",
-)
+@stage_options
 @click.option(
     "--samples", type=within(COUNT), default=2048, show_default=True, help="Number of calibration rows, at most."
 )
@@ -86,7 +79,7 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
     from fastprune.strategies import budgets
 
     check_output(output)
-    budget, settings = _budget(options), _settings(options["settings"])
+    budget, settings = _budget(options), read_settings(options)
     requested = budgets.read_budget(budget)
     check_sources(model, data, options["eval_data"])
     check_files(named_file(options["architecture"]), named_file(options["recipe"]))
@@ -94,7 +87,7 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
         from fastprune.registry.recipe import Recipe, main_cost
 
         architecture = read_architecture_option(options)
-        stages = {name: options[name] for name in ("cost", "scorer", "searcher", "rearranger", "tuner", "schedule")}
+        stages = {name: options[name] for name in STAGES}
         stages["cost"] = stages["cost"] or main_cost(requested)
         recipe = Recipe.of(options["recipe"], settings=settings, **stages)
 
@@ -125,15 +118,23 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
         if options["save_dtype"]:
             result = result.stored_as(options["save_dtype"])
         save_evaluated(result, output, opened.model, tests, known)
+    for cost in result.costs:
+        if cost["conditions"]:
+            where.print(figures.target(cost), soft_wrap=True)
     if options["as_json"]:
         evaluated = {"evaluation": tests.summary()} if tests is not None else {}
         click.echo(json_text(result.summary() | evaluated | {"output": output}))
-        return
-    _print(result, output, where)
+    else:
+        _show(where, result, output)
+    if result.missed:
+        where.print(
+            "The requested speed is not reached; ask for more than needed, or see docs/latency.md.", soft_wrap=True
+        )
+        click.get_current_context().exit(UNREACHABLE)
 
 
-def _print(result: PruningResult, output: str, where: Console) -> None:
-    """Print the kept units, the figures, the conditions of measured costs, and the seconds by stage."""
+def _show(where: Console, result: PruningResult, output: str) -> None:
+    """Print the units kept, the figures before and after, and the durations."""
     from fastprune.cli import terminal
     from fastprune.measuring.cost_tables import conditions_text
     from fastprune.reports import figures
@@ -172,19 +173,3 @@ def _budget(options: Mapping[str, Any]) -> str:
             "A budget without a name cannot be combined with --speedup; name its cost, such as --budget params=0.7."
         )
     return ",".join(parts)
-
-
-def _settings(values: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """Parse STAGE.OPTION=VALUE texts to options by stage.
-
-    Raises:
-        OptionError: A text has another form.
-    """
-    settings: dict[str, dict[str, str]] = {}
-    for text in values:
-        path, equals, value = text.partition("=")
-        stage, dot, name = path.partition(".")
-        if not (equals and dot and name):
-            raise OptionError(f"--set takes STAGE.OPTION=VALUE, such as scorer.labels=model; got '{text}'.")
-        settings.setdefault(stage.strip(), {})[name.strip()] = value.strip()
-    return settings

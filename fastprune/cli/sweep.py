@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastprune.cli.main import UNREACHABLE
 from fastprune.cli.opening import (
     check_files,
     check_sources,
+    named_file,
     open_model,
+    read_architecture_option,
     read_batches,
     read_evaluation_batches,
     tell_missing,
 )
-from fastprune.cli.options import data_options, evaluation_options, model_options, within
+from fastprune.cli.options import (
+    STAGES,
+    data_options,
+    evaluation_options,
+    model_options,
+    read_settings,
+    stage_options,
+    within,
+)
 from fastprune.cli.saving import save_evaluated
 from fastprune.cli.working import working
 from fastprune.errors import UsageError
 from fastprune.files import check_output, claimed
 from fastprune.ranges import COUNT, SEED, check_integer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fastprune.pipeline.curves import Point, Sweep
+    from fastprune.registry.recipe import Recipe
 
 
 @click.command(short_help="Plot accuracy against cost for many budgets.")
@@ -42,6 +60,7 @@ from fastprune.ranges import COUNT, SEED, check_integer
     "--samples", type=within(COUNT), default=2048, show_default=True, help="Number of calibration rows, at most."
 )
 @evaluation_options
+@stage_options
 @data_options
 @model_options
 def sweep(model: str, data: str, output: str, **options: Any) -> None:
@@ -51,27 +70,28 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
     fastprune sweep ./my-classifier --data train.csv --eval-data test.csv --output curve
     fastprune sweep ./my-classifier --data train.csv --eval-data test.csv --budgets 0.7,0.5,0.3 \\
         --recipes default,paper --seeds 0,1,2 --pick 'drop<=1' --output curve
+    fastprune sweep ./my-classifier --data train.csv --eval-data test.csv --cost latency --set cost.batch_size=1 --output fast
     """
 
     from fastprune.pipeline.curves import check_folder, read_rule
     from fastprune.strategies.budgets import read_budgets
 
     folder = check_folder(output)
+    read_settings(options)
     budgets, seeds = read_budgets(options["budgets"]), _seeds(options["seeds"])
     if options["pick"]:
         read_rule(options["pick"])
         check_output(folder / "model")
     check_sources(model, data, options["eval_data"])
-    check_files(*(name for name in options["recipes"].split(",") if name.endswith(".toml")))
+    files = [name for name in options["recipes"].split(",") if name.endswith(".toml")]
+    check_files(*files, named_file(options["architecture"]))
     with claimed(folder), working() as where:
         import functools
 
-        from fastprune.cli import terminal
         from fastprune.pipeline import sweeps
         from fastprune.pipeline.curves import Sweep
-        from fastprune.registry.recipe import Recipe
 
-        recipes = {name: Recipe.of(name) for name in options["recipes"].split(",")}
+        architecture, recipes = read_architecture_option(options), _recipes(options)
         state = folder / "sweep.json"
         if state.is_file():
             where.print(f"Continuing the sweep in {output}: {len(Sweep.read(state).runs)} models are already measured.")
@@ -86,18 +106,41 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
             tests,
             budgets=budgets,
             recipes=recipes,
+            architecture=architecture,
             seeds=seeds,
             metric=options["metric"],
             folder=folder,
         )
         picked = swept.pick(options["pick"]) if options["pick"] else None
         if picked:
-            result = sweeps.prune_point(opened, read, picked, recipes[picked.recipe], seeds[0], folder)
+            recipe, seed = recipes[picked.recipe], seeds[0]
+            result = sweeps.prune_point(
+                opened, read, picked, recipe=recipe, seed=seed, folder=folder, architecture=architecture
+            )
             save_evaluated(result, folder / "model", opened.model, tests)
         sweeps.drop_scores(folder)
+    for reason in swept.unreachable.values():
+        where.print(reason, soft_wrap=True)
     if options["as_json"]:
         click.echo(swept.to_json())
-        return
+    else:
+        _show(where, swept, picked, output)
+    if swept.unreachable:
+        click.get_current_context().exit(UNREACHABLE)
+
+
+def _recipes(options: Mapping[str, Any]) -> dict[str, Recipe]:
+    """The recipes of ``--recipes``, with the stages and settings of the other options."""
+    from fastprune.registry.recipe import Recipe
+
+    settings, stages = read_settings(options), {name: options[name] for name in STAGES}
+    return {name: Recipe.of(name, settings=settings, **stages) for name in options["recipes"].split(",")}
+
+
+def _show(where: Console, swept: Sweep, picked: Point | None, output: str) -> None:
+    """Print the points of a sweep, its knee and the point picked."""
+    from fastprune.cli import terminal
+
     where.print(terminal.sweep_table(swept))
     knee = swept.knee()
     if knee:

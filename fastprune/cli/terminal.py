@@ -113,14 +113,15 @@ def curve_table(measure: str, kept: Sequence[int], cost: Sequence[float], spread
 
 
 def sweep_table(sweep: Sweep) -> Table:
-    """Table of a sweep, one row per recipe and budget; points on the Pareto front are marked."""
+    """Table of a sweep, one row per recipe and budget; points that no other one beats are marked."""
     front = {(point.recipe, point.budget) for point in sweep.front()}
     unit = "percent" if sweep.falling else "points"
     dense = f"dense {sweep.metric} {sweep.dense[sweep.metric]:.4f}"
-    table = Table(title=dense, box=SIMPLE, title_justify="left")
+    table = Table(title=dense, box=SIMPLE, title_justify="left", caption_justify="left")
+    table.caption = "*: no other row loses less at the same or a lower cost"
     points = sweep.points()
     several = ["spread"] if any(point.low != point.high for point in points) else []  # with several seeds
-    headings = ["recipe", "budget", f"{sweep.measure} left", sweep.metric, *several, f"{unit} lost", "front"]
+    headings = ["recipe", "budget", f"{sweep.measure} left", sweep.metric, *several, f"{unit} lost", "best"]
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "recipe" else "right")
     for point in points:

@@ -18,6 +18,7 @@ from fastprune.calibration.hooks import frozen
 from fastprune.drafting.sizes import with_sizes
 from fastprune.drafting.tracing import Trace, cache_arguments, is_added, mixes_tokens, trace, units_of
 from fastprune.errors import FastpruneError, ModelError
+from fastprune.models.forms import AnyModel, module_of
 from fastprune.progress import Progress, listening, track
 from fastprune.surgery.masking import masked
 from fastprune.surgery.materialize import materialize
@@ -82,7 +83,7 @@ class Draft:
         return "\n".join(["# Drafted by fastprune.", *lines, "", to_toml(self.architecture)])
 
 
-def draft_architecture(model: nn.Module | str | Path, *, progress: Progress | bool = True) -> Draft:
+def draft_architecture(model: AnyModel, *, progress: Progress | bool = True) -> Draft:
     """Draft an architecture: find the rows and columns of each unit from exact derivatives between linears.
 
     In the first layer of each stack, a linear whose input depends on other linears of the layer only (not directly on the
@@ -99,7 +100,7 @@ def draft_architecture(model: nn.Module | str | Path, *, progress: Progress | bo
         ModelError: The model does not exist, its layers are not in an ``nn.ModuleList``, or no unit was found.
     """
     with listening(progress):
-        return _draft(conformance.random_model(model) if isinstance(model, (str, Path)) else model)
+        return _draft(conformance.random_model(model) if isinstance(model, (str, Path)) else module_of(model))
 
 
 def _draft(model: nn.Module) -> Draft:

@@ -14,6 +14,7 @@ from fastprune.calibration.hooks import frozen
 from fastprune.errors import ContractError, ExportError, FastpruneError, ModelError
 from fastprune.exporting.agreement import difference, example_inputs
 from fastprune.files import check_output, written_directory
+from fastprune.models.forms import AnyModel, pretrained_of
 from fastprune.models.pretrained import Pretrained
 from fastprune.progress import Progress, listening, step
 from fastprune.registry.recipe import strategy
@@ -48,7 +49,7 @@ class Export:
 
 
 def export(
-    opened: Pretrained,
+    model: AnyModel,
     output: str | Path,
     *,
     format: str | ExportFormat = "onnx",
@@ -57,7 +58,8 @@ def export(
     """Write a model in a format for another runtime, and compare it with the model.
 
     Args:
-        opened: A model from ``open_pretrained``. In half precision the comparison may fail; open with ``dtype="float32"``.
+        model: A model in any form that ``prune`` takes, or its result. In half precision the comparison may fail; open with
+            ``dtype="float32"``.
         output: Directory; new or empty.
         format: A name of ``fastprune strategies format``, with its default options, or an instance.
         progress: Whether to show progress on standard error, or a function, as for ``prune``.
@@ -72,6 +74,7 @@ def export(
     output = check_output(output)
     chosen: ExportFormat = format if isinstance(format, ExportFormat) else strategy("format", format)
     chosen.require_packages()
+    opened = pretrained_of(model)
     if reason := chosen.refuses(opened):
         raise ModelError(reason)
     with listening(progress), frozen(opened.model), written_directory(output) as scratch, step("exporting"):

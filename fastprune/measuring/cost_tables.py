@@ -9,7 +9,7 @@ import torch
 
 from fastprune.data.workload import Workload
 from fastprune.errors import UsageError
-from fastprune.models.pretrained import Pretrained
+from fastprune.models.forms import AnyModel, module_of
 from fastprune.progress import Progress, listening
 from fastprune.registry import serving
 from fastprune.registry.recipe import strategy
@@ -22,7 +22,7 @@ from fastprune.units.resolve import resolve_groups
 
 
 def measure(
-    opened: Pretrained,
+    model: AnyModel,
     *,
     cost: str = "latency",
     seq_len: int | None = None,
@@ -32,7 +32,7 @@ def measure(
     """Measure the cost table of a model for a workload on this machine.
 
     Args:
-        opened: The result of ``open_pretrained``.
+        model: A model in any form that ``prune`` takes, or its result.
         cost: Name of a measured cost model.
         seq_len: Tokens per sample [None: 128 or the model's limit, or 16,000 readings of a recording].
         progress: Whether to show progress on standard error, or a function, as for ``prune``.
@@ -41,14 +41,15 @@ def measure(
     Raises:
         UsageError: The cost is counted instead of measured, or cannot be measured for this model.
     """
-    workload = Workload.dummy(opened.model, seq_len)
+    module = module_of(model)
+    workload = Workload.dummy(module, seq_len)
     chosen = strategy("cost", cost, seq_len=workload.seq_len, **options)
     if not isinstance(chosen, MeasuredCost):
         raise UsageError(f"The cost model '{cost}' is counted, not measured; it needs no table.")
-    model = unfuse_experts(opened.model)
-    groups = resolve_groups(serving.architecture_for(model), model)
+    unfused = unfuse_experts(module)
+    groups = resolve_groups(serving.architecture_for(unfused), unfused)
     with torch.inference_mode(False), listening(progress):
-        return chosen.table(model, groups, workload)
+        return chosen.table(unfused, groups, workload)
 
 
 def conditions_text(conditions: Conditions) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
@@ -13,10 +12,10 @@ from fastprune.calibration.dense_states import DenseStates
 from fastprune.calibration.hooks import evaluating
 from fastprune.data.batches import Batches, outputs_of, to_device, token_limit
 from fastprune.data.encoding import make_batches
-from fastprune.data.rows import Rows
+from fastprune.data.rows import Rows, is_rows
 from fastprune.data.tasks import Batch, Columns, Task
 from fastprune.errors import DataError, ModelError
-from fastprune.models.pretrained import open_pretrained
+from fastprune.models.forms import AnyModel, open_any
 from fastprune.progress import Progress, listening, track
 from fastprune.registry.serving import task_for
 
@@ -44,8 +43,8 @@ class Reading(TypedDict, total=False):
 
 
 def evaluate(
-    model: nn.Module | str | Path,
-    data: Batches | Rows,
+    model: AnyModel,
+    data: Batches | Iterable[Batch] | Rows,
     *,
     task: Task | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -55,8 +54,9 @@ def evaluate(
     """Compute the task's metrics of a model over a whole data set.
 
     Args:
-        model: A model, or a directory or Hub name to open.
-        data: Batches, or rows or a source of rows with labels (``read_dataset``); of its splits validation, else test.
+        model: A model in any form that ``prune`` takes, or its result.
+        data: Batches, also as an iterable of dicts of tensors, or rows or a source of rows with labels (``read_dataset``); of its
+            splits validation, else test.
         task: The model's task [None: the task of the batches, else the registered task for the model].
         tokenizer: The model's tokenizer, for data that is not encoded yet [None: the one opened with the model].
         progress: Whether to show progress on standard error, or a function, as for ``prune``.
@@ -71,7 +71,7 @@ def evaluate(
     """
     with listening(progress):
         model, task, tokenizer = _opened(model, data, task, tokenizer)
-        batches = _encoded(data, model, task, tokenizer, reading)
+        batches = evaluation_set(data, model, task, tokenizer, reading)
         absent = task.missing(batches.samples or batches.batches)
         if absent:
             raise DataError(absent)
@@ -83,9 +83,9 @@ def evaluate(
 
 
 def fidelity(
-    teacher: nn.Module | str | Path,
-    student: nn.Module | str | Path,
-    data: Batches | Rows,
+    teacher: AnyModel,
+    student: AnyModel,
+    data: Batches | Iterable[Batch] | Rows,
     *,
     task: Task | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -115,7 +115,7 @@ def fidelity(
         student, _, _ = _opened(student, data, task, tokenizer)
         if _device(teacher) != _device(student):
             raise ModelError(f"The two models are on {_device(teacher)} and {_device(student)}; move one of them.")
-        batches = _encoded(data, teacher, task, tokenizer, reading)
+        batches = evaluation_set(data, teacher, task, tokenizer, reading)
         return agreement(teacher, student, batches, task)
 
 
@@ -144,43 +144,46 @@ def agreement(
 
 
 def _opened(
-    model: nn.Module | str | Path,
-    data: Batches | Rows,
+    model: AnyModel,
+    data: Batches | Iterable[Batch] | Rows,
     task: Task | None,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> tuple[nn.Module, Task, PreTrainedTokenizerBase | None]:
     """Open the model if needed; a task of None becomes the data's or the model's, a tokenizer of None the opened one."""
     task = task or (data.task if isinstance(data, Batches) else None)
-    if not isinstance(model, nn.Module):
-        opened = open_pretrained(model)
-        return opened.model, task or opened.task, tokenizer or opened.tokenizer
+    module, opened = open_any(model)
+    if opened is not None:
+        return module, task or opened.task, tokenizer or opened.tokenizer
     if task is None:
-        config: Any = getattr(model, "config", None)
+        config: Any = getattr(module, "config", None)
         if config is None:
-            raise ModelError(f"The task of a {type(model).__name__} without a config is unknown; pass the task.")
-        task = task_for(config, type(model))
-    return model, task, tokenizer
+            raise ModelError(f"The task of a {type(module).__name__} without a config is unknown; pass the task.")
+        task = task_for(config, type(module))
+    return module, task, tokenizer
 
 
-def _encoded(
-    data: Batches | Rows,
+def evaluation_set(
+    data: Batches | Iterable[Batch] | Rows,
     model: nn.Module,
     task: Task,
     tokenizer: PreTrainedTokenizerBase | None,
     reading: Reading,
 ) -> Batches:
+    """Evaluation data as batches; arguments as for ``evaluate``."""
     unknown = sorted(set(reading) - set(Reading.__annotations__))
     if unknown:
         raise TypeError(f"There is no argument {unknown[0]!r}; use {', '.join(Reading.__annotations__)}.")
-    if isinstance(data, Batches):
+    if not is_rows(data):
         if reading:
             raise DataError(f"{', '.join(reading)} cannot be set for Batches, which are already encoded.")
-        return data
+        given: Any = data
+        return Batches.wrap(given, task)
     if tokenizer is None:
         raise DataError("Encoding the data needs a tokenizer; pass the tokenizer, or Batches.")
     limit = token_limit(model)
     reading = {**reading, "split": reading.get("split") or EVALUATION_SPLITS}
-    return make_batches(data, task, tokenizer, samples=None, limit=limit, **reading)
+    rows: Any = data
+    return make_batches(rows, task, tokenizer, samples=None, limit=limit, **reading)
 
 
 def _results(model: nn.Module, task: Task, batches: Batches) -> Iterator[tuple[Any, Batch]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from fastprune.data.workload import Workload
-from fastprune.models.pretrained import Pretrained
+from fastprune.models.forms import AnyModel, open_any
 from fastprune.registry import loading, serving
 from fastprune.units.architecture import Architecture
 from fastprune.units.experts import unfuse_experts
@@ -13,14 +14,14 @@ from fastprune.units.resolve import resolve_groups
 
 
 def inspect(
-    opened: Pretrained, *, seq_len: int | None = None, architecture: Architecture | None = None
+    model: AnyModel, *, seq_len: int | None = None, architecture: Architecture | str | Path | None = None
 ) -> dict[str, Any]:
     """Units and costs of a model, such as MACs and parameters, group by group.
 
     Args:
-        opened: What ``open_pretrained`` returned.
+        model: A model in any form that ``prune`` takes, or its result.
         seq_len: Tokens a sample, for the costs; None: as ``Workload.dummy`` has it.
-        architecture: Where its units are; None: as it was pruned with, or by its ``config.model_type``.
+        architecture: Where its units are, as for ``prune``; None: as it was pruned with, or by its ``config.model_type``.
 
     Returns:
         ``groups``: name, kind, units before any pruning, units kept, and every cost that is counted (``CostModel.counted``),
@@ -30,12 +31,14 @@ def inspect(
     Raises:
         ModelError: There is no architecture for the model, or the length exceeds its limit.
     """
-    model = unfuse_experts(opened.model)
-    groups = resolve_groups(architecture or serving.architecture_for(model), model)
-    workload = Workload.dummy(model, seq_len)
+    chosen = serving.named_architecture(architecture) if architecture else None
+    module, opened = open_any(model)
+    module = unfuse_experts(module)
+    groups = resolve_groups(chosen or serving.architecture_for(module), module)
+    workload = Workload.dummy(module, seq_len)
     costs = loading.installed().counted_costs()
-    tables = {name: cost.measure(model, groups, workload) for name, cost in costs.items()}
-    before = {group["name"]: int(group["units"]) for group in opened.manifest.get("groups", [])}
+    tables = {name: cost.measure(module, groups, workload) for name, cost in costs.items()}
+    before = {group["name"]: int(group["units"]) for group in (opened.manifest if opened else {}).get("groups", [])}
     rows = []
     for group in groups:
         row: dict[str, Any] = {"name": group.name, "kind": group.kind}

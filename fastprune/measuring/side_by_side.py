@@ -18,6 +18,7 @@ from fastprune.data.workload import Workload
 from fastprune.errors import ModelError, UsageError
 from fastprune.measuring.memory import peak_bytes, weight_bytes
 from fastprune.measuring.timing import interleaved, median, speedup
+from fastprune.models.forms import AnyModel, module_of
 from fastprune.models.pretrained import Pretrained
 from fastprune.progress import Progress, listening
 from fastprune.ranges import BATCH, ROUNDS, THREADS, check_integer
@@ -94,8 +95,8 @@ class Serving(TypedDict, total=False):
 
 
 def bench(
-    dense: nn.Module,
-    pruned: nn.Module,
+    dense: AnyModel,
+    pruned: AnyModel,
     *,
     batch_size: int = 32,
     seq_len: int | None = None,
@@ -107,8 +108,8 @@ def bench(
     """Time two models of the same family in turns on the same dummy inputs.
 
     Args:
-        dense: A transformers model.
-        pruned: The pruned model, on the same device.
+        dense: A model in any form that ``prune`` takes.
+        pruned: The pruned model, or the result of ``prune``, on the same device.
         batch_size: Samples per forward pass.
         seq_len: Tokens per sample [None: 128 or the model's limit, or 16,000 readings of a recording].
         rounds: Measurements of each model.
@@ -126,6 +127,7 @@ def bench(
     check_integer("batch_size", batch_size, BATCH)
     check_integer("rounds", rounds, ROUNDS)
     check_integer("threads", serving.get("threads"), THREADS)
+    dense, pruned = module_of(dense), module_of(pruned)
     devices = {name: next(model.parameters()).device for name, model in (("dense", dense), ("pruned", pruned))}
     if devices["dense"] != devices["pruned"]:
         raise ModelError(f"The dense model is on {devices['dense']}, the pruned one on {devices['pruned']}.")

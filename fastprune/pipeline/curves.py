@@ -18,6 +18,7 @@ from fastprune.reports.pictures import plain, save_figure, subplots
 from fastprune.untrusted import read_json
 
 FORMAT = 2
+NEAR = 0.01  # difference of two costs, as fractions of the dense model's, up to which they count as equal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,7 @@ class Sweep:
         falling: Whether lower values of the metric are better.
         dense: The dense model's metrics.
         measure: Unit of the cost, such as MACs; empty before the first run.
+        unreachable: Why a recipe cannot reach a budget, by "RECIPE at BUDGET".
         runs: The finished runs.
         versions: Versions of the libraries of the last run.
     """
@@ -86,6 +88,7 @@ class Sweep:
     measure: str = ""
     runs: list[Run] = field(default_factory=list)
     versions: Mapping[str, str] = field(default_factory=library_versions)
+    unreachable: dict[str, str] = field(default_factory=dict)
 
     def find(self, recipe: str, budget: float, seed: int) -> Run | None:
         """The finished run of this recipe, budget and seed, if any."""
@@ -114,10 +117,15 @@ class Sweep:
         return sorted(points, key=lambda point: (point.recipe, -point.budget))
 
     def front(self) -> list[Point]:
-        """The Pareto front in cost and metric, by rising cost."""
+        """The Pareto front in cost and metric, by rising cost: no other point loses less at the same or a lower cost.
+
+        Costs that differ by ``NEAR`` or less count as the same: recipes use up a budget to different parts of a unit.
+        """
+        points = [point for point in self.points() if not math.isnan(point.drop)]
         front: list[Point] = []
-        for point in sorted(self.points(), key=lambda point: (point.cost, point.drop)):
-            if not front or point.drop < front[-1].drop:
+        for point in sorted(points, key=lambda point: (point.cost, point.drop)):
+            beaten = any(other.cost <= point.cost + NEAR and other.drop < point.drop for other in points)
+            if not beaten and (not front or point.drop < front[-1].drop):
                 front.append(point)
         return front
 
@@ -139,16 +147,20 @@ class Sweep:
         return max(front[1:-1], key=below)
 
     def pick(self, rule: str) -> Point:
-        """The cheapest point that satisfies a rule: ``drop<=1`` (points or percent lost) or ``cost<=0.5``.
+        """The cheapest point of the front with ``drop<=1`` (points or percent lost), or the best point with ``cost<=0.5``.
 
         Raises:
             UsageError: The rule is invalid.
             UnreachableError: No point satisfies it.
         """
         name, most = read_rule(rule)
-        allowed = [point for point in self.points() if getattr(point, name) <= most + 1e-9]
+        front = self.front()
+        among = front if name == "drop" else [point for point in self.points() if not math.isnan(point.drop)]
+        allowed = [point for point in among if getattr(point, name) <= most + 1e-9]
+        if not among:
+            raise UnreachableError(f"No point of the sweep has a {self.metric} that is a number.")
         if not allowed:
-            nearest = min(self.points(), key=lambda point: float(getattr(point, name)))
+            nearest = min(among, key=lambda point: float(getattr(point, name)))
             raise UnreachableError(
                 f"No point of the sweep has {rule}; the nearest is {nearest.recipe} at {nearest.budget:g}, with a "
                 f"{name} of {getattr(nearest, name):.3g}."
@@ -184,6 +196,7 @@ class Sweep:
                 measure=str(content["measure"]),
                 runs=[_run(run) for run in content["runs"]],
                 versions={str(name): str(number) for name, number in dict(content.get("versions", {})).items()},
+                unreachable={str(name): str(reason) for name, reason in dict(content.get("unreachable", {})).items()},
             )
             found.check()
             return found
@@ -202,8 +215,11 @@ class Sweep:
                 raise ValueError(f"{record!r} is no table")
 
     def _drop(self, value: float) -> float:
-        dense = self.dense[self.metric]
-        return 100 * (value / dense - 1) if self.falling else 100 * (dense - value)
+        """The loss of a value of the metric, both as printed with four decimals."""
+        value, dense = round(value, 4), round(self.dense[self.metric], 4)
+        if not self.falling:
+            return 100 * (dense - value)
+        return 100 * (value / dense - 1) if dense else 100 * value
 
 
 def check_folder(folder: str | Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,7 +30,14 @@ log = logging.getLogger(__name__)
 
 
 def outcome(
-    state: State, limits: Limits, recipe: Recipe, workload: Workload, *, inplace: bool, **figures: Any
+    state: State,
+    limits: Limits,
+    recipe: Recipe,
+    workload: Workload,
+    *,
+    inplace: bool,
+    measured: Mapping[str, Mapping[str, float]],
+    **figures: Any,
 ) -> PruningResult:
     """The pruned model with its provenance.
 
@@ -39,6 +47,7 @@ def outcome(
         recipe: What each stage was done with.
         workload: What costs are counted for.
         inplace: Whether the user's own model becomes the pruned one.
+        measured: The result of ``verify``.
         figures: Further attributes of ``PruningResult``: ``latency``, ``timings``, ``calibration``.
     """
     subject = state.subject
@@ -48,6 +57,7 @@ def outcome(
     pruned = _put_into(subject, state) if inplace else state.student
     left = resolve_groups(subject.architecture, pruned)
     costs = spent(limits, state, pruned, left, recipe.cost, workload)
+    costs = [each | ({"measured": dict(measured[each["name"]])} if each["name"] in measured else {}) for each in costs]
     portable.describe(pruned, subject.architecture)
     return PruningResult(
         model=pruned,
@@ -55,15 +65,12 @@ def outcome(
         groups=subject.groups,
         architecture=subject.architecture,
         recipe=recipe,
-        budget=limits.first.share,
-        importance=state.importance,
-        measure=limits.first.table.measure,
-        cost_before=costs[0]["before"],
-        cost_after=costs[0]["after"],
         costs=costs,
+        importance=state.importance,
         parameters_before=sum(parameter.numel() for parameter in subject.teacher.parameters()),
         dtype=dtype,
         size_before=size,
+        task=subject.task,
         tokenizer=opened.tokenizer if opened else None,
         companions=opened.companions if opened else {},
         base_model=opened.hub_name if opened else "",

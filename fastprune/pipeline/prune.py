@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from fastprune.data.batches import Batches
 from fastprune.data.rows import Rows
 from fastprune.data.tasks import Batch, Task
 from fastprune.data.workload import Workload
-from fastprune.models.pretrained import Pretrained
+from fastprune.models.forms import AnyModel
 from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.clock import clock
 from fastprune.pipeline.outcome import latency, outcome
@@ -21,18 +22,22 @@ from fastprune.pipeline.spending import measure, remaining
 from fastprune.pipeline.stages import score, search, tune
 from fastprune.pipeline.state import State
 from fastprune.pipeline.subject import check_fits, open_subject
+from fastprune.pipeline.verifying import latency_of, verify
 from fastprune.progress import Progress, listening
 from fastprune.ranges import SEED, check_integer
 from fastprune.registry.recipe import Recipe, recipe_for
 from fastprune.strategies.budgets import Budget, read_budget
 from fastprune.strategies.checks import checked_passes
 from fastprune.strategies.contracts import CostModel, Rearranger, Scorer, Searcher, Tuner
+from fastprune.strategies.limits import Limits
 from fastprune.strategies.schedules import Schedule
 from fastprune.units.architecture import Architecture
 
+log = logging.getLogger(__name__)
+
 
 def prune(
-    model: nn.Module | Pretrained | str | Path,
+    model: AnyModel,
     data: Batches | Iterable[Batch] | Rows,
     *,
     budget: Budget,
@@ -43,7 +48,7 @@ def prune(
     tuner: str | Tuner | None = None,
     cost: str | CostModel | None = None,
     schedule: str | Schedule | None = None,
-    architecture: Architecture | str | None = None,
+    architecture: Architecture | str | Path | None = None,
     task: Task | None = None,
     seed: int = 0,
     reroute: bool = False,
@@ -55,7 +60,7 @@ def prune(
     """Make a trained Transformer smaller, without retraining (Kwon et al., NeurIPS 2022; docs/method.md).
 
     Args:
-        model: A transformers model, the result of ``open_pretrained``, a directory, or a Hub name.
+        model: A transformers model, the result of ``open_pretrained`` or ``prune``, a directory, or a Hub name.
         data: The calibration set: the result of ``make_batches``, rows or a source for it (``read_dataset``), or an iterable of
             dicts of tensors for ``model(**batch)``.
         budget: The cost to keep, as a fraction of the dense model's: above 0, at most 1. Several costs by name, and
@@ -67,13 +72,14 @@ def prune(
         tuner: Stage 3, likewise.
         cost: The cost model of the budget, likewise [the first cost that the budget names, or the recipe's].
         schedule: The passes, likewise.
-        architecture: The paths of the model's units, or a family by name [found by ``config.model_type``].
+        architecture: The paths of the model's units, a TOML file, or a family by name [found by ``config.model_type``].
         task: What the model is for [the task of the data, of the opened model, or of the model's class].
         seed: Seed of everything random, 0 to 2^32 - 1.
         reroute: Remove experts without filters from their router's choice before tuning. Their tokens go to other experts,
             which a budget of counted costs allows for, and one of latency does not.
         inplace: Change the given model itself.
-        bench: Time both models at the end; takes about as long as ten batches.
+        bench: Time both models at the end; takes about as long as ten batches. If a measured budget, such as a latency, is
+            missed by more than 5 %, the search is repeated once with a corrected table (docs/latency.md).
         progress: Whether to show progress on standard error, or a function that is called with a description, the number of
             finished steps and their total.
         cache: Cost tables and scores shared with other prunings of this model on the same data with the same seed.
@@ -95,13 +101,26 @@ def prune(
         check_fits(subject, chosen.scorer, reroute=reroute)
         workload = Workload.of(subject.calibration)
         limits = measure(subject, workload, requested, chosen.cost, cache)
-        state = State.dense(subject, reroute=reroute)
-        for step in checked_passes(chosen.schedule, limits.first.share, subject.groups):
-            left = remaining(limits, state, chosen, workload).at(step.budget)
-            known = cache if state.student is subject.teacher else PruningCache()
-            scores = score(state, chosen.scorer, known)
-            masks = search(state, scores, left, chosen, step, workload)
-            state = tune(state, masks, scores, chosen, step)
-        times = latency(subject, state.student, workload) if bench else {}
-    origin = subject.calibration.summary() | {"seed": seed}
-    return outcome(state, limits, chosen, workload, inplace=inplace, latency=times, timings=timings, calibration=origin)
+        passes = partial(_passes, State.dense(subject, reroute=reroute), chosen=chosen, cache=cache, workload=workload)
+        state = passes(limits)
+        measured = verify(state, limits, chosen, workload) if bench else {}
+        if missed := limits.missed(measured):
+            log.info("measured instead of predicted: %s; searching again with corrected tables", missed)
+            limits = limits.corrected(missed, state.mask)
+            state = passes(limits)
+            measured = verify(state, limits, chosen, workload)
+        times = latency_of(limits, measured) or latency(subject, state.student, workload) if bench else {}
+    figures = {"latency": times, "timings": timings, "calibration": subject.calibration.summary() | {"seed": seed}}
+    return outcome(state, limits, chosen, workload, inplace=inplace, measured=measured, **figures)
+
+
+def _passes(state: State, limits: Limits, *, chosen: Recipe, cache: PruningCache, workload: Workload) -> State:
+    """Score, search and tune, once for each pass of the schedule."""
+    subject = state.subject
+    for step in checked_passes(chosen.schedule, limits.first.share, subject.groups):
+        left = remaining(limits, state, chosen, workload).at(step.budget)
+        known = cache if state.student is subject.teacher else PruningCache()
+        scores = score(state, chosen.scorer, known)
+        masks = search(state, scores, left, chosen, step, workload)
+        state = tune(state, masks, scores, chosen, step)
+    return state

@@ -15,17 +15,21 @@ from torch import Tensor, nn
 
 from fastprune.measuring.memory import weight_bytes
 from fastprune.models import checkpoint, hub
+from fastprune.models.pretrained import Pretrained
 from fastprune.models.weights import read_dtype
 from fastprune.progress import step
 from fastprune.registry.recipe import Recipe
 from fastprune.reports import pages as reports
 from fastprune.reports.figures import rows
+from fastprune.strategies.limits import SLACK
 from fastprune.units.architecture import Architecture
 from fastprune.units.groups import Groups
 from fastprune.units.masks import Mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from fastprune.data.tasks import Task
 
 
 log = logging.getLogger(__name__)
@@ -41,11 +45,10 @@ class PruningResult:
         groups: The dense model's groups.
         architecture: The architecture, which locates the units.
         recipe: The recipe: strategy and options of each stage.
-        budget: The requested fraction of the cost.
-        measure: Unit of the cost, such as ``MACs``.
-        cost_before: The dense model's cost.
-        cost_after: The pruned model's cost, at most ``budget * cost_before``.
-        costs: Every cost with a budget: name, measure, budget, before, after, and the conditions of its measurement.
+        costs: Every cost with a budget, the main one first: ``name``; ``measure``, its unit, such as ``MACs``; ``budget``, the
+            requested fraction; ``before`` and ``after``, the dense and the pruned model's, at most ``budget * before``; the
+            ``conditions`` of its measurement; for a measured cost also ``measured``: ``before``, ``after`` and ``spread`` as
+            measured on both models at the end.
         parameters_before: Number of the dense model's parameters.
         dtype: Data type of the saved weights: that of the file that the model was opened from; None: the model's.
         size_before: Bytes of the dense model's weights in the dtype of its file.
@@ -55,6 +58,7 @@ class PruningResult:
         latency: Latency of a forward pass, both models measured side by side: batch_size, seq_len, device, dtype, threads,
             dense and pruned in milliseconds, speedup; empty if not measured.
         metrics: Evaluation metrics by name; filled in by the caller after an evaluation.
+        task: What the model is for.
         tokenizer: The tokenizer to save with the model; None: unknown.
         companions: Further files to save, by relative path.
         base_model: Hub name of the original model; empty if it has none.
@@ -67,11 +71,7 @@ class PruningResult:
     groups: Groups
     architecture: Architecture
     recipe: Recipe
-    budget: float
-    measure: str
-    cost_before: float
-    cost_after: float
-    costs: Sequence[Mapping[str, Any]] = ()
+    costs: Sequence[Mapping[str, Any]]
     parameters_before: int
     dtype: torch.dtype | None = None
     size_before: int = 0
@@ -80,6 +80,7 @@ class PruningResult:
     calibration: Mapping[str, Any]
     latency: Mapping[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    task: Task
     tokenizer: PreTrainedTokenizerBase | None = None
     companions: Mapping[str, bytes] = field(default_factory=dict)
     base_model: str = ""
@@ -100,6 +101,32 @@ class PruningResult:
         return "\n  ".join(lines)
 
     @property
+    def budget(self) -> float:
+        """The requested fraction of the main cost."""
+        return float(self.costs[0]["budget"])
+
+    @property
+    def measure(self) -> str:
+        """Unit of the main cost, such as ``MACs``."""
+        return str(self.costs[0]["measure"])
+
+    @property
+    def cost_before(self) -> float:
+        """The dense model's main cost."""
+        return float(self.costs[0]["before"])
+
+    @property
+    def cost_after(self) -> float:
+        """The pruned model's main cost, at most ``budget * cost_before``."""
+        return float(self.costs[0]["after"])
+
+    @property
+    def missed(self) -> list[Mapping[str, Any]]:
+        """The entries of ``costs`` whose measurement exceeds the budget by more than 5 %."""
+        measured = ((cost, cost.get("measured")) for cost in self.costs)
+        return [cost for cost, m in measured if m and m["after"] / m["before"] > cost["budget"] * (1 + SLACK)]
+
+    @property
     def parameters_after(self) -> int:
         """The pruned model's parameters."""
         return sum(parameter.numel() for parameter in self.model.parameters())
@@ -108,6 +135,17 @@ class PruningResult:
     def size_after(self) -> int:
         """Bytes of the pruned model's weights in the dtype that they are saved in."""
         return weight_bytes(self.model, self.dtype)
+
+    def pretrained(self) -> Pretrained:
+        """The pruned model as ``open_pretrained`` returns it once it is saved."""
+        return Pretrained(
+            model=self.model,
+            tokenizer=self.tokenizer,
+            task=self.task,
+            source=self.base_model or type(self.model).__name__,
+            companions=self.companions,
+            manifest=self.details(),
+        )
 
     def kept(self) -> list[dict[str, Any]]:
         """By group, in order: name, kind, number of units, number of kept units."""

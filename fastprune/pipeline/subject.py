@@ -18,12 +18,12 @@ from fastprune.data.encoding import make_batches
 from fastprune.data.rows import Rows, is_rows
 from fastprune.data.tasks import Batch, Task
 from fastprune.errors import DataError, ModelError
-from fastprune.models.pretrained import Pretrained, open_pretrained
+from fastprune.models.forms import AnyModel, open_any
+from fastprune.models.pretrained import Pretrained
 from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.clock import STAGES
 from fastprune.pipeline.fingerprint import fingerprint
-from fastprune.registry.loading import installed
-from fastprune.registry.serving import architecture_for, task_for
+from fastprune.registry.serving import architecture_for, named_architecture, task_for
 from fastprune.strategies.contracts import Scorer
 from fastprune.surgery.routing import check_routes
 from fastprune.units.architecture import Architecture
@@ -58,6 +58,12 @@ class Subject:
     seed: int
     fingerprint: str = ""
 
+    @property
+    def task(self) -> Task:
+        """What the model is for."""
+        assert self.calibration.task is not None
+        return self.calibration.task
+
     def generator(self, stage: str, turn: int) -> torch.Generator:
         """The generator of a stage in a pass, on the CPU. Stages do not depend on each other's draws.
 
@@ -70,10 +76,10 @@ class Subject:
 
 
 def open_subject(
-    model: nn.Module | Pretrained | str | Path,
+    model: AnyModel,
     data: Batches | Iterable[Batch] | Rows,
     *,
-    architecture: Architecture | str | None,
+    architecture: Architecture | str | Path | None,
     task: Task | None,
     seed: int,
     cache: PruningCache,
@@ -85,22 +91,18 @@ def open_subject(
         ModelError: The model cannot be opened, is wrapped in another module, fits no architecture, or serves no task.
         DataError: The data cannot be read, or hold a token that the model does not have.
     """
-    if isinstance(model, (str, Path)):
-        model = open_pretrained(model)
-    opened = model if isinstance(model, Pretrained) else None
-    given = model.model if isinstance(model, Pretrained) else model
+    chosen = named_architecture(architecture) if architecture else None
+    given, opened = open_any(model)
     _check_bare(given)
-    if isinstance(architecture, str):
-        architecture = installed().architecture[architecture]
-    architecture = architecture or architecture_for(given)
+    chosen = chosen or architecture_for(given)
     teacher = unfuse_experts(given)
-    groups = resolve_groups(architecture, teacher)
-    calibration = _calibration_set(data, teacher, opened, task, seed)
+    groups = resolve_groups(chosen, teacher)
+    calibration = calibration_set(data, teacher, opened, task, seed)
     return Subject(
         given=given,
         opened=opened,
         teacher=teacher,
-        architecture=architecture,
+        architecture=chosen,
         groups=groups,
         calibration=calibration,
         states=cache.dense_states(teacher, calibration),
@@ -122,14 +124,22 @@ def check_fits(subject: Subject, scorer: Scorer, *, reroute: bool) -> None:
         )
 
 
-def _calibration_set(
+def calibration_set(
     data: Batches | Iterable[Batch] | Rows,
     teacher: nn.Module,
     opened: Pretrained | None,
     task: Task | None,
     seed: int,
 ) -> Batches:
-    """The calibration set with its task: the given one [that of the batches, of the opened model, or of the class]."""
+    """The calibration set with its task: the given one [that of the batches, of the opened model, or of the class].
+
+    Args:
+        data: As for ``prune``.
+        teacher: The dense model.
+        opened: The same with its tokenizer; None if only a module was given.
+        task: The task; None: as above.
+        seed: Seed of the draw.
+    """
     given: Any = _read(data, opened, task, seed) if is_rows(data) else data
     batches = Batches.wrap(given, task)
     chosen = batches.task or (opened.task if opened else None) or task_for(teacher.config, type(teacher))  # type: ignore[arg-type]

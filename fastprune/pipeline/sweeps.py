@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import nn
 
 from fastprune.data.batches import Batches
-from fastprune.errors import BudgetError, UsageError
-from fastprune.files import write_text
-from fastprune.measuring.evaluation import quality
+from fastprune.data.rows import Rows
+from fastprune.data.tasks import Batch
+from fastprune.errors import BudgetError, UnreachableError, UsageError
+from fastprune.files import library_versions, write_text
+from fastprune.measuring.evaluation import evaluation_set, quality
+from fastprune.models.forms import AnyModel, open_any, pretrained_of
 from fastprune.models.pretrained import Pretrained
 from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.curves import Point, Run, Sweep, check_folder, draw, to_csv
 from fastprune.pipeline.fingerprint import data_digest, dtype_text, task_text, weights_digest
 from fastprune.pipeline.prune import prune
 from fastprune.pipeline.result import PruningResult
+from fastprune.pipeline.subject import calibration_set
 from fastprune.progress import Progress, listening, track
 from fastprune.ranges import SEED, check_integer
 from fastprune.registry.recipe import Recipe
+from fastprune.reports.figures import share_of
 from fastprune.strategies.budgets import read_budget
-from fastprune.strategies.contracts import CostModel, MeasuredCost
+from fastprune.units.architecture import Architecture
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+    CalibrationData: TypeAlias = (
+        Callable[[int], Batches] | Batches | Iterable[Batch] | Dataset | IterableDataset | str | Path
+    )
 
 
 def sweep(
-    model: Pretrained,
-    data: Callable[[int], Batches],
-    eval_data: Batches,
+    model: AnyModel,
+    data: CalibrationData,
+    eval_data: Batches | Iterable[Batch] | Rows,
     *,
     budgets: Sequence[float],
     recipes: Mapping[str, Recipe] | None = None,
+    architecture: Architecture | str | Path | None = None,
     seeds: Sequence[int] = (0,),
     metric: str | None = None,
     folder: str | Path | None = None,
@@ -45,18 +61,26 @@ def sweep(
     ``sweep.svg``.
 
     Args:
-        model: The dense model.
-        data: Function from a seed to a calibration set.
-        eval_data: Evaluation data, disjoint from the calibration data; without labels, agreement with the dense model is measured.
-        budgets: Fractions of the dense model's cost.
-        recipes: Recipes by name; None: the preset ``default``.
+        model: The dense model, in any form that ``prune`` takes.
+        data: The calibration data as for ``prune``, drawn anew for each seed if it is a source or a data set, or a function from
+            a seed to a calibration set.
+        eval_data: Evaluation data as for ``evaluate``, disjoint from the calibration data; without labels, agreement with the
+            dense model is measured.
+        budgets: Fractions of the dense model's cost, each recipe's own.
+        recipes: Recipes by name; None: the preset ``default``. If their costs differ, the curve is over the cost of the preset
+            ``default``.
+        architecture: The paths of the model's units, as for ``prune``.
         seeds: Seeds; each recipe and budget is run once per seed.
         metric: The metric of the curve; None: the task's first.
         folder: Folder for all results; None: nothing is saved.
         progress: Whether to show progress on standard error, or a function, as for ``prune``.
 
+    Returns:
+        The sweep. Budgets that a recipe cannot reach have no run and are in ``unreachable``.
+
     Raises:
         UsageError: A budget or the metric is invalid, or the folder holds another sweep or one with other calibration data.
+        UnreachableError: No budget can be reached.
     """
     recipes = recipes or {"default": Recipe.of("default")}
     for budget in budgets:
@@ -67,48 +91,76 @@ def sweep(
         raise BudgetError("A sweep takes at least one budget and one seed.")
     folder = check_folder(folder) if folder else None
     with listening(progress):
-        found = _started(model, eval_data, recipes, metric, folder)
-        drawn: int | None = None
+        module, opened = open_any(model)
+        tests = _evaluation_set(eval_data, module, opened)
+        draw_set = data if callable(data) else functools.partial(_calibration_set, data, module, opened)
+        found, drawn = _started(module, opened, tests, recipes, metric, folder), None
+        pruned = functools.partial(prune, opened or module, architecture=architecture, bench=False)
         todo = [(seed, budget, name) for seed in seeds for budget in budgets for name in recipes]
         for seed, budget, name in track(todo, "sweeping"):
             if seed != drawn:  # frees the cache of the previous seed
-                drawn, batches, cache = (
-                    seed,
-                    data(seed),
-                    PruningCache(folder / "scores" / str(seed) if folder else None),
-                )
+                cache = PruningCache(folder / "scores" / str(seed) if folder else None)
+                drawn, batches = seed, draw_set(seed)
                 _note_calibration(found, seed, batches, folder)
             if found.find(name, budget, seed):
                 continue
             start = time.perf_counter()
-            result = prune(model, batches, budget=budget, recipe=recipes[name], seed=seed, cache=cache, bench=False)
-            seconds = time.perf_counter() - start
-            found.measure = _counted(recipes[name].cost, result)
-            found.runs.append(
-                Run(
-                    recipe=name,
-                    budget=budget,
-                    seed=seed,
-                    cost=result.cost_after / result.cost_before,
-                    metrics=quality(model.model, result.model, eval_data),
-                    seconds=seconds,
-                )
-            )
+            asked = _asked(recipes[name], budget, found.about["cost"])
+            try:
+                result = pruned(batches, budget=asked, recipe=recipes[name], seed=seed, cache=cache)
+            except UnreachableError as error:
+                found.unreachable[f"{name} at {budget:g}"] = str(error)
+                continue
+            _add_run(found, result, module, tests, recipe=name, budget=budget, seconds=time.perf_counter() - start)
             if folder:
                 write_text(folder / "sweep.json", found.to_json())
-        if folder:
-            write_text(folder / "sweep.csv", to_csv(found))
-            draw(found, folder / "sweep.svg")
-            draw(found, folder / "sweep.png")
+    if not found.runs:
+        raise UnreachableError(next(iter(found.unreachable.values())))
+    if folder:
+        write_files(found, folder)
     return found
 
 
+def _add_run(
+    found: Sweep, result: PruningResult, dense: nn.Module, tests: Batches, *, recipe: str, budget: float, seconds: float
+) -> None:
+    """Evaluate a pruned model and add its run."""
+    cost = next(cost for cost in result.costs if cost["name"] == found.about["cost"])
+    found.measure = share_of(cost)
+    found.runs.append(
+        Run(
+            recipe=recipe,
+            budget=budget,
+            seed=result.calibration["seed"],
+            cost=cost["after"] / cost["before"],
+            metrics=quality(dense, result.model, tests),
+            seconds=seconds,
+        )
+    )
+
+
+def write_files(found: Sweep, folder: Path) -> None:
+    """Write the sweep as JSON, CSV and picture."""
+    write_text(folder / "sweep.json", found.to_json())
+    write_text(folder / "sweep.csv", to_csv(found))
+    draw(found, folder / "sweep.svg")
+    draw(found, folder / "sweep.png")
+
+
 def prune_point(
-    model: Pretrained, data: Callable[[int], Batches], point: Point, recipe: Recipe, seed: int, folder: Path
+    model: AnyModel,
+    data: Callable[[int], Batches],
+    point: Point,
+    *,
+    recipe: Recipe,
+    seed: int,
+    folder: Path,
+    architecture: Architecture | None = None,
 ) -> PruningResult:
     """The pruned model of one point, pruned again from the scores that the sweep saved."""
     cache = PruningCache(folder / "scores" / str(seed))
-    return prune(model, data(seed), budget=point.budget, recipe=recipe, seed=seed, cache=cache)
+    budget = {recipe.cost.name: point.budget}
+    return prune(model, data(seed), budget=budget, recipe=recipe, architecture=architecture, seed=seed, cache=cache)
 
 
 def drop_scores(folder: Path) -> None:
@@ -116,42 +168,68 @@ def drop_scores(folder: Path) -> None:
     shutil.rmtree(folder / "scores", ignore_errors=True)
 
 
+def _calibration_set(data: Any, module: nn.Module, opened: Pretrained | None, seed: int) -> Batches:
+    return calibration_set(data, module, opened, None, seed)
+
+
+def _evaluation_set(data: Any, module: nn.Module, opened: Pretrained | None) -> Batches:
+    if isinstance(data, Batches):
+        return data
+    known = opened or pretrained_of(module)
+    return evaluation_set(data, module, known.task, known.tokenizer, {})
+
+
+def _asked(recipe: Recipe, budget: float, axis: str) -> dict[str, float]:
+    """The budget of a run, and the whole of the curve's cost, which is then counted as well."""
+    return {axis: 1.0, recipe.cost.name: budget}
+
+
+def _axis(recipes: Mapping[str, Recipe]) -> str:
+    """Name of the cost of the curve: that of all recipes, or, where they differ, of the preset ``default``."""
+    costs = {repr(recipe.cost): recipe.cost.name for recipe in recipes.values()}
+    return next(iter(costs.values())) if len(costs) == 1 else Recipe.of("default").cost.name
+
+
 def _started(
-    model: Pretrained, eval_data: Batches, recipes: Mapping[str, Recipe], metric: str | None, folder: Path | None
+    module: nn.Module,
+    opened: Pretrained | None,
+    tests: Batches,
+    recipes: Mapping[str, Recipe],
+    metric: str | None,
+    folder: Path | None,
 ) -> Sweep:
     """The sweep saved in the folder, or a new one with the dense model evaluated."""
-    costs = {recipe.cost.name for recipe in recipes.values()}
-    if len(costs) > 1:
-        raise UsageError(f"The recipes of a sweep must count one cost; these count {', '.join(sorted(costs))}.")
     about: dict[str, Any] = {
-        "model": model.source,
-        "weights": weights_digest(model.model),
-        "dtype": dtype_text(model.model),
-        "task": task_text(model.task),
-        "eval_data": eval_data.source,
-        "eval_samples": eval_data.n_samples,
-        "eval_batches": len(eval_data),
-        "eval_contents": data_digest(eval_data),
-        "cost": costs.pop(),
+        "model": opened.source if opened else type(module).__name__,
+        "weights": weights_digest(module),
+        "dtype": dtype_text(module),
+        "task": task_text(opened.task if opened else tests.task),
+        "eval_data": tests.source,
+        "eval_samples": tests.n_samples,
+        "eval_batches": len(tests),
+        "eval_contents": data_digest(tests),
+        "cost": _axis(recipes),
         "recipes": {name: recipe.to_toml() for name, recipe in recipes.items()},
         "calibration": {},
     }
     state = folder / "sweep.json" if folder else None
     if state and state.is_file():
         found = Sweep.read(state)
-        known = {each: text for each, text in found.about.get("recipes", {}).items() if each in about["recipes"]}
-        if any(about["recipes"][each] != text for each, text in known.items()):
+        known = {name: text for name, text in found.about.get("recipes", {}).items() if name in recipes}
+        if any(about["recipes"][name] != text for name, text in known.items()):
             raise UsageError(f"A recipe of the sweep in {folder} has changed; name another --output.")
-        settings = {name: value for name, value in about.items() if name not in ("recipes", "calibration")}
+        settings = {name: value for name, value in about.items() if name not in ("recipes", "calibration", "cost")}
         _check_same(f"The sweep in {folder}", found.about, settings)
-        found.about = {**found.about, "recipes": {**found.about.get("recipes", {}), **about["recipes"]}}
+        recorded = {**found.about.get("recipes", {}), **about["recipes"]}
+        found.about = {**about, **found.about, "recipes": recorded}
+        found.versions, found.unreachable = library_versions(), {}
     else:
-        dense = quality(model.model, model.model, eval_data)
+        dense = quality(module, module, tests)
         found = Sweep(about=about, metric=next(iter(dense)), falling=False, dense=dense)
     if metric is not None and metric not in found.dense:
         raise UsageError(f"There is no metric '{metric}' for this task; there are {', '.join(found.dense)}.")
     found.metric = metric or next(iter(found.dense))
-    found.falling = eval_data.task is not None and found.metric in eval_data.task.lower_is_better
+    found.falling = tests.task is not None and found.metric in tests.task.lower_is_better
     return found
 
 
@@ -179,8 +257,3 @@ def _check_same(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) ->
     if changed:
         said = ", ".join(f"{name.replace('_', ' ')} {before.get(name)}, not {now[name]}" for name in changed)
         raise UsageError(f"{what} has {said}; repeat the first call's options, or name another --output.")
-
-
-def _counted(cost: CostModel, result: PruningResult) -> str:
-    """Name of the cost in phrases with a share: the cost model's name for measured costs (latency, not ms), else the measure."""
-    return cost.name if isinstance(cost, MeasuredCost) else result.measure

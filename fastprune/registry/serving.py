@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from fastprune.data.tasks import Task
 from fastprune.errors import ModelError
+from fastprune.files import user_path
 from fastprune.registry.loading import installed
 from fastprune.units.architecture import Architecture
-from fastprune.units.toml import architecture_of
+from fastprune.units.toml import architecture_of, read_architecture
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -30,6 +32,20 @@ def task_for(config: PretrainedConfig, model_class: type[nn.Module]) -> Task:
         f"There is no task for the model class {model_class.__name__}; known tasks: {', '.join(registry)}. "
         "Open the model with another head, or register a task in a plugin."
     )
+
+
+def named_architecture(source: Architecture | str | Path) -> Architecture:
+    """An architecture as it is, from a TOML file, or of a family by its name.
+
+    Raises:
+        UnknownNameError: No family has the name.
+        UsageError: The file does not exist, or is no architecture.
+    """
+    if isinstance(source, Architecture):
+        return source
+    if user_path(source).suffix or user_path(source).is_file():
+        return read_architecture(source)
+    return installed().architecture[str(source)]
 
 
 def architecture_for(model: nn.Module) -> Architecture:

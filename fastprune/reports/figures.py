@@ -20,6 +20,8 @@ def rows(details: Mapping[str, Any]) -> list[Row]:
         if cost["measure"] != "parameters":
             predicted = "predicted " if cost.get("conditions") else ""
             result.append(_amounts(f"{predicted}{cost['measure']}", cost["before"], cost["after"]))
+            if predicted and "budget" in cost:
+                result.append((f"requested {share_of(cost)}", "", "", f"{1 / cost['budget']:.2f}x as fast"))
     result.append(_amounts("parameters", details["parameters"]["before"], details["parameters"]["after"]))
     if details.get("size"):
         result.append(_amounts("size", details["size"]["before"], details["size"]["after"], unit="B"))
@@ -31,6 +33,18 @@ def rows(details: Mapping[str, Any]) -> list[Row]:
 def share_of(cost: Mapping[str, Any]) -> str:
     """Name of a cost in "a share of the ...": the name of a measured cost ("latency", not "ms"), else its measure ("MACs")."""
     return str(cost["name"] if cost.get("conditions") else cost["measure"])
+
+
+def target(cost: Mapping[str, Any]) -> str:
+    """A measured budget in one sentence: requested, and measured on both models or only predicted."""
+    name, requested = cost["name"], f"requested {1 / cost['budget']:.2f} times as fast"
+    measured = cost.get("measured")
+    if not measured:
+        predicted = speedup(cost["before"], cost["after"])
+        return f"{name}: {requested}, predicted {predicted:.2f} times; not verified (--no-bench, or a table of another machine)."
+    before, after = measured["before"], measured["after"]
+    figures = f"{milliseconds(before)} to {milliseconds(after)} {cost['measure']}"
+    return f"{name}: {requested}, measured {speedup(before, after):.2f} times ({figures})."
 
 
 def count(value: float) -> str:

@@ -8,7 +8,7 @@ are functions of small tensors.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from fastprune.data.workload import Workload
 from fastprune.strategies.context import Context
-from fastprune.strategies.costs import CostTable
+from fastprune.strategies.costs import Conditions, CostTable
 from fastprune.strategies.options import check_options
 from fastprune.strategies.scores import Scores
 from fastprune.strategies.tables import MeasuredTable
@@ -184,3 +184,20 @@ class MeasuredCost(CostModel, ABC):
 
     def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:
         return self.table(model, groups, workload).costs(groups)
+
+    def compare(
+        self, dense: nn.Module, pruned: nn.Module, groups: Groups, workload: Workload, conditions: Conditions
+    ) -> Mapping[str, Sequence[float]]:
+        """Measure a dense and a pruned model in turns, under the conditions of a table.
+
+        Args:
+            dense: The dense model.
+            pruned: The pruned model, on the same device.
+            groups: The dense model's groups.
+            workload: Example inputs.
+            conditions: The table's conditions.
+
+        Returns:
+            The measurements of ``dense`` and ``pruned``, each [rounds]; empty if this machine has other conditions [always].
+        """
+        return {}

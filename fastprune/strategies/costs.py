@@ -52,3 +52,7 @@ class CostTable:
         groups = {name: costs for name, costs in self.groups.items() if name not in names}
         fixed = self.fixed + sum(float(self.groups[name][-1]) for name in names)
         return dataclasses.replace(self, groups=groups, fixed=fixed)
+
+    def scaled(self, factor: float) -> CostTable:
+        """The table with the cost of every unit multiplied; the fixed cost stays."""
+        return dataclasses.replace(self, groups={name: factor * costs for name, costs in self.groups.items()})

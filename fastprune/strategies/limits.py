@@ -19,6 +19,7 @@ from fastprune.units.masks import Mask
 
 ROUNDS = 12  # number of updates of the prices for several budgets
 STEP = 3.0  # initial step size of the price updates
+SLACK = 0.05  # a measured cost meets a budget up to this fraction of it: repeated measurements differ by about as much
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,35 @@ class Limits:
         """The limits with each budget lower by an amount in its table's measure; amounts below 0 leave it as it is."""
         shares = [each.share - max(amount, 0.0) / each.dense for each, amount in zip(self.items, amounts, strict=True)]
         return Limits(tuple(replace(each, share=share) for each, share in zip(self.items, shares, strict=True)))
+
+    def missed(self, measured: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        """The measured cost as a fraction of the dense model's, by name, where it exceeds its budget by more than ``SLACK``.
+
+        Args:
+            measured: By cost, the cost measured on the dense model (``before``) and on the pruned one (``after``).
+        """
+        shares = {name: each["after"] / each["before"] for name, each in measured.items()}
+        return {
+            limit.name: shares[limit.name]
+            for limit in self.items
+            if limit.name in shares and shares[limit.name] > limit.share * (1 + SLACK)
+        }
+
+    def corrected(self, missed: Mapping[str, float], mask: Mask) -> Limits:
+        """The limits with tables that agree with what was measured on the pruned model: units cost more, by one factor.
+
+        Args:
+            missed: The result of ``missed``.
+            mask: The pruned model's units.
+        """
+        items = []
+        for limit in self.items:
+            if limit.name in missed:
+                removable = limit.table.of(mask.counts()) - limit.table.fixed
+                factor = (missed[limit.name] * limit.dense - limit.table.fixed) / removable if removable > 0 else 1.0
+                limit = replace(limit, table=limit.table.scaled(max(factor, 1.0)))
+            items.append(limit)
+        return Limits(tuple(items))
 
     def spent(self, mask: Mask) -> list[dict[str, Any]]:
         """By cost: name, measure, conditions, the budget's share, and the cost before and after."""

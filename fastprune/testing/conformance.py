@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -13,6 +14,8 @@ from torch import nn
 
 from fastprune import testing
 from fastprune.data.batches import Batches
+from fastprune.models.checkpoint import plain_config
+from fastprune.models.forms import AnyModel, module_of
 from fastprune.models.pretrained import read_class
 from fastprune.progress import Progress, listening, track
 from fastprune.ranges import COUNT, check_integer
@@ -40,17 +43,17 @@ class Verdict:
 
 
 def check_model(
-    source: str | Path,
+    source: AnyModel,
     *,
-    architecture: Architecture | None = None,
+    architecture: Architecture | str | Path | None = None,
     layers: int = 2,
     progress: Progress | bool = True,
 ) -> list[Verdict]:
     """Run the conformance suite on the family of a model. The model's weights are not read.
 
     Args:
-        source: Model directory or Hub name, as for ``open_pretrained``; a directory with only a ``config.json`` is enough.
-        architecture: The architecture to check [None: the registered one for ``config.model_type``].
+        source: A model in any form that ``prune`` takes; a directory with only a ``config.json`` is enough.
+        architecture: The architecture to check, as for ``prune`` [None: the registered one for ``config.model_type``].
         layers: Maximum number of layers per stack of the model that is built.
         progress: Whether to show progress on standard error, or a function, as for ``prune``.
 
@@ -59,8 +62,9 @@ def check_model(
     """
     check_integer("layers", layers, COUNT)
     with listening(progress):
+        chosen = serving.named_architecture(architecture) if architecture else None
         model = random_model(source, layers=layers)
-        return verdicts(architecture or serving.architecture_for(model), model)
+        return verdicts(chosen or serving.architecture_for(model), model)
 
 
 def verdicts(architecture: Architecture, model: nn.Module, batches: Batches | None = None) -> list[Verdict]:
@@ -82,17 +86,21 @@ def verdicts(architecture: Architecture, model: nn.Module, batches: Batches | No
     return [_verdict(check) for check in track(checks, "checking")]
 
 
-def random_model(source: str | Path, *, layers: int = 2) -> transformers.PreTrainedModel:
+def random_model(source: AnyModel, *, layers: int = 2) -> transformers.PreTrainedModel:
     """Build a model with the class and configuration of ``source``, random weights and fewer layers, in eval mode.
 
     Args:
-        source: Model directory or Hub name, as for ``open_pretrained``; weights are not needed.
+        source: A model in any form that ``prune`` takes; weights of a directory or Hub name are not needed.
         layers: Maximum number of layers per stack.
 
     Raises:
         ModelError: The configuration does not exist, or transformers does not have the class.
     """
-    config, model_class = read_class(source)
+    if isinstance(source, (str, Path)):
+        config, model_class = read_class(source)
+    else:
+        model: Any = module_of(source)
+        config, model_class = plain_config(model), type(model)
     for name in SIZES:
         if isinstance(getattr(config, name, None), int):
             setattr(config, name, min(layers, getattr(config, name)))

@@ -15,7 +15,7 @@ import torch
 from platformdirs import user_cache_path
 from torch import nn
 
-from fastprune import option
+from fastprune import option, take_turns
 from fastprune.calibration import frozen
 from fastprune.data import Workload, check_length
 from fastprune.errors import ModelError, TableError, UsageError
@@ -30,6 +30,9 @@ log = logging.getLogger("fastprune")
 TILE = 64  # rows and columns of a matrix tile on an accelerator
 VECTOR = 16  # numbers in a vector register of a processor
 PASSES = 2  # refinements of a curve at most
+COMPARED = 9  # rounds of a comparison, at least
+SAME = ("device", "device_name", "dtype", "attention", "compiled", "float32_matmul")
+"""Conditions that a comparison takes as they are; it sets threads and workload itself."""
 NOISY = 0.15  # interquartile range, relative to the median, above which a warning is logged
 TOLERANCE = 0.03  # deviation from a straight line that counts as a bend, relative to the curve's rise
 
@@ -85,7 +88,7 @@ class LatencyCost(MeasuredCost):
         batch_size, seq_len = self.batch_size or 32, self.seq_len or workload.seq_len
         check_length(model, seq_len)
         served = self._served(model)
-        with self._threads(), frozen(served):
+        with _cpu_threads(self.threads), frozen(served):
             conditions = conditions_of(
                 served,
                 batch_size=batch_size,
@@ -104,6 +107,35 @@ class LatencyCost(MeasuredCost):
             if self.cache:
                 _store(table, file)
             return table
+
+    def compare(
+        self, dense: nn.Module, pruned: nn.Module, groups: Groups, workload: Workload, conditions: Conditions
+    ) -> Mapping[str, list[float]]:
+        """Milliseconds of both models, taking turns; empty if the table is of another machine, device, precision or kernel."""
+        known: Mapping[str, Any] = conditions
+        batch_size, seq_len = known["batch_size"], known["seq_len"]
+        models = {"dense": self._served(dense), "pruned": self._served(pruned)}
+        device = next(models["dense"].parameters()).device
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_cpu_threads(known.get("threads")))
+            here = conditions_of(
+                models["dense"],
+                batch_size=batch_size,
+                seq_len=seq_len,
+                threads=torch.get_num_threads(),
+                compiled=bool(conditions.get("compiled")),
+            )
+            if any(here[name] != conditions.get(name) for name in SAME):
+                return {}
+            for model in models.values():
+                stack.enter_context(frozen(model))
+            stack.enter_context(torch.no_grad() if here["compiled"] else torch.inference_mode())
+            inputs = unpadded(workload.inputs(batch_size=batch_size, seq_len=seq_len), groups)
+            inputs = {name: value.to(device) for name, value in inputs.items()}
+            if here["compiled"]:
+                models = {name: torch.compile(model, dynamic=False) for name, model in models.items()}  # type: ignore[misc]
+            makers = {name: lambda model=model: lambda: model(**inputs) for name, model in models.items()}
+            return take_turns(makers, rounds=max(self.rounds, COMPARED))
 
     def _required_conditions(self) -> Conditions:
         """The conditions set by the options; a table from a file must have them."""
@@ -125,15 +157,6 @@ class LatencyCost(MeasuredCost):
         except (RuntimeError, AssertionError, ValueError, ImportError) as error:  # torch without CUDA: AssertionError
             reason = str(error).partition("\n")[0]
             raise ModelError(f"The model cannot be run {_describe(changes)} here: {reason}") from error
-
-    @contextlib.contextmanager
-    def _threads(self) -> Iterator[None]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads or before)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
     def _measure(
         self, model: nn.Module, groups: Groups, inputs: Mapping[str, torch.Tensor], conditions: Conditions
@@ -174,6 +197,17 @@ class LatencyCost(MeasuredCost):
             )
         log.info("latency with half of the units: %.4g ms predicted, %.4g ms measured", predicted, middle.median)
         return replace(table, check=check)
+
+
+@contextlib.contextmanager
+def _cpu_threads(threads: int | None) -> Iterator[None]:
+    """Within the context, torch uses this number of CPU threads; None: as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def same_shape(model: nn.Module, groups: Groups) -> list[list[Group]]:
