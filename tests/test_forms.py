@@ -68,7 +68,7 @@ def test_an_architecture_is_a_name_a_file_or_an_object(opened: Pretrained, tmp_p
     for architecture in (known, "bert", file, str(file)):
         result = fastprune.prune(opened, batches, budget=0.5, architecture=architecture, **QUICK)
         assert result.architecture.stacks == known.stacks
-    with pytest.raises(UsageError, match="There is no such file"):
+    with pytest.raises(UsageError, match="There is no such file: nosuch.toml"):
         fastprune.prune(opened, batches, budget=0.5, architecture="nosuch.toml")
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from fastprune.data.tasks import Task
 from fastprune.errors import ModelError
-from fastprune.files import user_path
+from fastprune.files import check_read, user_path
 from fastprune.registry.loading import installed
 from fastprune.units.architecture import Architecture
 from fastprune.units.toml import architecture_of, read_architecture
@@ -44,6 +44,7 @@ def named_architecture(source: Architecture | str | Path) -> Architecture:
     if isinstance(source, Architecture):
         return source
     if user_path(source).suffix or user_path(source).is_file():
+        check_read(source)
         return read_architecture(source)
     return installed().architecture[str(source)]
 
