@@ -39,7 +39,7 @@ def test_measure_writes_a_table_that_show_draws(run: Run, tiny_checkpoint: Path,
     assert "--set cost.table_file=" in result.stderr
     shown = run("measure", "--show", output)
     assert shown.exit_code == 0, shown.output
-    assert "encoder.layer.0.attention and 1 more" in shown.stderr
+    assert "encoder.layer.0.attention and 1 of the same shape" in shown.stderr
     assert "2 x 8 tokens, float32, sdpa attention" in shown.stderr
     assert "█" in shown.stderr
     again = run("measure", tiny_checkpoint, *asked, "--json")

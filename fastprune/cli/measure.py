@@ -70,7 +70,7 @@ def measure(model: str | None, output: str | None, show: str | None, **options: 
     if show or not output:
         for curve in table.curves:
             where.print(cost_tables.title(curve))
-            where.print(terminal.curve_table(table.measure, curve.kept, curve.cost, curve.spread))
+            where.print(terminal.curve_table(curve, table.measure))
     where.print(cost_tables.conditions_text(table.conditions))
     where.print(f"{table.total:.4g} {table.measure}, of which {table.fixed:.4g} cannot be pruned")
     if output:

@@ -13,10 +13,11 @@ from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
-from fastprune.reports.figures import Row, count
+from fastprune.reports.figures import Row, count, counted
 
 if TYPE_CHECKING:
     from fastprune.pipeline.curves import Sweep
+    from fastprune.strategies.tables import Curve
 
 BAR_WIDTH = 12
 
@@ -95,20 +96,26 @@ def findings_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     colours = {"sure": "green", "likely": "yellow", "doubtful": "red"}
     for row in rows:
         sure = Text(row["confidence"], colours[row["confidence"]])
-        units = f"{row['units']} {'filters' if row['kind'] == 'ffn' else 'heads'}"
+        units = f"{row['units']} {counted(row['kind'])}"
         table.add_row(sure, row["path"], units, str(row["width"]), row["detail"])
     return table
 
 
-def curve_table(measure: str, kept: Sequence[int], cost: Sequence[float], spread: Sequence[float]) -> Table:
-    """Table of a measured curve: units kept, cost, spread of the measurements, and a bar."""
-    table = Table(box=SIMPLE)
-    for heading, justify in (("kept", "right"), (measure, "right"), ("spread", "right"), ("", "left")):
+def curve_table(curve: Curve, measure: str) -> Table:
+    """Table of a measured curve: heads or filters kept, cost, spread of the measurements, and a bar."""
+    table = Table(box=SIMPLE, caption_justify="left")
+    table.caption = "spread: the middle half of the repeated measurements, in % of their median"
+    for heading, justify in (
+        (f"{counted(curve.kind)} kept", "right"),
+        (measure, "right"),
+        ("spread", "right"),
+        ("", "left"),
+    ):
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    most = max(cost) or 1.0
-    for units, value, range_ in zip(kept, cost, spread or [0.0] * len(kept), strict=True):
+    most = max(curve.cost) or 1.0
+    for kept, value, spread in zip(curve.kept, curve.cost, curve.spread or [0.0] * len(curve.kept), strict=True):
         bar = "█" * round(3 * BAR_WIDTH * value / most)
-        table.add_row(str(units), f"{value:.4g}", f"{range_:.0%}", bar)
+        table.add_row(str(kept), f"{value:.4g}", f"{spread:.0%}", bar)
     return table
 
 

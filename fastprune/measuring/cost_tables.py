@@ -13,6 +13,7 @@ from fastprune.models.forms import AnyModel, module_of
 from fastprune.progress import Progress, listening
 from fastprune.registry import serving
 from fastprune.registry.recipe import strategy
+from fastprune.reports.figures import counted
 from fastprune.reports.pictures import plain, save_figure, subplots
 from fastprune.strategies.contracts import MeasuredCost
 from fastprune.strategies.costs import Conditions
@@ -63,9 +64,9 @@ def conditions_text(conditions: Conditions) -> str:
 
 
 def title(curve: Curve) -> str:
-    """Title of a curve: its first group and the number of further ones."""
+    """Title of a curve: its first sublayer, and how many others of the same shape it is for."""
     first, *others = curve.groups
-    return first + (f" and {len(others)} more" if others else "")
+    return first + (f" and {len(others)} of the same shape" if others else "")
 
 
 def draw(table: MeasuredTable, path: str | Path) -> Path:
@@ -80,7 +81,11 @@ def draw(table: MeasuredTable, path: str | Path) -> Path:
         place.step(range(len(filled)), filled, where="mid", linewidth=1)
         place.plot(curve.kept, curve.cost, "o", markersize=3)
         place.set(
-            title=plain(title(curve)), xlabel="units kept", ylabel=plain(table.measure), xlim=(0, None), ylim=(0, None)
+            title=plain(title(curve)),
+            xlabel=f"{counted(curve.kind)} kept",
+            ylabel=plain(table.measure),
+            xlim=(0, None),
+            ylim=(0, None),
         )
     figure.suptitle(plain(conditions_text(table.conditions)))
     return save_figure(figure, path)

@@ -9,6 +9,23 @@ Row = tuple[str, str, str, str]
 """Name, value of the dense model, value of the pruned model, and their comparison."""
 
 
+DURATIONS = {
+    "measure": "measuring costs",
+    "score": "scoring heads and filters",
+    "search": "searching what to keep",
+    "rearrange": "rearranging what to keep",
+    "tune": "tuning the weights",
+    "choose": "choosing among candidates",
+    "bench": "timing both models",
+}
+"""The stages of ``PruningResult.timings``, in words."""
+
+
+def counted(kind: str) -> str:
+    """What the units of a kind of sublayer are: heads of an attention, filters of any other."""
+    return "heads" if kind == "attention" else "filters"
+
+
 def rows(details: Mapping[str, Any]) -> list[Row]:
     """Rows for costs, parameters, size, measured latency and metrics; unknown ones are left out.
 

@@ -108,7 +108,8 @@ def page_data(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
         "groups": [_group(group, details, common) for group in details["groups"]],
         "conditions": _conditions(details.get("latency") or {}),
         "spectrum": _spectrum(details),
-        "timings": {name: f"{seconds:.1f}" for name, seconds in [*timings.items(), ("total", sum(timings.values()))]},
+        "timings": {figures.DURATIONS.get(stage, stage): f"{seconds:.1f}" for stage, seconds in timings.items()}
+        | {"total": f"{sum(timings.values()):.1f}"},
         "calibration": f"Calibrated on {figures.extent(calibration)} of "
         f"{calibration['source'] or 'batches in memory'}, seed {calibration['seed']}."
         + (f" {calibration['left_out']}." if calibration.get("left_out") else ""),
@@ -137,7 +138,7 @@ def _group(group: Mapping[str, Any], details: Mapping[str, Any], common: str) ->
             {
                 "kept": unit in kept,
                 "opacity": f"{0.45 + 0.55 * (values[unit] / most) ** 0.5:.2f}",
-                "title": f"unit {unit}: importance {values[unit]:.3g}, {'kept' if unit in kept else 'pruned'}",
+                "title": f"head {unit}: importance {values[unit]:.3g}, {'kept' if unit in kept else 'pruned'}",
             }
             for unit in range(units)
         ]
@@ -166,8 +167,9 @@ def _curves(kind: str, groups: Sequence[Sequence[float]], floor: float) -> str:
         share = [100 * at / max(len(values) - 1, 1) for at in range(len(values))]
         opacity = 0.4 + 0.6 * place / max(len(groups) - 1, 1)
         axes.plot(share, [max(value, floor) for value in values], color=BLUE, alpha=opacity, linewidth=1.2)
+    counted = figures.counted(kind)
     axes.set(
-        yscale="log", title=plain(f"{kind}: one line per layer, later layers more opaque"), xlabel="units by rank, %"
+        yscale="log", title=plain(f"{kind}: importance of each layer's {counted}"), xlabel=f"% of the layer's {counted}"
     )
     for spine in axes.spines.values():
         spine.set_color(GREY)
