@@ -118,9 +118,7 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
         if options["save_dtype"]:
             result = result.stored_as(options["save_dtype"])
         save_evaluated(result, output, opened.model, tests, known)
-    for cost in result.costs:
-        if cost["conditions"]:
-            where.print(figures.target(cost), soft_wrap=True)
+    _show_targets(where, result)
     if options["as_json"]:
         evaluated = {"evaluation": tests.summary()} if tests is not None else {}
         click.echo(json_text(result.summary() | evaluated | {"output": output}))
@@ -131,6 +129,15 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
             "The requested speed is not reached; ask for more than needed, or see docs/latency.md.", soft_wrap=True
         )
         click.get_current_context().exit(UNREACHABLE)
+
+
+def _show_targets(where: Console, result: PruningResult) -> None:
+    """Print what was requested of each measured cost, and what was measured."""
+    from fastprune.reports import figures
+
+    for cost in result.costs:
+        if cost["conditions"]:
+            where.print(figures.target(cost), soft_wrap=True)
 
 
 def _show(where: Console, result: PruningResult, output: str) -> None:
