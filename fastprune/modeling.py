@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,16 @@ class Narrow:
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
+        size_caches_by_use(self)
         narrow(self.base_model, config.fastprune["modules"])  # type: ignore[attr-defined]
+
+
+def size_caches_by_use(model: Any) -> None:
+    """Size a static KV cache by each layer's first keys, where transformers would by the dense configuration; in place."""
+    vars(model)["_get_static_cache_init_shape"] = _unsized
+
+
+def _unsized() -> None: ...
 
 
 def narrow(base: nn.Module, plan: Mapping[str, Mapping[str, Any]]) -> None:
@@ -43,8 +52,7 @@ def narrow(base: nn.Module, plan: Mapping[str, Mapping[str, Any]]) -> None:
             experts = Experts.of(module)
             experts.choices = list(changes["experts"])
             put(base, path, experts)
-            continue
-        if "empty" in changes:
+        elif "empty" in changes:
             facts = changes["empty"]
             consumer = None
             if facts["consumer"]:
@@ -116,10 +124,10 @@ class BiasOnly(NonDynamicallyQuantizableLinear):
         """Replacement of a linear.
 
         Args:
-            linear: An ``nn.Linear`` or transformers' ``Conv1D``.
+            linear: An ``nn.Linear`` or transformers' ``Conv1D``, whose weight is transposed.
             with_bias: Keep the bias, or add one of zeros to a linear without it.
         """
-        hidden = linear.weight.shape[0 if isinstance(linear, nn.Linear) else 1]  # transformers' Conv1D is transposed
+        hidden = linear.weight.shape[0 if isinstance(linear, nn.Linear) else 1]
         weight, bias = linear.weight.detach().new_empty(hidden, 0), getattr(linear, "bias", None)
         if not with_bias:
             return cls(weight, None)
@@ -130,16 +138,12 @@ class BiasOnly(NonDynamicallyQuantizableLinear):
         if features.requires_grad:
             return linear(features[..., :0], self.weight, self.bias)  # [..., hidden], with gradients of zeros
         shape = (*features.shape[:-1], self.out_features)
-        if self.bias is None:
-            return features.new_zeros(shape)
-        return self.bias.expand(shape).clone()  # a copy, because some families modify the output in place
+        # a copy, because some families modify the output in place
+        return features.new_zeros(shape) if self.bias is None else self.bias.expand(shape).clone()
 
 
-CACHES = ("cache", "past_key_values")
-"""Names of the KV cache argument in transformers: since 5.24, and before."""
-
-STATES = ("key_value_states", "encoder_hidden_states")
-"""Names of a cross-attention's argument with the encoder's hidden states [samples, tokens, hidden]."""
+CACHES, STATES = ("cache", "past_key_values"), ("key_value_states", "encoder_hidden_states")
+"""Names in transformers of the argument with the KV cache, and of that with the encoder's hidden states."""
 
 
 class EmptySublayer(nn.Module):
@@ -158,16 +162,15 @@ class EmptySublayer(nn.Module):
 
         Args:
             facts: Properties of the original sublayer. ``arguments``: names of its arguments, the hidden states first.
-                ``outputs``: number of returned values. ``cache``: name of the KV cache argument, or empty. ``routed``: name of
-                the argument with the token mask of a routed expert, or empty. ``bias_argument`` and ``bias_output``: name of the
-                argument with a shared position bias, and its index among the outputs, or 0. ``consumer`` and ``norm``: paths of
-                the consumer and the norm inside the sublayer, or empty. ``attributes``: numbers that other modules read.
+                ``outputs``: number of returned values. ``cache`` and ``routed``: names of the arguments with the KV cache and with
+                the token mask of a routed expert. ``bias_argument`` and ``bias_output``: name of the argument with a shared
+                position bias, and its index among the outputs, or 0. ``consumer`` and ``norm``: paths inside the sublayer.
+                ``interface``: only eager attention returns weights. ``attributes``: numbers that other modules read.
             consumer: The module for the path ``consumer``.
             norm: The module for the path ``norm``; its input is the residual stream plus the consumer's output.
         """
         nn.Module.__init__(self)  # not the original's, of which ``_kind_of`` derives
-        self.facts = facts
-        self._is_hf_initialized = True  # for transformers, which would initialise the original's modules
+        self.facts, self._is_hf_initialized = facts, True  # else transformers would initialise the original's modules
         for name, value in facts["attributes"].items():
             setattr(self, name, value)
         if consumer is not None:
@@ -182,14 +185,14 @@ class EmptySublayer(nn.Module):
         For an attention it is an instance of the module's class as well: transformers collects attention weights by class.
         """
         norm = module.get_submodule(facts["norm"]) if facts.get("norm") else None
-        original = type(module) if facts["outputs"] > 1 else nn.Module
-        placeholder = _kind_of(original)(facts, consumer, norm)  # type: ignore[arg-type]
+        kind: Any = _kind_of(type(module) if facts["outputs"] > 1 else nn.Module)  # type: ignore[arg-type]
+        placeholder = kind(facts, consumer, norm)
         if hasattr(module, "config"):
             placeholder.config = module.config
         for index, hook in module._forward_hooks.items():
             if not isinstance(getattr(hook, "__self__", None), KeptBias):
                 placeholder.register_forward_hook(hook, with_kwargs=index in module._forward_hooks_with_kwargs)
-        return placeholder.train(module.training)
+        return placeholder.train(module.training)  # type: ignore[no-any-return]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _blank, (type(self).__mro__[2],), self.__dict__  # derived classes cannot be found by name
@@ -216,21 +219,26 @@ class EmptySublayer(nn.Module):
         others: list[Any] = [None] * (facts["outputs"] - 1)
         if facts["bias_output"]:
             others[facts["bias_output"] - 1] = named.get(facts["bias_argument"])
-        config = getattr(self, "config", None)
-        if named.get("output_attentions") or getattr(config, "_attn_implementation", "") == "eager":
+        eager = getattr(vars(self).get("config"), "_attn_implementation", "") == "eager"
+        if eager if facts.get("interface") else named.get("output_attentions"):
             others[-1] = hidden.new_empty(*hidden.shape[:-2], 0, hidden.shape[-2], keys)
         return (output, *others)
 
     def _count_keys(self, named: Mapping[str, Any], hidden: Tensor) -> int:
-        """Number of keys that the original attention would see. The KV cache gets one zero per token in place of its own."""
-        states = next((named[name] for name in STATES if named.get(name) is not None), hidden)
-        names = (self.facts["cache"], *CACHES) if self.facts["cache"] else ()
-        cache = next((named[name] for name in names if named.get(name) is not None), None)
-        if cache is None:
-            return states.shape[-2]
-        token = hidden.new_zeros(hidden.shape[0], 1, hidden.shape[1], 1)
-        keys, _ = getattr(cache, "self_attention_cache", cache).update(token, token, self.layer_idx)
-        return keys.shape[-2]  # type: ignore[no-any-return]
+        """Number of keys that the original attention would see. The KV cache gets one zero per key in place of its own."""
+        states = next((named[name] for name in STATES if named.get(name) is not None), None)
+        names = (self.facts["cache"], *CACHES) if self.facts["cache"] or states is not None else ()
+        cache = next((named[name] for name in names if name and named.get(name) is not None), None)
+        seen = hidden if states is None else states
+        if cache is None or getattr(self, "layer_idx", None) is None:
+            return seen.shape[-2]
+        keys = seen.new_zeros(seen.shape[0], 1, seen.shape[1], 1)
+        if states is None:
+            keys, _ = getattr(cache, "self_attention_cache", cache).update(keys, keys, self.layer_idx)
+        elif not getattr(cache, "is_updated", {self.layer_idx: True}).get(self.layer_idx):
+            cache.cross_attention_cache.update(keys, keys, self.layer_idx)
+            cache.is_updated[self.layer_idx] = True
+        return keys.shape[-2]
 
 
 @functools.cache
@@ -255,11 +263,7 @@ def _no_features(hidden: Tensor, inputs: Iterable[Any]) -> Tensor:
 
 
 class Experts(nn.ModuleList):
-    """Experts as separate modules, which may differ in width. It replaces the module of transformers with fused weights.
-
-    Attributes:
-        choices: Indices of the experts that the router chooses from, in the order of the router's rows.
-    """
+    """Experts as separate modules, which may differ in width; ``choices``: those that the router chooses from, as its rows."""
 
     def __init__(self, experts: Iterable[nn.Module] = ()) -> None:
         super().__init__(experts)
@@ -331,10 +335,7 @@ class RoutedLinear(nn.Linear):
         return super().forward(features)
 
 
-L = TypeVar("L", bound=nn.Linear)
-
-
-def linear_of(kind: type[L], weight: Tensor, requires_grad: bool) -> L:
+def linear_of(kind: type[Any], weight: Tensor, requires_grad: bool) -> Any:
     """A linear of type ``kind`` without a bias that shares the weight [out, in]."""
     linear = kind(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=requires_grad)
@@ -394,7 +395,6 @@ class OwnConfig:
         self.shared, self.values = shared, values
 
     def __getattr__(self, name: str) -> Any:
-        fields = self.__dict__
-        if "shared" not in fields:  # during copying
+        if "shared" not in self.__dict__:  # during copying
             raise AttributeError(name)
-        return fields["values"][name] if name in fields["values"] else getattr(fields["shared"], name)
+        return self.values[name] if name in self.values else getattr(self.shared, name)

@@ -48,7 +48,7 @@ def loss_of(model: nn.Module, batches: Any) -> torch.Tensor:
     return batches.task.loss(model(**fastprune.data.model_inputs(batch, batches.task)), batch).mean()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_process() -> Iterator[None]:
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     yield

@@ -53,7 +53,7 @@ def _facts(module: nn.Module, group: Group) -> dict[str, Any]:
     return {
         "arguments": list(inspect.signature(module.forward).parameters),
         "outputs": block.outputs,
-        "cache": block.cache,
+        "cache": block.cache if layer_number(module) is not None else "",
         "routed": block.routed,
         "bias_argument": block.bias.argument if block.bias else "",
         "bias_output": block.bias.output if block.bias else 0,
@@ -61,9 +61,11 @@ def _facts(module: nn.Module, group: Group) -> dict[str, Any]:
         "norm": block.residual.removeprefix(f"{block.module}.")
         if holds_norm and block.residual != block.consumer
         else "",
+        # transformers' name for the eager variant of an attention that the configuration chooses
+        "interface": hasattr(inspect.getmodule(type(module)), "eager_attention_forward"),
         "attributes": {name: number_of(module, name) for name in (*block.unit_width, block.repeats) if name}
         | dict.fromkeys(counts, 0)
-        | ({"layer_idx": layer_number(module)} if block.cache else {}),
+        | ({} if layer_number(module) is None else {"layer_idx": layer_number(module)}),
     }
 
 
@@ -72,6 +74,6 @@ NUMBERS = ("layer_idx", "layer_id")
 
 
 def layer_number(module: Any) -> int | None:
-    """The layer's index in the KV cache; None for layers without one, as in an encoder."""
-    number: int | None = next(getattr(module, name) for name in NUMBERS if hasattr(module, name))
+    """The layer's index in the KV cache; None for modules without one, as in an encoder."""
+    number: int | None = next((getattr(module, name) for name in NUMBERS if hasattr(module, name)), None)
     return number

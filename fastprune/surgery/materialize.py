@@ -13,8 +13,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from fastprune.modeling import has_module
+from fastprune.modeling import has_module, size_caches_by_use
 from fastprune.surgery.empty import empty_group
+from fastprune.surgery.listed import follow_units
 from fastprune.surgery.slicing import slice_group, tied_parameters
 from fastprune.units.groups import Groups
 from fastprune.units.masks import Mask
@@ -37,6 +38,7 @@ def materialize(model: M, groups: Groups, mask: Mask, *, inplace: bool = False, 
         The smaller model. Its outputs equal those of the model under ``masked`` up to rounding (docs/method.md, section 0).
     """
     pruned = model if inplace else sharing_copy(model)
+    size_caches_by_use(pruned)
     ties = tied_parameters(pruned)
     for group in groups:
         kept = mask.kept(group.name)
@@ -44,6 +46,7 @@ def materialize(model: M, groups: Groups, mask: Mask, *, inplace: bool = False, 
             empty_group(pruned, group)
         elif len(kept) < group.units:
             slice_group(pruned, group, kept, ties)
+    follow_units(pruned, groups, mask)
     if not inplace:
         linears = {path for group in groups for path in (*group.producers, group.consumer)}
         paths = sorted(path for path in linears if path and has_module(pruned, path))

@@ -6,9 +6,10 @@ A failed check raises an AssertionError with the reason. ``check_plugin`` runs t
         fastprune.testing.check_plugin(my_plugin)
 """
 
-from fastprune.testing.architectures import Check, architecture_checks, check_architecture
+from fastprune.testing.architectures import architecture_checks, check_architecture
 from fastprune.testing.cost_models import check_cost_model
 from fastprune.testing.export_formats import check_export_format
+from fastprune.testing.in_use import Check
 from fastprune.testing.options import check_options
 from fastprune.testing.plugin import check_plugin, check_preset, check_strategy
 from fastprune.testing.rearrangers import check_rearranger

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import itertools
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from fastprune.calibration.dense_states import DenseStates
@@ -21,17 +16,16 @@ from fastprune.calibration.gradients import collect_gradients, unit_gradients
 from fastprune.calibration.hooks import frozen
 from fastprune.data.batches import Batches, outputs_of
 from fastprune.data.tasks import Task
-from fastprune.errors import FastpruneError
-from fastprune.models import checkpoint
 from fastprune.reconstruction.layer_sums import whole_statistics
 from fastprune.reconstruction.layerwise import Solver, reconstruct
 from fastprune.reconstruction.samples import Samples
 from fastprune.reconstruction.sums import Statistics
 from fastprune.surgery.masking import masked
 from fastprune.surgery.materialize import materialize
-from fastprune.testing.comparing import all_outputs, largest_difference, same_tensors
+from fastprune.testing.comparing import all_outputs, largest_difference
+from fastprune.testing.in_use import Check, checks_in_use, checks_of_saving
 from fastprune.testing.problems import critical_masks, some_mask
-from fastprune.testing.tiny import pad_token_of, sample_count, tiny_batches
+from fastprune.testing.tiny import sample_count, tiny_batches
 from fastprune.units.architecture import Architecture
 from fastprune.units.experts import unfuse_experts
 from fastprune.units.groups import Group, Groups, consumer_of
@@ -45,8 +39,10 @@ def check_architecture(
     """Check an architecture on a tiny model of its family.
 
     The pruned model equals the masked one: with half of the units, no unit of a group, one unit of a group, and no unit at all,
-    in one step and in two. Furthermore it trains, its attention implementations agree, it is bit-equal after saving and
-    loading, and its per-sample gradients equal those of separate backward passes.
+    in one step and in two. Furthermore its attention implementations agree, and its per-sample gradients equal those of separate
+    backward passes. With an empty first, middle or last sublayer as well, it generates the masked model's tokens with every cache
+    and with padding, trains with a gradient for every parameter and under autocast, returns attention weights and hidden states of
+    every layer, and is bit-equal after saving and loading, by fastprune and by transformers.
 
     Args:
         architecture: The architecture to check.
@@ -60,19 +56,6 @@ def check_architecture(
     """
     for check in architecture_checks(architecture, model, batches, save=save):
         check.run()
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check of a suite.
-
-    Attributes:
-        name: The property that is checked.
-        run: Runs the check; raises an AssertionError if the property does not hold.
-    """
-
-    name: str
-    run: Callable[[], None]
 
 
 def architecture_checks(
@@ -99,14 +82,7 @@ def architecture_checks(
         yield Check(f"masked equals pruned: {left} left", masked_equals)
     yield Check("two steps equal one", lambda: _check_two_steps(who, architecture, model, groups, batches))
     yield Check("eager and sdpa agree", lambda: _check_attention(who, model, groups, batches))
-    if isinstance(model, transformers.PreTrainedModel) and model.can_generate():
-        for left, mask in critical_masks(groups).items():
-            generates = functools.partial(_check_generation, who, left, model, groups, mask)
-            yield Check(f"generation, with and without cache: {left} left", generates)
-    # without empty groups: modules in front of an empty sublayer, such as its LayerNorm, have no gradient
-    yield Check(
-        "the pruned model trains", lambda: _check_training(who, model, materialize(model, groups, some), batches)
-    )
+    yield from checks_in_use(who, model, groups, batches)
     yield Check("gradients of the mask", lambda: _check_gradients(f"{who} (dense)", model, groups, batches))
 
     def gradients_once_pruned() -> None:
@@ -119,10 +95,7 @@ def architecture_checks(
         lambda: _check_layers(who, architecture, model, groups, some, batches),
     )
     if save:
-        few, none = some_mask(groups, empty=names[0], single=names[-1]), Mask.first(groups, dict.fromkeys(names, 0))
-        for left, mask in {f"no unit of '{names[0]}', one of '{names[-1]}'": few, "no unit at all": none}.items():
-            saves = functools.partial(_check_saved, who, left, architecture, model, groups, mask, batches)
-            yield Check(f"saved and loaded bit-equal: {left}", saves)
+        yield from checks_of_saving(who, architecture, model, groups, batches)
 
 
 def _check_groups(who: str, groups: Groups) -> None:
@@ -203,78 +176,6 @@ def _check_attention(who: str, model: nn.Module, groups: Groups, batches: Batche
         assert difference < 1e-4, (
             f"The {who}: {one} and {other} attention of the pruned model differ by {difference:.3g}."
         )
-
-
-def _check_generation(who: str, left: str, model: Any, groups: Groups, mask: Mask) -> None:
-    """The pruned model generates the masked model's tokens, with and without KV cache and with and without padding."""
-    prompts = _prompts(model)
-    length = {"min_new_tokens": 6, "max_new_tokens": 6, "do_sample": False, "pad_token_id": pad_token_of(model)}
-
-    def continued(one: Any, prompt: str, *, cached: bool) -> Tensor:
-        produced: Tensor = one.generate(**prompts[prompt], use_cache=cached, **length)
-        return produced[:, -6:]
-
-    pruned = materialize(model, groups, mask).eval()
-    with frozen(model), frozen(pruned), torch.no_grad():
-        with masked(model, groups, mask):
-            expected = continued(model, "whole", cached=False)
-        for cached, prompt in itertools.product((False, True), prompts):
-            produced = continued(pruned, prompt, cached=cached)
-            if torch.equal(expected, produced):
-                continue
-            # the dense model may itself depend on cache or padding, for instance if it sees later tokens
-            dense = [continued(model, "whole", cached=False), continued(model, prompt, cached=cached)]
-            assert not torch.equal(*dense), (
-                f"The {who}: with {left} left, the pruned model generates {produced.tolist()} (cache: {cached}, "
-                f"{prompt}), the masked one {expected.tolist()}."
-            )
-
-
-def _prompts(model: Any) -> dict[str, dict[str, Tensor]]:
-    """Inputs for generation by description: without padding ("whole"), and for texts also with padding."""
-    if model.main_input_name != "input_ids":
-        inputs = tiny_batches(model, samples=2, labels=False).batches[0]
-        return {"whole": {model.main_input_name: inputs[model.main_input_name]}}
-    ids = torch.randint(3, model.config.vocab_size, (2, 6), generator=torch.Generator().manual_seed(0))
-    side = "right" if model.config.is_encoder_decoder else "left"  # an encoder may number positions from the left
-    order = -1 if side == "right" else 1
-    padded = torch.cat([torch.full((2, 3), pad_token_of(model)), ids][::order], 1)  # [samples, padding + tokens]
-    real = torch.cat([torch.zeros(2, 3, dtype=torch.long), torch.ones_like(ids)][::order], 1)
-    return {
-        "whole": {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
-        f"padded on the {side}": {"input_ids": padded, "attention_mask": real},
-    }
-
-
-def _check_training(who: str, dense: nn.Module, pruned: nn.Module, batches: Batches) -> None:
-    """Every parameter with a gradient in the dense model has one in the pruned model, and a gradient step lowers the loss."""
-    reached = []
-    for model in (copy.deepcopy(dense), copy.deepcopy(pruned)):
-        model.train()
-        loss = _training_loss(model, batches)
-        loss.backward()
-        reached.append({name for name, parameter in model.named_parameters() if parameter.grad is not None})
-    names = {name for name, _ in pruned.named_parameters()}
-    missing = sorted(reached[0] & names - reached[1])
-    assert not missing, f"The {who}: the pruned model has no gradient for {', '.join(missing)}."
-    with torch.no_grad():
-        squares = sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None)
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter.sub_(parameter.grad, alpha=1e-4 / max(squares, 1e-12) ** 0.5)
-        after = _training_loss(model, batches)
-    assert float(after) < float(loss.detach()), (
-        f"The {who}: a gradient step of the pruned model does not lower its loss."
-    )
-
-
-def _training_loss(model: nn.Module, batches: Batches) -> Tensor:
-    """The mean loss of the first batch; dropout uses the same random numbers each time."""
-    assert batches.task is not None, "The batches have no task."
-    batch = batches.batches[0]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return batches.task.loss(outputs_of(model, batch, batches.task), batch).mean()
 
 
 def _check_gradients(who: str, model: nn.Module, groups: Groups, batches: Batches) -> None:
@@ -358,24 +259,3 @@ def _assert_close(prefix: str, statistics: Statistics, expected: Statistics) -> 
     ):
         difference = float((one - other).abs().max()) / max(1.0, float(other.abs().max()))
         assert difference < 1e-3, f"{prefix} {name} that are wrong by {difference:.3g}."
-
-
-def _check_saved(
-    who: str, left: str, architecture: Architecture, model: nn.Module, groups: Groups, mask: Mask, batches: Batches
-) -> None:
-    pruned = materialize(model, groups, mask).eval()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model"
-        checkpoint.save(pruned, path, architecture=architecture, details={})
-        try:
-            loaded = checkpoint.load(path, model_class=type(pruned))  # type: ignore[arg-type]
-        except FastpruneError as error:
-            raise AssertionError(f"The {who}: with {left} left, a saved model cannot be loaded: {error}") from error
-    with torch.no_grad():
-        pairs = zip(all_outputs(pruned, batches), all_outputs(loaded, batches), strict=True)
-        assert all(torch.equal(one, other) for one, other in pairs), (
-            f"The {who}: with {left} left, saving and loading changes the outputs."
-        )
-    assert same_tensors(pruned.state_dict(), loaded.state_dict()), (
-        f"The {who}: with {left} left, saving and loading changes the weights."
-    )

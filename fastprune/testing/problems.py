@@ -44,6 +44,13 @@ def critical_masks(groups: Groups) -> dict[str, Mask]:
     return masks
 
 
+def emptied_masks(groups: Groups) -> dict[str, Mask]:
+    """Masks that keep no unit of the first, the middle or the last group, by a description of the units kept."""
+    names = [group.name for group in groups]
+    places = dict.fromkeys([names[0], names[len(names) // 2], names[-1]])
+    return {f"no unit of '{name}'": some_mask(groups, empty=name, single=names[1]) for name in places}
+
+
 def some_groups(generator: torch.Generator, most: int = 7) -> Groups:
     """Two to five groups of two kinds with 0 to ``most`` units, without a model."""
     count = int(torch.randint(2, 6, (), generator=generator))

@@ -139,6 +139,8 @@ class Block:
         routed: Name of ``module``'s argument with the boolean token mask of a routed expert [samples * tokens] (it sees all
             tokens). The consumer receives that mask as second positional argument; its features hold the routed tokens only.
         router: Module with one row per expert that selects among these experts, if it ranks all of them alike.
+        listed: Generation setting that lists units of this block as pairs of layer and unit, such as Whisper's
+            ``alignment_heads``; it follows the kept units (none).
         name: Name of the group in its layer (``kind``), for layers with two blocks of a kind: ``cross-attention``.
         when: Conditions on the configuration for this block. T5 has two FFN blocks, one with ``wi`` and
             ``when=(("is_gated_act", False),)``, one with ``wi_0``, ``wi_1`` and ``when=(("is_gated_act", True),)``.
@@ -160,6 +162,7 @@ class Block:
     outputs: int = 1
     routed: str = ""
     router: str = ""
+    listed: str = ""
     name: str = ""
     when: Conditions = ()
     optional: bool = False

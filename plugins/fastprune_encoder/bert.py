@@ -10,6 +10,7 @@ ATTENTION = Block(
     residual="attention.output.LayerNorm",
     unit_width=("attention_head_size",),
     counts=("num_attention_heads", "all_head_size"),
+    cache="past_key_values",  # as a decoder
     outputs=2,
 )
 

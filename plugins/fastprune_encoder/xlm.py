@@ -13,6 +13,7 @@ ATTENTION = Block(
     unit_width=("head_dim",),
     counts=("n_heads",),
     cache="cache",
+    outputs=2,
 )
 
 FFN = Block(

@@ -19,6 +19,7 @@ from torchmetrics.functional.text import word_error_rate
 import fastprune
 from fastprune import testing
 from fastprune.cli.main import main
+from fastprune.models import checkpoint
 from fastprune.registry import loading
 from fastprune.units import Mask, resolve_groups
 from fastprune_tasks.ctc import CTC
@@ -338,3 +339,55 @@ def test_encoder_and_decoder_are_stacks_of_their_own() -> None:
     other = {**batch, "input_features": batch["input_features"] + 1.0}
     with torch.no_grad():
         assert torch.equal(deaf(**batch).logits, deaf(**other).logits)
+
+
+def word_times(model: Any, features: torch.Tensor) -> torch.Tensor:
+    mask = torch.ones(len(features), features.shape[-1], dtype=torch.long)
+    said = model.generate(
+        features,
+        attention_mask=mask,
+        return_token_timestamps=True,
+        return_timestamps=True,
+        min_new_tokens=5,
+        max_new_tokens=5,
+    )
+    return said["token_timestamps"]
+
+
+def whisper_with_alignment_heads(pairs: list[list[int]]) -> Any:
+    model = testing.tiny_model("whisper", "ForSpeechSeq2Seq", vocab_size=64)
+    model.set_attn_implementation("eager")
+    settings = {"no_timestamps_token_id": 20, "is_multilingual": False, "decoder_start_token_id": 1, "eos_token_id": 2}
+    for name, value in {**settings, "alignment_heads": pairs, "_from_model_config": False}.items():
+        setattr(model.generation_config, name, value)
+    return model
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_alignment_heads_follow_the_heads_that_word_times_are_read_from(emptied: bool, tmp_path: Path) -> None:
+    model = whisper_with_alignment_heads([[0, 1], [0, 3], [1, 0], [1, 2]])
+    groups = resolve_groups(fastprune.architecture_for(model), model)
+    kept = {group.name: torch.ones(group.units, dtype=torch.bool) for group in groups}
+    kept["decoder.layers.0.cross-attention"] = torch.tensor([False, False, not emptied, not emptied])
+    kept["decoder.layers.1.cross-attention"] = torch.tensor([False, False, True, True])
+    pruned = fastprune.materialize(model, groups, Mask(kept))
+    expected = [[1, 0]] if emptied else [[0, 1], [1, 0]]
+    assert pruned.generation_config.alignment_heads == expected
+    assert len(model.generation_config.alignment_heads) == 4
+    features = testing.tiny_batches(model, samples=2).batches[0]["input_features"]
+    times = word_times(pruned, features)
+    model.generation_config.alignment_heads = [[1, 2]] if emptied else [[0, 3], [1, 2]]
+    with fastprune.masked(model, groups, Mask(kept)):
+        torch.testing.assert_close(times, word_times(model, features))
+    checkpoint.save(pruned, tmp_path / "small", architecture=fastprune.architecture_for(pruned), details={})
+    loaded = fastprune.load(tmp_path / "small")
+    assert loaded.generation_config.alignment_heads == expected
+
+
+def test_word_times_are_refused_without_alignment_heads() -> None:
+    model = whisper_with_alignment_heads([[0, 1]])
+    groups = resolve_groups(fastprune.architecture_for(model), model)
+    pruned = fastprune.materialize(model, groups, Mask({g.name: torch.arange(g.units) != 1 for g in groups}))
+    features = testing.tiny_batches(model, samples=2).batches[0]["input_features"]
+    with pytest.raises(ValueError, match="token-level timestamps not available"):
+        word_times(pruned, features)
