@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from fastprune.exporting.genai import GenaiFormat
 from fastprune.exporting.gguf import GgufFormat
 from fastprune.exporting.onnx import OnnxFormat
 from fastprune.exporting.torch_export import TorchExportFormat
@@ -11,7 +12,8 @@ from fastprune.strategies.export_formats import ExportFormat
 
 @hookimpl
 def register_export_formats(register: Callable[[type[ExportFormat]], None]) -> None:
-    """Register ``onnx``, ``torch-export`` and ``gguf``."""
+    """Register ``onnx``, ``torch-export``, ``gguf`` and ``genai``."""
     register(OnnxFormat)
     register(TorchExportFormat)
     register(GgufFormat)
+    register(GenaiFormat)

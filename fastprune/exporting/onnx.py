@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastprune.errors import ModelError, UsageError
+from fastprune.exporting import decoder_graph
 from fastprune.exporting.graph import refuses_all_but_one_text, traced_program
 from fastprune.models.pretrained import Pretrained
 from fastprune.strategies.export_formats import ExportFormat
@@ -49,13 +50,23 @@ class OnnxModel:
         except Exception as error:  # onnxruntime has its own types of errors
             reason = str(error).strip().partition("\n")[0]
             raise ModelError(f"{file} cannot be opened: {reason}") from error
-        self.inputs: tuple[str, ...] = tuple(each.name for each in self._session.get_inputs())
-        self.outputs: tuple[str, ...] = tuple(each.name for each in self._session.get_outputs())
+        shapes = {each.name: each.shape for each in self._session.get_inputs()}
+        self._past = {name: shape for name, shape in shapes.items() if name.startswith(decoder_graph.PAST)}
+        self._placed = bool(self._past) and "position_ids" in shapes
+        left_out = {*self._past, *(["position_ids"] if self._placed else [])}
+        self.inputs: tuple[str, ...] = tuple(name for name in shapes if name not in left_out)
+        named = (each.name for each in self._session.get_outputs())
+        self.outputs: tuple[str, ...] = tuple(name for name in named if not name.startswith(decoder_graph.PRESENT))
 
     def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """Run the model, as described for ``ExportedModel``."""
+        """Run the model, as described for ``ExportedModel``; a decoder with an empty KV cache."""
         given: dict[str, np.ndarray] = {name: inputs[name].numpy() for name in self.inputs}
-        found = self._session.run(None, given)
+        samples, tokens = inputs["input_ids"].shape if self._past else (0, 0)
+        for name, (_, heads, _, width) in self._past.items():
+            given[name] = np.zeros((samples, heads, 0, width), dtype=np.float32)
+        if self._placed:
+            given["position_ids"] = np.tile(np.arange(tokens), (samples, 1))
+        found = self._session.run(list(self.outputs), given)
         return {name: torch.from_numpy(value) for name, value in zip(self.outputs, found, strict=True)}
 
 
@@ -63,8 +74,9 @@ class OnnxModel:
 class OnnxFormat(ExportFormat):
     """A graph for onnxruntime and others, with any number of samples and tokens.
 
-    The directory also has the files that optimum's ``ORTModelFor...`` classes and sentence-transformers need. A decoder's graph has
-    no KV cache: it returns the logits of all tokens.
+    The directory also has the files that optimum's ``ORTModelFor...`` classes and sentence-transformers need. The graph of a
+    decoder has a KV cache, each layer with its own heads: inputs ``past_key_values.N.key`` and ``.value``, outputs
+    ``present.N.key`` and ``.value``. Layers whose attention was emptied have none.
     """
 
     name: ClassVar[str] = "onnx"
@@ -79,36 +91,51 @@ class OnnxFormat(ExportFormat):
         return refuses_all_but_one_text(opened)
 
     def write(self, opened: Pretrained, directory: Path) -> None:
-        program = traced_program(opened)
+        if decoder_graph.generates(opened.model):
+            cached = decoder_graph.cached_program(opened)
+            self._save(cached.program, cached.inputs, cached.outputs, directory / FILE)
+        else:
+            program = traced_program(opened)
+            outputs = tuple(program.call_spec.out_spec.context)
+            self._save(program, tuple(program.graph_signature.user_inputs), outputs, directory / FILE)
+        opened.save_companions(directory)
+
+    def _save(
+        self, program: torch.export.ExportedProgram, inputs: tuple[str, ...], outputs: tuple[str, ...], file: Path
+    ) -> None:
         made = torch.onnx.export(
             program,
-            input_names=list(program.graph_signature.user_inputs),
-            output_names=list(program.call_spec.out_spec.context),
+            input_names=list(inputs),
+            output_names=list(outputs),
             opset_version=self.opset,
             dynamo=True,
             verbose=False,
         )
         assert made is not None
         _name_dimensions(made.model.graph)
-        (directory / FILE).parent.mkdir()
-        made.save(directory / FILE, external_data=False)
-        opened.save_companions(directory)
+        file.parent.mkdir()
+        made.save(file, external_data=False)
 
     def open(self, directory: Path, *, threads: int | None = None) -> OnnxModel:
         return OnnxModel(directory / FILE, threads=threads)
 
 
 def _name_dimensions(graph: Any) -> None:
-    """Rename the first two dimensions of every input to ``batch`` and ``sequence``, wherever the graph mentions them.
+    """Rename the free dimensions of the inputs, wherever the graph mentions them.
+
+    Inputs are [batch, sequence]; with a KV cache keys and values are [batch, heads, past_sequence, width], and the attention
+    mask is [batch, total_sequence].
 
     Args:
-        graph: An ``onnx_ir.Graph``, changed in place. Its inputs are [samples, tokens].
+        graph: An ``onnx_ir.Graph``, changed in place.
     """
-    names = {
-        str(size): name for each in graph.inputs for size, name in zip(each.shape, ("batch", "sequence"), strict=True)
-    }
-    values = [*graph.inputs, *(output for node in graph for output in node.outputs)]
-    for value in values:
+    cached = any(len(each.shape) == 4 for each in graph.inputs)
+    names: dict[str, str] = {}
+    for each in graph.inputs:
+        length = "total_sequence" if cached and each.name == "attention_mask" else "sequence"
+        named = {0: "batch", 2: "past_sequence"} if len(each.shape) == 4 else {0: "batch", 1: length}
+        names |= {str(each.shape[place]): name for place, name in named.items()}
+    for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
         for place, size in enumerate(value.shape or ()):
             if str(size) in names:
                 value.shape[place] = names[str(size)]

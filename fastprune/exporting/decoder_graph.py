@@ -1,0 +1,166 @@
+"""Graphs of decoders with a KV cache, each layer with its own KV heads."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from fastprune.modeling import CACHES
+from fastprune.models.pretrained import Pretrained
+
+TRACED = (2, 3, 4)
+"""Samples, tokens in the cache and new tokens of the inputs for tracing."""
+PAST, PRESENT = "past_key_values", "present"
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """Sizes of a layer's keys and values.
+
+    Attributes:
+        number: The layer's number.
+        heads: Number of KV heads.
+        width: Features per head.
+    """
+
+    number: int
+    heads: int
+    width: int
+
+
+def generates(model: Any) -> bool:
+    """Whether the model is a decoder that writes text after a text, with a KV cache in at least one layer."""
+    can = getattr(model, "can_generate", None)
+    decodes = bool(can and can()) and not model.config.is_encoder_decoder and bool(_cache_argument(model))
+    return decodes and any(layer_caches(model))
+
+
+def takes_positions(model: nn.Module) -> bool:
+    """Whether the positions of new tokens are an input."""
+    return "position_ids" in _arguments(model)
+
+
+def layer_caches(model: Any) -> list[LayerCache | None]:
+    """The sizes of every layer's cache; None for layers whose attention was emptied."""
+    token = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
+    with torch.inference_mode():
+        probed = _cache_of(model(input_ids=token, use_cache=True))
+    # an emptied attention counts tokens by one feature of one head
+    return [
+        None if each.keys.shape[1:] == (1, 1, 1) else LayerCache(number, each.keys.shape[1], each.keys.shape[3])
+        for number, each in enumerate(probed.layers)
+    ]
+
+
+def cache_names(caches: Sequence[LayerCache | None], prefix: str) -> list[str]:
+    """Names of the inputs (``past_key_values``) or outputs (``present``): keys and values, layer by layer."""
+    return [f"{prefix}.{each.number}.{part}" for each in caches if each for part in ("key", "value")]
+
+
+class CachedDecoder(nn.Module):
+    """The decoder with keys and values as inputs and outputs.
+
+    Args:
+        model: A model that ``generates`` is true of.
+        caches: Its ``layer_caches``.
+    """
+
+    def __init__(self, model: nn.Module, caches: Sequence[LayerCache | None]) -> None:
+        super().__init__()
+        self.model, self.caches = model, caches
+        self.placed = takes_positions(model)
+        self.argument = _cache_argument(model)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """Logits [samples, tokens, vocabulary], then keys and values [samples, heads, past and new tokens, width] of each layer.
+
+        Args:
+            input_ids: The new tokens, [samples, tokens].
+            attention_mask: Of past and new tokens, [samples, past and new tokens].
+            others: The positions of new tokens [samples, tokens], for models that take them; then keys and values by layer,
+                [samples, heads, past tokens, width].
+        """
+        positions = {"position_ids": others[0]} if self.placed else {}
+        past = others[len(positions) :]
+        given = iter(past)
+        none = past[0][:, :1, :, :1]  # [samples, 1, past tokens, 1]
+        cache = DynamicCache([(next(given), next(given)) if each else (none, none) for each in self.caches])
+        states = {self.argument: cache, "use_cache": True}
+        found = self.model(input_ids=input_ids, attention_mask=attention_mask, **states, **positions)
+        kept: list[Any] = [layer for layer, each in zip(cache.layers, self.caches, strict=True) if each]
+        return (found.logits, *(part for layer in kept for part in (layer.keys, layer.values)))
+
+
+@dataclass(frozen=True)
+class CachedProgram:
+    """A traced decoder with the names of its inputs and outputs."""
+
+    program: torch.export.ExportedProgram
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def cached_program(opened: Pretrained) -> CachedProgram:
+    """Trace a decoder with its KV cache by torch.export, on its device."""
+    model = opened.model
+    caches = layer_caches(model)
+    graph = CachedDecoder(model, caches)
+    inputs = _inputs(graph, next(model.parameters()))
+    free = torch.export.Dim.DYNAMIC
+    sizes = tuple({0: free, 1: free} if each.ndim == 2 else {0: free, 2: free} for each in inputs)
+    with torch.no_grad(), _with_cache(model):
+        program = torch.export.export(graph, inputs, dynamic_shapes=(*sizes[:2], sizes[2:]), strict=False)
+    named = ["input_ids", "attention_mask", *(["position_ids"] if graph.placed else [])]
+    return CachedProgram(
+        program,
+        (*named, *cache_names(caches, PAST)),
+        ("logits", *cache_names(caches, PRESENT)),
+    )
+
+
+def _inputs(graph: CachedDecoder, like: Tensor) -> tuple[Tensor, ...]:
+    """Inputs for tracing, in the order of ``CachedDecoder.forward``."""
+    samples, past, tokens = TRACED
+    place = like.device
+    positions = torch.arange(past, past + tokens, device=place).repeat(samples, 1)
+    states = [
+        like.new_zeros(samples, each.heads, past, each.width) for each in graph.caches if each for _ in ("key", "value")
+    ]
+    return (
+        torch.ones(samples, tokens, dtype=torch.long, device=place),
+        torch.ones(samples, past + tokens, dtype=torch.long, device=place),
+        *([positions] if graph.placed else []),
+        *states,
+    )
+
+
+def _cache_argument(model: nn.Module) -> str:
+    """Name of the argument with the KV cache; empty if the model takes none."""
+    return next((name for name in CACHES if name in _arguments(model)), "")
+
+
+def _cache_of(output: Any) -> Any:
+    """The KV cache of a model's output."""
+    return next(output[name] for name in CACHES if name in output)
+
+
+def _arguments(model: nn.Module) -> tuple[str, ...]:
+    return tuple(inspect.signature(model.forward).parameters)
+
+
+@contextlib.contextmanager
+def _with_cache(model: Any) -> Iterator[None]:
+    """Within the context, the model returns a cache."""
+    before = model.config.use_cache
+    try:
+        model.config.use_cache = True
+        yield
+    finally:
+        model.config.use_cache = before
