@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "registry": {"strategies", "units", "data", "files"},
     "models": {"registry", "units", "data", "reports", "files", "untrusted", "modeling"},
     "measuring": {"models", "registry", "strategies", "calibration", "units", "data", "reports"},
-    "exporting": {"measuring", "models", "registry", "strategies", "calibration", "data", "files"},
+    "exporting": {"measuring", "models", "registry", "strategies", "calibration", "data", "files", "modeling"},
     "pipeline": {
         *("measuring", "models", "registry", "strategies", "surgery", "calibration"),
         *("units", "data", "reports", "files", "untrusted"),
