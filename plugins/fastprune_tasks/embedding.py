@@ -97,7 +97,7 @@ class Embedding(Task):
         labels = read_labels(data, column)
         scores = None if labels is None else numbers(str(column), labels)
         if "query" in held and len(names) > 1:
-            texts, notes = ranked_texts(data, names, scores, column)
+            texts, notes = ranked_texts(data, names, scores)
         else:
             texts = [(role, text) for role, name in zip(held, names, strict=True) for text in texts_of(data, name)]
             notes = [{"row": row, "side": side} for side in range(len(names)) for row in range(len(data))]
@@ -146,9 +146,10 @@ class Embedding(Task):
         return "" if scored or ranked else MISSING
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
-        """Correlation of the pairs' similarities with their scores (Pearson, Spearman), or the metrics of a ranking.
+        """Correlation of the pairs' similarities with their scores (Pearson, Spearman), and the metrics of a ranking.
 
-        With queries, every document of the data is ranked for each of them: nDCG@10, MRR@10 and recall@10.
+        With queries, every document of the data is ranked for each of them: nDCG@10, MRR@10 and recall@10. Scores that are all
+        equal have no correlation.
         """
         if self.missing(samples):
             raise DataError(self.missing(samples))
@@ -157,15 +158,13 @@ class Embedding(Task):
             order.append(batch["sample"])
             vectors.append(self.embed(outputs, batch))
         embedded = torch.cat(vectors)[torch.cat(order).argsort()]  # [samples, hidden], in the order of samples
-        if "score" not in samples[0]:
-            return ranking_metrics(self._rankings(embedded, samples))
-        pairs: dict[int, dict[int, int]] = {}
-        for index, sample in enumerate(samples):
-            pairs.setdefault(sample["row"], {})[sample["side"]] = index
-        left = torch.tensor([pair[0] for pair in pairs.values()])  # [pairs]
-        right = torch.tensor([pair[1] for pair in pairs.values()])
-        scores = torch.tensor([samples[index]["score"] for index in left.tolist()]).to(embedded)
-        return correlations(pair_similarities(embedded[left], embedded[right], self.similarity), scores)
+        metrics = ranking_metrics(self._rankings(embedded, samples)) if "score" not in samples[0] else {}
+        pairs = list(_scored_pairs(samples))
+        scores = torch.tensor([score for _, _, score in pairs]).to(embedded)  # [pairs]
+        if metrics and len(set(scores.tolist())) < 2:
+            return metrics
+        left, right = (embedded[[pair[side] for pair in pairs]] for side in (0, 1))  # [pairs, hidden]
+        return metrics | correlations(pair_similarities(left, right, self.similarity), scores)
 
     def _rankings(self, vectors: Tensor, samples: Sequence[Sample]) -> Iterator[tuple[Tensor, Tensor]]:
         """The similarities of all documents and their relevance, both [documents], query by query."""
@@ -205,6 +204,17 @@ def _similarities(vectors: Tensor, kind: str) -> Tensor:
     table = similarities(vectors[chosen], vectors[chosen], kind)  # [samples, samples]
     rows, columns = torch.triu_indices(len(table), len(table), offset=1)
     return table[rows, columns]
+
+
+def _scored_pairs(samples: Sequence[Sample]) -> Iterator[tuple[int, int, float]]:
+    """The pairs of samples with a score: the indices of both, and the score."""
+    places = {sample["document"]: index for index, sample in enumerate(samples) if "document" in sample}
+    rights = {sample["row"]: index for index, sample in enumerate(samples) if sample.get("side") == 1}
+    for index, sample in enumerate(samples):
+        if sample.get("side") == 0:
+            yield index, rights[sample["row"]], sample["score"]
+        for document, score in sample.get("scores", ()):
+            yield index, places[document], score
 
 
 def _prompt_length(prompt: str, tokenizer: PreTrainedTokenizerBase) -> int:

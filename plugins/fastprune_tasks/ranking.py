@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from fastprune.errors import RowError
 from fastprune_tasks.texts import text_of
 
 if TYPE_CHECKING:
@@ -50,22 +49,18 @@ def _role(name: str) -> str:
 
 
 def ranked_texts(
-    data: Dataset, names: Sequence[str], labels: Sequence[float] | None, column: str | None
+    data: Dataset, names: Sequence[str], labels: Sequence[float] | None
 ) -> tuple[list[tuple[str, str]], list[dict[str, Any]]]:
     """The distinct queries and documents of columns of both, with the relevance of the documents.
 
     Args:
         data: The rows; a query or a document may be missing from a row (None).
         names: A column of queries and columns of documents.
-        labels: The relevance of the rows' documents, from 0; None: 1, and 0 in columns of negatives.
-        column: The label column, for messages.
+        labels: The scores of the rows' pairs, relevant from above 0; None: 1, and 0 in columns of negatives.
 
     Returns:
-        For each text its role (``roles``) and the text; and what its sample holds: a query's ``relevance`` by document, or the
-        ``document``, its identifier (IDENTIFIERS) or its text.
-
-    Raises:
-        RowError: A label is below 0.
+        For each text its role (``roles``) and the text; and what its sample holds: a query's ``relevance`` by document, and
+        ``scores``, pairs of document and label, if there are labels; or the ``document``, its identifier (IDENTIFIERS) or its text.
     """
     queries, documents = Found("query"), Found("document")
     asked = queries.read(data, names[0])
@@ -77,9 +72,8 @@ def ranked_texts(
             grade = float(not _is_negative(name))
             if labels is not None and len(names) == 2:
                 grade = labels[row]
-                if grade < 0:
-                    raise RowError(row, f"the relevance in '{column}' must be 0 (not relevant) or more; got {grade:g}.")
-            known = queries.samples[query].setdefault("relevance", {})
+                queries.samples[query].setdefault("scores", []).append((document, grade))
+            known = queries.samples[query]["relevance"]
             known[document] = max(grade, known.get(document, 0.0))
     found = (queries, documents)
     texts = [(each.role, text) for each in found for text in each.texts.values()]
@@ -179,6 +173,7 @@ def ranking_metrics(queries: Iterable[tuple[Tensor, Tensor]], *, recall: bool = 
         scores = (
             scores.double() - scores.double().min() + 1
         )  # torchmetrics takes a score of 0 or less for "not retrieved"
+        relevance = relevance.clamp(min=0)
         relevant = relevance > 0
         if not bool(relevant.any()):
             continue

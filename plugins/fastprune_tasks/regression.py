@@ -121,7 +121,7 @@ class Regression(Task):
         )
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
-        """Pearson's and Spearman's correlation, and the mean squared error; of a reranker nDCG@10 and MRR@10.
+        """Pearson's and Spearman's correlation, and the mean squared error; of a reranker nDCG@10 and MRR@10, too.
 
         A reranker orders the documents that the data holds for each query.
         """
@@ -130,12 +130,13 @@ class Regression(Task):
         known = [(self._scores(outputs).squeeze(1), labels_of(batch), batch) for outputs, batch in results]
         predicted = torch.cat([scores for scores, _, _ in known])  # [samples]
         labels = torch.cat([labels for _, labels, _ in known]).to(predicted)  # [samples]
+        figures = {**correlations(predicted, labels), "mse": float(mean_squared_error(predicted, labels))}
         rankings = _rankings(samples)
-        if rankings:
-            order = torch.cat([batch["sample"] for _, _, batch in known]).argsort()
-            scores, relevance = predicted[order].cpu(), labels[order].cpu()
-            return ranking_metrics(((scores[rows], relevance[rows]) for rows in rankings), recall=False)
-        return {**correlations(predicted, labels), "mse": float(mean_squared_error(predicted, labels))}
+        if not rankings:
+            return figures
+        order = torch.cat([batch["sample"] for _, _, batch in known]).argsort()
+        scores, relevance = predicted[order].cpu(), labels[order].cpu()
+        return ranking_metrics(((scores[rows], relevance[rows]) for rows in rankings), recall=False) | figures
 
     def compare(self, teacher: Iterable[Any], student: Iterable[Any], batches: Iterable[Batch]) -> dict[str, float]:
         """Pearson's and Spearman's correlation of the two models' outputs."""
