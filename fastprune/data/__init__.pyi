@@ -9,6 +9,7 @@ from .batches import to_device as to_device
 from .batches import token_mask as token_mask
 from .columns import label_column as label_column
 from .columns import text_columns as text_columns
+from .later import Later as Later
 from .processors import part_of as part_of
 from .processors import tokenizer_of as tokenizer_of
 from .span_mixing import mix_spans as mix_spans

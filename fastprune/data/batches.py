@@ -43,7 +43,7 @@ class Batches:
         intake: What was read and what was left out; None: unknown.
     """
 
-    batches: tuple[dict[str, Tensor], ...]
+    batches: tuple[Batch, ...]
     task: Task | None
     samples: tuple[Sample, ...] = ()
     source: str = ""
@@ -67,7 +67,7 @@ class Batches:
             raise DataError("The data has no batches; an iterator can be read only once, so pass a list.")
         return cls(batches=batches, task=task)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         return iter(self.batches)
 
     def __len__(self) -> int:

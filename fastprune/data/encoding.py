@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from fastprune.data.batches import COUNTED, NO_LABEL, SAMPLE, Batches, log
 from fastprune.data.drawing import blocks_of, drawn_from_stream, samples_of
 from fastprune.data.intake import Intake
+from fastprune.data.later import Later, LaterBatch
 from fastprune.data.processors import tokenizer_of
 from fastprune.data.rows import Rows, is_dataset
-from fastprune.data.tasks import Columns, Sample, Task
+from fastprune.data.tasks import Batch, Columns, Sample, Task
 from fastprune.errors import DataError
 from fastprune.progress import step
 from fastprune.ranges import COUNT, SEED, check_integer
@@ -100,9 +101,7 @@ def _max_length(asked: int | None, tokenizer: PreTrainedTokenizerBase, limit: in
     return asked or min(longest, usual)
 
 
-def _collate(
-    samples: Sequence[Sample], start: int, task: Task, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Tensor]:
+def _collate(samples: Sequence[Sample], start: int, task: Task, tokenizer: PreTrainedTokenizerBase) -> Batch:
     """Pad consecutive samples, the first of which has the index ``start``."""
     text = tokenizer_of(tokenizer)
     pad = getattr(text, "pad_token_id", None)
@@ -111,18 +110,21 @@ def _collate(
         raise DataError("The tokenizer has no padding token; set tokenizer.pad_token, or use batch_size=1.")
     fill = {"input_ids": pad, "decoder_input_ids": pad, "token_type_ids": getattr(text, "pad_token_type_id", 0)}
     batch: dict[str, Tensor] = {}
+    later: dict[str, list[Later]] = {}
     for name in dict.fromkeys((*tokenizer.model_input_names, *task.input_names, *task.note_names, *task.label_names)):
         if name not in samples[0]:
             continue
         values = [sample[name] for sample in samples]
-        if name in task.token_label_names:
+        if isinstance(values[0], Later):
+            later[name] = values
+        elif name in task.token_label_names:
             batch[name] = _pad(values, NO_LABEL, side)
         elif name in (*task.label_names, *task.note_names):
             batch[name] = torch.tensor(values)  # [samples] or [samples, outputs]
         else:
             batch[name] = _pad(values, fill.get(name) or 0, side)
     batch[SAMPLE] = torch.arange(start, start + len(samples))  # [samples]
-    return batch
+    return LaterBatch(batch, later) if later else batch
 
 
 def _pad(rows: Sequence[Sequence[int] | Tensor], value: int, side: str) -> Tensor:

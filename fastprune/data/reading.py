@@ -15,7 +15,7 @@ from fastprune.data.folders import read_folder
 from fastprune.data.rows import Rows, as_dataset, is_dataset
 from fastprune.data.tables import read_file, reason
 from fastprune.errors import DataError
-from fastprune.files import check_data
+from fastprune.files import check_data, user_path
 
 
 def read_dataset(source: Rows, *, split: str | tuple[str, ...] | None = None) -> Dataset:
@@ -37,8 +37,9 @@ def read_dataset(source: Rows, *, split: str | tuple[str, ...] | None = None) ->
     told, opened = _open(source)
     if not isinstance(opened, Mapping):
         if isinstance(split, str):
+            kind = "file" if isinstance(source, (str, Path)) and user_path(source).is_file() else "data set"
             raise DataError(
-                f"{told} is a single table and has no split '{split}'; omit the split or name another source."
+                f"{told} is a single {kind} and has no split '{split}'; omit the split or name another file."
             )
         data = opened
     else:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from fastprune import Columns
-from fastprune.data import Sample, label_column, part_of
+from fastprune.data import Later, Sample, label_column, part_of
 from fastprune.errors import DataError, RowError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torch import Tensor
 
 PICTURES = ("image", "img", "picture", "pixel_values")
+KEPT = 4096
+"""Number of images that are kept encoded, 2.5 GB at 224 x 224; of more, each is encoded whenever its batch is read."""
 PICTURE_COLUMNS = tuple((name,) for name in PICTURES)
 
 
 def encode_pictures(data: Dataset, columns: tuple[str, ...], processor: Any) -> list[Sample]:
-    """Encode each row's image as a tensor [channels, height, width].
+    """Encode each row's image as a tensor [channels, height, width]; of many images, later (``Later``).
 
     Args:
         data: Has a column of images, or of paths of image files.
@@ -31,11 +35,15 @@ def encode_pictures(data: Dataset, columns: tuple[str, ...], processor: Any) -> 
     if name not in data.column_names:
         raise DataError(f"The data has no column of images; its columns are {', '.join(data.column_names)}.")
     process = part_of(processor, "image_processor")
-    samples: list[Sample] = []
-    for row, picture in enumerate(data[name]):
-        colours = _opened(row, picture, str(name))
-        samples.append({"pixel_values": process(colours, return_tensors="pt")["pixel_values"][0]})
-    return samples
+
+    def pixels(row: int, picture: Any) -> Tensor:
+        encoded: Tensor = process(_opened(row, picture, str(name)), return_tensors="pt")["pixel_values"][0]
+        return encoded
+
+    if len(data) > KEPT:
+        later = (functools.partial(lambda row: pixels(row, data[row][name]), row) for row in range(len(data)))
+        return [{"pixel_values": Later(each)} for each in later]
+    return [{"pixel_values": pixels(row, picture)} for row, picture in enumerate(data[name])]
 
 
 def _opened(row: int, picture: Any, column: str) -> Any:

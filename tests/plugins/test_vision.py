@@ -160,3 +160,32 @@ def test_what_is_encoded_is_what_the_processor_makes(checkpoint: Path, pictures:
     expected = opened.tokenizer(row["image"], return_tensors="pt")["pixel_values"]
     assert torch.equal(batches.batches[1]["pixel_values"][2:3], expected)
     assert batches.batches[1]["labels"][2] == row["label"]
+
+
+def test_many_pictures_are_encoded_when_they_are_read(
+    checkpoint: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = fastprune.open_pretrained(checkpoint)
+    kept = fastprune.make_batches(str(pictures), opened.task, opened.tokenizer, batch_size=5)
+    monkeypatch.setattr("fastprune_tasks.pictures.KEPT", 11)
+    later = fastprune.make_batches(str(pictures), opened.task, opened.tokenizer, batch_size=5)
+    first = later.batches[0]
+    assert first["pixel_values"] is not first["pixel_values"], "pixels are not kept"
+    assert (later.sizes, later.has_labels, set(first)) == (kept.sizes, True, set(kept.batches[0]))
+    for one, other in zip(later, kept, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in other)
+    assert fastprune.evaluate(opened.model, later) == fastprune.evaluate(opened.model, kept)
+    results = [fastprune.prune(opened, each, budget=0.6, bench=False) for each in (later, kept)]
+    assert results[0].kept() == results[1].kept()
+
+
+def test_rows_without_a_picture_are_named(checkpoint: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    opened = fastprune.open_pretrained(checkpoint)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    rows = {"Image": [str(tmp_path / "a.png"), str(tmp_path / "b.png")], "label": [0, 1]}
+    with pytest.raises(fastprune.errors.RowError, match="Row 2 of the data: the image in 'Image' cannot be read"):
+        fastprune.make_batches(rows, opened.task, opened.tokenizer)
+    with pytest.raises(fastprune.errors.RowError, match="Row 2 of the data: there is no image in 'Image'"):
+        fastprune.make_batches({**rows, "Image": [rows["Image"][0], None]}, opened.task, opened.tokenizer)
