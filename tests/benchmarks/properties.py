@@ -220,6 +220,7 @@ def pruned(case: Case, model: nn.Module, batches: Batches, budget: dict[str, Any
                 seed=case.seed,
                 reroute=case.reroute and experts,
                 bench=False,
+                progress=False,
             )
         except fastprune.UsageError as error:
             if "searcher 'exact'" not in str(error) or searcher:

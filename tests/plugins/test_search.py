@@ -153,7 +153,7 @@ def test_rounds() -> None:
     assert all(each.fixes is None for each in passes)
     assert [each.budget for each in passes] == pytest.approx([0.2 ** (1 / 3), 0.2 ** (2 / 3), 0.2])
     assert strategy("schedule", "rounds", steps=1).passes(0.2, ["a", "b"]) == [Pass(0.2)]
-    with pytest.raises(UsageError, match="needs at least 1 step; got 0"):
+    with pytest.raises(UsageError, match="takes int, 1 to 100; got 0"):
         strategy("schedule", "rounds", steps=0)
 
 
