@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -490,3 +490,33 @@ def test_the_task_of_an_opened_model_is_that_of_batches_in_memory(tmp_path: Path
     batches = [{name: value for name, value in batch.items() if name != "sample"} for batch in case("bert")[1]]
     subject = open_subject(opened, batches, architecture=None, task=None, seed=0, cache=fastprune.PruningCache())
     assert subject.calibration.task == Embedding(pooling="cls", normalize=False)
+
+
+def test_a_device_without_float64_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    zeros = torch.zeros
+
+    def without_float64(*size: Any, dtype: torch.dtype | None = None, **options: Any) -> torch.Tensor:
+        if dtype is torch.float64:
+            raise TypeError(
+                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
+            )
+        return zeros(*size, dtype=dtype, **options)
+
+    model = testing.tiny_model()
+    batches = testing.tiny_batches(model)
+    monkeypatch.setattr(type(fastprune.strategy("cost", "macs")), "measure", None)
+    monkeypatch.setattr(torch, "zeros", without_float64)
+    with pytest.raises(ModelError, match=r"device cpu has no float64, .*; open the model on the CPU \(--device cpu\)"):
+        fastprune.prune(model, batches, budget=0.5)
+
+
+@pytest.mark.parametrize("how", [{}, {"recipe": "paper"}, {"recipe": "kprune"}, {"scorer": "magnitude"}])
+def test_activations_that_are_not_finite_are_told_with_the_group(how: dict[str, str]) -> None:
+    """In the last layer's FFN; a hook hides them from the loss."""
+    model = testing.tiny_model("bert", "ForSequenceClassification")
+    batches = testing.tiny_batches(model)
+    layer = model.bert.encoder.layer[-1]
+    layer.output.dense.register_forward_pre_hook(lambda _, arguments: (arguments[0] * torch.inf,))
+    layer.output.register_forward_hook(lambda _, arguments, output: torch.nan_to_num(output, 0.0, 0.0, 0.0))
+    with pytest.raises(DataError, match=r" at '.*layer\.\d.*' .*not finite.*--dtype float32"):
+        fastprune.prune(model, batches, budget=0.5, **how)

@@ -21,6 +21,7 @@ from transformers import (
 
 from fastprune.data.tasks import Task
 from fastprune.errors import ModelError
+from fastprune.models import pretrained
 from fastprune.models.pretrained import Pretrained, open_pretrained
 from fastprune_tasks.classification import SequenceClassification
 from fastprune_tasks.embedding import Embedding
@@ -195,3 +196,11 @@ def test_unreachable_names_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> 
     assert "\n" not in str(caught.value)
     with pytest.raises(ModelError, match="There is no model directory no/such/name"):
         _open("no/such/name")
+
+
+@pytest.mark.parametrize(("cuda", "expected"), [(True, "cuda"), (False, "cpu")])
+def test_the_default_device_can_prune(cuda: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not mps, which has no float64."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pretrained._device("auto").type == expected

@@ -112,21 +112,21 @@ def collect_gradients(
 
     run_backward(model, groups, batches, labels, generator, collect, states)
     whole = {name: torch.cat(parts) for name, parts in by_unit.items()}
-    for gradients in whole.values():
-        check_gradients(gradients)
+    for name, gradients in whole.items():
+        check_gradients(gradients, name)
     return whole, {name: tuple(parts) for name, parts in by_token.items()}
 
 
-def check_gradients(gradients: Tensor) -> None:
-    """Check that gradients, or sums of them, are finite.
+def check_gradients(gradients: Tensor, group: str) -> None:
+    """Check that gradients of a group, or sums of them, are finite.
 
     Raises:
         DataError: A value is not finite.
     """
     if not bool(torch.isfinite(gradients).all()):
         raise DataError(
-            "The gradients of the calibration losses are not finite: they exceed the range of float16, or the weights are "
-            "broken. Compute in float32 (--dtype float32) or bfloat16."
+            f"The gradients of the calibration losses at '{group}' are not finite: they exceed the range of float16, or the "
+            "weights are broken. Compute in float32 (--dtype float32) or bfloat16."
         )
 
 

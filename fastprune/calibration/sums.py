@@ -11,6 +11,17 @@ from torch import Tensor
 
 from fastprune.calibration.distributed import in_rank_order, world_size
 from fastprune.calibration.gram import add_second_moment, mirrored
+from fastprune.errors import DataError
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64, the precision of all sums; mps does not."""
+    try:
+        torch.zeros((), dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
 
 TINY = torch.finfo(torch.float64).tiny
 
@@ -73,6 +84,18 @@ class Sums:
         for part in parts:
             total._join(self._with(dict(zip(names, part, strict=True))))
         return total
+
+    def check_finite(self, group: str) -> None:
+        """Check that all sums are finite.
+
+        Raises:
+            DataError: A sum over the tokens of the group is NaN or infinite.
+        """
+        if not all(bool(getattr(self, name).isfinite().all()) for name in self._tensors()):
+            raise DataError(
+                f"The activations at '{group}' on the calibration data, or sums of their squares, are not finite: they exceed the "
+                "range of the model's dtype, or the weights are broken. Compute in float32 (--dtype float32) or bfloat16."
+            )
 
     def _join(self, other: Self) -> None:
         """Add sums over other tokens, in place."""

@@ -137,7 +137,7 @@ def open_pretrained(
     Args:
         source: A directory, or a name on the Hub.
         dtype: Data type of the weights; "auto": the checkpoint's, but float32 instead of half precision on a CPU.
-        device: Device of the model; "auto": the first available of cuda, mps and cpu.
+        device: Device of the model; "auto": cuda if available, else cpu.
 
     Raises:
         ModelError: The model does not exist, is incomplete, or cannot be read.
@@ -318,10 +318,8 @@ def _with_options(task: Task, options: Mapping[str, Any], directory: Path) -> Ta
 
 
 def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if device == "auto":  # mps has no float64, which pruning needs
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if str(device).partition(":")[0] == "meta":
         raise ModelError("The device 'meta' holds no weights; use auto, cpu, cuda or mps.")
     try:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from fastprune.calibration.dense_states import DenseStates
+from fastprune.calibration.sums import has_float64
 from fastprune.data.batches import Batches, check_tokens, token_limit
 from fastprune.data.encoding import make_batches
 from fastprune.data.rows import Rows, is_rows
@@ -112,8 +113,13 @@ def open_subject(
 
 
 def check_fits(subject: Subject, scorer: Scorer, *, reroute: bool) -> None:
-    """Raise ``ModelError`` for an offloaded model and a scorer that runs the whole model at once, or for a model without routers
-    that experts could be removed from."""
+    """Raise ``ModelError`` for an offloaded model and a scorer that runs the whole model at once, a model on a device without
+    float64, or a model without routers that experts could be removed from."""
+    device = next(subject.teacher.parameters()).device
+    if not has_float64(device):
+        raise ModelError(
+            f"The device {device} has no float64, which the sums of calibration need; open the model on the CPU (--device cpu)."
+        )
     if reroute:
         check_routes(subject.teacher, subject.groups)
     offloaded = [name for name, parameter in subject.teacher.named_parameters() if parameter.device.type == "meta"]

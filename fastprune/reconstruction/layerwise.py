@@ -170,6 +170,7 @@ def _solve_layer(
         for first, producers in problem.streams.get(group.name, {}).items():
             dense_inputs = _at(problem.places, problem.inputs.pop(first))
             statistics = input_statistics(layer, group, first, dense_inputs, problem.samples)
+            statistics.check_finite(first)
             if solver.correct and float(statistics.energy) > 0:
                 reconstruction |= _corrected(student, producers, statistics, solver.correct)
         target = _at(problem.places, problem.targets.pop(group.name))
@@ -204,6 +205,7 @@ def _solve_whole(
 
 def _solved(student: nn.Module, group: Group, statistics: Statistics, solve: Solve) -> tuple[Tensor, Tensor | None]:
     """Solve a consumer, set its new weight and bias, and return them."""
+    statistics.check_finite(group.name)
     consumer = consumer_of(student, group)
     before = None if consumer.bias is None else consumer.bias.detach()
     weight, bias = solve(group, statistics, consumer.weight.detach(), before)

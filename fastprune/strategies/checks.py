@@ -186,6 +186,9 @@ def _on_cpu(who: str, group: str, what: str, value: Tensor) -> None:
 
 def _finite(who: str, group: str, what: str, value: Tensor, *, negative: bool = True) -> None:
     if not bool(torch.isfinite(value).all()):
-        raise ContractError(f"The {who} returned {what} for '{group}' that are not finite.")
+        raise ContractError(
+            f"The {who} returned {what} for '{group}' that are not finite. Compute in float32 (--dtype float32), and check "
+            "the model's weights and the data; if these are right, it is the strategy's fault."
+        )
     if not negative and bool((value < 0).any()):
         raise ContractError(f"The {who} returned negative {what} for '{group}'.")

@@ -22,4 +22,6 @@ def feature_moments(model: nn.Module, groups: Groups, batches: Batches) -> dict[
 
         with consumer_inputs(model, groups, add):
             outputs_of(model, batch, batches.task)
+    for name, sums in moments.items():
+        sums.check_finite(name)
     return moments

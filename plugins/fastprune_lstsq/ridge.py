@@ -144,6 +144,6 @@ def solve_damped(gram: Tensor, cross: Tensor, damping: float) -> Tensor:
         x, [features, hidden]; zeros if all inputs are constant.
     """
     scale = float(gram.diagonal().mean()) if len(gram) else 0.0
-    if not 0.0 < scale < float("inf"):  # zero or not finite: no damping would help
+    if scale <= 0.0:  # no damping would help
         return torch.zeros_like(cross)
     return torch.cholesky_solve(cross, damped_cholesky(gram, max(damping, 1e-12)))

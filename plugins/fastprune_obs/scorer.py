@@ -82,6 +82,7 @@ class OBSScorer(Scorer):
             if group.units:
                 weight = consumer_of(model, group).weight.detach()
                 inputs, gradients = moments.inputs.pop(group.name), moments.gradients.pop(group.name)
+                inputs.check_finite(group.name)
                 order, costs = self._sweep(group, inputs.covariance, gradients.gram / part.n_samples, weight)
                 importance[group.name] = as_importance(order, costs)
                 removed = torch.cat([torch.zeros(1, dtype=torch.float64), costs.cumsum(0)])  # damage by units removed
@@ -98,10 +99,10 @@ class OBSScorer(Scorer):
             weight: The consumer's weight, [hidden, features].
         """
         scale = float(covariance.diagonal().mean())
-        if not 0.0 < scale < float("inf"):  # constant inputs: the bias alone reproduces the output
+        if not scale > 0.0:  # constant inputs: the bias alone reproduces the output
             return torch.arange(group.units), torch.zeros(group.units, dtype=torch.float64)
         covariance.diagonal().add_(max(self.damping, 1e-9) * scale)
-        check_gradients(gradients)
+        check_gradients(gradients, group.name)
         values, vectors = torch.linalg.eigh(gradients)
         columns = weight.double().T[: group.features] @ (vectors * values.clamp(min=0).sqrt())  # [features, hidden]
         order, costs = sweep(covariance, columns, group.width)

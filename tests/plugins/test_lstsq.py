@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastprune import architecture_for, materialize, strategy, testing
-from fastprune.errors import OptionError
+from fastprune.errors import ModelError, OptionError
 from fastprune.reconstruction import Statistics
 from fastprune.strategies import Context, Scores
 from fastprune.testing.comparing import hidden_error
@@ -294,6 +294,7 @@ def test_tokens_that_all_count_nothing_leave_the_consumer() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_matrix_that_is_not_finite_ends(value: float) -> None:
+def test_matrix_that_is_not_finite_is_refused(value: float) -> None:
     gram = torch.full((3, 3), value, dtype=torch.float64)
-    assert bool((solve_damped(gram, torch.eye(3, dtype=torch.float64), 0.01) == 0).all())
+    with pytest.raises(ModelError, match="holds NaN or infinity"):
+        solve_damped(gram, torch.eye(3, dtype=torch.float64), 0.01)
