@@ -8,6 +8,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -46,6 +47,16 @@ def test_the_criterion_of_the_plugin_guide_conforms() -> None:
     names: dict[str, object] = {"__name__": __name__}
     exec(compile(code, "docs/plugins.md", "exec", dont_inherit=True), names)
     testing.check_scorer(names["ColumnNorm"](order=1.0))  # type: ignore[operator]
+
+
+def test_the_package_of_the_plugin_guide_can_be_installed() -> None:
+    guide = (ROOT / "docs/plugins.md").read_text()
+    package = tomllib.loads(
+        next(block for block in re.findall(r"```toml\n(.*?)```", guide, re.S) if "pyproject" in block)
+    )
+    assert package["project"].keys() >= {"name", "version", "entry-points"}  # setuptools needs the first two
+    modules = package["tool"]["setuptools"]["py-modules"]
+    assert list(package["project"]["entry-points"]["fastprune"].values()) == modules == ["my_plugin"]
 
 
 def test_the_export_format_of_the_plugin_guide_conforms() -> None:
