@@ -149,7 +149,8 @@ def _show(where: Console, result: PruningResult, output: str) -> None:
     where.print(terminal.groups_table(result.kept()))
     where.print(
         terminal.figures_table(
-            figures.rows(result.summary()), f"{result.measure} {result.cost_after / result.cost_before:.3f}"
+            figures.rows(result.summary()),
+            f"{result.cost_after / result.cost_before:.3f} of the {figures.share_of(result.costs[0])} left",
         )
     )
     for cost in result.costs:
