@@ -247,6 +247,14 @@ def test_the_front_has_no_point_that_loses_more_at_the_same_budget() -> None:
         assert not any(p.cost <= point.cost and p.drop < point.drop for p in found.points())
 
 
+def test_a_sweep_prints_its_front() -> None:
+    found = a_sweep(("fast", 0.5, 0.89), ("paper", 0.5, 0.847))
+    assert (
+        repr(found)
+        == "2 prunings; dense m 0.9000; best for their cost:\n  fast at 0.5: 0.5 of the MACs costs 1.0 points of m"
+    )
+
+
 def test_a_metric_that_is_no_number_is_not_on_the_front() -> None:
     found = a_sweep(("a", 0.5, float("nan")), ("a", 0.7, 0.8))
     assert [point.budget for point in found.front()] == [0.7]

@@ -66,9 +66,9 @@ class Point:
     drop: float
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class Sweep:
-    """The curve of a metric against cost.
+    """The curve of a metric against cost. Its text form lists the Pareto front.
 
     Attributes:
         about: Description of the sweep: model, data, samples, cost. A sweep is resumed only if all of it is unchanged.
@@ -89,6 +89,11 @@ class Sweep:
     runs: list[Run] = field(default_factory=list)
     versions: Mapping[str, str] = field(default_factory=library_versions)
     unreachable: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """The dense model's metric, and the points of the front, one per line."""
+        first = f"{len(self.runs)} prunings; dense {self.metric} {self.dense[self.metric]:.4f}; best for their cost:"
+        return "\n  ".join([first, *(f"{p.recipe} at {p.budget:g}: {self.sentence(p)}" for p in self.front())])
 
     def find(self, recipe: str, budget: float, seed: int) -> Run | None:
         """The finished run of this recipe, budget and seed, if any."""
