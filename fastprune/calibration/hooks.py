@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,10 @@ from torch import Tensor, nn
 
 from fastprune.calibration.tokens import routed_of, spread
 from fastprune.units.groups import Group, Groups, consumer_of
+
+one_at_a_time = threading.RLock()
+"""Held while a model is frozen or pruned. torch's counter of operations and the hooks on a model serve the whole process, so
+that threads would see each other's runs, and keep each other's frozen flags."""
 
 
 @contextlib.contextmanager
@@ -29,8 +34,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def frozen(model: nn.Module) -> Iterator[None]:
     """Within the context, the model is in eval mode, no parameter requires a gradient, and the KV cache is off.
 
-    The cache would grow each time a layer runs again.
+    The cache would grow each time a layer runs again. Other threads wait until the context ends (``one_at_a_time``).
     """
+    with one_at_a_time, _frozen(model):
+        yield
+
+
+@contextlib.contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
     configs: dict[int, Any] = {
         id(module.config): module.config for module in model.modules() if hasattr(module, "config")
     }

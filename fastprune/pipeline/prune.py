@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from fastprune.calibration.hooks import one_at_a_time
 from fastprune.data.batches import Batches
 from fastprune.data.rows import Rows
 from fastprune.data.tasks import Batch, Task
@@ -96,7 +97,7 @@ def prune(
     stages = {"scorer": scorer, "searcher": searcher, "rearranger": rearranger, "tuner": tuner}
     chosen = recipe_for(requested, recipe, cost=cost, schedule=schedule, **stages)
     shared, cache = cache is not None, cache or PruningCache()
-    with torch.inference_mode(False), torch.enable_grad(), listening(progress), clock() as timings:
+    with one_at_a_time, torch.inference_mode(False), torch.enable_grad(), listening(progress), clock() as timings:
         subject = open_subject(model, data, architecture=architecture, task=task, seed=seed, cache=cache, shared=shared)
         check_fits(subject, chosen.scorer, reroute=reroute)
         workload = Workload.of(subject.calibration)
