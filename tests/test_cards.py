@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,8 @@ from matplotlib.image import imread
 import fastprune
 from fastprune import testing
 from fastprune.errors import CheckpointError
-from fastprune.reports.cards import kept_picture
+from fastprune.models.manifests import read_manifest
+from fastprune.reports.cards import kept_picture, model_card
 
 
 @pytest.fixture
@@ -49,6 +51,62 @@ def test_the_name_on_the_hub_goes_along(small: Path, tiny_data: Path, tmp_path: 
     assert ModelCard.load(path / "README.md").data.base_model == "owner/bert"
     assert fastprune.open_pretrained(path, device="cpu").hub_name == "owner/bert"
     assert fastprune.open_pretrained(small, device="cpu").hub_name == ""
+
+
+HOSTILE = "x](javascript:alert(1)) <script>`*_| # \\n---\\n{{ 7 * 7 }}"
+CARDS = {
+    "license: mit\nlanguage: [en, no]\ndatasets:\n- glue\ntags: [bert, pruning]\n"
+    "pipeline_tag: text-classification\nbase_model: a/b": {
+        "license": "mit",
+        "language": ["en", "no"],
+        "datasets": ["glue"],
+        "tags": ["pruning", "fastprune", "bert"],
+        "pipeline_tag": "text-classification",
+        "base_model": "a/b",
+    },
+    "license: other\nlicense_name: x\nlicense_link: LICENSE\nlanguage: no\nmodel-index: [1]\nwidget: {a: b}": {
+        "license": "other",
+        "license_name": "x",
+        "language": "no",
+    },
+    "license: {a: [1]}\nlanguage: 3\ntags: 7\ndatasets: [[a], {b: c}, d]": {"license": None, "datasets": ["d"]},
+    f"license: '{HOSTILE}'\ntags: ['{HOSTILE}']": {"tags": ["pruning", "fastprune", HOSTILE], "license": HOSTILE},
+    "a: &a [b]\nlicense: *nothing": {"license": None},
+    "- a list": {"license": None},
+    "license: [mit": {"license": None},
+}
+
+
+@pytest.mark.parametrize("source", CARDS, ids=range(len(CARDS)))
+def test_what_is_true_of_the_dense_model_stays_on_the_card(tiny_checkpoint: Path, tmp_path: Path, source: str) -> None:
+    (tiny_checkpoint / "README.md").write_text(f"---\n{source}\n---\n\nText.\n")
+    opened = fastprune.open_pretrained(tiny_checkpoint, device="cpu")
+    batches = testing.tiny_batches(opened.model)
+    result = fastprune.prune(opened, batches, budget=0.5, cost="params", tuner="none", bench=False)
+    path = result.save(tmp_path / "small")
+    again = fastprune.open_pretrained(path, device="cpu").save(tmp_path / "again")  # with its metadata
+    for saved in (path, again):
+        data = ModelCard.load(saved / "README.md").data.to_dict()
+        assert data["library_name"] == "transformers"
+        assert {"fastprune", "pruning"} <= set(data["tags"])
+        for name, value in CARDS[source].items():
+            assert data.get(name) == value
+        assert "widget" not in data
+        assert "model-index" not in data
+
+
+def test_names_on_the_card_are_text(small: Path) -> None:
+    details = read_manifest(small) | {"recipe": "a = 1\n```\nb = 2", "base_model": HOSTILE}
+    details["metrics"] = {"dense": {HOSTILE: 0.5}, "pruned": {HOSTILE: 0.4}}
+    details["calibration"] |= {"source": HOSTILE}
+    text = model_card(HOSTILE, details, library="transformers", opener="AutoModel").partition("\n---\n")[2]
+    code = re.compile(r"^(```+)\w*\n.*?^\1$", re.DOTALL | re.MULTILINE)
+    assert len(code.findall(text)) == 2
+    outside = code.sub("", text)
+    assert "<script>" not in outside
+    assert not re.search(r"(?<!\\)\]\(javascript", outside)
+    rows = [line for line in outside.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {5}
 
 
 def test_the_picture_shows_what_is_left() -> None:

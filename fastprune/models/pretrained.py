@@ -24,6 +24,7 @@ from fastprune.models.sentence_transformers import SentenceTransformer, read_sen
 from fastprune.models.weights import check_finite, load_dense, read_dtype, stored_dtype, stored_tensors
 from fastprune.progress import step
 from fastprune.registry.serving import architecture_for, task_for
+from fastprune.reports.card_metadata import CARD, read_card
 from fastprune.units.experts import unfuse_experts
 from fastprune.units.groups import Groups
 from fastprune.units.resolve import resolve_groups
@@ -53,6 +54,7 @@ class Pretrained:
         source: The directory or Hub name it was opened from.
         companions: Contents of other files to save with the model, by relative path: the modules of a SentenceTransformer.
         manifest: The manifest of a model saved by fastprune; empty for other models.
+        card: What the model's card says that is also true of a pruned model: licence, language, data sets, tags.
         dtype: Data type of the weights in the source, which a pruned model is saved in; None: unknown.
     """
 
@@ -62,6 +64,7 @@ class Pretrained:
     source: str
     companions: Mapping[str, bytes] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
     dtype: torch.dtype | None = None
 
     @property
@@ -184,7 +187,8 @@ def read_class(source: str | Path) -> tuple[PretrainedConfig, type[PreTrainedMod
 
 def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.device) -> Pretrained:
     target_device, target_dtype = _device(device), read_dtype(dtype)
-    sentence, encoder = _encoder(_directory(source))
+    directory = _directory(source)
+    sentence, encoder = _encoder(directory)
     config = _config(encoder)
     _require_weights(encoder)
     model_class = _model_class(config, encoder, sentence)
@@ -199,6 +203,7 @@ def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.devi
         source=str(source),
         companions=sentence.companions if sentence else {},
         manifest=read_manifest(encoder) if (encoder / MANIFEST).exists() else {},
+        card=read_card(directory),
         dtype=stored_dtype(stored_tensors(encoder)),
     )
 
@@ -213,7 +218,7 @@ def _directory(source: str | Path, *, weights: bool = True) -> Path:
     if path is not None:
         return path
     try:
-        names = ["*.json", "*.txt", "*.model", "[0-9]_*/*"]
+        names = ["*.json", "*.txt", "*.model", "[0-9]_*/*", CARD]
         ignored = ["onnx/*", "openvino/*"]
         patterns = [*names, WEIGHTS[0]] if weights else names
         snapshot = Path(snapshot_download(str(source), allow_patterns=patterns, ignore_patterns=ignored))

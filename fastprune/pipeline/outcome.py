@@ -74,6 +74,7 @@ def outcome(
         tokenizer=opened.tokenizer if opened else None,
         companions=opened.companions if opened else {},
         base_model=opened.hub_name if opened else "",
+        card=opened.card if opened else {},
         history=opened.history if opened else (),
         **figures,
     )

@@ -63,6 +63,7 @@ class PruningResult:
         companions: Further files to save, by relative path.
         base_model: Hub name of the original model; empty if it has none.
         history: Manifest entries of earlier prunings, oldest first; empty if the model was dense.
+        card: What the original model's card says that is also true of the pruned one: licence, language, data sets, tags.
         failures: Steps after the pruning that failed, a sentence each; the model is complete without them.
     """
 
@@ -85,6 +86,7 @@ class PruningResult:
     companions: Mapping[str, bytes] = field(default_factory=dict)
     base_model: str = ""
     history: Sequence[Mapping[str, Any]] = ()
+    card: Mapping[str, Any] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
@@ -189,6 +191,7 @@ class PruningResult:
             "kept_units": {name: self.mask.kept(name).tolist() for name in self.mask},
             "importance": reports.summarised(self.importance, every=every),
             "base_model": self.base_model,
+            "card": dict(self.card),
             "history": [dict(each) for each in self.history],
         }
 

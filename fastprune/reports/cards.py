@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import html
 import io
+import json
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from fastprune.reports import pages as reports
+from fastprune.reports.card_metadata import CARD, metadata
 from fastprune.reports.pictures import plain, subplots
 
-CARD = "README.md"
 PICTURE = "kept.png"
 
 
@@ -37,25 +40,35 @@ def model_card(name: str, details: Mapping[str, Any], *, library: str, opener: s
     """The model card, with the Hub's metadata at the top; arguments as for ``pages``."""
     from jinja2 import Environment
 
+    environment = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # nosec B701: it is Markdown
+    environment.filters["text"] = escaped
     template = files("fastprune.reports").joinpath("card.md.j2").read_text(encoding="utf-8")
     calibration = details["calibration"]
     public = {**calibration, "source": Path(calibration["source"]).name}  # without local directories
     page = reports.page_data(name, {**details, "calibration": public})
-    return (
-        Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)
-        .from_string(template)
-        .render(
-            name=name,
-            verdict=page["verdict"],
-            figures=page["figures"],
-            calibration=page["calibration"],
-            recipe=page["recipe"],
-            budget=f"{details['budget']:g}",
-            base=details.get("base_model", ""),
-            library=library,
-            usage=_usage(name, library, opener),
-        )
+    return environment.from_string(template).render(
+        name=name,
+        verdict=page["verdict"],
+        figures=page["figures"],
+        calibration=page["calibration"],
+        recipe=page["recipe"],
+        budget=f"{details['budget']:g}",
+        base=str(details.get("base_model", "")),
+        metadata=metadata(details.get("card") or {}, base=str(details.get("base_model", "")), library=library),
+        fence=_fence(page["recipe"]),
+        usage=_usage(name, library, opener),
     )
+
+
+def escaped(text: str) -> str:
+    """The text for a Markdown page: its characters are neither HTML nor formatting, and it stays in its line and table cell."""
+    line = html.escape(" ".join(str(text).split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", line)
+
+
+def _fence(code: str) -> str:
+    """A fence for a block of code: longer than every run of backticks in it."""
+    return "`" * max([3, *(len(run) + 1 for run in re.findall("`+", code))])
 
 
 def kept_picture(details: Mapping[str, Any]) -> bytes:
@@ -78,11 +91,12 @@ def kept_picture(details: Mapping[str, Any]) -> bytes:
 
 def _usage(name: str, library: str, opener: str) -> str:
     """Example code that opens the model."""
-    own = f'import fastprune\n\nmodel = fastprune.load("{name}")  # where fastprune is installed'
+    place = json.dumps(name)
+    own = f"import fastprune\n\nmodel = fastprune.load({place})  # where fastprune is installed"
     module = library.replace("-", "_")
     if library == "sentence-transformers":
-        return f'from {module} import {opener}\n\nmodel = {opener}("{name}", trust_remote_code=True)'
+        return f"from {module} import {opener}\n\nmodel = {opener}({place}, trust_remote_code=True)"
     if opener:
-        called = f'{opener}.from_pretrained("{name}", trust_remote_code=True)'
+        called = f"{opener}.from_pretrained({place}, trust_remote_code=True)"
         return f"from {module} import {opener}\n\nmodel = {called}\n\n{own}"
     return own
