@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import fastprune
-from fastprune.cli.main import main
+from fastprune.cli.main import Cli, main
 from fastprune.registry import catalogue
 
 Run = Callable[..., click.testing.Result]
@@ -427,3 +427,25 @@ def test_plugins_are_listed(run: Run) -> None:
     rows = json.loads(run("plugins", "--json").stdout)
     assert {"fisher", "lstsq", "encoder"} <= {row["name"] for row in rows}
     assert not any(row["problem"] for row in rows if row["distribution"].startswith("fastprune "))
+
+
+def full_accelerator() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize(
+    ("fail", "told"),
+    [
+        (lambda: bytearray(2**62), True),
+        (lambda: torch.empty(2**60), True),
+        (full_accelerator, True),
+        (lambda: torch.ones(2) @ torch.ones(3), False),
+    ],
+    ids=["python", "torch", "accelerator", "something else"],
+)
+def test_too_little_memory_is_told(fail: Callable[[], object], told: bool) -> None:
+    group = Cli(commands={"work": click.Command("work", callback=fail)})
+    done = click.testing.CliRunner().invoke(group, ["work"])
+    assert done.exit_code == 1
+    assert ("Error: There is not enough memory." in done.stderr) == told
+    assert isinstance(done.exception, SystemExit) == told

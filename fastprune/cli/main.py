@@ -41,6 +41,13 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed, in Python, in torch on an accelerator, or in torch on the CPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 class Cli(click.Group):
     """A group that imports commands on demand, and turns fastprune's errors and Ctrl-C into a sentence and an exit status."""
 
@@ -52,6 +59,15 @@ class Cli(click.Group):
         except FastpruneError as error:
             click.echo(f"Error: {printable(str(error))}", err=True)
             ctx.exit(UNREACHABLE if isinstance(error, UnreachableError) else 2 if isinstance(error, UsageError) else 1)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            click.echo(
+                "Error: There is not enough memory. Use smaller or shorter batches (--batch-size, --max-length, --seq-len), fewer "
+                "--samples, or another --device.",
+                err=True,
+            )
+            ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("Stopped. No incomplete files are left.", err=True)
             ctx.exit(130)
