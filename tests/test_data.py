@@ -111,10 +111,11 @@ def test_directory_of_data_files(folder: Path) -> None:
         ("a.json", '{"a": [1, 2], "b": [1]}', "same number of rows"),
         ("a.conll", "the cat\n", "it has no tagged words: each line needs a word"),
         ("a.txt.gz", "x", "cannot be read as txt"),
+        ("a.csv", "text\ncaf\udce9\n", "; save it as text in UTF-8."),
     ],
 )
 def test_bad_files_are_named(folder: Path, name: str, content: str, message: str) -> None:
-    (folder / name).write_text(content)
+    (folder / name).write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(DataError, match=message) as caught:
         read_dataset(folder / name)
     assert name in str(caught.value)
@@ -271,7 +272,8 @@ def test_rows_in_memory() -> None:
         assert read_dataset(given).to_list() == rows
     assert read_dataset(frame[frame.label > 0])["text"][:] == ["two", "three"]
     assert read_dataset(frame.astype({"text": "category"}))["text"][0] == "one"
-    assert read_dataset(["one", "two"])["text"][:] == ["one", "two"]
+    for texts in (["one", "two"], pandas.Series(["one", "two"])):
+        assert read_dataset(texts)["text"][:] == ["one", "two"]
     assert read_dataset(splits, split="test").to_list() == rows[1:]
     mixed = pandas.DataFrame({"text": ["a", None], "label": [1, "x"]})
     assert read_dataset(mixed).to_list() == [{"text": "a", "label": "1"}, {"text": None, "label": "x"}]

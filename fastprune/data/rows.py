@@ -63,6 +63,8 @@ def as_dataset(data: Any) -> Dataset:
     Raises:
         DataError: The data has another form, or a column has values of several types.
     """
+    if hasattr(data, "__arrow_c_stream__") and hasattr(data, "to_list"):  # a single column
+        data = data.to_list()
     if hasattr(data, "__arrow_c_stream__"):
         return _from_frame(data)
     if isinstance(data, Mapping):

@@ -46,7 +46,7 @@ def read_file(path: Path) -> Dataset:
         return READERS[kind](path)
     except Exception as error:  # pyarrow, pandas, gzip and json raise errors of many types
         told = str(error) if isinstance(error, DataError) else reason(error)
-        hint = " Save it as text in UTF-8." if isinstance(error, UnicodeDecodeError) or "UTF8" in told else ""
+        hint = "; save it as text in UTF-8." if isinstance(error, UnicodeDecodeError) or "UTF8" in told else ""
         raise DataError(f"{path} cannot be read as {kind[1:]}: {told}{hint}") from error
 
 
