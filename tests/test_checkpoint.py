@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -266,3 +267,25 @@ def test_metrics_that_are_no_number_are_written_as_null(tmp_path: Path) -> None:
     details = {"metrics": {"pearson": float("nan"), "list": [float("inf"), 1.0]}}
     path = checkpoint.save(model, tmp_path / "model", architecture=architecture, details=details)
     assert checkpoint.read_manifest(path)["metrics"] == {"pearson": None, "list": [None, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("head", "auto"),
+    [("ForSequenceClassification", "AutoModelForSequenceClassification"), ("ForTokenClassification", "AutoModel")],
+)
+def test_a_model_saved_again_by_transformers_opens(head: str, auto: str, tmp_path: Path) -> None:
+    """Older versions of transformers copy the modelling file only if its classes name their Auto class."""
+    model = testing.tiny_model("bert", head, num_labels=2)
+    result = fastprune.prune(model, testing.tiny_batches(model), budget=0.5, recipe="paper", bench=False)
+    result.save(tmp_path / "small")
+    config = json.loads((tmp_path / "small" / "config.json").read_text())
+    assert config["id2label"] == {"0": "LABEL_0", "1": "LABEL_1"}
+    assert config["label2id"] == {"LABEL_0": 0, "LABEL_1": 1}
+    opened = getattr(transformers, auto).from_pretrained(tmp_path / "small", trust_remote_code=True)
+    assert opened._auto_class == auto
+    opened.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "modeling_fastprune.py").is_file()
+    again = getattr(transformers, auto).from_pretrained(tmp_path / "again", trust_remote_code=True)
+    ids = torch.randint(3, 60, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(opened(input_ids=ids)[0], again(input_ids=ids)[0])

@@ -13,6 +13,8 @@ from fastprune.files import json_text
 from fastprune.models.pretrained import Pretrained
 
 CONFIG = "genai_config.json"
+UNLIMITED = 32768
+"""Context length of a model without a limit; tokenizers without one say 10^30."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ def settings(opened: Pretrained) -> dict[str, Any]:
     model: Any = opened.model
     config, tokenizer = model.config, opened.tokenizer
     caches = [each for each in decoder_graph.layer_caches(model) if each]
-    limit = token_limit(model)
+    limit = token_limit(model) or min(tokenizer.model_max_length, UNLIMITED)  # type: ignore[union-attr]
     placed = {"position_ids": "position_ids"} if decoder_graph.takes_positions(model) else {}
     return {
         "model": {
@@ -49,7 +51,7 @@ def settings(opened: Pretrained) -> dict[str, Any]:
             "eos_token_id": _token(config, tokenizer, "eos"),
             "pad_token_id": _token(config, tokenizer, "pad"),
             "vocab_size": config.get_text_config().vocab_size,
-            "context_length": limit or tokenizer.model_max_length,  # type: ignore[union-attr]
+            "context_length": limit,
             "decoder": {
                 "filename": FILE,
                 "session_options": {},
@@ -72,7 +74,7 @@ def settings(opened: Pretrained) -> dict[str, Any]:
                 },
             },
         },
-        "search": {"max_length": limit or tokenizer.model_max_length, "past_present_share_buffer": False},  # type: ignore[union-attr]
+        "search": {"max_length": limit, "past_present_share_buffer": False},
     }
 
 

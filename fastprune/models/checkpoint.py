@@ -71,6 +71,25 @@ def plain_config(model: PreTrainedModel) -> PreTrainedConfig:
     return config
 
 
+def write_config(model: PreTrainedModel, directory: Path) -> None:
+    """Write the ``config.json`` of an exported model: ``plain_config``, with the class names of a classifier."""
+    plain_config(model).save_pretrained(directory)
+    file = directory / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) | label_names(model.config, type(model))
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def label_names(config: PreTrainedConfig, model_class: type[nn.Module]) -> dict[str, Any]:
+    """The class names of a classifier as entries of ``config.json``; empty for other models.
+
+    transformers leaves out the names of two classes without names of their own. Servers then take the model for a reranker.
+    """
+    if not model_class.__name__.endswith("Classification"):
+        return {}
+    names = {int(place): str(name) for place, name in config.id2label.items()}
+    return {"id2label": names, "label2id": {name: place for place, name in names.items()}}
+
+
 def save(
     model: nn.Module,
     path: str | Path,
@@ -237,6 +256,7 @@ def _write_modelling_file(model: PreTrainedModel, directory: Path, dtype: torch.
     file = directory / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config.pop("auto_map", None)
+    config |= label_names(model.config, type(model))
     config["dtype"] = str(dtype).removeprefix("torch.")
     if classes:
         config["auto_map"] = classes

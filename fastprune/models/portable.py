@@ -30,7 +30,10 @@ CLASS = '''
 
 class {name}(Narrow, transformers.{name}):
     """transformers' {name} with pruned modules."""
+
+    _auto_class = "{auto}"
 '''
+"""A class of the modelling file. Older versions of transformers copy the file in ``save_pretrained`` only with ``_auto_class``."""
 
 
 def describe(model: nn.Module, architecture: Architecture) -> None:
@@ -87,8 +90,8 @@ def difference(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, An
 def modelling_file(model: PreTrainedModel) -> str:
     """Source of the modelling file of a saved model: ``fastprune.modeling`` and a subclass per Auto class of the family."""
     source = inspect.getsource(modeling).replace("import torch\n", "import torch\nimport transformers\n", 1)
-    names = dict.fromkeys(each.__name__ for each in _auto_classes(model).values())
-    return source + "".join(CLASS.format(name=name) for name in names)
+    classes = {each.__name__: auto for auto, each in reversed(_auto_classes(model).items())}
+    return source + "".join(CLASS.format(name=name, auto=auto) for name, auto in sorted(classes.items()))
 
 
 def auto_map(model: PreTrainedModel) -> dict[str, str]:

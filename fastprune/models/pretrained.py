@@ -18,7 +18,7 @@ from transformers import AutoConfig, PreTrainedModel
 from fastprune.data.processors import lower_case, read_processor, tokenizer_of
 from fastprune.errors import ModelError
 from fastprune.files import check_model, check_no_adapter, user_path
-from fastprune.models.checkpoint import is_pruned, load, pages, plain_config, save, write_companions
+from fastprune.models.checkpoint import is_pruned, load, pages, save, write_companions, write_config
 from fastprune.models.manifests import MANIFEST, read_manifest
 from fastprune.models.sentence_transformers import SentenceTransformer, read_sentence_transformer
 from fastprune.models.weights import check_finite, load_dense, read_dtype, stored_dtype, stored_tensors
@@ -97,7 +97,7 @@ class Pretrained:
     def save_companions(self, directory: str | Path) -> None:
         """Write the files that belong to the model besides its weights: the configuration, without the entries for pruned modules,
         the tokenizer and the companions."""
-        plain_config(self.model).save_pretrained(directory)  # type: ignore[arg-type]
+        write_config(self.model, user_path(directory))  # type: ignore[arg-type]
         write_companions(user_path(directory), self.tokenizer, self.companions)
 
     def save(self, path: str | Path) -> Path:
