@@ -86,7 +86,7 @@ def label_names(config: PreTrainedConfig, model_class: type[nn.Module]) -> dict[
     """
     if not model_class.__name__.endswith("Classification"):
         return {}
-    names = {int(place): str(name) for place, name in config.id2label.items()}
+    names = {int(place): str(name) for place, name in (config.id2label or {}).items()}
     return {"id2label": names, "label2id": {name: place for place, name in names.items()}}
 
 
