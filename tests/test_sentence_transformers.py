@@ -261,6 +261,12 @@ def test_the_prompt_for_passages_is_that_of_documents(embedder: Path) -> None:
     assert (task.prompt, task.query_prompt, task.document_prompt) == ("", "who ", "the dog ")
 
 
+@pytest.mark.parametrize(("length", "usual"), [(2000, 2000), (10**30, 512)])
+def test_texts_are_cut_at_the_own_maximum_and_not_at_512(embedder: Path, length: int, usual: int) -> None:
+    edited(embedder, "tokenizer_config.json", model_max_length=length)
+    assert fastprune.open_pretrained(embedder, device="cpu").task.usual_length == usual
+
+
 @pytest.mark.usefixtures("own_modules")
 def test_settings_survive_saving(
     tiny_config: BertConfig, cased_tokenizer: PreTrainedTokenizerFast, tmp_path: Path

@@ -46,7 +46,7 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--max-length",
             type=within(COUNT),
-            help="Maximum number of tokens per sample [default: the model's limit, at most 512].",
+            help="Maximum number of tokens per sample [default: the model's limit, at most 512; sentence-transformers: its own].",
         ),
     ]
     for option in reversed(options):
