@@ -105,12 +105,12 @@ def _write(chosen: ExportFormat, opened: Pretrained, directory: Path) -> None:
     except FastpruneError:
         raise
     except Exception as error:
-        log.debug("the exporter of %s said:\n%s", chosen.name, said.getvalue())
+        log.debug("the exporter of %s said:\n%s", chosen.name, said.getvalue(), exc_info=error)
         reason = str(error).strip().partition("\n")[0]
         raise ExportError(
             f"The {type(opened.model).__name__} cannot be written as {chosen.name}: {type(error).__name__}: {reason}. "
             "Nothing was written."
-        ) from error
+        ) from None  # the message of the cause may be a whole graph
 
 
 @contextlib.contextmanager
