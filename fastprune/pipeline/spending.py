@@ -54,7 +54,8 @@ def remaining(limits: Limits, state: State, recipe: Recipe, workload: Workload) 
     """The limits of what is left to prune.
 
     Costs that are counted are counted again on the student, with a bias wherever the tuner may add one; what differs from the
-    dense model's table becomes part of the fixed cost. Measured costs keep their table.
+    dense model's table becomes part of the fixed cost. So does what stays of sublayers without units, such as the head that
+    computes the position bias of T5. Measured costs keep their table.
 
     Raises:
         UnreachableError: Before the first pass: a budget is below what is left with every unit pruned.
@@ -63,13 +64,17 @@ def remaining(limits: Limits, state: State, recipe: Recipe, workload: Workload) 
         return limits.remaining(state.mask, state.fixed)  # nothing will be pruned or tuned
     open_groups = state.groups.only([group.name for group in state.groups if group.name not in state.fixed])
     roomy = with_biases(state.student, open_groups) if recipe.tuner.adds_biases else state.student
+    units = {group.name: 0 if group.consumer else group.units for group in open_groups}
+    empty = materialize(roomy, open_groups, Mask.first(open_groups, units), share=True)
+    empty_groups = resolve_groups(state.subject.architecture, empty)
     items = []
-    with timed("measure"), frozen(roomy):
+    with timed("measure"), frozen(roomy), frozen(empty):
         for rest in limits.remaining(state.mask, state.fixed).items:
             cost = _cost_model(rest.name, recipe.cost)
-            if cost.counted and roomy is not state.subject.teacher:
+            if cost.counted:
                 beside = _counted(cost, roomy, state.groups, workload) - rest.table.total
-                rest = replace(rest, table=replace(rest.table, fixed=rest.table.fixed + beside))
+                stays = _counted(cost, empty, empty_groups, workload) - rest.table.of(units) - beside
+                rest = replace(rest, table=replace(rest.table, fixed=rest.table.fixed + beside + max(stays, 0.0)))
             items.append(rest)
     left = Limits(tuple(items))
     if not state.turn:
