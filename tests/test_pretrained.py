@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from fastprune import testing
 from fastprune.data.tasks import Task
 from fastprune.errors import ModelError
 from fastprune.models import pretrained
@@ -112,7 +113,7 @@ def test_sentence_transformers(
     tiny_tokenizer.save_pretrained(folder / inner)
     opened = _open(folder)
     assert type(opened.model) is BertModel
-    assert opened.task == Embedding(pooling="cls", normalize=bool(more))
+    assert opened.task == Embedding(pooling="cls", normalize=bool(more), usual_length=20)
     assert opened.tokenizer is not None
     assert opened.tokenizer.model_max_length == 20
     assert set(opened.companions) == {"modules.json", "sentence_bert_config.json", "1_Pooling/config.json"}
@@ -130,7 +131,7 @@ def test_sentence_transformers_come_without_their_head(
     whole.save_pretrained(folder)
     opened = _open(folder, device="cpu")
     assert type(opened.model) is BertModel
-    assert opened.task == Embedding(pooling="lasttoken", normalize=False)
+    assert opened.task == Embedding(pooling="lasttoken", normalize=False, usual_length=20)
     assert torch.equal(
         opened.model.encoder.layer[0].output.dense.weight, whole.bert.encoder.layer[0].output.dense.weight
     )
@@ -146,15 +147,10 @@ def test_companions_make_the_same_model_again(tiny_config: BertConfig, tmp_path:
     assert (second.task, second.companions) == (first.task, first.companions)
 
 
-def test_what_cannot_be_pooled_is_refused(tiny_config: BertConfig, tmp_path: Path) -> None:
+def test_a_module_that_cannot_be_read_is_named(tiny_config: BertConfig, tmp_path: Path) -> None:
     dense = _sentence_transformer(tiny_config, tmp_path / "dense", "", {"pooling_mode": "mean"}, "Dense")
-    with pytest.raises(ModelError, match="SentenceTransformer with the modules Transformer, Pooling, Dense"):
+    with pytest.raises(ModelError, match="The dense layer in .* cannot be read"):
         _open(dense)
-    both = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
-    with pytest.raises(
-        ModelError, match="has the pooling cls, mean; fastprune supports one of mean, cls, max, lasttoken"
-    ):
-        _open(_sentence_transformer(tiny_config, tmp_path / "both", "", both))
 
 
 def test_missing_parts_are_named(classifier: Path, tmp_path: Path) -> None:
@@ -204,3 +200,22 @@ def test_the_default_device_can_prune(cuda: bool, expected: str, monkeypatch: py
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert pretrained._device("auto").type == expected
+
+
+def test_quantised_weights_are_named(classifier: Path) -> None:
+    path = classifier / "config.json"
+    quantised = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | quantised))
+    with pytest.raises(ModelError, match=r"are quantised \(gptq\).* prune it, and quantise the result"):
+        _open(classifier)
+
+
+def test_a_missing_padding_token_is_the_tokenizers(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """The head of a decoder reads the last token before the padding, and fails on a batch without one."""
+    model = testing.tiny_model("gpt2", "ForSequenceClassification")
+    model.config.pad_token_id = None
+    model.save_pretrained(tmp_path / "dense")
+    tiny_tokenizer.save_pretrained(tmp_path / "dense")
+    opened = _open(tmp_path / "dense")
+    assert opened.model.config.pad_token_id == tiny_tokenizer.pad_token_id
+    assert opened.model(torch.ones(2, 3, dtype=torch.long)).logits.shape == (2, 2)

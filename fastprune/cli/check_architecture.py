@@ -10,7 +10,7 @@ from fastprune.cli.opening import (
     named_file,
     read_architecture_option,
 )
-from fastprune.cli.options import verbosity_options
+from fastprune.cli.options import trust_option, verbosity_options
 from fastprune.cli.working import working
 from fastprune.files import json_text
 
@@ -28,10 +28,13 @@ from fastprune.files import json_text
     show_default=True,
     help="Layers per stack of the test model, at most.",
 )
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print only JSON, on standard output.")
 @verbosity_options
 @click.pass_context
-def check_architecture(ctx: click.Context, model: str, architecture: str | None, layers: int, as_json: bool) -> None:
+def check_architecture(
+    ctx: click.Context, model: str, architecture: str | None, layers: int, trust_remote_code: bool, as_json: bool
+) -> None:
     """Run the conformance suite on MODEL's family, with a model of its configuration with random weights and few layers.
 
     The checks compare the pruned model to the masked one: with half of the units, with empty groups and with no unit left;
@@ -48,7 +51,7 @@ def check_architecture(ctx: click.Context, model: str, architecture: str | None,
         from fastprune.testing.conformance import check_model
 
         chosen = read_architecture_option({"architecture": architecture})
-        verdicts = check_model(model, architecture=chosen, layers=layers)
+        verdicts = check_model(model, architecture=chosen, layers=layers, trust_remote_code=trust_remote_code)
     failed = [verdict for verdict in verdicts if not verdict.passed]
     if as_json:
         click.echo(json_text([vars(verdict) for verdict in verdicts]))

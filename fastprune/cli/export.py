@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from fastprune.cli.opening import check_sources
-from fastprune.cli.options import verbosity_options
+from fastprune.cli.options import trust_option, verbosity_options
 from fastprune.cli.working import working
 from fastprune.errors import OptionError
 from fastprune.files import check_output, claimed, json_text
@@ -16,9 +16,12 @@ from fastprune.files import check_output, claimed, json_text
 @click.option("--output", required=True, help="A directory that does not exist, or is empty.")
 @click.option("--format", default="onnx", show_default=True, help="By name: 'fastprune strategies format' lists them.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="An option of the format; repeatable.")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else.")
 @verbosity_options
-def export(model: str, output: str, format: str, settings: tuple[str, ...], as_json: bool) -> None:
+def export(
+    model: str, output: str, format: str, settings: tuple[str, ...], trust_remote_code: bool, as_json: bool
+) -> None:
     """Write MODEL, pruned or not, in a format for another runtime, and compare it with PyTorch.
 
     \b
@@ -36,7 +39,7 @@ def export(model: str, output: str, format: str, settings: tuple[str, ...], as_j
 
         chosen = strategy("format", format, **options)
         chosen.require_packages()
-        opened = open_pretrained(model, device="cpu", dtype="float32")
+        opened = open_pretrained(model, device="cpu", dtype="float32", trust_remote_code=trust_remote_code)
         made = exporting.export(opened, output, format=chosen)
     if as_json:
         figures = {"directory": output, "format": chosen.name, "files": [str(file) for file in made.files]}

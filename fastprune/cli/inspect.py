@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -46,7 +47,7 @@ def inspect(model: str, seq_len: int | None, draft: bool, **options: Any) -> Non
     check_sources(model)
     check_files(named_file(options["architecture"]))
     if draft:
-        _print_draft(model, as_json=options["as_json"])
+        _print_draft(model, options)
         return
     with working() as where:
         from fastprune.cli import terminal
@@ -64,13 +65,13 @@ def inspect(model: str, seq_len: int | None, draft: bool, **options: Any) -> Non
         where.print(f"{measure}: {count(units[name])}, of which {count(units['fixed'][name])} cannot be pruned")
 
 
-def _print_draft(model: str, *, as_json: bool) -> None:
+def _print_draft(model: str, options: Mapping[str, Any]) -> None:
     with working() as where:
         from fastprune.cli import terminal
         from fastprune.drafting.drafting import draft_architecture
 
-        draft = draft_architecture(model)
-    if as_json:
+        draft = draft_architecture(model, trust_remote_code=options["trust_remote_code"])
+    if options["as_json"]:
         findings = [vars(finding) for finding in draft.findings]
         click.echo(json_text({"findings": findings, "unclaimed": draft.unclaimed, "toml": draft.to_toml()}))
         return

@@ -68,9 +68,10 @@ def open_model(model: str, options: Mapping[str, Any], *, exported: bool = False
     if exported and _is_exported(model, options):
         from fastprune.exporting.opening import open_exported
 
-        opened = open_exported(model)
+        opened = open_exported(model, trust_remote_code=options["trust_remote_code"])
     else:
-        opened = open_pretrained(model, dtype=options["dtype"], device=options["device"])
+        asked = {name: options[name] for name in ("dtype", "device", "trust_remote_code")}
+        opened = open_pretrained(model, **asked)
     pooling = options.get("pooling")
     if pooling is None:
         return opened

@@ -118,6 +118,14 @@ def read_settings(options: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return settings
 
 
+trust_option = click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Run Python files of MODEL, for classes that transformers does not have; read them first.",
+)
+"""Option for code of the model's own directory."""
+
+
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options for opening a model."""
     options = [
@@ -132,6 +140,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--pooling", type=click.Choice(POOLINGS), help="Pooling for a plain encoder used as embedding model."
         ),
+        trust_option,
         click.option("--json", "as_json", is_flag=True, help="Print only JSON, on standard output."),
     ]
     command = verbosity_options(command)

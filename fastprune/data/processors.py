@@ -18,12 +18,13 @@ TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
-def read_processor(directory: Path, model_class: type[PreTrainedModel]) -> Any:
+def read_processor(directory: Path, model_class: type[PreTrainedModel], *, trust_remote_code: bool = False) -> Any:
     """Read the processor saved with a model.
 
     Args:
         directory: The model's directory.
         model_class: The model's class, which names its input modalities.
+        trust_remote_code: Run the processor's own code in the directory.
 
     Returns:
         The tokenizer of a text model; the image processor or feature extractor of other models; a combined processor if they
@@ -42,7 +43,7 @@ def read_processor(directory: Path, model_class: type[PreTrainedModel]) -> Any:
     if not others:
         reader = AutoTokenizer
     try:
-        return reader.from_pretrained(str(directory))
+        return reader.from_pretrained(str(directory), trust_remote_code=trust_remote_code)
     except Exception as error:  # tokenizers raises plain Exception for a broken file
         raise ModelError(f"The tokenizer in {directory} cannot be read: {error}") from error
 

@@ -83,7 +83,7 @@ class Draft:
         return "\n".join(["# Drafted by fastprune.", *lines, "", to_toml(self.architecture)])
 
 
-def draft_architecture(model: AnyModel, *, progress: Progress | bool = True) -> Draft:
+def draft_architecture(model: AnyModel, *, trust_remote_code: bool = False, progress: Progress | bool = True) -> Draft:
     """Draft an architecture: find the rows and columns of each unit from exact derivatives between linears.
 
     In the first layer of each stack, a linear whose input depends on other linears of the layer only (not directly on the
@@ -94,13 +94,16 @@ def draft_architecture(model: AnyModel, *, progress: Progress | bool = True) -> 
     Args:
         model: A transformers model, preferably small; it is not changed. For a directory or Hub name: a model of its class and
             configuration with random weights and two layers.
+        trust_remote_code: As for ``open_pretrained``.
         progress: Whether to show progress on standard error, or a function, as for ``prune``.
 
     Raises:
         ModelError: The model does not exist, its layers are not in an ``nn.ModuleList``, or no unit was found.
     """
     with listening(progress):
-        return _draft(conformance.random_model(model) if isinstance(model, (str, Path)) else module_of(model))
+        if isinstance(model, (str, Path)):
+            return _draft(conformance.random_model(model, trust_remote_code=trust_remote_code))
+        return _draft(module_of(model))
 
 
 def _draft(model: nn.Module) -> Draft:

@@ -69,12 +69,13 @@ def run_exported(directory: str | Path, *, threads: int | None = None) -> Export
     return exported
 
 
-def open_exported(directory: str | Path, *, threads: int | None = None) -> Pretrained:
+def open_exported(directory: str | Path, *, threads: int | None = None, trust_remote_code: bool = False) -> Pretrained:
     """Open a directory that ``export`` wrote, with its tokenizer and task, to evaluate the model.
 
     Args:
         directory: The directory, with the model's configuration.
         threads: Maximum number of threads per operation; None: the runtime's choice.
+        trust_remote_code: As for ``open_pretrained``.
 
     Returns:
         The same as ``open_pretrained``; the model has the PyTorch model's inputs and outputs, but no weights to prune.
@@ -84,4 +85,4 @@ def open_exported(directory: str | Path, *, threads: int | None = None) -> Pretr
         UsageError: No Python runtime supports the format, or the runtime is not installed.
     """
     exported = run_exported(directory, threads=threads)
-    return open_around(directory, lambda config: ExportedModule(exported, config))
+    return open_around(directory, lambda config: ExportedModule(exported, config), trust_remote_code=trust_remote_code)

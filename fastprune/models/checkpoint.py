@@ -16,6 +16,7 @@ from fastprune.errors import CheckpointError, ModelError, UsageError
 from fastprune.files import check_output, json_text, library_versions, user_path, written_directory
 from fastprune.modeling import Narrow
 from fastprune.models import portable
+from fastprune.models.foreign import MODULE, code_of, foreign_class, untrusted_code
 from fastprune.models.manifests import FORMAT_VERSION, MANIFEST, read_manifest
 from fastprune.models.sentence_transformers import opening_class
 from fastprune.models.weights import load_with_info, stored_state, stored_tensors, wrong_keys
@@ -55,12 +56,13 @@ def pages(
         details: The manifest's content.
         companions: Other files of the model, by relative path.
     """
-    opener, library = opening_class(companions), "sentence-transformers"
+    opener, library, loading = opening_class(companions), "sentence-transformers", ""
     if not opener:
-        opener = portable.auto_class(model) if isinstance(model, transformers.PreTrainedModel) else ""
-        library = "transformers"
+        opener, library = "", "transformers"
+        if isinstance(model, transformers.PreTrainedModel):
+            opener, loading = portable.auto_class(model), portable.loading_arguments(model)
     written = {**details, "versions": library_versions()}
-    return cards.pages(Path(path).name, written, library=library, opener=opener)
+    return cards.pages(Path(path).name, written, library=library, opener=opener, loading=loading)
 
 
 def plain_config(model: PreTrainedModel) -> PreTrainedConfig:
@@ -141,6 +143,7 @@ def load(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "cpu",
     model_class: type[PreTrainedModel] | None = None,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Load a pruned model. Its outputs are bit-equal to those of the saved model.
 
@@ -149,16 +152,17 @@ def load(
         dtype: Data type of the weights; "auto": as saved.
         device: Device of the model.
         model_class: The model's class, for classes that transformers does not have [None: by the name in the manifest].
+        trust_remote_code: Run Python files of the directory that came with the dense model. Read them first.
 
     Raises:
         CheckpointError: The directory has no pruned model, a broken one, or one of a newer format.
     """
     path = user_path(path)
     if not (path / MANIFEST).exists() and is_pruned(path):
-        return _load(path, model_class or _class_in_config(path), dtype).to(device).eval()  # type: ignore[no-any-return]
+        return _load(path, model_class or _class_in_config(path, trust_remote_code), dtype).to(device).eval()  # type: ignore[no-any-return]
     manifest = read_manifest(path)
+    model_class = model_class or _class_named(str(manifest.get("model_class")), path, trust_remote_code)
     try:
-        model_class = model_class or _class_named(manifest["model_class"], path)
         architecture = architecture_of(_config_of(path)[portable.KEY]["architecture"], f"the configuration of {path}")
         widths = {str(name): int(units) for name, units in manifest["widths"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
@@ -194,6 +198,8 @@ def _load(path: str | Path, model_class: type[PreTrainedModel], dtype: str | tor
         raise CheckpointError(f"The weights in {path} are not those of the pruned {model_class.__name__}: {wrong}")
     model.__class__ = model_class
     vars(model.config).pop("auto_map", None)  # save_pretrained does not copy the modelling file
+    if code := code_of(_config_of(path)):
+        model.config.auto_map = code
     return model
 
 
@@ -210,12 +216,24 @@ def _config_of(path: str | Path) -> dict[str, Any]:
         return {}
 
 
-def _class_in_config(path: str | Path) -> type[PreTrainedModel]:
-    return _class_named(next(iter(_config_of(path).get("architectures") or []), ""), path)
+def _class_in_config(path: str | Path, trusted: bool) -> type[PreTrainedModel]:
+    return _class_named(next(iter(_config_of(path).get("architectures") or []), ""), Path(path), trusted)
 
 
-def _class_named(name: str, path: str | Path) -> type[PreTrainedModel]:
-    """The class of transformers with this name; other attributes of transformers are refused."""
+def _class_named(name: str, path: Path, trusted: bool) -> type[PreTrainedModel]:
+    """The class of a pruned model: of the code that came with the dense model, else of transformers, which other attributes of
+    transformers are not.
+
+    Raises:
+        ModelError: The code is not trusted.
+        CheckpointError: There is no such class.
+    """
+    config = _config_of(path)
+    if code_of(config):
+        if not trusted:
+            raise untrusted_code(path, config)
+        if found := foreign_class(path, config, name):
+            return found  # type: ignore[no-any-return]
     model_class = getattr(transformers, name, None)
     if not (isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel)):
         raise CheckpointError(
@@ -250,15 +268,19 @@ def _narrowed(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
 def _write_modelling_file(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> None:
     """Add the modelling file, ``auto_map`` and the dtype, so that transformers can load the directory without fastprune.
 
-    Classes outside transformers get neither.
+    Classes outside transformers get neither, unless their code came with the model: ``save_pretrained`` has copied it.
     """
-    classes = portable.auto_map(model)
     file = directory / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    config.pop("auto_map", None)
+    named = code_of({"auto_map": config.pop("auto_map", None)}) or code_of(config)
+    # of other repositories, only the model's own files were copied
+    code = {auto: each for auto, each in named.items() if "--" not in each} if model.is_remote_code() else {}
+    classes = portable.auto_map(model, code)
     config |= label_names(model.config, type(model))
     config["dtype"] = str(dtype).removeprefix("torch.")
     if classes:
         config["auto_map"] = classes
-        (directory / f"{portable.MODULE}.py").write_text(portable.modelling_file(model), encoding="utf-8")
+        (directory / f"{MODULE}.py").write_text(portable.modelling_file(model, code), encoding="utf-8")
+    if code:
+        config[portable.KEY]["auto_map"] = code
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,14 +16,15 @@ from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from fastprune import modeling
-from fastprune.errors import CheckpointError
+from fastprune.errors import CheckpointError, ModelError
 from fastprune.modeling import BiasOnly, EmptySublayer, Experts, OwnConfig, put
+from fastprune.models.foreign import MODULE, code_of
+from fastprune.models.weights import shown
 from fastprune.units.architecture import Architecture
 from fastprune.units.groups import Groups
 from fastprune.units.paths import base_prefix
 from fastprune.units.resolve import resolve_groups
 
-MODULE = "modeling_fastprune"
 KEY = "fastprune"
 """Name of the configuration's entry with the changes of pruned modules and the architecture."""
 CLASS = '''
@@ -34,6 +35,14 @@ class {name}(Narrow, transformers.{name}):
     _auto_class = "{auto}"
 '''
 """A class of the modelling file. Older versions of transformers copy the file in ``save_pretrained`` only with ``_auto_class``."""
+FOREIGN_CLASS = '''
+
+from .{file} import {name} as Dense{name}
+
+
+class {name}(Narrow, Dense{name}):
+    """{name} of {file}.py with pruned modules."""
+'''
 
 
 def describe(model: nn.Module, architecture: Architecture) -> None:
@@ -44,7 +53,8 @@ def describe(model: nn.Module, architecture: Architecture) -> None:
     if isinstance(model, PreTrainedModel):
         changes = difference(model, resolve_groups(architecture, model))
         plain = json.loads(json.dumps(dataclasses.asdict(architecture)))  # lists, as after reading
-        model.config.fastprune = {"modules": changes, "architecture": plain}
+        code = code_of({KEY: getattr(model.config, KEY, None)})  # of a model that was pruned before
+        model.config.fastprune = {"modules": changes, "architecture": plain, **({"auto_map": code} if code else {})}
 
 
 def difference(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, Any]]:
@@ -87,30 +97,90 @@ def difference(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, An
     return plan
 
 
-def modelling_file(model: PreTrainedModel) -> str:
-    """Source of the modelling file of a saved model: ``fastprune.modeling`` and a subclass per Auto class of the family."""
+def check_rebuilt(model: nn.Module, groups: Groups) -> None:
+    """Check that a model's class builds the same tensors from its configuration, as opening the pruned model again will.
+
+    Tensors of layers with units are not compared: earlier prunings changed them.
+
+    Raises:
+        ModelError: It builds others, such as a head that was replaced in memory.
+        CheckpointError: It cannot be built from the configuration alone.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return
+    built = {name: tuple(each.shape) for name, each in _dense(model).state_dict().items()}
+    inside = tuple({f"{path}." for group in groups for path in (group.layer, group.module) if path})
+    cut = {cut.parameter for group in groups for cut in group.cuts}
+    held = {name: tuple(each.shape) for name, each in model.state_dict().items()}
+    wrong = [
+        name
+        for name in sorted(held.keys() | built.keys())
+        if held.get(name) != built.get(name) and name not in cut and not name.startswith(inside)
+    ]
+    if wrong:
+        raise ModelError(
+            f"The {dense_class(model).__name__} is not what its class builds from its configuration, so the pruned model could "
+            f"not be opened again: {shown(wrong)}. Build them in the class, by settings of the configuration such as num_labels; "
+            "remove masks and parametrizations; merge adapters."
+        )
+
+
+def modelling_file(model: PreTrainedModel, code: Mapping[str, str]) -> str:
+    """Source of the modelling file of a saved model: ``fastprune.modeling`` and a subclass per Auto class of the family.
+
+    Args:
+        model: The pruned model.
+        code: Classes in files beside the modelling file, by Auto class, such as ``modeling_own.OwnModel``.
+    """
     source = inspect.getsource(modeling).replace("import torch\n", "import torch\nimport transformers\n", 1)
+    if code:
+        own = dict.fromkeys(each for auto, each in code.items() if auto.startswith("AutoModel"))
+        return source + "".join(
+            FOREIGN_CLASS.format(file=each.rpartition(".")[0], name=each.rpartition(".")[2]) for each in own
+        )
     classes = {each.__name__: auto for auto, each in reversed(_auto_classes(model).items())}
     return source + "".join(CLASS.format(name=name, auto=auto) for name, auto in sorted(classes.items()))
 
 
-def auto_map(model: PreTrainedModel) -> dict[str, str]:
-    """The entry ``auto_map`` of ``config.json``: class in the modelling file by Auto class; empty outside transformers."""
+def auto_map(model: PreTrainedModel, code: Mapping[str, str]) -> dict[str, str]:
+    """The entry ``auto_map`` of ``config.json``: class in the modelling file by Auto class; empty for a class that is neither
+    transformers' nor in ``code``, the classes in files beside the modelling file."""
+    if code:
+        models = {
+            auto: f"{MODULE}.{each.rpartition('.')[2]}" for auto, each in code.items() if auto.startswith("AutoModel")
+        }
+        return {**code, **models}
     return {auto: f"{MODULE}.{each.__name__}" for auto, each in _auto_classes(model).items()}
 
 
 def auto_class(model: PreTrainedModel) -> str:
     """Name of the Auto class of transformers that opens the model's class; empty if there is none."""
     model_class = transformers_class(model)
+    if model_class is None:
+        return str(model._auto_class or "")
     return next((auto for auto, each in _auto_classes(model).items() if each is model_class), "")
 
 
+def loading_arguments(model: PreTrainedModel) -> str:
+    """What ``fastprune.load`` takes besides the directory for a class outside transformers; empty for others."""
+    if transformers_class(model) is not None:
+        return ""
+    return "trust_remote_code=True" if model.is_remote_code() else f"model_class={dense_class(model).__name__}"
+
+
+def dense_class(model: nn.Module) -> Any:
+    """The model's class without the narrower modules of a modelling file and without wrappers of torch."""
+    kind: Any = type(model)
+    while kind.__bases__[0].__name__ == "Narrow" or kind.__bases__[0].__module__.startswith("torch.distributed."):
+        kind = kind.__bases__[1]
+    return kind
+
+
 def transformers_class(model: PreTrainedModel) -> type[PreTrainedModel] | None:
-    """The class of transformers that the model is an instance of; None for a class outside transformers."""
-    for each in type(model).__mro__:
-        if each.__module__.startswith("transformers.models.") and getattr(transformers, each.__name__, None) is each:
-            return each  # type: ignore[no-any-return]
-    return None
+    """The class of transformers that the model has; None for another class, such as a subclass with a head of its own."""
+    kind: type[PreTrainedModel] = dense_class(model)
+    own = kind.__module__.startswith("transformers.models.") and getattr(transformers, kind.__name__, None) is kind
+    return kind if own else None
 
 
 def _auto_classes(model: PreTrainedModel) -> dict[str, type[PreTrainedModel]]:
@@ -144,7 +214,7 @@ def _dense(model: PreTrainedModel) -> PreTrainedModel:
     """
     config = copy.deepcopy(model.config)
     vars(config).pop(KEY, None)
-    model_class = transformers_class(model) or type(model)
+    model_class: type[PreTrainedModel] = dense_class(model)
     try:
         with torch.device("meta"):
             return model_class(config)

@@ -19,6 +19,7 @@ from fastprune.data.processors import lower_case, read_processor, tokenizer_of
 from fastprune.errors import ModelError
 from fastprune.files import check_model, check_no_adapter, user_path
 from fastprune.models.checkpoint import is_pruned, load, pages, save, write_companions, write_config
+from fastprune.models.foreign import code_of, foreign_class, untrusted_code
 from fastprune.models.manifests import MANIFEST, read_manifest
 from fastprune.models.sentence_transformers import SentenceTransformer, read_sentence_transformer
 from fastprune.models.weights import check_finite, load_dense, read_dtype, stored_dtype, stored_tensors
@@ -134,6 +135,7 @@ def open_pretrained(
     *,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
+    trust_remote_code: bool = False,
 ) -> Pretrained:
     """Open a model saved by transformers, sentence-transformers or fastprune.
 
@@ -141,64 +143,74 @@ def open_pretrained(
         source: A directory, or a name on the Hub.
         dtype: Data type of the weights; "auto": the checkpoint's, but float32 instead of half precision on a CPU.
         device: Device of the model; "auto": cuda if available, else cpu.
+        trust_remote_code: Run Python files of the source, for classes that transformers does not have. Read them first.
 
     Raises:
-        ModelError: The model does not exist, is incomplete, or cannot be read.
+        ModelError: The model does not exist, is incomplete, cannot be read, or needs code of its own that is not trusted.
         CheckpointError: The source is a broken pruned model.
     """
     with step("opening"):
-        opened = _open(source, dtype, device)
+        opened = _open(source, dtype, device, trust_remote_code)
     log.info("opened %s: %s, for %s", source, type(opened.model).__name__, opened.task.name)
     return opened
 
 
-def open_around(directory: str | Path, build: Callable[[PretrainedConfig], nn.Module]) -> Pretrained:
+def open_around(
+    directory: str | Path, build: Callable[[PretrainedConfig], nn.Module], *, trust_remote_code: bool = False
+) -> Pretrained:
     """Like ``open_pretrained``, for a directory whose model another function builds.
 
     Args:
         directory: The directory, with the model's configuration.
         build: Function from the configuration to the model.
+        trust_remote_code: As for ``open_pretrained``.
 
     Raises:
         ModelError: There is no configuration, or transformers does not have the model's class.
     """
     sentence, encoder = _encoder(Path(directory))
-    config = _config(encoder)
-    model_class = _model_class(config, encoder, sentence)
+    config = _config(encoder, trust_remote_code)
+    model_class = _model_class(config, encoder, sentence, trust_remote_code)
     return Pretrained(
         model=build(config),
-        tokenizer=_tokenizer(encoder, model_class, sentence),
+        tokenizer=_tokenizer(encoder, model_class, sentence, trust_remote_code),
         task=_task(config, model_class, sentence, encoder),
         source=str(directory),
         companions=sentence.companions if sentence else {},
     )
 
 
-def read_class(source: str | Path) -> tuple[PretrainedConfig, type[PreTrainedModel]]:
+def read_class(
+    source: str | Path, *, trust_remote_code: bool = False
+) -> tuple[PretrainedConfig, type[PreTrainedModel]]:
     """The configuration and the class of a model, without reading or downloading its weights.
+
+    Args:
+        source: A directory, or a name on the Hub.
+        trust_remote_code: As for ``open_pretrained``.
 
     Raises:
         ModelError: The model does not exist, or transformers does not have its class.
     """
-    sentence, encoder = _encoder(_directory(source, weights=False))
-    config = _config(encoder)
-    return config, _model_class(config, encoder, sentence)
+    sentence, encoder = _encoder(_directory(source, weights=False, code=trust_remote_code))
+    config = _config(encoder, trust_remote_code)
+    return config, _model_class(config, encoder, sentence, trust_remote_code)
 
 
-def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.device) -> Pretrained:
+def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.device, trusted: bool) -> Pretrained:
     target_device, target_dtype = _device(device), read_dtype(dtype)
-    directory = _directory(source)
+    directory = _directory(source, code=trusted)
     sentence, encoder = _encoder(directory)
-    config = _config(encoder)
+    config = _config(encoder, trusted)
     _require_weights(encoder)
-    model_class = _model_class(config, encoder, sentence)
+    model_class = _model_class(config, encoder, sentence, trusted)
     task = _task(config, model_class, sentence, encoder)
     model = _load(model_class, encoder, target_dtype, task)
     if target_dtype is None and target_device.type == "cpu" and next(model.parameters()).dtype in HALF:
         model = model.float()
     return Pretrained(
         model=model.to(target_device).eval(),
-        tokenizer=_tokenizer(encoder, model_class, sentence),
+        tokenizer=_with_padding(_tokenizer(encoder, model_class, sentence, trusted), config=model.config),
         task=task,
         source=str(source),
         companions=sentence.companions if sentence else {},
@@ -208,8 +220,8 @@ def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.devi
     )
 
 
-def _directory(source: str | Path, *, weights: bool = True) -> Path:
-    """The local directory, or the directory of the files downloaded from the Hub.
+def _directory(source: str | Path, *, weights: bool = True, code: bool = False) -> Path:
+    """The local directory, or the directory of the files downloaded from the Hub, with its Python files if asked.
 
     Raises:
         ModelError: The source does not exist.
@@ -218,7 +230,7 @@ def _directory(source: str | Path, *, weights: bool = True) -> Path:
     if path is not None:
         return path
     try:
-        names = ["*.json", "*.txt", "*.model", "[0-9]_*/*", CARD]
+        names = ["*.json", "*.txt", "*.model", "[0-9]_*/*", CARD, *(["*.py"] if code else [])]
         ignored = ["onnx/*", "openvino/*"]
         patterns = [*names, WEIGHTS[0]] if weights else names
         snapshot = Path(snapshot_download(str(source), allow_patterns=patterns, ignore_patterns=ignored))
@@ -237,15 +249,27 @@ def _encoder(directory: Path) -> tuple[SentenceTransformer | None, Path]:
     return sentence, directory / sentence.folder if sentence else directory
 
 
-def _config(directory: Path) -> PretrainedConfig:
+def _config(directory: Path, trusted: bool) -> PretrainedConfig:
     check_no_adapter(directory)
     if not (directory / "config.json").exists():
         raise ModelError(f"{directory} is not a model directory: it has no config.json.")
+    written = read_json(directory / "config.json")  # refuses one that is nested too deeply
+    if (
+        not trusted
+        and "AutoConfig" in code_of(written)
+        and written.get("model_type") not in transformers.CONFIG_MAPPING
+    ):
+        raise untrusted_code(directory, written)
     try:
-        read_json(directory / "config.json")  # refuses one that is nested too deeply
-        config: PretrainedConfig = AutoConfig.from_pretrained(str(directory))
+        config: PretrainedConfig = AutoConfig.from_pretrained(str(directory), trust_remote_code=trusted)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{directory / 'config.json'} cannot be read: {error}") from error
+    if quantised := written.get("quantization_config"):
+        method = quantised.get("quant_method", "unknown") if isinstance(quantised, Mapping) else quantised
+        raise ModelError(
+            f"The weights in {directory} are quantised ({method}). fastprune reads floating-point weights: open the model that "
+            "was quantised, prune it, and quantise the result."
+        )
     return config
 
 
@@ -255,22 +279,28 @@ def _require_weights(directory: Path) -> None:
 
 
 def _model_class(
-    config: PretrainedConfig, directory: Path, sentence: SentenceTransformer | None
+    config: PretrainedConfig, directory: Path, sentence: SentenceTransformer | None, trusted: bool
 ) -> type[PreTrainedModel]:
     """The class that the checkpoint was saved from, or the family's class without a head if the configuration names none.
 
-    Encoders with pooling are opened without a head, as in sentence-transformers.
+    Encoders with pooling are opened without a head, as in sentence-transformers. Trusted code goes before transformers' classes.
     """
+    written = read_json(directory / "config.json")
     plain = getattr(transformers.MODEL_MAPPING.get(type(config), None), "__name__", "")
     name = config.architectures[0] if config.architectures else plain or f"{config.model_type} encoder"
     if sentence and sentence.pools and plain and not name.endswith("EncoderModel"):
         name = plain
+    if trusted and (found := foreign_class(directory, written, name, pools=bool(sentence and sentence.pools))):
+        return found  # type: ignore[no-any-return]
     model_class = getattr(transformers, name, None)
-    if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
-        raise ModelError(
-            f"{directory} has a {name}, a class that transformers {transformers.__version__} does not have."
-        )
-    return model_class
+    if isinstance(model_class, type) and issubclass(model_class, PreTrainedModel):
+        return model_class
+    if code_of(written) and not trusted:
+        raise untrusted_code(directory, written)
+    raise ModelError(
+        f"{directory} has a {name}, a class that transformers {transformers.__version__} does not have. Load it in Python with "
+        "its own class and give the model to prune(), or save its code with it (register_for_auto_class)."
+    )
 
 
 def _load(model_class: type[PreTrainedModel], directory: Path, dtype: torch.dtype | None, task: Task) -> nn.Module:
@@ -280,23 +310,34 @@ def _load(model_class: type[PreTrainedModel], directory: Path, dtype: torch.dtyp
         ModelError: The files are broken, hold other weights than the model has, or weights that are not finite.
         CheckpointError: The files of a pruned model are broken, or hold other weights.
     """
-    pruned = is_pruned(directory)
-    model = load(directory, dtype=dtype or "auto") if pruned else load_dense(model_class, directory, dtype, task)
+    if is_pruned(directory):
+        model = load(directory, dtype=dtype or "auto", model_class=model_class)
+    else:
+        model = load_dense(model_class, directory, dtype, task)
     check_finite(model, directory)
     return model
 
 
 def _tokenizer(
-    directory: Path, model_class: type[PreTrainedModel], sentence: SentenceTransformer | None
+    directory: Path, model_class: type[PreTrainedModel], sentence: SentenceTransformer | None, trusted: bool
 ) -> PreTrainedTokenizerBase | None:
     """The model's processor, if it has one, with the settings of a SentenceTransformer."""
-    processor: PreTrainedTokenizerBase | None = read_processor(directory, model_class)
+    processor: PreTrainedTokenizerBase | None = read_processor(directory, model_class, trust_remote_code=trusted)
     text = tokenizer_of(processor)
     if text is not None and sentence is not None:
         for name, value in sentence.tokenizer.items():
             setattr(text, name, value)
         if sentence.lowercase:
             lower_case(text)
+    return processor
+
+
+def _with_padding(processor: Any, config: Any) -> Any:
+    """The processor. A configuration without a padding token takes the tokenizer's, by which heads of decoders find the last
+    token of a text."""
+    text = tokenizer_of(processor)
+    if text is not None and text.pad_token_id is not None and getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = text.pad_token_id
     return processor
 
 

@@ -19,6 +19,7 @@ from fastprune.data.encoding import make_batches
 from fastprune.data.rows import Rows, is_rows
 from fastprune.data.tasks import Batch, Task
 from fastprune.errors import DataError, ModelError
+from fastprune.models import portable
 from fastprune.models.forms import AnyModel, open_any
 from fastprune.models.pretrained import Pretrained
 from fastprune.pipeline.cache import PruningCache
@@ -98,6 +99,7 @@ def open_subject(
     chosen = chosen or architecture_for(given)
     teacher = unfuse_experts(given)
     groups = resolve_groups(chosen, teacher)
+    portable.check_rebuilt(given, groups)
     calibration = calibration_set(data, teacher, opened, task, seed)
     return Subject(
         given=given,
@@ -166,6 +168,10 @@ def _read(source: Any, opened: Pretrained | None, task: Task | None, seed: int) 
 def _check_bare(model: nn.Module) -> None:
     """Raise ``ModelError`` for a wrapped model, whose layers are hidden or compute with other weights."""
     kind = type(model).__name__
+    if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
+        raise ModelError(
+            f"The weights of the {kind} are quantised. Prune the model in float16, bfloat16 or float32, and quantise the result."
+        )
     if hasattr(model, "merge_and_unload"):
         raise ModelError(f"The model is a {kind} with adapters: merge them, and give model.merge_and_unload().")
     for inside in ("_orig_mod", "module"):

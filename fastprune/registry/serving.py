@@ -25,9 +25,11 @@ def task_for(config: PretrainedConfig, model_class: type[nn.Module]) -> Task:
         ModelError: There is no task for the class.
     """
     registry = installed().task
-    for task in (registry[name] for name in registry):
-        if task.serves(config, model_class.__name__):
-            return task.for_config(config)
+    # a class with code of its own also serves under the name of its Auto class, such as AutoModelForTokenClassification
+    for name in (model_class.__name__, getattr(model_class, "_auto_class", None) or ""):
+        for task in (registry[each] for each in registry):
+            if name and task.serves(config, name):
+                return task.for_config(config)
     raise ModelError(
         f"There is no task for the model class {model_class.__name__}; known tasks: {', '.join(registry)}. "
         "Open the model with another head, or register a task in a plugin."

@@ -19,7 +19,7 @@ PICTURE = "kept.png"
 
 
 def pages(
-    name: str, details: Mapping[str, Any], *, library: str = "transformers", opener: str = ""
+    name: str, details: Mapping[str, Any], *, library: str = "transformers", opener: str = "", loading: str = ""
 ) -> dict[str, bytes]:
     """Build the report, the model card and its plot, for a pruned model's directory.
 
@@ -28,15 +28,16 @@ def pages(
         details: The content of a manifest, as from ``PruningResult.details``.
         library: The library that opens the model: ``transformers`` or ``sentence-transformers``.
         opener: Name of the library's class that opens the model; empty: only fastprune opens it.
+        loading: Further arguments of ``fastprune.load``, such as ``model_class=OwnModel``.
     """
     return {
         reports.NAME: reports.render({name: details}).encode(),
-        CARD: model_card(name, details, library=library, opener=opener).encode(),
+        CARD: model_card(name, details, library=library, opener=opener, loading=loading).encode(),
         PICTURE: kept_picture(details),
     }
 
 
-def model_card(name: str, details: Mapping[str, Any], *, library: str, opener: str) -> str:
+def model_card(name: str, details: Mapping[str, Any], *, library: str, opener: str, loading: str) -> str:
     """The model card, with the Hub's metadata at the top; arguments as for ``pages``."""
     from jinja2 import Environment
 
@@ -56,7 +57,7 @@ def model_card(name: str, details: Mapping[str, Any], *, library: str, opener: s
         base=str(details.get("base_model", "")),
         metadata=metadata(details.get("card") or {}, base=str(details.get("base_model", "")), library=library),
         fence=_fence(page["recipe"]),
-        usage=_usage(name, library, opener),
+        usage=_usage(name, library, opener, loading),
     )
 
 
@@ -89,10 +90,11 @@ def kept_picture(details: Mapping[str, Any]) -> bytes:
     return png.getvalue()
 
 
-def _usage(name: str, library: str, opener: str) -> str:
+def _usage(name: str, library: str, opener: str, loading: str) -> str:
     """Example code that opens the model."""
     place = json.dumps(name)
-    own = f"import fastprune\n\nmodel = fastprune.load({place})  # where fastprune is installed"
+    arguments = ", ".join(each for each in (place, loading) if each)
+    own = f"import fastprune\n\nmodel = fastprune.load({arguments})  # where fastprune is installed"
     module = library.replace("-", "_")
     if library == "sentence-transformers":
         return f"from {module} import {opener}\n\nmodel = {opener}({place}, trust_remote_code=True)"

@@ -47,6 +47,7 @@ def check_model(
     *,
     architecture: Architecture | str | Path | None = None,
     layers: int = 2,
+    trust_remote_code: bool = False,
     progress: Progress | bool = True,
 ) -> list[Verdict]:
     """Run the conformance suite on the family of a model. The model's weights are not read.
@@ -55,6 +56,7 @@ def check_model(
         source: A model in any form that ``prune`` takes; a directory with only a ``config.json`` is enough.
         architecture: The architecture to check, as for ``prune`` [None: the registered one for ``config.model_type``].
         layers: Maximum number of layers per stack of the model that is built.
+        trust_remote_code: As for ``open_pretrained``.
         progress: Whether to show progress on standard error, or a function, as for ``prune``.
 
     Raises:
@@ -63,7 +65,7 @@ def check_model(
     check_integer("layers", layers, COUNT)
     with listening(progress):
         chosen = serving.named_architecture(architecture) if architecture else None
-        model = random_model(source, layers=layers)
+        model = random_model(source, layers=layers, trust_remote_code=trust_remote_code)
         return verdicts(chosen or serving.architecture_for(model), model)
 
 
@@ -86,18 +88,19 @@ def verdicts(architecture: Architecture, model: nn.Module, batches: Batches | No
     return [_verdict(check) for check in track(checks, "checking")]
 
 
-def random_model(source: AnyModel, *, layers: int = 2) -> transformers.PreTrainedModel:
+def random_model(source: AnyModel, *, layers: int = 2, trust_remote_code: bool = False) -> transformers.PreTrainedModel:
     """Build a model with the class and configuration of ``source``, random weights and fewer layers, in eval mode.
 
     Args:
         source: A model in any form that ``prune`` takes; weights of a directory or Hub name are not needed.
         layers: Maximum number of layers per stack.
+        trust_remote_code: As for ``open_pretrained``.
 
     Raises:
         ModelError: The configuration does not exist, or transformers does not have the class.
     """
     if isinstance(source, (str, Path)):
-        config, model_class = read_class(source)
+        config, model_class = read_class(source, trust_remote_code=trust_remote_code)
     else:
         model: Any = module_of(source)
         config, model_class = plain_config(model), type(model)

@@ -97,14 +97,42 @@ def linear_at(model: nn.Module, path: str) -> nn.Linear:
     """The linear at a path.
 
     Raises:
-        ModelError: The module at the path is not a linear.
+        ModelError: The module at the path is not a linear, or its weight is not one plain floating-point parameter.
     """
     module = model.get_submodule(path)
     if not isinstance(module, LINEARS):
         raise ModelError(
             f"'{path}' is a {type(module).__name__}; fastprune slices torch.nn.Linear and transformers' Conv1D."
         )
+    check_plain(module, path)
     return as_linear(module)
+
+
+def check_plain(module: nn.Module, path: str) -> None:
+    """Raise ``ModelError`` for a linear whose weight is computed from other tensors, is packed or quantised, or is not alone."""
+    found = "" if isinstance(module, Conv1D) else _oddity(module)
+    if found:
+        raise ModelError(f"The linear '{path}' cannot be sliced: {found}.")
+
+
+def _oddity(linear: Any) -> str:
+    """What is special about the weight of an ``nn.Linear``, with what to do; empty for a plain one."""
+    others = [name for name in linear._parameters if name not in ("weight", "bias")]
+    if hasattr(linear, "parametrizations"):
+        return "its weight is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first"
+    if any(name.endswith("_mask") for name in linear._buffers):
+        return "its weight is masked by torch.nn.utils.prune; call torch.nn.utils.prune.remove first"
+    weight = linear.weight
+    kind, shape = type(weight.data), (linear.out_features, linear.in_features)
+    plain = kind in (Tensor, nn.Parameter) or kind.__module__.startswith("torch.distributed.")
+    if not weight.is_floating_point() or weight.element_size() < 2 or tuple(weight.shape) != shape or not plain:
+        return (
+            f"its weight is packed or quantised ({kind.__name__} of {str(weight.dtype).removeprefix('torch.')}, "
+            f"{list(weight.shape)} for {list(shape)}); prune the model in float16, bfloat16 or float32, and quantise the result"
+        )
+    if others:
+        return f"a {type(linear).__name__} also has {', '.join(others)}; merge them into its weight first"
+    return ""
 
 
 def as_linear(module: nn.Module) -> nn.Linear:
