@@ -37,7 +37,7 @@ def pages(
     }
 
 
-def model_card(name: str, details: Mapping[str, Any], *, library: str, opener: str, loading: str) -> str:
+def model_card(name: str, details: Mapping[str, Any], *, library: str, opener: str, loading: str = "") -> str:
     """The model card, with the Hub's metadata at the top; arguments as for ``pages``."""
     from jinja2 import Environment
 
