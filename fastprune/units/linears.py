@@ -117,7 +117,7 @@ def check_plain(module: nn.Module, path: str) -> None:
 
 def _oddity(linear: Any) -> str:
     """What is special about the weight of an ``nn.Linear``, with what to do; empty for a plain one."""
-    others = [name for name in linear._parameters if name not in ("weight", "bias")]
+    others = sorted(set(linear._parameters) - {"weight", "bias"})
     if hasattr(linear, "parametrizations"):
         return "its weight is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first"
     if any(name.endswith("_mask") for name in linear._buffers):
