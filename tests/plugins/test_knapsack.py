@@ -146,6 +146,19 @@ def test_a_tilt_spares_late_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept(-2.0) == {"a": 80, "b": 20}
 
 
+def test_a_tilt_rises_from_group_to_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three groups that lose the square of what goes, counted 1, 2^(tilt / 2) and 2^tilt times."""
+    monkeypatch.setattr("fastprune_search.knapsack.RESOLUTION", 10_000)
+    units = torch.arange(101, dtype=torch.float64)
+    scores = Scores(
+        importance={name: torch.arange(1, 101) for name in "abc"}, damage=dict.fromkeys("abc", (100 - units).square())
+    )
+    costs = CostTable(measure="MACs", groups=dict.fromkeys("abc", units), fixed=0.0)
+    counts = WeightedSearcher(power=1.0, tilt=1.0).search(scores, costs, 168.0, Context()).counts()
+    gone = 132 / (1 + 2**-0.5 + 1 / 2)  # minimise x^2 + sqrt(2) y^2 + 2 z^2 over what goes, x + y + z = 132
+    assert counts == pytest.approx({"a": 100 - gone, "b": 100 - gone / 2**0.5, "c": 100 - gone / 2}, abs=1)
+
+
 def test_a_power_below_one_shares_the_damage_more_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two groups whose damage is a square, one four times the other's: the optimum of D^p with equal prices a unit."""
     monkeypatch.setattr("fastprune_search.knapsack.RESOLUTION", 10_000)
