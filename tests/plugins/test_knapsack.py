@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastprune import strategy
 from fastprune.strategies import Context, CostTable, Scores
-from fastprune_search.knapsack import WeightedSearcher
+from fastprune_search.knapsack import WeightedSearcher, spend_rest
 
 
 def table(kind: str, units: int, generator: torch.Generator) -> Tensor:
@@ -76,6 +76,14 @@ def test_a_coarse_resolution_costs_at_most_a_bucket_a_group(seed: int, monkeypat
         assert costs.of(counts) <= (costs.floor + above) * (1 + 1e-9)
         spared = above * len(costs.groups) / buckets
         assert damage(scores, counts) <= least(scores, costs, costs.floor + above - spared) + 1e-12
+
+
+def test_what_the_rounding_leaves_is_spent_where_it_helps_most() -> None:
+    counts = {"a": 0, "b": 0}
+    damage = {"a": torch.tensor([5.0, 1.0, 0.0]), "b": torch.tensor([3.0, 2.0, 0.0])}
+    groups = {"a": torch.tensor([0.0, 2.0, 4.0]), "b": torch.tensor([0.0, 1.0, 2.0])}
+    spend_rest(counts, damage, CostTable(measure="coins", groups=groups, fixed=1.0), 4.0)
+    assert counts == {"a": 1, "b": 1}  # both units of b cost as much as one of a, which helps more
 
 
 def test_the_units_kept_are_the_most_important() -> None:
