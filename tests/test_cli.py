@@ -318,7 +318,7 @@ def test_nan_weights(run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path:
     result = prune(run, tiny_checkpoint, tiny_data, tmp_path / "out")
 
     assert result.exit_code == 2
-    assert "not finite" in result.stderr
+    assert "have NaN or infinite values" in result.stderr
 
 
 def test_quiet_says_nothing_and_verbose_says_more(

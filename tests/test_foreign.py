@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import click.testing
 import pytest
 import torch
 import transformers
@@ -14,7 +16,9 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 import fastprune
 from fastprune import testing
+from fastprune.cli.main import main
 from fastprune.errors import ModelError
+from fastprune.exporting.opening import open_exported
 from fastprune.models.pretrained import open_pretrained
 
 MODEL = """
@@ -134,3 +138,73 @@ def test_a_class_that_nobody_has_is_named(tmp_path: Path, tiny_tokenizer: PreTra
             ModelError, match="has a OwnClassifier, a class that transformers .*register_for_auto_class"
         ):
             open_pretrained(folder, trust_remote_code=trusted)
+
+
+OWN_CONFIG = """
+from transformers import BertConfig
+
+
+class OwnConfig(BertConfig):
+    model_type = "own"
+"""
+
+
+def with_own_configuration(folder: Path) -> Path:
+    """The classifier of a directory, with a model type that transformers does not have."""
+    code = (folder / "modeling_own.py").read_text()
+    code = code.replace("from .parts_own", "from .configuration_own import OwnConfig\nfrom .parts_own")
+    (folder / "modeling_own.py").write_text(
+        code.replace("    def __init__", "    config_class = OwnConfig\n\n    def __init__", 1)
+    )
+    (folder / "configuration_own.py").write_text(OWN_CONFIG)
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "own"}
+    config["auto_map"]["AutoConfig"] = "configuration_own.OwnConfig"
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("own_configuration", [False, True])
+def test_an_exported_model_is_evaluated_by_its_trusted_code(
+    own_configuration: bool, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, tiny_data: Path
+) -> None:
+    folder = foreign(tmp_path / "own", "bert", tiny_tokenizer)
+    if own_configuration:
+        with_own_configuration(folder)
+    opened = open_pretrained(folder, device="cpu", trust_remote_code=True)
+    batches = testing.tiny_batches(opened.model)
+    result = fastprune.prune(opened, batches, budget=0.7, bench=False, recipe="paper", architecture="bert")
+    result.save(tmp_path / "small")
+    for name in ("own", "small"):
+        dense = open_pretrained(tmp_path / name, device="cpu", trust_remote_code=True)
+        made = fastprune.export(dense, tmp_path / f"{name}-program", format="torch-export").directory
+        expected = fastprune.evaluate(dense, tiny_data)
+        assert fastprune.evaluate(open_exported(made, trust_remote_code=True), tiny_data) == pytest.approx(expected)
+        (made / "modeling_own.py").write_text("raise SystemExit('the code was run')")
+        with pytest.raises(ModelError, match=r"needs code of its own .*--trust-remote-code"):
+            open_exported(made)
+
+
+COMMANDS = {
+    "prune": "{own} --data {data} --budget 0.7 --no-bench --recipe paper --output {new}",
+    "evaluate": "{own} --data {data}",
+    "inspect": "{own}",
+    "inspect --draft": "{own}",
+    "bench": "{own} {own} --batch-size 2 --seq-len 8 --rounds 1",
+    "export": "{own} --format torch-export --output {new}",
+    "measure": "{own} --architecture bert --batch-size 2 --seq-len 8 --rounds 1 --no-cache --output {new}",
+    "sweep": "{own} --data {data} --eval-data {data} --budgets 0.7 --recipes paper --output {new}",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_run_trusted_code_only(
+    command: str, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, tiny_data: Path
+) -> None:
+    own = foreign(tmp_path / "own", "bert", tiny_tokenizer)
+    words = f"{command} {COMMANDS[command]}".format(own=own, data=tiny_data, new=tmp_path / "new").split()
+    refused = click.testing.CliRunner().invoke(main, words)
+    assert refused.exit_code == 2
+    assert not (tmp_path / "new").exists()
+    assert re.search(r"needs code of its own .*--trust-remote-code", refused.stderr, re.DOTALL)
+    done = click.testing.CliRunner().invoke(main, [*words, "--trust-remote-code"])
+    assert done.exit_code == 0, done.stderr

@@ -14,7 +14,7 @@ from fastprune.cli.opening import (
     open_model,
     read_architecture_option,
 )
-from fastprune.cli.options import model_options, within
+from fastprune.cli.options import architecture_option, model_options, within
 from fastprune.cli.working import working
 from fastprune.files import json_text
 from fastprune.ranges import LENGTH
@@ -27,10 +27,7 @@ from fastprune.ranges import LENGTH
     type=within(LENGTH),
     help="Tokens per sample, for MACs [default: 128, or 16,000 readings of a recording].",
 )
-@click.option(
-    "--architecture",
-    help="Architecture with the model's units: a TOML file, or a family by name [default: the model's family].",
-)
+@architecture_option
 @click.option("--draft", is_flag=True, help="Print a draft architecture for MODEL's family as TOML.")
 @model_options
 def inspect(model: str, seq_len: int | None, draft: bool, **options: Any) -> None:

@@ -10,9 +10,11 @@ import click
 from fastprune.cli.opening import (
     check_files,
     check_sources,
+    named_file,
     open_model,
+    read_architecture_option,
 )
-from fastprune.cli.options import model_options, serving_options, within
+from fastprune.cli.options import architecture_option, model_options, serving_options, within
 from fastprune.cli.saving import save_somewhere
 from fastprune.cli.working import working
 from fastprune.errors import UsageError
@@ -34,6 +36,7 @@ from fastprune.reports.pictures import check_picture
     "--rounds", type=within(ROUNDS), default=5, show_default=True, help="Number of times each width is measured."
 )
 @click.option("--cache/--no-cache", default=True, help="Read and store tables in the user's cache directory.")
+@architecture_option
 @serving_options
 @model_options
 def measure(model: str | None, output: str | None, show: str | None, **options: Any) -> None:
@@ -47,7 +50,7 @@ def measure(model: str | None, output: str | None, show: str | None, **options: 
     if bool(model) == bool(show):
         raise UsageError("Name a MODEL to measure, or a table to --show.")
     check_sources(model)
-    check_files(show)
+    check_files(show, named_file(options["architecture"]))
     if output:
         check_picture(output) if show else check_file(output, mark=b"fastprune cost table")
     with claimed(output) if output else contextlib.nullcontext(), working() as where:
@@ -60,8 +63,9 @@ def measure(model: str | None, output: str | None, show: str | None, **options: 
         else:
             assert model is not None
             names = ("batch_size", "seq_len", "rounds", "cache", "attention", "threads", "compile")
-            opened = open_model(model, options)
-            table = cost_tables.measure(opened, cost=options["cost"], **{name: options[name] for name in names})
+            settings = {name: options[name] for name in names}
+            settings |= {"cost": options["cost"], "architecture": read_architecture_option(options)}
+            table = cost_tables.measure(open_model(model, options), **settings)
         if output:
             cost_tables.draw(table, output) if show else save_somewhere(table.save, output)
     if options["as_json"]:

@@ -70,6 +70,12 @@ def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+architecture_option = click.option(
+    "--architecture",
+    help="Architecture with the model's units: a TOML file, or a family by name [default: the model's family].",
+)
+"""Option for models of families that are not registered."""
+
 STAGES = ("cost", "scorer", "searcher", "rearranger", "tuner", "schedule")
 """The stages of a recipe that have an option of their own."""
 
@@ -77,10 +83,7 @@ STAGES = ("cost", "scorer", "searcher", "rearranger", "tuner", "schedule")
 def stage_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that replace parts of a recipe."""
     options = [
-        click.option(
-            "--architecture",
-            help="Architecture with the model's units: a TOML file, or a family by name [default: the model's family].",
-        ),
+        architecture_option,
         click.option(
             "--cost", help="Cost that the budget limits, such as macs, params or latency [default: the recipe's]."
         ),

@@ -18,6 +18,7 @@ from fastprune.reports.pictures import plain, save_figure, subplots
 from fastprune.strategies.contracts import MeasuredCost
 from fastprune.strategies.costs import Conditions
 from fastprune.strategies.tables import Curve, MeasuredTable
+from fastprune.units.architecture import Architecture
 from fastprune.units.experts import unfuse_experts
 from fastprune.units.resolve import resolve_groups
 
@@ -27,6 +28,7 @@ def measure(
     *,
     cost: str = "latency",
     seq_len: int | None = None,
+    architecture: Architecture | str | Path | None = None,
     progress: Progress | bool = True,
     **options: Any,
 ) -> MeasuredTable:
@@ -36,6 +38,7 @@ def measure(
         model: A model in any form that ``prune`` takes, or its result.
         cost: Name of a measured cost model.
         seq_len: Tokens per sample [None: 128 or the model's limit, or 16,000 readings of a recording].
+        architecture: The paths of the model's units, as for ``prune``.
         progress: Whether to show progress on standard error, or a function, as for ``prune``.
         options: Options of the cost model, such as ``batch_size=1``.
 
@@ -48,7 +51,8 @@ def measure(
     if not isinstance(chosen, MeasuredCost):
         raise UsageError(f"The cost model '{cost}' is counted, not measured; it needs no table.")
     unfused = unfuse_experts(module)
-    groups = resolve_groups(serving.architecture_for(unfused), unfused)
+    located = serving.named_architecture(architecture) if architecture else serving.architecture_for(unfused)
+    groups = resolve_groups(located, unfused)
     with torch.inference_mode(False), listening(progress):
         return chosen.table(unfused, groups, workload)
 

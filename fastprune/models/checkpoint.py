@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from torch import nn
+from transformers.dynamic_module_utils import custom_object_save
 
 from fastprune.errors import CheckpointError, ModelError, UsageError
 from fastprune.files import check_output, json_text, library_versions, user_path, written_directory
@@ -74,10 +75,16 @@ def plain_config(model: PreTrainedModel) -> PreTrainedConfig:
 
 
 def write_config(model: PreTrainedModel, directory: Path) -> None:
-    """Write the ``config.json`` of an exported model: ``plain_config``, with the class names of a classifier."""
+    """Write the ``config.json`` of an exported model: ``plain_config``, with the class names of a classifier.
+
+    Code that came with the model is copied: its classes tell what the model is for.
+    """
     plain_config(model).save_pretrained(directory)
     file = directory / "config.json"
     config = json.loads(file.read_text(encoding="utf-8")) | label_names(model.config, type(model))
+    if code := _own_code(model, model.config.to_dict()):
+        custom_object_save(model, directory)
+        config["auto_map"] = code
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -265,6 +272,14 @@ def _narrowed(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
     return type(model_class.__name__, (Narrow, model_class), names)
 
 
+def _own_code(model: PreTrainedModel, config: Mapping[str, Any]) -> dict[str, str]:
+    """The classes by Auto class in the files that ``save_pretrained`` copies: those of the model, not of other repositories."""
+    if not model.is_remote_code():
+        return {}
+    named = code_of({"auto_map": config.get("auto_map")}) or code_of(config)
+    return {auto: each for auto, each in named.items() if "--" not in each}
+
+
 def _write_modelling_file(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> None:
     """Add the modelling file, ``auto_map`` and the dtype, so that transformers can load the directory without fastprune.
 
@@ -272,9 +287,8 @@ def _write_modelling_file(model: PreTrainedModel, directory: Path, dtype: torch.
     """
     file = directory / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    named = code_of({"auto_map": config.pop("auto_map", None)}) or code_of(config)
-    # of other repositories, only the model's own files were copied
-    code = {auto: each for auto, each in named.items() if "--" not in each} if model.is_remote_code() else {}
+    code = _own_code(model, config)
+    config.pop("auto_map", None)
     classes = portable.auto_map(model, code)
     config |= label_names(model.config, type(model))
     config["dtype"] = str(dtype).removeprefix("torch.")

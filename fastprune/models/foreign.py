@@ -70,5 +70,5 @@ def untrusted_code(directory: Path, config: Mapping[str, Any]) -> ModelError:
     )
     return ModelError(
         f"{directory} needs code of its own ({files}), which runs only if you trust it. Read it, then give "
-        "--trust-remote-code, or in Python open_pretrained(..., trust_remote_code=True)."
+        "--trust-remote-code, or in Python open_pretrained(..., trust_remote_code=True) in place of the directory."
     )

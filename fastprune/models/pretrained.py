@@ -253,7 +253,7 @@ def _config(directory: Path, trusted: bool) -> PretrainedConfig:
     check_no_adapter(directory)
     if not (directory / "config.json").exists():
         raise ModelError(f"{directory} is not a model directory: it has no config.json.")
-    written = read_json(directory / "config.json")  # refuses one that is nested too deeply
+    written = _written(directory)
     if (
         not trusted
         and "AutoConfig" in code_of(written)
@@ -262,8 +262,9 @@ def _config(directory: Path, trusted: bool) -> PretrainedConfig:
         raise untrusted_code(directory, written)
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(str(directory), trust_remote_code=trusted)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{directory / 'config.json'} cannot be read: {error}") from error
+    except Exception as error:  # any error of the directory's own code, if that is trusted
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{directory / 'config.json'} cannot be read: {reason}") from error
     if quantised := written.get("quantization_config"):
         method = quantised.get("quant_method", "unknown") if isinstance(quantised, Mapping) else quantised
         raise ModelError(
@@ -271,6 +272,18 @@ def _config(directory: Path, trusted: bool) -> PretrainedConfig:
             "was quantised, prune it, and quantise the result."
         )
     return config
+
+
+def _written(directory: Path) -> dict[str, Any]:
+    """The contents of ``config.json``.
+
+    Raises:
+        ModelError: It cannot be read, or is nested too deeply.
+    """
+    try:
+        return dict(read_json(directory / "config.json"))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{directory / 'config.json'} cannot be read: {error}") from error
 
 
 def _require_weights(directory: Path) -> None:
@@ -285,7 +298,7 @@ def _model_class(
 
     Encoders with pooling are opened without a head, as in sentence-transformers. Trusted code goes before transformers' classes.
     """
-    written = read_json(directory / "config.json")
+    written = _written(directory)
     plain = getattr(transformers.MODEL_MAPPING.get(type(config), None), "__name__", "")
     name = config.architectures[0] if config.architectures else plain or f"{config.model_type} encoder"
     if sentence and sentence.pools and plain and not name.endswith("EncoderModel"):

@@ -69,5 +69,6 @@ def architecture_for(model: nn.Module) -> Architecture:
     model_types = sorted(model_type for name in registry for model_type in registry[name].model_types)
     raise ModelError(
         f"No architecture is known for the model type '{model_type}' ({type(model).__name__}). Known: {', '.join(model_types)}. "
-        "Pass one as architecture=Architecture(...), or register it in a plugin (docs/plugins.md)."
+        "Give one: --architecture, or architecture= in Python, with a TOML file (fastprune inspect --draft prints one) or a "
+        "family by name; or register it in a plugin (docs/plugins.md)."
     )
