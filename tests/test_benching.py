@@ -220,7 +220,9 @@ def test_bench_refuses_what_cannot_be_compared(table_file: Path) -> None:
 def test_amounts_through_python(tiny_checkpoint: Path, tiny_data: Path, table_file: Path) -> None:
     opened = fastprune.open_pretrained(tiny_checkpoint, device="cpu")
     cost = strategy("cost", "latency", table_file=str(table_file))
-    result = fastprune.prune(opened, str(tiny_data), budget={"latency": "8ms", "params": 0.9}, cost=cost)
+    asked = {"latency": "8ms", "params": 0.9}
+    # not timed: a busy machine would correct the table
+    result = fastprune.prune(opened, str(tiny_data), budget=asked, cost=cost, bench=False)
     assert result.cost_after <= 8
     assert [each["name"] for each in result.costs] == ["latency", "params"]
     groups = resolve_groups(fastprune.architecture_for(result.model), result.model)

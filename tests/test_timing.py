@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 
+import pytest
 import torch
 from torch import nn
 
 from fastprune import take_turns
+from fastprune.errors import ModelError
 from fastprune.measuring.timing import interleaved, median, speedup, spread
 
 
@@ -49,6 +51,21 @@ def test_what_a_call_needs_is_made_anew_for_each_turn() -> None:
 
     take_turns({"it": make}, rounds=3)
     assert len(made) == 3
+
+
+def test_times_are_read_when_the_device_of_the_calls_has_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    take_turns({"it": lambda: lambda: None}, rounds=1, device=torch.device("cpu"))
+    assert not waited
+    second = torch.device("cuda", 1)
+    take_turns({"it": lambda: lambda: None}, rounds=1, device=second)
+    assert set(waited) == {second}
+
+
+def test_a_device_that_cannot_be_waited_for_is_told() -> None:
+    with pytest.raises(ModelError, match=r"timed on privateuseone:0, which cannot be waited for.*--no-bench"):
+        take_turns({"it": lambda: lambda: None}, rounds=1, device=torch.device("privateuseone", 0))
 
 
 def test_the_speedup_is_the_quotient_of_the_printed_times() -> None:

@@ -2,6 +2,7 @@ from .activations import activation_named as activation_named
 from .activations import stored_activation as stored_activation
 from .batches import NO_LABEL as NO_LABEL
 from .batches import check_length as check_length
+from .batches import inputs_for as inputs_for
 from .batches import marked_tokens as marked_tokens
 from .batches import model_inputs as model_inputs
 from .batches import outputs_of as outputs_of

@@ -223,7 +223,19 @@ def to_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
 
 def outputs_of(model: nn.Module, batch: Batch, task: Task | None) -> Any:
     """Run the model on a batch, without its labels; the batch is moved to the model's device."""
-    return model(**model_inputs(to_device(batch, next(model.parameters()).device), task))
+    return model(**inputs_for(model, model_inputs(batch, task)))
+
+
+def inputs_for(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy a model's inputs to its device; pixels, readings and other floating-point numbers become its data type."""
+    parameter = next((each for each in model.parameters() if each.is_floating_point()), None)
+    if parameter is None:
+        return dict(inputs)
+    dtype = parameter.dtype
+    return {
+        name: tensor.to(parameter.device, dtype if tensor.is_floating_point() else None)
+        for name, tensor in inputs.items()
+    }
 
 
 def check_tokens(model: nn.Module, batches: Batches) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.calibration.hooks import frozen
-from fastprune.data.batches import token_limit
+from fastprune.data.batches import inputs_for, token_limit
 from fastprune.data.workload import Workload, dummy_inputs
 from fastprune.errors import ExportError
 from fastprune.models.pretrained import Pretrained
@@ -38,8 +38,7 @@ def example_inputs(opened: Pretrained, samples: int, tokens: int) -> dict[str, T
         made = {"token_type_ids": second.expand_as(made["input_ids"]).contiguous()} | made
         made = {name: value for name, value in made.items() if name in given or not name.endswith(("_ids", "_mask"))}
     taken = [name for name in inspect.signature(model.forward).parameters if name in made]
-    device = next(model.parameters()).device
-    return {name: made[name].to(device) for name in taken}
+    return inputs_for(model, {name: made[name] for name in taken})
 
 
 def difference(exported: ExportedModel, model: nn.Module, inputs: Mapping[str, Tensor]) -> float:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fastprune.calibration.hooks import frozen
-from fastprune.data.batches import unit_of
+from fastprune.data.batches import inputs_for, unit_of
 from fastprune.data.workload import Workload
 from fastprune.errors import ModelError, UsageError
 from fastprune.measuring.memory import peak_bytes, weight_bytes
@@ -136,8 +136,7 @@ def bench(
     if table is not None:
         table.require({"batch_size": batch_size, "seq_len": workload.seq_len})
         predicted = {name: _predicted(table, model) for name, model in (("dense", dense), ("pruned", pruned))}
-    inputs = workload.inputs(batch_size=batch_size)
-    inputs = {name: value.to(devices["dense"]) for name, value in inputs.items()}
+    inputs = inputs_for(dense, workload.inputs(batch_size=batch_size))
     kernel, threads = serving.get("attention"), serving.get("threads")
     with listening(progress), _served({"dense": dense, "pruned": pruned}, kernel, threads) as models:
         peak = {name: peak_bytes(model, inputs) for name, model in models.items()}

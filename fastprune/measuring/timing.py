@@ -6,13 +6,14 @@ import statistics
 import timeit
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils import benchmark
 
 from fastprune.calibration.hooks import frozen
+from fastprune.errors import ModelError
 from fastprune.progress import track
 
 K = TypeVar("K")
@@ -25,9 +26,22 @@ TURN = 0.02  # minimum duration of a turn in seconds; shorter calls are repeated
 WARM = 0.25  # duration of a call in seconds from which it needs no warm-up in each turn
 
 
-def device_clock() -> float:
-    """Wall time in seconds, after synchronising with the accelerator, if there is one."""
-    return float(benchmark.timer())
+def device_clock(device: torch.device | None = None) -> float:
+    """Wall time in seconds, after the device has finished its work [None: the current accelerator, if there is one].
+
+    Raises:
+        ModelError: The device cannot be waited for.
+    """
+    if device.type != "cpu" if device else torch.accelerator.is_available():
+        try:
+            torch.accelerator.synchronize(device)
+        except (RuntimeError, ValueError, AttributeError) as error:  # NotImplementedError is a RuntimeError
+            raise ModelError(
+                f"Nothing can be timed on {device or 'the accelerator'}, which cannot be waited for "
+                f"(torch.accelerator.synchronize): {error}. Use a counted cost such as macs, without timing (--no-bench, or "
+                "bench=False)."
+            ) from error
+    return timeit.default_timer()
 
 
 def take_turns(
@@ -35,6 +49,7 @@ def take_turns(
     *,
     rounds: int,
     clock: Clock | None = None,
+    device: torch.device | None = None,
     description: str = "timing",
 ) -> dict[K, list[float]]:
     """Time several calls in turns, alternating the order from round to round.
@@ -45,13 +60,14 @@ def take_turns(
         makers: Functions that build each call, by key. They run again in each turn, so that the memory of a call is used only
             while it is timed.
         rounds: Number of turns of each call.
-        clock: Returns the time in seconds [None: ``device_clock``].
+        clock: Returns the time in seconds [None: the machine's clock, after the device has finished its work].
+        device: The device of the calls [None: the current accelerator, if there is one, else the CPU].
         description: Description for progress reports.
 
     Returns:
         Milliseconds by key, each [rounds].
     """
-    clock = clock or device_clock
+    clock = clock or partial(device_clock, device)
     times: dict[K, list[float]] = {key: [] for key in makers}
     keys = list(makers)
     turns = [key for turn in range(rounds) for key in (keys if turn % 2 == 0 else reversed(keys))]
@@ -84,7 +100,7 @@ def interleaved(
         for model in models.values():
             contexts.enter_context(frozen(model))
         makers = {name: lambda model=model: lambda: model(**inputs) for name, model in models.items()}
-        return take_turns(makers, rounds=rounds)
+        return take_turns(makers, rounds=rounds, device=next(iter(inputs.values())).device)
 
 
 def median(times: Sequence[float]) -> float:

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from fastprune.data.batches import inputs_for
 from fastprune.data.workload import dummy_inputs, readings_for
 from fastprune.errors import FastpruneError, ModelError
 from fastprune.untrusted import read_weight_index
@@ -207,7 +208,7 @@ def unread(model: nn.Module, names: Iterable[str], task: Task) -> list[str]:
     generator = torch.Generator().manual_seed(0)
     try:
         with torch.enable_grad():
-            batch: Any = dummy_inputs(model, [readings_for(model, 4)] * 2, generator)
+            batch: Any = inputs_for(model, dummy_inputs(model, [readings_for(model, 4)] * 2, generator))
             outputs = model(**batch)
             labels = task.draw_labels(outputs, batch, generator)
             loss = task.loss(outputs, {**batch, **labels}).sum()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastprune.data.batches import to_device, unit_of
+from fastprune.data.batches import inputs_for, unit_of
 from fastprune.data.workload import Workload
 from fastprune.measuring.memory import weight_bytes
 from fastprune.measuring.timing import interleaved, median, speedup
@@ -93,7 +93,7 @@ def latency(subject: Subject, pruned: nn.Module, workload: Workload) -> dict[str
     with timed("bench"):
         inputs = workload.inputs(**shape)
         try:
-            times = interleaved({"dense": dense, "pruned": pruned}, to_device(inputs, parameter.device), rounds=5)
+            times = interleaved({"dense": dense, "pruned": pruned}, inputs_for(dense, inputs), rounds=5)
         except Exception as error:  # made-up inputs do not fit every model; the pruning is not lost for it
             log.warning("The models cannot be timed: %s: %s", type(error).__name__, error)
             return {}

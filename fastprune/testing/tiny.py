@@ -16,7 +16,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Whitespace
 from torch import Tensor, nn
 
 from fastprune.calibration.hooks import frozen
-from fastprune.data.batches import COUNTED, NO_LABEL, Batches, token_mask
+from fastprune.data.batches import COUNTED, NO_LABEL, Batches, inputs_for, token_mask
 from fastprune.data.tasks import Task
 from fastprune.data.workload import dummy_inputs, readings_for
 from fastprune.registry import loading, serving
@@ -172,7 +172,7 @@ def tiny_batches(
         batch = dummy_inputs(model, [readings_for(model, each) for each in lengths.tolist()], generator)
         if labels:
             with frozen(model), torch.no_grad():
-                batch |= task.draw_labels(model(**batch), batch, generator)
+                batch |= task.draw_labels(model(**inputs_for(model, batch)), batch, generator)
         batches.append(batch)
     return Batches.wrap(batches, task)
 

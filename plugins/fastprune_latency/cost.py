@@ -17,7 +17,7 @@ from torch import nn
 
 from fastprune import option, take_turns
 from fastprune.calibration import frozen
-from fastprune.data import Workload, check_length
+from fastprune.data import Workload, check_length, inputs_for
 from fastprune.errors import ModelError, TableError, UsageError
 from fastprune.strategies import Conditions, Curve, MeasuredCost, MeasuredTable
 from fastprune.units import Group, Groups
@@ -101,8 +101,7 @@ class LatencyCost(MeasuredCost):
             if cached is not None:
                 return cached
             inputs = unpadded(workload.inputs(batch_size=batch_size, seq_len=seq_len), groups)
-            device = next(served.parameters()).device
-            inputs = {name: value.to(device) for name, value in inputs.items()}
+            inputs = inputs_for(served, inputs)
             table = self._measure(served, groups.with_consumer, inputs, conditions)
             if self.cache:
                 _store(table, file)
@@ -115,7 +114,6 @@ class LatencyCost(MeasuredCost):
         known: Mapping[str, Any] = conditions
         batch_size, seq_len = known["batch_size"], known["seq_len"]
         models = {"dense": self._served(dense), "pruned": self._served(pruned)}
-        device = next(models["dense"].parameters()).device
         with contextlib.ExitStack() as stack:
             stack.enter_context(_cpu_threads(known.get("threads")))
             here = conditions_of(
@@ -131,11 +129,11 @@ class LatencyCost(MeasuredCost):
                 stack.enter_context(frozen(model))
             stack.enter_context(torch.no_grad() if here["compiled"] else torch.inference_mode())
             inputs = unpadded(workload.inputs(batch_size=batch_size, seq_len=seq_len), groups)
-            inputs = {name: value.to(device) for name, value in inputs.items()}
+            inputs = inputs_for(models["dense"], inputs)
             if here["compiled"]:
                 models = {name: torch.compile(model, dynamic=False) for name, model in models.items()}  # type: ignore[misc]
             makers = {name: lambda model=model: lambda: model(**inputs) for name, model in models.items()}
-            return take_turns(makers, rounds=max(self.rounds, COMPARED))
+            return take_turns(makers, rounds=max(self.rounds, COMPARED), device=next(iter(inputs.values())).device)
 
     def _required_conditions(self) -> Conditions:
         """The conditions set by the options; a table from a file must have them."""

@@ -103,7 +103,7 @@ class Probe:
         Several layers evict each other's weights from the processor's caches, as in the whole model.
         """
         dense = self._keeping(partial(self._layers, [members[0].layer], {}))
-        milliseconds = min(take_turns({0: dense}, rounds=2, description="measuring")[0])
+        milliseconds = min(self._turns({0: dense}, 2)[0])
         several = max(1, min(len(members), int(CHAIN_MS / max(milliseconds, 1e-3))))
         return list(members[: min(several, COMPILED_LAYERS) if self.compiled else several])
 
@@ -120,11 +120,11 @@ class Probe:
 
     def time(self, makers: Mapping[K, Maker]) -> dict[K, Timing]:
         """Time each call in ``rounds`` rounds; noisy measurements are repeated, at most twice."""
-        times = take_turns(makers, rounds=1, description="measuring")
+        times = self._turns(makers, 1)
         slow = sum(measured[0] for measured in times.values()) > SLOW_MS
         rounds = (min(SLOW_ROUNDS, self.rounds) if slow else self.rounds) - 1
         for _ in range(1 if slow else REPEATS):
-            more = take_turns(makers, rounds=rounds, description="measuring")
+            more = self._turns(makers, rounds)
             times = {key: [*measured, *more[key]] for key, measured in times.items()}
             timings = {key: Timing.of(measured) for key, measured in without_drift(times).items()}
             done = len(next(iter(times.values())))
@@ -132,6 +132,10 @@ class Probe:
                 break
             rounds = self.rounds
         return timings
+
+    def _turns(self, makers: Mapping[K, Maker], rounds: int) -> dict[K, list[float]]:
+        device = next(self.model.parameters()).device
+        return take_turns(makers, rounds=rounds, device=device, description="measuring")
 
     def _keeping(self, make: Maker) -> Maker:
         """With torch.compile, build and compile the call once; otherwise build it for each turn, so only one is in memory."""

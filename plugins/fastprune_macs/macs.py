@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastprune import materialize, option
 from fastprune.calibration import frozen
-from fastprune.data import Workload, check_length
+from fastprune.data import Workload, check_length, inputs_for
 from fastprune.strategies import CostModel, CostTable
 from fastprune.units import Group, Groups, Mask, dense_routing, sharing_copy
 
@@ -59,14 +59,12 @@ def count_macs(model: nn.Module, groups: Groups, inputs: dict[str, Tensor]) -> t
         unit without a consumer, such as a word of the vocabulary, gets its share of the modules with its parameters, because a
         model without it may not take the inputs.
     """
-    device = next(model.parameters()).device
     smaller, sublayers = sharing_copy(model), groups.with_consumer
     materialize(
         smaller, sublayers, Mask.first(sublayers, {g.name: max(g.units - 1, 0) for g in sublayers}), inplace=True
     )
-    dense_macs, smaller_macs = (
-        module_macs(one, {name: value.to(device) for name, value in inputs.items()}) for one in (model, smaller)
-    )
+    inputs = inputs_for(model, inputs)
+    dense_macs, smaller_macs = (module_macs(one, inputs) for one in (model, smaller))
     by_unit = {group.name: _share(model, group, dense_macs) for group in groups if not group.consumer}
     for group in sublayers:
         inside = group.consumer.startswith(f"{group.module}.")

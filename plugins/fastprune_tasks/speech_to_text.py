@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from torch import Tensor, nn
 
 from fastprune import Columns
-from fastprune.data import CUT, Batch, Sample, tokenizer_of
+from fastprune.data import CUT, Batch, Sample, inputs_for, tokenizer_of
 from fastprune.errors import DataError, ModelError
 from fastprune_tasks.conditional_generation import ConditionalGeneration, decoded
 from fastprune_tasks.recordings import RECORDING_COLUMNS, encode_recordings
@@ -87,7 +87,9 @@ class SpeechToText(ConditionalGeneration):
     def written(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The transcripts that the model generates, [samples, tokens]; none for a model that cannot generate."""
         generate = getattr(model, "generate", None)
-        inputs = {name: batch[name] for name in ("input_features", "attention_mask") if name in batch}
+        inputs = inputs_for(
+            model, {name: batch[name] for name in ("input_features", "attention_mask") if name in batch}
+        )
         return {} if generate is None else {"sequences": generate(**inputs, max_length=self.longest)}
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:

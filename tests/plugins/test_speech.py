@@ -19,6 +19,7 @@ from torchmetrics.functional.text import word_error_rate
 import fastprune
 from fastprune import testing
 from fastprune.cli.main import main
+from fastprune.data import outputs_of
 from fastprune.models import checkpoint
 from fastprune.registry import loading
 from fastprune.units import Mask, resolve_groups
@@ -53,6 +54,18 @@ def test_family(model_type: str, head: str, config: dict[str, Any]) -> None:
     for cost in ("macs", "params"):
         testing.check_cost_model(fastprune.strategy("cost", cost), model=model)
     testing.check_tuner(fastprune.strategy("tuner", "weights"), model=model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("model_type", "head", "config"), FAMILIES, ids=IDS)
+def test_recordings_take_the_data_type_of_the_model(
+    model_type: str, head: str, config: dict[str, Any], dtype: torch.dtype
+) -> None:
+    model = testing.tiny_model(model_type, head, **config).to(dtype)
+    batches = testing.tiny_batches(model)
+    result = fastprune.prune(model, batches, budget=0.7, recipe="paper", searcher="knapsack")
+    assert result.latency["speedup"] > 0
+    assert outputs_of(result.model, batches.batches[0], batches.task)[0].dtype == dtype
 
 
 def test_every_claimed_model_type_is_checked() -> None:
