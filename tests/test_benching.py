@@ -217,6 +217,16 @@ def test_bench_refuses_what_cannot_be_compared(table_file: Path) -> None:
     assert model.config._attn_implementation == "sdpa"
 
 
+def test_units_are_checked_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastprune_latency.cost.LatencyCost.table", None)
+    model = testing.tiny_model()
+    for budget, unit in (("latency=3parsecs", "ms"), ("macs=3ms", "MACs"), ({"params": "3ms"}, "parameters")):
+        with pytest.raises(BudgetError, match=f"is for a cost in {unit}; say 3{unit}"):
+            fastprune.prune(model, testing.tiny_batches(model), budget=budget)
+    with pytest.raises(BudgetError, match="is for a cost in MACs"):
+        fastprune.prune(model, testing.tiny_batches(model), budget="3 ms")
+
+
 def test_amounts_through_python(tiny_checkpoint: Path, tiny_data: Path, table_file: Path) -> None:
     opened = fastprune.open_pretrained(tiny_checkpoint, device="cpu")
     cost = strategy("cost", "latency", table_file=str(table_file))

@@ -185,6 +185,10 @@ def fails(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("place", "step"),
     [
+        (
+            "transformers.PreTrainedTokenizerFast.save_pretrained",
+            "Saving the tokenizer failed: RuntimeError: no such luck; copy its files from the dense model's directory",
+        ),
         ("fastprune.reports.pages.render", "The report failed: RuntimeError: no such luck"),
         ("fastprune.reports.cards.kept_picture", "The report failed: RuntimeError: no such luck"),
         ("fastprune.reports.cards.model_card", "The report failed: RuntimeError: no such luck"),

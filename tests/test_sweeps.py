@@ -328,3 +328,20 @@ def test_the_command(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, mon
         refused = run(*more)
         assert refused.exit_code == 2, refused.output
         assert says in refused.stderr
+
+
+def test_a_sweep_outlives_its_plot(
+    tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no fonts\nat all")
+
+    monkeypatch.setattr("fastprune.pipeline.curves.save_figure", fail)
+    words = ["sweep", tiny_checkpoint, "--data", tiny_data, "--eval-data", tiny_data, "--output", tmp_path / "curve"]
+    words += ["--budgets", "0.7", "--recipes", "paper", "--pick", "drop<=100", "--json"]
+    result = click.testing.CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert f"The plot failed: RuntimeError: no fonts. The sweep is complete; all figures are in {tmp_path}" in said
+    assert len(json.loads(result.stdout)["runs"]) == 1
+    assert {each.name for each in (tmp_path / "curve").iterdir()} == {"sweep.json", "sweep.csv", "model"}

@@ -84,12 +84,13 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
     check_sources(model, data, options["eval_data"])
     check_files(named_file(options["architecture"]), named_file(options["recipe"]))
     with claimed(output), working() as where:
-        from fastprune.registry.recipe import Recipe, main_cost
+        from fastprune.registry.recipe import Recipe, check_units, main_cost
 
         architecture = read_architecture_option(options)
         stages = {name: options[name] for name in STAGES}
         stages["cost"] = stages["cost"] or main_cost(requested)
         recipe = Recipe.of(options["recipe"], settings=settings, **stages)
+        check_units(requested, recipe)
 
         from fastprune.measuring.evaluation import evaluate
         from fastprune.pipeline.prune import prune as run

@@ -29,7 +29,7 @@ from fastprune.cli.options import (
 )
 from fastprune.cli.saving import save_evaluated
 from fastprune.cli.working import working
-from fastprune.errors import UsageError
+from fastprune.errors import UnfinishedError, UsageError
 from fastprune.files import check_output, claimed
 from fastprune.ranges import COUNT, SEED, check_integer
 
@@ -125,6 +125,10 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
         click.echo(swept.to_json())
     else:
         _show(where, swept, picked, output)
+    if swept.failures:
+        raise UnfinishedError(
+            f"{'; '.join(swept.failures)}. The sweep is complete; all figures are in {output}/sweep.csv and sweep.json."
+        )
     if swept.unreachable:
         click.get_current_context().exit(UNREACHABLE)
 
@@ -147,7 +151,8 @@ def _show(where: Console, swept: Sweep, picked: Point | None, output: str) -> No
         where.print(f"Knee of the curve: {swept.sentence(knee)}.")
     if picked:
         where.print(f"Picked {picked.recipe} at {picked.budget:g}: {swept.sentence(picked)}. Saved in {output}/model")
-    where.print(f"Saved the plot in {output}/sweep.png and sweep.svg, and all figures in sweep.csv and sweep.json")
+    if not swept.failures:
+        where.print(f"Saved the plot in {output}/sweep.png and sweep.svg, and all figures in sweep.csv and sweep.json")
 
 
 def _seeds(text: str) -> list[int]:

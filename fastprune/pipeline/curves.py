@@ -79,6 +79,7 @@ class Sweep:
         unreachable: Why a recipe cannot reach a budget, by "RECIPE at BUDGET".
         runs: The finished runs.
         versions: Versions of the libraries of the last run.
+        failures: Files that could not be written, a sentence each; the sweep is complete without them.
     """
 
     about: Mapping[str, Any]
@@ -89,6 +90,7 @@ class Sweep:
     runs: list[Run] = field(default_factory=list)
     versions: Mapping[str, str] = field(default_factory=library_versions)
     unreachable: dict[str, str] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         """The dense model's metric, and the points of the front, one per line."""

@@ -170,17 +170,18 @@ class PruningResult:
         }
 
     @contextlib.contextmanager
-    def going_on(self, step: str) -> Iterator[None]:
+    def going_on(self, step: str, advice: str = "") -> Iterator[None]:
         """Within the context, an exception is logged and added to ``failures``, so that the pruned model is not lost.
 
         Args:
             step: Name of the step, such as "The evaluation".
+            advice: What to do, after the reason.
         """
         try:
             yield
         except Exception as error:  # whatever it is, the model is worth more
             reason = str(error).strip().partition("\n")[0]
-            self.failures.append(f"{step} failed: {type(error).__name__}: {reason}")
+            self.failures.append(f"{step} failed: {type(error).__name__}: {reason}{advice}")
             log.warning("%s. The pruned model is complete.", self.failures[-1], exc_info=error)
 
     def details(self) -> dict[str, Any]:
@@ -207,8 +208,8 @@ class PruningResult:
         dtype: str | torch.dtype = "auto",
     ) -> Path:
         """Write a directory for ``fastprune.load``: weights, config, tokenizer, manifest, and ``report.html`` and a model card
-        (``README.md``) for readers. An interrupted call leaves no partial directory. If the report or the card cannot be made, the
-        model is saved without them, and ``failures`` has the reason.
+        (``README.md``) for readers. An interrupted call leaves no partial directory. The model is also saved if the tokenizer, the
+        report or the card cannot be, and ``failures`` has the reason.
 
         Args:
             path: Directory; new or empty.
@@ -224,6 +225,9 @@ class PruningResult:
         details = self.details()
         with step("saving"):
             pages: Mapping[str, bytes] = {}
+            spelling: Mapping[str, bytes] = {}
+            with self.going_on("Saving the tokenizer", "; copy its files from the dense model's directory"):
+                spelling = checkpoint.files_of(tokenizer or self.tokenizer)
             with self.going_on("The report"):
                 pages = checkpoint.pages(self.model, path, details, self.companions)
             return checkpoint.save(
@@ -231,8 +235,7 @@ class PruningResult:
                 path,
                 architecture=self.architecture,
                 details=details,
-                tokenizer=tokenizer or self.tokenizer,
-                companions={**self.companions, **pages},
+                companions={**spelling, **self.companions, **pages},
                 dtype=self.dtype,
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,6 +32,8 @@ from fastprune.registry.recipe import Recipe
 from fastprune.reports.figures import share_of
 from fastprune.strategies.budgets import read_budget
 from fastprune.units.architecture import Architecture
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -140,11 +143,16 @@ def _add_run(
 
 
 def write_files(found: Sweep, folder: Path) -> None:
-    """Write the sweep as JSON, CSV and picture."""
+    """Write the sweep as JSON, CSV and picture. A picture that cannot be drawn is noted in ``failures``."""
     write_text(folder / "sweep.json", found.to_json())
     write_text(folder / "sweep.csv", to_csv(found))
-    draw(found, folder / "sweep.svg")
-    draw(found, folder / "sweep.png")
+    try:
+        draw(found, folder / "sweep.svg")
+        draw(found, folder / "sweep.png")
+    except Exception as error:  # whatever it is, the sweep is worth more
+        reason = str(error).strip().partition("\n")[0]
+        found.failures.append(f"The plot failed: {type(error).__name__}: {reason}")
+        log.warning("%s. The sweep is complete.", found.failures[-1], exc_info=error)
 
 
 def prune_point(

@@ -155,10 +155,33 @@ def recipe_for(
         requested: The budget, by the name of the cost model; an empty name for the recipe's.
         recipe: As for ``Recipe.of``.
         stages: As for ``Recipe.of``; None: the recipe's.
+
+    Raises:
+        BudgetError: An amount has another unit than its cost.
     """
     if not isinstance(recipe, Recipe):
         stages["cost"] = stages.get("cost") or main_cost(requested)
-    return Recipe.of(recipe, settings=None, **stages)
+    found = Recipe.of(recipe, settings=None, **stages)
+    check_units(requested, found)
+    return found
+
+
+def check_units(requested: Mapping[str, BudgetRequest], recipe: Recipe) -> None:
+    """Check the units of a budget's amounts, before any cost is measured.
+
+    Args:
+        requested: The budget, by the name of the cost model; an empty name for the recipe's.
+        recipe: The recipe.
+
+    Raises:
+        BudgetError: An amount has another unit than its cost.
+        UnknownNameError: A cost model is unknown.
+    """
+    registered = loading.installed().cost
+    for name, request in requested.items():
+        cost: type[Strategy] = registered[name] if name else type(recipe.cost)
+        if unit := getattr(cost, "unit", ""):
+            request.check_unit(unit)
 
 
 def _tables(source: str | Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:

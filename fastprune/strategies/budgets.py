@@ -45,12 +45,16 @@ class BudgetRequest:
         """
         if not self.unit:
             return self.number
-        if self.unit.lower() != table.measure.lower():
-            raise BudgetError(
-                f"The budget of {self.number:g} {self.unit} is for a cost in {table.measure}; say "
-                f"{self.number:g}{table.measure}, or a fraction."
-            )
+        self.check_unit(table.measure)
         return min(1.0, self.number / table.total)
+
+    def check_unit(self, measure: str) -> None:
+        """Raise ``BudgetError`` if the budget is an amount, and its unit is not that of the cost."""
+        if self.unit and self.unit.lower() != measure.lower():
+            raise BudgetError(
+                f"The budget of {self.number:g} {self.unit} is for a cost in {measure}; say {self.number:g}{measure}, or a "
+                "fraction."
+            )
 
 
 def read_budget(budget: Budget) -> dict[str, BudgetRequest]:

@@ -168,6 +168,8 @@ class CostModel(Strategy, ABC):
     counted: ClassVar[bool] = False
     """Whether it counts, with the same result on every machine: ``fastprune inspect`` shows such costs, and ``check_model``
     compares them with those of the smaller model [it measures]."""
+    unit: ClassVar[str] = ""
+    """Unit of its tables, such as ms, by which a budget of another unit is refused before any work [known from a table only]."""
 
     @abstractmethod
     def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:

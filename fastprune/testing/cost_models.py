@@ -52,6 +52,9 @@ def check_cost_model(
         table = cost.measure(model, groups, workload)
         checks.check_costs(table, groups, cost)
     assert table.measure, f"The {who} has an empty CostTable.measure; set the unit of its costs."
+    assert cost.unit in ("", table.measure), (
+        f"The {who} says that its unit is {cost.unit}; its table is in {table.measure}."
+    )
     assert table.total > 0, f"The {who} gives the whole model a cost of {table.total}; it must be above 0."
     for name, costs in table.groups.items():
         assert costs.dtype == torch.float64, f"The {who} gives '{name}' costs of {costs.dtype}; they must be float64."

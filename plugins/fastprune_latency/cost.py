@@ -49,6 +49,7 @@ class LatencyCost(MeasuredCost):
 
     name: ClassVar[str] = "latency"
     searcher: ClassVar[str] = "knapsack"
+    unit: ClassVar[str] = "ms"
     formula: ClassVar[str] = "T = T(every group empty) + sum_g t_g(k_g), each t_g measured and made non-decreasing"
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, section 4.1: https://arxiv.org/abs/2204.09656"
 
@@ -178,7 +179,7 @@ class LatencyCost(MeasuredCost):
         above = full.median - empty.median
         scale = above / rise if above > 0 and rise else 1.0
         table = MeasuredTable(
-            measure="ms",
+            measure=self.unit,
             fixed=empty.median,
             curves=tuple(_scaled(curve, scale) for curve in curves),
             conditions=conditions,

@@ -29,6 +29,7 @@ class MacsCost(CostModel):
 
     name: ClassVar[str] = "macs"
     counted: ClassVar[bool] = True
+    unit: ClassVar[str] = "MACs"
     formula: ClassVar[str] = "MACs = fixed + sum_g k_g c_g, c_g of one unit counted over a sample of seq_len tokens"
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, https://arxiv.org/abs/2204.09656"
     seq_len: int | None = option(
@@ -43,7 +44,7 @@ class MacsCost(CostModel):
         total, by_unit = count_macs(model, groups, inputs)
         costs = {g.name: torch.arange(g.units + 1, dtype=torch.float64) * by_unit[g.name] for g in groups}
         spent = sum(float(cost[-1]) for cost in costs.values())
-        return CostTable(measure="MACs", groups=costs, fixed=total - spent if self.scope == "model" else 0.0)
+        return CostTable(measure=self.unit, groups=costs, fixed=total - spent if self.scope == "model" else 0.0)
 
 
 def count_macs(model: nn.Module, groups: Groups, inputs: dict[str, Tensor]) -> tuple[float, dict[str, float]]:

@@ -22,6 +22,7 @@ class ParamsCost(CostModel):
 
     name: ClassVar[str] = "params"
     counted: ClassVar[bool] = True
+    unit: ClassVar[str] = "parameters"
     formula: ClassVar[str] = "parameters = fixed + sum_g k_g p_g, p_g of one unit: its rows with biases and its columns"
     paper: ClassVar[str] = "Ma et al. (LLM-Pruner), NeurIPS 2023, https://arxiv.org/abs/2305.11627"
     scope: Literal["model", "layers"] = option("model", help="Count the whole model, or only the prunable units.")
@@ -30,7 +31,7 @@ class ParamsCost(CostModel):
         costs = {g.name: torch.arange(g.units + 1, dtype=torch.float64) * unit_params(model, g) for g in groups}
         total = sum(parameter.numel() for parameter in model.parameters())
         fixed = total - sum(float(cost[-1]) for cost in costs.values()) if self.scope == "model" else 0.0
-        return CostTable(measure="parameters", groups=costs, fixed=fixed)
+        return CostTable(measure=self.unit, groups=costs, fixed=fixed)
 
 
 def unit_params(model: nn.Module, group: Group) -> float:
