@@ -54,6 +54,32 @@ def test_bit_equal(tmp_path: Path, model_type: str, head: str, empty: bool) -> N
         assert torch.equal(model(**inputs)[0], loaded(**inputs)[0])
 
 
+@pytest.mark.parametrize(
+    ("model_type", "head"),
+    [
+        ("bert", "ForSequenceClassification"),
+        ("llama", "ForCausalLM"),
+        ("gpt2", "ForCausalLM"),
+        ("t5", "ForSeq2SeqLM"),
+    ],
+)
+def test_a_model_without_the_tensors_that_hold_nothing_opens(tmp_path: Path, model_type: str, head: str) -> None:
+    """Older versions did not save them."""
+    model, architecture = pruned(model_type, head)
+    path = checkpoint.save(model, tmp_path / "model", architecture=architecture, details={})
+    tensors = load_file(path / "model.safetensors")
+    left = {name: tensor for name, tensor in tensors.items() if tensor.numel()}
+    assert len(left) < len(tensors)
+    save_file(left, path / "model.safetensors", metadata={"format": "pt"})
+    for loaded in (fastprune.load(path), fastprune.open_pretrained(path, device="cpu").model):
+        state = loaded.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    del left[next(name for name in left if name.endswith("weight"))]
+    save_file(left, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="missing in the file"):
+        fastprune.load(path)
+
+
 def test_kept_units_of_mpnet_come_back(tmp_path: Path) -> None:
     path = saved(tmp_path, model_type="mpnet", empty=False)
     attention = fastprune.load(path).mpnet.encoder.layer[0].attention.attn
