@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import json
 import math
@@ -355,7 +356,16 @@ def _is_path(source: str | Path, more: int = 1) -> bool:
 def _where(path: Path) -> str:
     """Sentence for messages about a missing path: the nearest existing parent directory."""
     place = next(each for each in path.absolute().parents if each.exists())
-    return f" Its parent {place} exists." if place.name and place != Path.cwd() else ""
+    return similar(path) or (f" Its parent {place} exists." if place.name and place != Path.cwd() else "")
+
+
+def similar(path: str | Path) -> str:
+    """Sentence for messages about a missing path: the most similar name beside it; empty if there is none."""
+    place = user_path(path)
+    with contextlib.suppress(OSError):
+        found = difflib.get_close_matches(place.name, [each.name for each in place.parent.iterdir()], n=1, cutoff=0.75)
+        return f" Did you mean {place.parent / found[0]}?" if found else ""
+    return ""
 
 
 def _nearest(path: Path) -> Path:

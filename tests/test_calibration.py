@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -204,6 +205,8 @@ def test_what_is_left_out_is_counted(tiny_tokenizer: PreTrainedTokenizerFast) ->
     assert batches.told == "5 samples of 4 tokens on average. Samples truncated: 1 (14 tokens cut off)"
     assert make_batches(data, TASK, tiny_tokenizer, samples=3).intake.told.startswith("Rows read: 3 of 5")
     assert make_batches(data, MaskedLM(), tiny_tokenizer).intake.told == "Empty rows: 1"
+    pairs = dataclasses.replace(batches, source="pairs.csv", intake=Intake(rows=3, read=3))  # rows with several samples
+    assert pairs.told == "5 samples of 4 tokens on average from 3 rows of pairs.csv"
     words = Dataset.from_dict({"tokens": [["cats"] * 9, ["a"]], "ner_tags": [[0] * 9, [1]]})
     cut = make_batches(words, TokenClassification(classes=("a", "b")), tiny_tokenizer, max_length=8).intake
     assert cut == Intake(rows=2, read=2, truncated=1, cut={"words": 6})

@@ -32,7 +32,7 @@ def test_every_figure_has_a_row() -> None:
 
 
 def test_without_labels_the_agreement_is_told() -> None:
-    assert figures.rows(details(metrics={"fidelity": {"cosine": 0.93}}))[-1] == ("cosine", "1", "0.9300", "agreement")
+    assert figures.rows(details(metrics={"fidelity": {"cosine": 0.93}}))[-1] == ("agreement (cosine)", "", "0.9300", "")
 
 
 def test_what_was_predicted_is_called_so() -> None:

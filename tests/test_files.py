@@ -16,13 +16,15 @@ import pytest
 
 import fastprune
 from fastprune import UsageError, testing
-from fastprune.errors import CheckpointError
+from fastprune.errors import CheckpointError, DataError
 from fastprune.files import (
     PARTIAL,
+    check_data,
     check_file,
     check_output,
     claimed,
     json_text,
+    similar,
     write_text,
     written_directory,
     written_file,
@@ -292,3 +294,12 @@ def test_a_sweep_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         batches = testing.tiny_batches(model)
         opened = fastprune.Pretrained(model=model, tokenizer=None, task=batches.task, source="")
         sweep(opened, lambda _: batches, batches, budgets=[0.5], folder="~/full")
+
+
+def test_a_misspelt_path_is_answered_by_the_most_similar_one(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").touch()
+    with pytest.raises(DataError, match=r"There is no such file or directory: .*\. Did you mean .*/train\.csv\?"):
+        check_data(tmp_path / "trian.csv")
+    with pytest.raises(DataError, match=f"Its parent {tmp_path} exists"):
+        check_data(tmp_path / "other.jsonl")
+    assert similar(tmp_path / "nowhere" / "train.csv") == ""

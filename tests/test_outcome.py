@@ -13,6 +13,7 @@ import fastprune
 from fastprune import testing
 from fastprune.errors import ModelError
 from fastprune.models.pretrained import Pretrained, open_pretrained
+from fastprune.pipeline import outcome
 
 FAMILIES = [
     ("bert", "ForSequenceClassification"),
@@ -81,3 +82,14 @@ def test_the_given_model_is_not_rounded(tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in opened.model.state_dict().items()}
     fastprune.prune(opened, testing.tiny_batches(opened.model), budget=0.7, bench=False, recipe="paper")
     assert all(torch.equal(value, before[name]) for name, value in opened.model.state_dict().items())
+
+
+def test_times_of_a_restless_machine_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    times = {"dense": [1.0, 1.0, 9.0, 9.0, 9.0], "pruned": [1.0] * 5}
+    monkeypatch.setattr(outcome, "interleaved", lambda *_, **__: times)
+    model = testing.tiny_model("bert", "ForSequenceClassification")
+    result = fastprune.prune(model, testing.tiny_batches(model), budget=0.5, tuner="none", bench=True)
+    assert result.latency["dense"] == 9.0
+    assert "Repeated measurements of the time of a forward pass differ by 89 %" in caplog.text

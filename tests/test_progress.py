@@ -80,10 +80,27 @@ def test_the_time_left_is_that_of_the_steps_to_come() -> None:
     running.note("sweeping", 2, 8)
     running.note("searching", 0, 1)
     now = 660.0
-    assert running.text() == "sweeping: 2 of 8, 33 min left; searching: 1 min so far"
+    assert running.text() == "sweeping: 2 of 8, 29 min left; searching: 1 min so far"
     running.note("searching", 1, 1)
     now = 1200.0
-    assert running.text() == "sweeping: 2 of 8, 1 h 0 min left"
+    assert running.text() == "sweeping: 2 of 8, 33 min left"  # the third takes longer than the mean of the first two
+    running.note("sweeping", 7, 8)
+    now = 2400.0
+    assert running.text() == "sweeping: 7 of 8, 40 min so far"
+
+
+def test_without_a_terminal_there_is_a_line_between_two_steps_too(
+    capsys: pytest.CaptureFixture[str], loud: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(display, "EVERY", 0.01)
+    said = ""
+    with listening():
+        with step("opening"):
+            pass
+        while "working\n" not in said:  # another thread says it
+            time.sleep(0.01)
+            said += capsys.readouterr().err
+    assert said.startswith("opening\n")
 
 
 def test_a_notebook_has_one_bar(monkeypatch: pytest.MonkeyPatch, loud: None) -> None:

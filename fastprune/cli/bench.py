@@ -99,7 +99,7 @@ def _bench_rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         faster = f"{speedup(predicted['dense'], predicted['pruned']):.2f}x as fast"
         rows.append(row("  predicted", lambda side: milliseconds(side["predicted_milliseconds"]), faster))
     rows.append(row("samples per second", lambda side: f"{side['samples_per_second']:.4g}"))
-    for name, key in (("weights", "weight_bytes"), ("peak memory besides weights", "peak_bytes")):
+    for name, key in (("weights in memory", "weight_bytes"), ("peak memory besides weights", "peak_bytes")):
         if key in dense:
             rows.append((name, f"{count(dense[key])}B", f"{count(pruned[key])}B", ratio(dense[key], pruned[key])))
     return rows

@@ -62,7 +62,7 @@ def run(output: str | Path, *, budget: float, samples: int, say: Callable[[str],
     assert opened.tokenizer is not None
     batches = make_batches(calibration, opened.task, opened.tokenizer, samples=samples)
     batches = dataclasses.replace(batches, source="pydoc_data.topics")
-    say(f"Pruning all-MiniLM-L6-v2 on {batches.n_samples} sentences of Python's own documentation ...")
+    say(f"Pruning all-MiniLM-L6-v2 on {batches.n_samples:,} sentences of Python's own documentation ...")
     result = prune(opened, batches, budget=budget, bench=False)
     say("Measuring ...")
     held_out_batches = make_batches(held_out, opened.task, opened.tokenizer, samples=500)

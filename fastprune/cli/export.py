@@ -50,7 +50,7 @@ def export(
     else:
         where.print(
             f"Saved {output}, {chosen.name}: {', '.join(made.inputs)} to {', '.join(made.outputs)}; "
-            f"off by {made.difference:.1g} from PyTorch at most"
+            f"differs from PyTorch by {made.difference:.1g} at most"
         )
 
 

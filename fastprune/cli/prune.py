@@ -158,7 +158,7 @@ def _show(where: Console, result: PruningResult, output: str) -> None:
         if "batch_size" in cost["conditions"]:
             where.print(f"{cost['name']} for {conditions_text(cost['conditions'])}")
     seconds = ", ".join(f"{figures.DURATIONS[stage]} {value:.1f} s" for stage, value in result.timings.items())
-    where.print(f"{seconds}\nSaved in {output}, with report.html. Load it: fastprune.load({output!r})")
+    where.print(f"Time: {seconds}\nSaved in {output}, with report.html. Load it: fastprune.load({output!r})")
 
 
 def _budget(options: Mapping[str, Any]) -> str:

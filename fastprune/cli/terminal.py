@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from fastprune.strategies.tables import Curve
 
 BAR_WIDTH = 12
+UNWRAPPED = 1000  # columns of a log or a pipe, where lines are not wrapped
 
 
 def console(*, quiet: bool = False) -> Console:
@@ -27,7 +29,10 @@ def console(*, quiet: bool = False) -> Console:
 
     Text is printed as it is: brackets and colons in names of files and labels are no markup.
     """
-    return Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
+    where = Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
+    if not where.is_terminal and "COLUMNS" not in os.environ:
+        where.width = UNWRAPPED
+    return where
 
 
 @contextlib.contextmanager

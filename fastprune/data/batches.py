@@ -151,6 +151,8 @@ class Batches:
     def told(self) -> str:
         """Samples, their mean size, their source, and what was left out of it, in words."""
         origin = f" from {self.source}" if self.source else ""
+        if origin and self.intake and self.intake.read == self.intake.rows != self.n_samples:  # such as pairs
+            origin = f" from {self.intake.rows:,} rows of {self.source}"
         left_out = self.intake.told if self.intake else ""
         return f"{self.extent}{origin}" + (f". {left_out}" if left_out else "")
 

@@ -138,10 +138,10 @@ class Task(ABC):
         Args:
             samples: The encoded samples; the batches where there are none.
         """
-        absent = next((name for name in self.label_names if any(name not in sample for sample in samples)), None)
-        if absent is None:
+        if all(name in sample for sample in samples for name in self.label_names):
             return ""
-        return f"Metrics need labels, and the data has no '{absent}'; name the label column, or use labelled data."
+        usual = f" if it is none of: {', '.join(self.usual_labels)}" if self.usual_labels else ""
+        return f"Metrics need labels, and the data has none; use labelled data, or name the label column{usual}."
 
     @abstractmethod
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from fastprune.data.processors import lower_case, read_processor, tokenizer_of
 from fastprune.errors import ModelError
-from fastprune.files import check_model, check_no_adapter, user_path
+from fastprune.files import check_model, check_no_adapter, similar, user_path
 from fastprune.models.checkpoint import is_pruned, load, pages, save, write_companions, write_config
 from fastprune.models.foreign import code_of, foreign_class, untrusted_code
 from fastprune.models.manifests import MANIFEST, read_manifest
@@ -238,8 +238,10 @@ def _directory(source: str | Path, *, weights: bool = True, code: bool = False) 
             patterns = [*names, WEIGHTS[1]]
             snapshot = Path(snapshot_download(str(source), allow_patterns=patterns, ignore_patterns=ignored))
     except (OSError, ValueError) as error:  # no network, unknown or invalid name, no access
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelError(f"'{source}' is not a local directory and cannot be loaded from the Hub: {reason}") from error
+        reason = str(error).strip().partition("\n")[0].removeprefix("Got: ").rstrip(".")
+        raise ModelError(
+            f"'{source}' is not a local directory and cannot be loaded from the Hub: {reason}.{similar(source)}"
+        ) from error
     return snapshot
 
 

@@ -12,13 +12,14 @@ from torch import nn
 from fastprune.data.batches import inputs_for, unit_of
 from fastprune.data.workload import Workload
 from fastprune.measuring.memory import weight_bytes
-from fastprune.measuring.timing import interleaved, median, speedup
+from fastprune.measuring.timing import interleaved, median, speedup, spread
 from fastprune.models import portable
 from fastprune.pipeline.clock import timed
 from fastprune.pipeline.result import PruningResult
 from fastprune.pipeline.spending import spent
 from fastprune.pipeline.state import State
 from fastprune.pipeline.subject import Subject
+from fastprune.pipeline.verifying import NOISY, RESTLESS
 from fastprune.registry.recipe import Recipe
 from fastprune.strategies.limits import Limits
 from fastprune.surgery.reconstruction import adopt
@@ -97,6 +98,9 @@ def latency(subject: Subject, pruned: nn.Module, workload: Workload) -> dict[str
         except Exception as error:  # made-up inputs do not fit every model; the pruning is not lost for it
             log.warning("The models cannot be timed: %s: %s", type(error).__name__, error)
             return {}
+    noise = max(map(spread, times.values()))
+    if noise > NOISY:
+        log.warning(RESTLESS, "time of a forward pass", 100 * noise, "time the models again with fastprune bench")
     return {
         **shape,
         "unit": unit_of(inputs),

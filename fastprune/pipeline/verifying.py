@@ -17,6 +17,10 @@ from fastprune.strategies.limits import Limits
 log = logging.getLogger(__name__)
 
 NOISY = 0.15  # interquartile range, relative to the median, above which a warning is logged
+RESTLESS = (
+    "Repeated measurements of the %s differ by %.0f %%: another program is using this machine. The figures may be off by as much; "
+    "%s while no other program is running."
+)
 
 
 def verify(state: State, limits: Limits, recipe: Recipe, workload: Workload) -> dict[str, dict[str, float]]:
@@ -44,12 +48,7 @@ def verify(state: State, limits: Limits, recipe: Recipe, workload: Workload) -> 
         before, after, noise = median(pair["dense"]), median(pair["pruned"]), max(map(spread, pair.values()))
         found[limit.name] = {"before": before, "after": after, "spread": noise}
         if noise > NOISY:
-            log.warning(
-                "Repeated measurements of the %s differ by %.0f %%: another program is using this machine. The figures may be "
-                "off by as much; repeat the pruning while no other program is running.",
-                limit.name,
-                100 * noise,
-            )
+            log.warning(RESTLESS, limit.name, 100 * noise, "repeat the pruning")
     return found
 
 

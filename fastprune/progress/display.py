@@ -45,18 +45,26 @@ def shown(console: Console | None = None) -> Iterator[Report]:
 
 @dataclass
 class _Step:
-    """A running step: when it started, in seconds, and how far it is."""
+    """A running step: when it started and when a part of it last ended, in seconds, and how far it is."""
 
     start: float
+    last: float
     done: int
     total: int
 
     def text(self, now: float) -> str:
-        """How far it is and the time left; the time so far, if nothing is finished yet."""
-        seconds = now - self.start
+        """How far it is and the time left; the time so far, if no part of it or all but one have ended.
+
+        The time left falls while a part runs, and grows only if the part takes longer than those before it.
+        """
+        seconds, parts = now - self.start, self.total - self.done
         if not self.done:
             return f"{_duration(seconds)} so far"
-        return f"{self.done} of {self.total}, {_duration(seconds / self.done * (self.total - self.done))} left"
+        as_before = (self.last - self.start) / self.done * parts - (now - self.last)
+        left = max(as_before, seconds / (self.done + 1) * (parts - 1))
+        return f"{self.done} of {self.total}, " + (
+            f"{_duration(left)} left" if left > 0 else f"{_duration(seconds)} so far"
+        )
 
 
 @dataclass
@@ -71,9 +79,9 @@ class Running:
         if done >= total:
             self.steps.pop(description, None)
         elif done == 0 or description not in self.steps:
-            self.steps[description] = _Step(self.clock(), done, total)
+            self.steps[description] = _Step(self.clock(), self.clock(), done, total)
         else:
-            self.steps[description].done = done
+            self.steps[description].last, self.steps[description].done = self.clock(), done
 
     def text(self) -> str:
         """All running steps in one line."""
@@ -88,11 +96,13 @@ def _nothing(_: Console) -> Iterator[Report]:
 
 @contextlib.contextmanager
 def _lines(console: Console) -> Iterator[Report]:
-    """A line when a step starts that is not part of another one, and one every ``EVERY`` seconds for the running steps."""
-    running, lock, ended, last = Running(), threading.Lock(), threading.Event(), ""
+    """A line when a step starts that is not part of another one, and one for the running steps after ``EVERY`` seconds without."""
+    running, lock, ended, last, said = Running(), threading.Lock(), threading.Event(), "", 0.0
     stream = console.file  # exporters redirect standard error
 
     def say(text: str) -> None:
+        nonlocal said
+        said = time.monotonic()
         print(text, file=stream, flush=True)
 
     def report(description: str, done: int, total: int) -> None:
@@ -104,11 +114,12 @@ def _lines(console: Console) -> Iterator[Report]:
             running.note(description, done, total)
 
     def repeat() -> None:
-        while not ended.wait(EVERY):
+        pause = EVERY
+        while not ended.wait(pause):
             with lock:
-                text = running.text()
-            if text:
-                say(text)
+                if last and time.monotonic() - said >= EVERY:
+                    say(running.text() or "working")  # between two steps, such as while libraries are imported
+                pause = max(said + EVERY - time.monotonic(), 0.01) if last else EVERY
 
     thread = threading.Thread(target=repeat, name="fastprune progress", daemon=True)
     thread.start()

@@ -123,7 +123,9 @@ def _metrics(metrics: Mapping[str, Any]) -> list[Row]:
         for name, value in dense.items()
         if name in pruned
     ]
-    result += [(name, "1", _number(value), "agreement") for name, value in (metrics.get("fidelity") or {}).items()]
+    result += [
+        (f"agreement ({name})", "", _number(value), "") for name, value in (metrics.get("fidelity") or {}).items()
+    ]
     return result + [(name, "", _number(value), "") for name, value in metrics.items() if isinstance(value, float)]
 
 

@@ -223,9 +223,7 @@ def labels_of(batch: Batch, name: str = "labels") -> Tensor:
         DataError: The batch has no labels.
     """
     if name not in batch:
-        raise DataError(
-            f"Metrics need labels, and the data has no '{name}'; name the label column, or use labelled data."
-        )
+        raise DataError("Metrics need labels, and the data has none; use labelled data, or name the label column.")
     return batch[name]
 
 
