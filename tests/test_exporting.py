@@ -24,6 +24,7 @@ from fastprune.errors import CheckpointError, ContractError, ExportError, ModelE
 from fastprune.exporting import formats
 from fastprune.exporting.export import export
 from fastprune.exporting.opening import format_of, open_exported, run_exported
+from fastprune.exporting.timing import bench_exported
 from fastprune.registry import loading
 from fastprune.strategies import ExportFormat
 from test_elsewhere import CASES, _pruned
@@ -151,6 +152,22 @@ def test_from_the_command_line_to_onnxruntime(
     mixed = run("bench", tiny_checkpoint, exported)
     assert mixed.exit_code == 2
     assert "export both" in mixed.stderr
+
+
+@pytest.mark.parametrize("format", ["torch-export", pytest.param("onnx", marks=onnx)])
+def test_a_graph_reads_boxes_of_words(tmp_path: Path, format: str) -> None:
+    model = testing.tiny_model("layoutlm", "ForTokenClassification")
+    made = export(opened(model), tmp_path / "graph", format=format)
+    assert "bbox" in made.inputs
+    assert made.difference is not None
+    assert made.difference < 1e-5
+    texts = {name: value[:3, :7] for name, value in padded(64, 3, 9).items()}
+    corners = torch.tensor([100, 200, 300, 400]).expand(3, 7, 4)
+    graph = open_exported(made.directory).model
+    for inputs in (texts, texts | {"bbox": corners}):
+        with torch.no_grad():
+            torch.testing.assert_close(graph(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=1e-4)
+    assert bench_exported(made.directory, made.directory, batch_size=1, seq_len=5, rounds=1).speedup > 0
 
 
 def test_a_program_is_timed_and_evaluated(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -100,6 +100,8 @@ def dummy_inputs(
     for ids, mask in (("input_ids", "attention_mask"), ("decoder_input_ids", "decoder_attention_mask")):
         if ids in takes:
             made |= {ids: _dummy_tokens(config, real, generator), mask: real.long()}
+    if "bbox" in takes and hasattr(config, "max_2d_position_embeddings"):
+        made["bbox"] = _boxes(real, min(1001, config.max_2d_position_embeddings), generator)
     end = end_token(model)
     if end is not None:
         made["input_ids"] = _ended(made["input_ids"], real, end)
@@ -142,6 +144,15 @@ def _dummy_tokens(config: Any, real: Tensor, generator: torch.Generator | None) 
     if generator is None:
         return torch.where(real, first, pad)
     return torch.where(real, torch.randint(first, words if first else pad, real.shape, generator=generator), pad)
+
+
+def _boxes(real: Tensor, places: int, generator: torch.Generator | None) -> Tensor:
+    """The box of each token on a page of ``places`` x ``places`` [None: no place], as left, top, right, bottom:
+    [samples, tokens, 4]."""
+    if generator is None:
+        return torch.zeros(*real.shape, 4, dtype=torch.long)
+    corners = torch.randint(0, places, (*real.shape, 2, 2), generator=generator).sort(dim=-2).values
+    return corners.flatten(-2) * real[..., None]
 
 
 def _ended(tokens: Tensor, real: Tensor, end: int) -> Tensor:

@@ -31,7 +31,9 @@ class ExportedModule(nn.Module):
         self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # marks the model's device: the CPU
 
     def forward(self, **inputs: Tensor) -> ModelOutput:
-        """The outputs by name for inputs by name, each [samples, ...]."""
+        """The outputs by name for inputs by name, each [samples, ...]; without boxes of words they are 0, as in PyTorch."""
+        if "bbox" in self.exported.inputs and "bbox" not in inputs:
+            inputs["bbox"] = inputs["input_ids"].new_zeros(*inputs["input_ids"].shape, 4)
         return ModelOutput(self.exported(**inputs))
 
 

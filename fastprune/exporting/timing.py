@@ -45,6 +45,7 @@ def bench_exported(
     models = {name: run_exported(directory, threads=threads) for name, directory in directories.items()}
     tokens = torch.ones(batch_size, seq_len, dtype=torch.long)
     known = {"input_ids": tokens, "attention_mask": tokens, "token_type_ids": torch.zeros_like(tokens)}
+    known["bbox"] = tokens.new_zeros(batch_size, seq_len, 4)
     odd = sorted({each for model in models.values() for each in model.inputs} - set(known))
     if odd:
         raise UsageError(f"There is no making up '{odd[0]}' for an exported model; only models of texts are timed.")

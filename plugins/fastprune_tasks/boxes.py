@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +38,46 @@ def word_boxes(data: Dataset, sentences: Sequence[Sequence[str]]) -> list[list[l
     """
     column = label_column(data, Columns(), BOXES)
     if column is None:
-        log.warning(
-            "The model reads boxes, and the data has none of the columns %s: all boxes are 0.", ", ".join(BOXES)
-        )
+        tell_no_boxes()
         return None
     return [_checked(row, as_list(value), len(sentences[row]), column) for row, value in enumerate(data[column])]
+
+
+def tell_no_boxes() -> None:
+    """Warn that the data has no boxes of words."""
+    log.warning(
+        "The model reads boxes, and the data has no lists of words beside one of the columns %s: all boxes are 0.",
+        ", ".join(BOXES),
+    )
+
+
+def has_words(data: Dataset, columns: Columns, usual: Sequence[tuple[str, ...]]) -> bool:
+    """Whether the (last) text column, the one named or a usual one, holds lists of words."""
+    names = [columns.text[-1:]] if columns.text else usual
+    return any(
+        name in data.column_names and isinstance(as_list(data[0][name]), list) for each in names for name in each
+    )
+
+
+def span_boxes(
+    boxes: Sequence[list[int]],
+    starts: Sequence[int],
+    spans: Sequence[tuple[int, int] | None],
+    texts: Sequence[int | None],
+) -> list[list[int]]:
+    """The box of each token of a question and a context of words: [tokens][4]. Tokens of the question have none, which is 0.
+
+    Args:
+        boxes: The box of each word.
+        starts: The place of each word in the context, in characters.
+        spans: The characters of each token in the context; None for other tokens.
+        texts: 0 for tokens of the question, 1 for those of the context, None for special tokens.
+    """
+    found = []
+    for at, (span, text) in enumerate(zip(spans, texts, strict=True)):
+        outside = LAST if at and text is None else FIRST
+        found.append(outside if span is None else boxes[bisect_right(starts, span[0]) - 1])
+    return found
 
 
 def token_boxes(boxes: Sequence[list[int]], places: Sequence[int | None]) -> list[list[int]]:

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from fastprune import Columns
 from fastprune.data import Batch, Sample, Task, label_column, text_columns, token_mask
 from fastprune.errors import DataError
+from fastprune_tasks.boxes import has_words, reads_boxes, tell_no_boxes
 from fastprune_tasks.labels import SCORES, numbers, read_labels
 from fastprune_tasks.likelihood import draw_gaussian, full_precision, gaussian_loss
 from fastprune_tasks.pooling import Pooling, pooled
 from fastprune_tasks.ranking import ALONE, RANKED, ranked_texts, ranking_metrics, roles
 from fastprune_tasks.regression import correlations
 from fastprune_tasks.similarity import pair_similarities, similarities
-from fastprune_tasks.texts import PAIRS, SINGLES, texts_of, tokenized
+from fastprune_tasks.texts import PAIRS, SINGLES, TOKENS, encode_texts, texts_of, tokenized
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -53,10 +54,12 @@ class Embedding(Task):
         prompt: Text in front of each text.
         query_prompt: Text in front of each text in a column of queries (``roles``).
         document_prompt: Text in front of each text in a column of documents.
+        boxes: The model reads the place of each word on the page; words with boxes are preferred to texts.
     """
 
     name: ClassVar[str] = "embedding"
     heads: ClassVar[tuple[str, ...]] = ("Model", "TextModelWithProjection")
+    input_names: ClassVar[tuple[str, ...]] = ("bbox",)
     note_names: ClassVar[tuple[str, ...]] = ("prompt_tokens",)
     usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = (*RANKED, *PAIRS, *SINGLES, *ALONE)
     usual_labels: ClassVar[tuple[str, ...]] = SCORES
@@ -71,6 +74,7 @@ class Embedding(Task):
     prompt: str = ""
     query_prompt: str = ""
     document_prompt: str = ""
+    boxes: bool = False
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
@@ -80,8 +84,8 @@ class Embedding(Task):
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
-        """Use the default pooling; a configuration does not contain one."""
-        return cls()
+        """Read whether the model reads boxes; a configuration does not contain a pooling."""
+        return cls(boxes=reads_boxes(config))
 
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
@@ -91,6 +95,12 @@ class Embedding(Task):
         Of two columns the samples have ``row``, ``side`` and, if the data has one, ``score``. Of columns of queries and documents
         each text is encoded once, and each query's sample has ``relevance``: the relevance of its documents by their ``document``.
         """
+        if self.boxes and has_words(data, columns, TOKENS):
+            samples = encode_texts(data, tokenizer, columns=columns, max_length=max_length, boxes=True)
+            prompt = {} if self.include_prompt else {"prompt_tokens": 0}
+            return [sample | {"row": row, "side": 0} | prompt for row, sample in enumerate(samples)]
+        if self.boxes:
+            tell_no_boxes()
         names = text_columns(data, columns, self.usual_inputs)
         held = roles(names)
         column = label_column(data, columns, self.usual_labels) if len(names) > 1 else None

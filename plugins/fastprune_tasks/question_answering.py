@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 from fastprune import Columns
 from fastprune.data import Batch, Sample, Task, label_column, text_columns, token_mask
 from fastprune.errors import DataError, RowError
+from fastprune_tasks.boxes import has_words, reads_boxes, span_boxes, tell_no_boxes, word_boxes
 from fastprune_tasks.likelihood import categorical_loss, draw_categorical, full_precision
-from fastprune_tasks.texts import shortened, texts_of
+from fastprune_tasks.texts import shortened, texts_of, words_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,7 +35,11 @@ Span = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuestionAnswering(Task):
-    """Predict the span of a context that answers a question; long contexts are split into overlapping windows."""
+    """Predict the span of a context that answers a question; long contexts are split into overlapping windows.
+
+    Attributes:
+        boxes: The model reads the place of each word on the page.
+    """
 
     name: ClassVar[str] = "question-answering"
     heads: ClassVar[tuple[str, ...]] = ("ForQuestionAnswering", "ForQuestionAnsweringSimple")
@@ -41,11 +47,14 @@ class QuestionAnswering(Task):
     usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = TEXTS
     usual_labels: ClassVar[tuple[str, ...]] = ANSWERS
     label_form: ClassVar[str] = "SQuAD's: `text` and `answer_start`, each a list"
+    input_names: ClassVar[tuple[str, ...]] = ("bbox",)
+
+    boxes: bool = False
 
     @classmethod
     def for_config(cls, config: PretrainedConfig) -> Self:
-        """Needs nothing from the configuration."""
-        return cls()
+        """Read whether the model reads boxes."""
+        return cls(boxes=reads_boxes(config))
 
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
@@ -55,6 +64,8 @@ class QuestionAnswering(Task):
         A sample has the ``row``, the ``context``, the ``spans`` of characters of the context's tokens (None for other tokens),
         the position of the ``cls`` token and, if the data has answers, their texts in ``answers``. In a window without the
         whole first answer, both labels are the position of the CLS token.
+
+        A context may be a list of words, which are joined by spaces, with a column of boxes for models that read them.
         """
         if not tokenizer.is_fast:
             raise DataError("Question answering needs a fast tokenizer, which returns character offsets.")
@@ -63,7 +74,8 @@ class QuestionAnswering(Task):
         names = text_columns(data, columns, self.usual_inputs)
         if len(names) != 2:
             raise DataError(f"Question answering needs two text columns, question and context; got {', '.join(names)}.")
-        questions, contexts = (texts_of(data, name) for name in names)
+        questions = texts_of(data, names[0])
+        contexts, starts, where = self._read_contexts(data, names[1])
         column = label_column(data, columns, self.usual_labels)
         answers = None
         if column is not None:
@@ -83,11 +95,26 @@ class QuestionAnswering(Task):
             sample = {name: encoded[name][window] for name in tokenizer.model_input_names if name in encoded}
             cls = _cls_position(sample["input_ids"], tokenizer)
             sample |= {"row": row, "context": contexts[row], "spans": spans, "cls": cls}
+            if where is not None:
+                sample["bbox"] = span_boxes(where[row], starts[row], spans, encoded.sequence_ids(window))
             if answers is not None:
                 start, end = _answer_tokens(spans, answers[row], cls)
                 sample |= {"start_positions": start, "end_positions": end, "answers": answers[row]["text"]}
             samples.append(sample)
         return samples
+
+    def _read_contexts(
+        self, data: Dataset, name: str
+    ) -> tuple[list[str], list[list[int]], list[list[list[int]]] | None]:
+        """The contexts; the place of each word in them, in characters, and its box, for a model that reads boxes."""
+        if not self.boxes:
+            return texts_of(data, name), [], None
+        if not has_words(data, Columns(text=(name,)), ()):
+            tell_no_boxes()
+            return texts_of(data, name), [], None
+        words = [words_of(row, value, name) for row, value in enumerate(data[name])]
+        starts = [[0, *accumulate(len(word) + 1 for word in each[:-1])] for each in words]
+        return [" ".join(each) for each in words], starts, word_boxes(data, words)
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Sum of the cross-entropies of start and end over the tokens without padding: [samples]."""

@@ -414,7 +414,38 @@ def test_boxes_that_are_missing_are_told(
 ) -> None:
     task = TokenClassification(classes=("a", "b"), boxes=True)
     make_batches({"words": [["cat"]]}, task, tiny_tokenizer)
-    assert "none of the columns bbox, bboxes, boxes: all boxes are 0" in caplog.text
+    told = "no lists of words beside one of the columns bbox, bboxes, boxes: all boxes are 0"
+    assert told in caplog.text
+    for texts in (QuestionAnswering(boxes=True), Embedding(boxes=True)):
+        caplog.clear()
+        make_batches({"question": ["who"], "context": ["the cat"]}, texts, tiny_tokenizer, columns=QUESTION)
+        assert told in caplog.text
+
+
+QUESTION = Columns(text=("question", "context"))
+
+
+def test_boxes_of_contexts_and_of_embedded_words(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    words, boxes = ["cats", "sat"], [[1, 2, 3, 4], [5, 6, 7, 8]]
+    rows = {"question": ["who sat"], "context": [words], "bbox": [boxes]}
+    rows["answers"] = [{"text": ["sat"], "answer_start": [5]}]
+    model = testing.tiny_model("layoutlm", "ForDocumentQuestionAnswering")
+    task = task_for(model.config, type(model))
+    batches = make_batches(rows, task, tiny_tokenizer, columns=QUESTION)
+    batch, sample = batches.batches[0], batches.samples[0]
+    first, last = [0] * 4, [1000] * 4
+    assert batch["bbox"][0].tolist() == [first, first, first, last, boxes[0], boxes[0], boxes[1], last]
+    assert sample["context"] == "cats sat"
+    assert batch["start_positions"].tolist() == [6]
+    model(**model_inputs(batch, task))
+
+    encoder = testing.tiny_model("layoutlm", "Model")
+    task = task_for(encoder.config, type(encoder))
+    batch = make_batches({"words": [words], "bbox": [boxes]}, task, tiny_tokenizer).batches[0]
+    assert batch["bbox"][0].tolist() == [first, boxes[0], boxes[0], boxes[1], last]
+    found = task.embed(encoder(**model_inputs(batch, task)), batch)
+    moved = {**batch, "bbox": torch.zeros_like(batch["bbox"])}
+    assert not torch.allclose(found, task.embed(encoder(**model_inputs(moved, task)), moved))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
