@@ -62,6 +62,8 @@ def prune(
 
     Args:
         model: A transformers model, the result of ``open_pretrained`` or ``prune``, a directory, or a Hub name.
+            Other threads should not run it meanwhile: it is frozen, and its layers are watched. A model with code of its own
+            is opened first, by ``open_pretrained(..., trust_remote_code=True)``.
         data: The calibration set: the result of ``make_batches``, rows or a source for it (``read_dataset``), or an iterable of
             dicts of tensors for ``model(**batch)``.
         budget: The cost to keep, as a fraction of the dense model's: above 0, at most 1. Several costs by name, and
