@@ -175,7 +175,7 @@ def test_noisy_measurements_are_repeated(monkeypatch: pytest.MonkeyPatch) -> Non
     turns: list[int] = []
 
     def timed(spread: float, milliseconds: float):
-        def take(makers: Mapping[int, Any], *, rounds: int, description: str) -> dict[int, list[float]]:
+        def take(makers: Mapping[int, Any], *, rounds: int, **_: Any) -> dict[int, list[float]]:
             turns.append(rounds)
             return {
                 key: [milliseconds * (1 + spread * ((turn + key) % 3 - 1)) for turn in range(rounds)] for key in makers
@@ -197,7 +197,7 @@ def test_noisy_measurements_are_repeated(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_noisy_measurements_are_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spread: float, warned: bool
 ) -> None:
-    def noisy(makers: Mapping[Any, Any], *, rounds: int, description: str) -> dict[Any, list[float]]:
+    def noisy(makers: Mapping[Any, Any], *, rounds: int, **_: Any) -> dict[Any, list[float]]:
         places = {key: place for place, key in enumerate(makers)}
         return {k: [1 + spread * ((turn + place) % 3 - 1) for turn in range(rounds)] for k, place in places.items()}
 
