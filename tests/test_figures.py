@@ -38,7 +38,7 @@ def test_without_labels_the_agreement_is_told() -> None:
 def test_what_was_predicted_is_called_so() -> None:
     table = {"batch_size": 1, "seq_len": 64}
     cost = {"name": "latency", "measure": "ms", "before": 10.0, "after": 5.0, "conditions": table}
-    assert figures.rows(details(costs=[cost]))[0] == ("predicted ms", "10", "5", "50%")
+    assert figures.rows(details(costs=[cost]))[0] == ("predicted latency", "10 ms", "5 ms", "50%")
     assert figures.share_of(cost) == "latency"
 
 

@@ -74,7 +74,9 @@ def pruned(cost: MeasuredCost, **options: Any) -> fastprune.PruningResult:
 def test_a_missed_budget_is_searched_again_with_a_corrected_table() -> None:
     hoped = pruned(Foreseen(), bench=False)
     assert "measured" not in hoped.costs[0]
-    result = pruned(Foreseen())
+    said: list[str] = []
+    result = pruned(Foreseen(), progress=lambda description, *_: said.append(description))
+    assert "searching again, because the measured cost missed the budget" in said
     (cost,) = result.costs
     assert cost["measured"]["after"] == pytest.approx(cost["after"], rel=1e-3)  # as the corrected table predicts
     assert 0.4 < cost["measured"]["after"] / cost["before"] <= 0.5

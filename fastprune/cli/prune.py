@@ -147,11 +147,12 @@ def _show(where: Console, result: PruningResult, output: str) -> None:
     from fastprune.measuring.cost_tables import conditions_text
     from fastprune.reports import figures
 
+    predicted = "predicted " if result.costs[0]["conditions"] else ""
     where.print(terminal.groups_table(result.kept()))
     where.print(
         terminal.figures_table(
             figures.rows(result.summary()),
-            f"{result.cost_after / result.cost_before:.3f} of the {figures.share_of(result.costs[0])} left",
+            f"{result.cost_after / result.cost_before:.3f} of the {predicted}{figures.share_of(result.costs[0])} left",
         )
     )
     for cost in result.costs:

@@ -24,7 +24,7 @@ from fastprune.pipeline.stages import score, search, tune
 from fastprune.pipeline.state import State
 from fastprune.pipeline.subject import check_fits, open_subject
 from fastprune.pipeline.verifying import latency_of, verify
-from fastprune.progress import Progress, listening
+from fastprune.progress import Progress, listening, step
 from fastprune.ranges import SEED, check_integer
 from fastprune.registry.recipe import Recipe, recipe_for
 from fastprune.strategies.budgets import Budget, read_budget
@@ -110,7 +110,8 @@ def prune(
         if missed := limits.missed(measured):
             log.info("measured instead of predicted: %s; searching again with corrected tables", missed)
             limits = limits.corrected(missed, state.mask)
-            state = passes(limits)
+            with step("searching again, because the measured cost missed the budget"):
+                state = passes(limits)
             measured = verify(state, limits, chosen, workload)
         times = latency_of(limits, measured) or latency(subject, state.student, workload) if bench else {}
     figures = {"latency": times, "timings": timings, "calibration": subject.calibration.summary() | {"seed": seed}}
@@ -120,10 +121,10 @@ def prune(
 def _passes(state: State, limits: Limits, *, chosen: Recipe, cache: PruningCache, workload: Workload) -> State:
     """Score, search and tune, once for each pass of the schedule."""
     subject = state.subject
-    for step in checked_passes(chosen.schedule, limits.first.share, subject.groups):
-        left = remaining(limits, state, chosen, workload).at(step.budget)
+    for each in checked_passes(chosen.schedule, limits.first.share, subject.groups):
+        left = remaining(limits, state, chosen, workload).at(each.budget)
         known = cache if state.student is subject.teacher else PruningCache()
         scores = score(state, chosen.scorer, known)
-        masks = search(state, scores, left, chosen, step, workload)
-        state = tune(state, masks, scores, chosen, step)
+        masks = search(state, scores, left, chosen, each, workload)
+        state = tune(state, masks, scores, chosen, each)
     return state

@@ -179,7 +179,7 @@ def check_units(requested: Mapping[str, BudgetRequest], recipe: Recipe) -> None:
     """
     registered = loading.installed().cost
     for name, request in requested.items():
-        cost: type[Strategy] = registered[name] if name else type(recipe.cost)
+        cost: type[Strategy] = type(recipe.cost) if name in ("", recipe.cost.name) else registered[name]
         if unit := getattr(cost, "unit", ""):
             request.check_unit(unit)
 

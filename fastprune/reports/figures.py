@@ -35,9 +35,10 @@ def rows(details: Mapping[str, Any]) -> list[Row]:
     result = []
     for cost in details.get("costs") or [details["cost"]]:
         if cost["measure"] != "parameters":
-            predicted = "predicted " if cost.get("conditions") else ""
-            result.append(_amounts(f"{predicted}{cost['measure']}", cost["before"], cost["after"]))
-            if predicted and "budget" in cost:
+            measured, unit = bool(cost.get("conditions")), f" {cost['measure']}"
+            name = f"predicted {share_of(cost)}" if measured else cost["measure"]
+            result.append(_amounts(name, cost["before"], cost["after"], unit=unit if measured else ""))
+            if measured and "budget" in cost:
                 result.append((f"requested {share_of(cost)}", "", "", f"{1 / cost['budget']:.2f}x as fast"))
     result.append(_amounts("parameters", details["parameters"]["before"], details["parameters"]["after"]))
     if details.get("size"):
