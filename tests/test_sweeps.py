@@ -310,6 +310,11 @@ def test_the_command(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, mon
     more = run("--budgets", "0.9:0.5:0.2", "--recipes", "default", "--batch-size", 4)
     assert "6 models are already measured" in " ".join(more.stderr.split())
     assert [word in more.stderr for word in ("MACs left", "spread")] == [True, False]  # there is one seed
+    (folder / "model").rename(tmp_path / "model")
+    unmet = run("--budgets", "0.9:0.5:0.2", "--recipes", "default", "--batch-size", 4, "--pick", "drop<=-999")
+    assert unmet.exit_code == 3, unmet.output
+    assert [word in unmet.stderr for word in ("MACs left", "No point of the sweep", "Nothing was picked")] == [True] * 3
+    (tmp_path / "model").rename(folder / "model")
     stages = ("--cost", "params", "--scorer", "magnitude", "--rearranger", "none", "--set", "tuner.damping=0.5")
     asked = run("--output", tmp_path / "stages", "--budgets", "0.001,0.7", *stages, "--json")
     assert asked.exit_code == 3, asked.output

@@ -29,7 +29,7 @@ from fastprune.cli.options import (
 )
 from fastprune.cli.saving import save_evaluated
 from fastprune.cli.working import working
-from fastprune.errors import UnfinishedError, UsageError
+from fastprune.errors import UnfinishedError, UnreachableError, UsageError
 from fastprune.files import check_output, claimed
 from fastprune.ranges import COUNT, SEED, check_integer
 
@@ -111,20 +111,27 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
             metric=options["metric"],
             folder=folder,
         )
-        picked = swept.pick(options["pick"]) if options["pick"] else None
+        picked, unmet = None, None
+        try:
+            picked = swept.pick(options["pick"]) if options["pick"] else None
+        except UnreachableError as error:
+            unmet = error  # told after the table
         if picked:
             recipe, seed = recipes[picked.recipe], seeds[0]
             result = sweeps.prune_point(
                 opened, read, picked, recipe=recipe, seed=seed, folder=folder, architecture=architecture
             )
             save_evaluated(result, folder / "model", opened.model, tests)
-        sweeps.drop_scores(folder)
+        if unmet is None:
+            sweeps.drop_scores(folder)
     for reason in swept.unreachable.values():
         where.print(reason, soft_wrap=True)
     if options["as_json"]:
         click.echo(swept.to_json())
     else:
         _show(where, swept, picked, output)
+    if unmet is not None:
+        raise UnreachableError(f"{unmet} Nothing was picked and saved; repeat the command with another --pick.")
     if swept.failures:
         raise UnfinishedError(
             f"{'; '.join(swept.failures)}. The sweep is complete; all figures are in {output}/sweep.csv and sweep.json."

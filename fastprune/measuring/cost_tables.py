@@ -60,7 +60,7 @@ def measure(
 def conditions_text(conditions: Conditions) -> str:
     """The measurement conditions in one line."""
     count = conditions.get("threads")
-    threads = f", {count} thread{'s' if count > 1 else ''}" if count else ""
+    threads = f", {count} thread{'' if count == 1 else 's'}" if count else ""
     compiled = ", compiled" if conditions.get("compiled") else ""
     return (
         f"{conditions.get('batch_size')} x {conditions.get('seq_len')} tokens, {conditions.get('dtype')}, "
