@@ -111,18 +111,14 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
             metric=options["metric"],
             folder=folder,
         )
-        picked, unmet = None, None
-        try:
-            picked = swept.pick(options["pick"]) if options["pick"] else None
-        except UnreachableError as error:
-            unmet = error  # told after the table
+        picked, unmet = _pick(swept, options["pick"])
         if picked:
             recipe, seed = recipes[picked.recipe], seeds[0]
             result = sweeps.prune_point(
                 opened, read, picked, recipe=recipe, seed=seed, folder=folder, architecture=architecture
             )
             save_evaluated(result, folder / "model", opened.model, tests)
-        if unmet is None:
+        if not unmet:
             sweeps.drop_scores(folder)
     for reason in swept.unreachable.values():
         where.print(reason, soft_wrap=True)
@@ -130,14 +126,22 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
         click.echo(swept.to_json())
     else:
         _show(where, swept, picked, output)
-    if unmet is not None:
-        raise UnreachableError(f"{unmet} Nothing was picked and saved; repeat the command with another --pick.")
+    if unmet:
+        raise UnreachableError(unmet)
     if swept.failures:
         raise UnfinishedError(
             f"{'; '.join(swept.failures)}. The sweep is complete; all figures are in {output}/sweep.csv and sweep.json."
         )
     if swept.unreachable:
         click.get_current_context().exit(UNREACHABLE)
+
+
+def _pick(swept: Sweep, rule: str | None) -> tuple[Point | None, str]:
+    """The point of ``--pick``, if it is given; if no point meets it, the sentence to end with, after the table."""
+    try:
+        return swept.pick(rule) if rule else None, ""
+    except UnreachableError as error:
+        return None, f"{error} Nothing was picked and saved; repeat the command with another --pick."
 
 
 def _recipes(options: Mapping[str, Any]) -> dict[str, Recipe]:
