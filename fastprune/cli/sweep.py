@@ -126,14 +126,7 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
         click.echo(swept.to_json())
     else:
         _show(where, swept, picked, output)
-    if unmet:
-        raise UnreachableError(unmet)
-    if swept.failures:
-        raise UnfinishedError(
-            f"{'; '.join(swept.failures)}. The sweep is complete; all figures are in {output}/sweep.csv and sweep.json."
-        )
-    if swept.unreachable:
-        click.get_current_context().exit(UNREACHABLE)
+    _end(swept, unmet, output)
 
 
 def _pick(swept: Sweep, rule: str | None) -> tuple[Point | None, str]:
@@ -142,6 +135,18 @@ def _pick(swept: Sweep, rule: str | None) -> tuple[Point | None, str]:
         return swept.pick(rule) if rule else None, ""
     except UnreachableError as error:
         return None, f"{error} Nothing was picked and saved; repeat the command with another --pick."
+
+
+def _end(swept: Sweep, unmet: str, output: str) -> None:
+    """End with the exit status of what could not be reached or written."""
+    if unmet:
+        raise UnreachableError(unmet)
+    if swept.failures:
+        raise UnfinishedError(
+            f"{'; '.join(swept.failures)}. The sweep is complete; all figures are in {output}/sweep.csv and sweep.json."
+        )
+    if swept.unreachable:
+        click.get_current_context().exit(UNREACHABLE)
 
 
 def _recipes(options: Mapping[str, Any]) -> dict[str, Recipe]:
