@@ -335,12 +335,12 @@ def test_the_format_with_the_most_files_is_recognised(tmp_path: Path, monkeypatc
     registry = loading.installed().format
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     registry.add(Weights.name, Weights, "test")
-    monkeypatch.setattr(Weights, "files", ("genai_config.json", "onnx/model.onnx"))
+    monkeypatch.setattr(Weights, "files", ("other_config.json", "onnx/model.onnx"))
     assert format_of(tmp_path) is None
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "model.onnx").touch()
     assert format_of(tmp_path) == strategy("format", "onnx")
-    (tmp_path / "genai_config.json").touch()
+    (tmp_path / "other_config.json").touch()
     assert format_of(tmp_path) == Weights()
     (tmp_path / "model.safetensors").touch()  # a model with an export beside it, as on the Hub
     assert format_of(tmp_path) is None

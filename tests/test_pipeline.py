@@ -460,14 +460,15 @@ def test_of_several_variants_the_nearest_to_the_dense_model_wins(tuner: str) -> 
     tried = strategy("searcher", "knapsack", tries=4)
 
     def alone(name: str) -> list[fastprune.PruningResult]:
-        return [fastprune.prune(model, batches, budget=0.4, searcher=each, tuner=name) for each in tried.variants()]
+        candidates = [strategy("searcher", "knapsack"), *tried.variants()[1:]]  # the first variant is ``tried`` itself
+        return [fastprune.prune(model, batches, budget=0.5, searcher=each, tuner=name) for each in candidates]
 
     drafts, finished = alone("weights"), alone(tuner)
     assert len({tuple(result.mask.counts().values()) for result in drafts}) > 1
     near = [statistics.fmean(fastprune.fidelity(model, result.model, batches).values()) for result in drafts]
     first, second = sorted({1 - each for each in near})[:2]
     assert first < 0.98 * second  # else the earlier would be as good
-    result = fastprune.prune(model, batches, budget=0.4, searcher=tried, tuner=tuner)
+    result = fastprune.prune(model, batches, budget=0.5, searcher=tried, tuner=tuner)
     assert equal(weights(result.model), weights(finished[near.index(max(near))].model))
     assert result.timings["choose"] > 0
     assert "choose" not in drafts[0].timings

@@ -20,7 +20,7 @@ def test_mrpc_at_seven_tenths_keeps_its_accuracy(tiny_shared: Path, tmp_path: Pa
     test = make_batches(data / "test.tsv", opened.task, opened.tokenizer, samples=500)
 
     result = fastprune.prune(opened, train, budget=0.7)
-    loaded = fastprune.load(result.save(tmp_path / "pruned"))
+    loaded = fastprune.load(result.save(tmp_path / "pruned", dtype="float32"))  # the checkpoint is of float16
 
     assert result.cost_after <= 0.7 * result.cost_before
     batch = fastprune.data.model_inputs(test.batches[0], test.task)

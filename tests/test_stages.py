@@ -101,8 +101,8 @@ def test_every_stage_of_every_pass_has_a_generator_of_its_own() -> None:
     assert not set(seeds) & {number for calls in other.values() for number, _ in calls}
 
 
-@pytest.mark.parametrize("seed", [-1, 2**70])
-def test_any_whole_number_is_a_seed(seed: int) -> None:
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
+def test_the_seeds_at_the_ends_of_the_range(seed: int) -> None:
     assert seen(seed) == seen(seed)
 
 

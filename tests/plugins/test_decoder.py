@@ -99,7 +99,7 @@ def test_tuners(model_type: str, config: dict[str, Any], tuner: str) -> None:
     model = testing.tiny_model(model_type, "ForCausalLM", **config)
     batches = testing.tiny_batches(model)
     result = fastprune.prune(model, batches, budget=0.7, tuner=tuner)
-    assert result.cost_after <= 0.7 * result.cost_before
+    assert result.cost_after <= 0.7 * result.cost_before * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "phi", "gpt2", "falcon"])
