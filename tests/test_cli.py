@@ -354,9 +354,7 @@ def test_an_interruption_leaves_nothing(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(
-        "transformers.PreTrainedTokenizerBase.save_pretrained", interrupt
-    )  # weights are written by then
+    monkeypatch.setattr("fastprune.models.checkpoint._write_modelling_file", interrupt)  # weights are written by then
 
     result = prune(run, tiny_checkpoint, tiny_data, tmp_path / "out" / "small")
 
