@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -33,6 +33,13 @@ def verbosity_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return quiet(click.option("-v", "--verbose", **remember, help="Log each step and its duration.")(command))
 
 
+def _with(options: Sequence[Callable[..., Any]], command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with further options, listed in their order in its help."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options for reading data."""
     options = [
@@ -49,9 +56,7 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Maximum number of tokens per sample [default: the model's limit, at most 512; sentence-transformers: its own].",
         ),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _with(options, command)
 
 
 def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,9 +70,7 @@ def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--eval-label-column", help="Label column of --eval-data [default: that of --data, if it has it]."
         ),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _with(options, command)
 
 
 architecture_option = click.option(
@@ -100,9 +103,7 @@ def stage_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Set an option of a stage, such as tuner.damping=0.1; repeatable.",
         ),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _with(options, command)
 
 
 def read_settings(options: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -147,9 +148,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--json", "as_json", is_flag=True, help="Print only JSON, on standard output."),
     ]
     command = verbosity_options(command)
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _with(options, command)
 
 
 def serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -159,6 +158,4 @@ def serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--threads", type=within(THREADS), help="CPU threads [default: torch's]."),
         click.option("--compile", is_flag=True, help="Compile the model with torch.compile."),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _with(options, command)
