@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from fastprune.modeling import CACHES
-from fastprune.models.pretrained import Pretrained
 
 TRACED = (2, 3, 4)
 """Samples, tokens in the cache and new tokens of the inputs for tracing."""
@@ -35,20 +33,16 @@ class LayerCache:
     width: int
 
 
-def generates(model: Any) -> bool:
-    """Whether the model is a decoder that writes text after a text, with a KV cache in at least one layer."""
-    can = getattr(model, "can_generate", None)
-    decodes = bool(can and can()) and not model.config.is_encoder_decoder and bool(_cache_argument(model))
-    return decodes and any(layer_caches(model))
-
-
 def takes_positions(model: nn.Module) -> bool:
     """Whether the positions of new tokens are an input."""
     return "position_ids" in _arguments(model)
 
 
 def layer_caches(model: Any) -> list[LayerCache | None]:
-    """The sizes of every layer's cache; None for layers whose attention was emptied."""
+    """The sizes of every layer's cache; None for layers whose attention was emptied. No layers for a model that is no decoder."""
+    can = getattr(model, "can_generate", None)
+    if not (can and can()) or model.config.is_encoder_decoder or not _cache_argument(model):
+        return []
     token = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
     with torch.inference_mode():
         probed = _cache_of(model(input_ids=token, use_cache=True))
@@ -68,8 +62,8 @@ class CachedDecoder(nn.Module):
     """The decoder with keys and values as inputs and outputs.
 
     Args:
-        model: A model that ``generates`` is true of.
-        caches: Its ``layer_caches``.
+        model: The decoder.
+        caches: Its ``layer_caches``, of at least one layer.
     """
 
     def __init__(self, model: nn.Module, caches: Sequence[LayerCache | None]) -> None:
@@ -107,15 +101,18 @@ class CachedProgram:
     outputs: tuple[str, ...]
 
 
-def cached_program(opened: Pretrained) -> CachedProgram:
-    """Trace a decoder with its KV cache by torch.export, on its device."""
-    model = opened.model
-    caches = layer_caches(model)
+def cached_program(model: nn.Module, caches: Sequence[LayerCache | None]) -> CachedProgram:
+    """Trace a decoder with its KV cache by torch.export, on its device.
+
+    Args:
+        model: The decoder.
+        caches: Its ``layer_caches``, of at least one layer.
+    """
     graph = CachedDecoder(model, caches)
     inputs = _inputs(graph, next(model.parameters()))
     free = torch.export.Dim.DYNAMIC
     sizes = tuple({0: free, 1: free} if each.ndim == 2 else {0: free, 2: free} for each in inputs)
-    with torch.no_grad(), _with_cache(model):
+    with torch.no_grad():
         program = torch.export.export(graph, inputs, dynamic_shapes=(*sizes[:2], sizes[2:]), strict=False)
     named = ["input_ids", "attention_mask", *(["position_ids"] if graph.placed else [])]
     return CachedProgram(
@@ -153,14 +150,3 @@ def _cache_of(output: Any) -> Any:
 
 def _arguments(model: nn.Module) -> tuple[str, ...]:
     return tuple(inspect.signature(model.forward).parameters)
-
-
-@contextlib.contextmanager
-def _with_cache(model: Any) -> Iterator[None]:
-    """Within the context, the model returns a cache."""
-    before = model.config.use_cache
-    try:
-        model.config.use_cache = True
-        yield
-    finally:
-        model.config.use_cache = before

@@ -26,7 +26,7 @@ class GenaiFormat(OnnxFormat):
     files: ClassVar[tuple[str, ...]] = (FILE, CONFIG)
 
     def refuses(self, opened: Pretrained) -> str:
-        if not decoder_graph.generates(opened.model):
+        if not any(decoder_graph.layer_caches(opened.model)):
             return f"onnxruntime-genai runs decoders with a KV cache; a {type(opened.model).__name__} is none."
         if opened.tokenizer is None:
             return "onnxruntime-genai needs the tokenizer, and there is none beside this model. Save one there."

@@ -91,8 +91,9 @@ class OnnxFormat(ExportFormat):
         return refuses_all_but_one_text(opened)
 
     def write(self, opened: Pretrained, directory: Path) -> None:
-        if decoder_graph.generates(opened.model):
-            cached = decoder_graph.cached_program(opened)
+        caches = decoder_graph.layer_caches(opened.model)
+        if any(caches):
+            cached = decoder_graph.cached_program(opened.model, caches)
             self._save(cached.program, cached.inputs, cached.outputs, directory / FILE)
         else:
             program = traced_program(opened)
