@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import click.testing
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from fastprune.cli.main import main
 
 collect_ignore = ["external"]  # a package of its own, whose tests need it installed
 
@@ -39,6 +43,15 @@ TINY_WORDS = [
     "b",
     "c",
 ]
+
+Run = Callable[..., click.testing.Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command line in this process, without the Hub."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return lambda *arguments: click.testing.CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def pytest_configure() -> None:

@@ -13,7 +13,6 @@ from torch import nn
 
 import fastprune
 from fastprune import UsageError, strategy, testing
-from fastprune.cli.main import main
 from fastprune.data import Workload
 from fastprune.errors import BudgetError, ModelError, TableError
 from fastprune.measuring.memory import peak_bytes, weight_bytes
@@ -23,12 +22,6 @@ from fastprune.units import resolve_groups
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 Run = Callable[..., click.testing.Result]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    return lambda *arguments: click.testing.CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

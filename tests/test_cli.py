@@ -18,20 +18,10 @@ import pytest
 import torch
 
 import fastprune
-from fastprune.cli.main import Cli, main
+from fastprune.cli.main import Cli
 from fastprune.registry import catalogue
 
 Run = Callable[..., click.testing.Result]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    def call(*arguments: object) -> click.testing.Result:
-        return click.testing.CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-    return call
 
 
 def prune(run: Run, checkpoint: Path, data: Path, output: Path, *more: object) -> click.testing.Result:

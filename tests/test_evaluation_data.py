@@ -12,21 +12,10 @@ import pytest
 import torch
 
 import fastprune
-from fastprune.cli.main import main
 from fastprune.data.batches import Batches
 from fastprune.reports import figures
 
 Run = Callable[..., click.testing.Result]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    def call(*arguments: object) -> click.testing.Result:
-        return click.testing.CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-    return call
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import torch
 
 import fastprune
 from fastprune import UsageError, testing
-from fastprune.cli.main import main
 from fastprune.data import Workload
 from fastprune.data.workload import dummy_inputs, readings_for
 from fastprune.errors import ModelError
@@ -21,12 +20,6 @@ from fastprune.strategies import MeasuredTable
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 Run = Callable[..., click.testing.Result]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    return lambda *arguments: click.testing.CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def test_measure_writes_a_table_that_show_draws(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
