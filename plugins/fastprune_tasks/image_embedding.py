@@ -15,6 +15,7 @@ from fastprune.errors import DataError
 from fastprune_tasks.embedding import Embedding
 from fastprune_tasks.labels import LABELS, read_labels
 from fastprune_tasks.pictures import PICTURE_COLUMNS, encode_pictures
+from fastprune_tasks.similarity import nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -59,9 +60,9 @@ class ImageEmbedding(Embedding):
 
     def missing(self, samples: Sequence[Mapping[str, Any]]) -> str:
         """What the metrics need: classes."""
-        if samples and all("class" in sample for sample in samples):
+        if len(samples) > 1 and all("class" in sample for sample in samples):
             return ""
-        return "Metrics of image and audio embeddings need classes; name the label column."
+        return "Metrics of image and audio embeddings need two samples or more with classes; name the label column."
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
         """Share of samples whose nearest neighbour by cosine similarity has the same class."""
@@ -69,8 +70,7 @@ class ImageEmbedding(Embedding):
             raise DataError(self.missing(samples))
         pairs = [(batch["sample"], self.embed(outputs, batch)) for outputs, batch in results]
         vectors = torch.cat([vectors for _, vectors in pairs])  # [samples, hidden]
-        vectors = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
         classes = [samples[index]["class"] for index in torch.cat([order for order, _ in pairs]).tolist()]
-        nearest = (vectors @ vectors.T).fill_diagonal_(-torch.inf).argmax(1).tolist()
-        same = [classes[row] == classes[other] for row, other in enumerate(nearest)]
+        neighbours = nearest(vectors, vectors, 1, itself=False)[:, 0].tolist()
+        same = [classes[row] == classes[other] for row, other in enumerate(neighbours)]
         return {"nearest_neighbour_accuracy": sum(same) / len(same)}

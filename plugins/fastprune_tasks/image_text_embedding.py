@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -15,6 +16,7 @@ from fastprune.data import CUT, Batch, Sample, Task, text_columns, tokenizer_of
 from fastprune.errors import ModelError
 from fastprune_tasks.likelihood import draw_gaussian, full_precision, gaussian_loss
 from fastprune_tasks.pictures import PICTURES, encode_pictures
+from fastprune_tasks.similarity import nearest
 from fastprune_tasks.texts import texts_of, tokenized
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 CAPTIONS = (("text",), ("caption",), ("sentence",))
 SIDES = ("text_embeds", "image_embeds")
+TOPS = (1, 5, 10)
+"""Numbers of nearest pictures or texts in the figures of recall."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,17 +106,18 @@ class ImageTextEmbedding(Task):
         return ""
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
-        """Recall at 1 over the whole data set, from image to text (``text_recall``) and from text to image (``image_recall``)."""
-        texts, pictures = [], []
-        for outputs, _ in results:
-            texts.append(_vectors(outputs, SIDES[0]))
-            pictures.append(_vectors(outputs, SIDES[1]))
-        table = torch.cat(pictures) @ torch.cat(texts).T  # [images, texts]
-        matching = torch.arange(len(table), device=table.device)
-        return {
-            "text_recall": float((table.argmax(1) == matching).float().mean()),
-            "image_recall": float((table.argmax(0) == matching).float().mean()),
-        }
+        """Recall at 1, 5 and 10 over the whole data set: from pictures to texts (``text_recall@1``) and back (``image_recall@1``).
+
+        Equal pictures count once, and so do equal texts: a picture may have several texts, in a row each. At 5 and 10 only if there
+        is more to choose from.
+        """
+        texts, pictures = _Found(), _Found()
+        for outputs, batch in results:
+            texts.read(_vectors(outputs, SIDES[0]), _rows_of(batch, "input_ids"))
+            pictures.read(_vectors(outputs, SIDES[1]), _rows_of(batch, "pixel_values"))
+        pairs = torch.tensor([pictures.places, texts.places])  # [2, rows]
+        sides = {"text": _recalls(pictures, texts, pairs), "image": _recalls(texts, pictures, pairs.flip(0))}
+        return {f"{side}_recall@{top}": each[top] for top in TOPS for side, each in sides.items() if top in each}
 
     def compare(self, teacher: Iterable[Any], student: Iterable[Any], batches: Iterable[Batch]) -> dict[str, float]:
         """Mean cosine of the two models' text and image vectors, and agreement of the best text per image within a batch."""
@@ -125,6 +130,54 @@ class ImageTextEmbedding(Task):
             same.append(chosen[0] == chosen[1])
         means = {f"{side.partition('_')[0]}_cosine": float(torch.cat(cosines[side]).mean()) for side in SIDES}
         return {**means, "agreement": float(torch.cat(same).float().mean())}
+
+
+class _Found:
+    """The distinct pictures or texts of a data set.
+
+    Attributes:
+        places: The place of each row's picture or text among the distinct ones.
+    """
+
+    def __init__(self) -> None:
+        self.places: list[int] = []
+        self._known: dict[bytes, int] = {}
+        self._vectors: list[Tensor] = []
+
+    def read(self, vectors: Tensor, inputs: Iterable[bytes]) -> None:
+        """Add the vectors of a batch, [samples, hidden], and what was encoded."""
+        for vector, key in zip(vectors.cpu(), inputs, strict=True):
+            if key not in self._known:
+                self._known[key] = len(self._known)
+                self._vectors.append(vector)
+            self.places.append(self._known[key])
+
+    @property
+    def vectors(self) -> Tensor:
+        """One vector for each distinct picture or text: [distinct, hidden]."""
+        return torch.stack(self._vectors)
+
+
+def _rows_of(batch: Batch, name: str) -> Iterator[bytes]:
+    """A digest of each sample's pixels or tokens, without padding."""
+    kept = batch.get("attention_mask") if name == "input_ids" else None
+    for row, values in enumerate(batch[name]):
+        chosen = values if kept is None else values[kept[row].bool()]
+        yield hashlib.blake2b(chosen.contiguous().cpu().view(torch.uint8).numpy().tobytes(), digest_size=16).digest()
+
+
+def _recalls(asked: _Found, answers: _Found, pairs: Tensor) -> dict[int, float]:
+    """Share of the pictures (texts) with one of their texts (pictures) among the nearest, by the number of these.
+
+    Args:
+        asked: Distinct pictures or texts.
+        answers: The others, among which neighbours are found.
+        pairs: Which belong together: places in ``asked`` and in ``answers``, [2, rows].
+    """
+    found = nearest(asked.vectors, answers.vectors, max(TOPS))  # [asked, neighbours]
+    size = len(answers.vectors)
+    right = torch.isin(torch.arange(len(found))[:, None] * size + found, pairs[0] * size + pairs[1])
+    return {top: float(right[:, :top].any(1).float().mean()) for top in TOPS if top == 1 or top < size}
 
 
 def _vectors(outputs: Any, side: str) -> Tensor:

@@ -111,7 +111,7 @@ def test_pairs_from_the_command_line(
     )
     summary = json.loads(pruned.stdout)
     assert summary["cost"]["after"] <= 0.7 * summary["cost"]["before"]
-    assert set(summary["metrics"]["pruned"]) == {"text_recall", "image_recall"}
+    assert set(summary["metrics"]["pruned"]) == {f"{side}_recall@{top}" for side in ("text", "image") for top in (1, 5)}
     run("inspect", small)
     opened = fastprune.open_pretrained(small)
     batch = fastprune.make_batches(str(pairs), opened.task, opened.tokenizer, batch_size=4).batches[0]
@@ -121,14 +121,37 @@ def test_pairs_from_the_command_line(
         assert torch.equal(alone(**inputs).logits_per_image, opened.model(**inputs).logits_per_image)
 
 
-def test_recall_is_counted_over_the_whole_set() -> None:
-    task = ImageTextEmbedding()
-    texts = torch.eye(4)
-    pictures = texts[[0, 1, 3, 2]]  # the last two are each other's
-    outputs = [
-        transformers.models.clip.modeling_clip.CLIPOutput(
+def ranked(texts: torch.Tensor, pictures: torch.Tensor, said: list[int], shown: list[int]) -> dict[str, float]:
+    """Metrics of rows with these vectors, two a batch; equal numbers are equal texts or pictures."""
+    results = []
+    for i in range(0, len(said), 2):
+        words = torch.tensor([[number + 3, 2, 0, 0][: 2 + i % 3] for number in said[i : i + 2]])  # of other widths
+        outputs = transformers.models.clip.modeling_clip.CLIPOutput(
             text_embeds=texts[i : i + 2], image_embeds=pictures[i : i + 2]
         )
-        for i in (0, 2)
-    ]
-    assert task.metrics([(each, {}) for each in outputs], ()) == {"text_recall": 0.5, "image_recall": 0.5}
+        pixels = torch.tensor(shown[i : i + 2], dtype=torch.bfloat16).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2)
+        batch = {"input_ids": words, "attention_mask": (words > 0).long(), "pixel_values": pixels}
+        results.append((outputs, batch))
+    return ImageTextEmbedding().metrics(results, ())
+
+
+@pytest.mark.parametrize("rows", [1, 3, 1024], ids="{} rows at once".format)
+def test_recall_is_counted_over_the_whole_set(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastprune_tasks.similarity.ROWS", rows)
+    texts = torch.eye(6)
+    pictures = texts[[0, 1, 2, 3, 5, 4]] + 0.01  # the last two are each other's
+    recalls = ranked(texts, pictures, list(range(6)), list(range(6)))
+    assert recalls == {
+        "text_recall@1": pytest.approx(4 / 6),
+        "image_recall@1": pytest.approx(4 / 6),
+        "text_recall@5": 1.0,
+        "image_recall@5": 1.0,
+    }
+
+
+def test_equal_pictures_and_equal_texts_count_once() -> None:
+    """A picture in two rows, with two texts, and a text of two pictures."""
+    texts = torch.eye(4)[[0, 1, 2, 2]]
+    pictures = torch.tensor([[0.0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 0.1]])
+    recalls = ranked(texts, pictures, [0, 1, 2, 2], [7, 7, 8, 9])
+    assert recalls == {"text_recall@1": 1.0, "image_recall@1": pytest.approx(1.0)}

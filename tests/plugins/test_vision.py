@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click.testing
@@ -17,6 +18,7 @@ from fastprune import testing
 from fastprune.cli.main import main
 from fastprune.registry import loading
 from fastprune.units import Mask, resolve_groups
+from fastprune_tasks.image_embedding import ImageEmbedding
 
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
     ("vit", {}),
@@ -95,6 +97,26 @@ def test_a_table_that_does_not_fit_is_said() -> None:
 def test_plain_encoder_embeds_pictures() -> None:
     model = testing.tiny_model("vit", "Model")
     testing.check_architecture(fastprune.architecture_for(model), model)
+
+
+def neighbours(vectors: torch.Tensor, classes: list[int]) -> dict[str, float]:
+    """The metrics of samples with these vectors."""
+    task = ImageEmbedding(normalize=False)
+    outputs = SimpleNamespace(last_hidden_state=vectors[:, None])
+    samples = [{"class": each} for each in classes]
+    return task.metrics([(outputs, {"sample": torch.arange(len(vectors))})], samples)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 1024], ids="{} rows at once".format)
+def test_nearest_neighbours_are_found_in_the_whole_set(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastprune_tasks.similarity.ROWS", rows)
+    vectors = torch.tensor([[1.0, 0], [5, 0.1], [0, 1], [0.1, 3], [1, -1]])
+    assert neighbours(vectors, [0, 0, 1, 1, 1]) == {"nearest_neighbour_accuracy": pytest.approx(0.8)}
+
+
+def test_a_picture_is_no_neighbour_of_itself() -> None:
+    with pytest.raises(fastprune.errors.DataError, match="two samples or more with classes"):
+        neighbours(torch.ones(1, 2), [0])
 
 
 def test_every_claimed_model_type_is_checked() -> None:
