@@ -33,14 +33,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reconstruction": {"calibration", "surgery", "units", "data"},
     "registry": {"strategies", "units", "data", "files"},
     "models": {"registry", "units", "data", "reports", "files", "untrusted", "modeling"},
+    "vocabulary": {"models", "registry", "strategies", "surgery", "data", "units", "files"},
     "measuring": {"models", "registry", "strategies", "calibration", "units", "data", "reports"},
     "exporting": {"measuring", "models", "registry", "strategies", "calibration", "data", "files", "modeling"},
     "pipeline": {
-        *("measuring", "models", "registry", "strategies", "surgery", "calibration"),
+        *("vocabulary", "measuring", "models", "registry", "strategies", "surgery", "calibration"),
         *("units", "data", "reports", "files", "untrusted"),
     },
     "testing": {
-        *("pipeline", "exporting", "models", "registry", "reconstruction", "calibration"),
+        *("pipeline", "vocabulary", "exporting", "models", "registry", "reconstruction", "calibration"),
         *("strategies", "surgery", "data", "units", "files", "modeling"),
     },
     "drafting": {"testing", "models", "registry", "calibration", "surgery", "data", "units"},

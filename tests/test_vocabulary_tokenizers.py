@@ -1,0 +1,304 @@
+"""Rewritten tokenizers of every kind: text of kept tokens is split as before, and any other text falls back to smaller pieces."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertTokenizer, PreTrainedTokenizerFast
+
+from fastprune.errors import ModelError
+from fastprune.vocabulary.document import Document
+from fastprune.vocabulary.keeping import Keeping
+from fastprune.vocabulary.merges import Merges
+from fastprune.vocabulary.reopening import with_vocabulary
+from fastprune.vocabulary.rewriting import Rewritten, rewrite
+
+STEMS = [
+    *("prune", "token", "layer", "weight", "merge", "head", "small", "large", "vector"),
+    *("search", "query", "answer", "model", "train", "speak", "über", "naïve"),
+]
+ENDS = ["", "s", "ed", "ing", "er", "ers", "less", "ness", "ful", "ly"]
+SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
+
+
+def lines(count: int, seed: int = 0) -> list[str]:
+    """Texts of invented words, some of them frequent."""
+    chance = random.Random(seed)
+    words = [stem + end for stem in STEMS for end in ENDS]
+    weights = [1 / (1 + place) for place in range(len(words))]
+    chance.shuffle(words)
+    return [
+        " ".join(chance.choices(words, weights, k=chance.randint(1, 9))) + chance.choice(".!? ") for _ in range(count)
+    ]
+
+
+def odd_lines(count: int, seed: int = 0) -> list[str]:
+    """The same with characters of any kind in them."""
+    chance = random.Random(seed)
+    signs = "aZ09 \t\n#▁Ġ_-é́ßжשحह字한😀👩‍👩‍👧\u200b\u0301<>[]"
+    return [
+        "".join(chance.choice([each, chance.choice(signs), chance.choice(signs)]) for each in line)
+        for line in lines(count, seed)
+    ]
+
+
+def trained(tokenizer: Tokenizer, trainer: Any) -> Tokenizer:
+    tokenizer.train_from_iterator(lines(600, 7), trainer)
+    return tokenizer
+
+
+def word_piece() -> Tokenizer:
+    made = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    return trained(made, trainers.WordPieceTrainer(vocab_size=400, special_tokens=SPECIAL, show_progress=False))
+
+
+def byte_level(ignore_merges: bool = False) -> Tokenizer:
+    made = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    return trained(
+        made,
+        trainers.BpeTrainer(vocab_size=600, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
+    )
+
+
+def every_merge(made: Tokenizer) -> Tokenizer:
+    """All merges of two tokens to a third, as conversions from ranks of tokens have them."""
+    content = json.loads(made.to_str())
+    ids = content["model"]["vocab"]
+    pairs = [(token[:place], token[place:]) for token in ids for place in range(1, len(token)) if token not in SPECIAL]
+    known = [pair for pair in pairs if set(pair) <= ids.keys()]
+    content["model"]["merges"] = [list(pair) for pair in sorted(known, key=lambda each: ids["".join(each)])]
+    return Tokenizer.from_str(json.dumps(content))
+
+
+def with_bytes(made: Tokenizer) -> Tokenizer:
+    """The tokenizer with tokens for bytes behind the special ones."""
+    content = json.loads(made.to_str())
+    model = content["model"]
+    model["byte_fallback"] = True
+    units = [f"<0x{value:02X}>" for value in range(256)]
+    if isinstance(model["vocab"], dict):
+        names = [*SPECIAL, *units, *(token for token in model["vocab"] if token not in SPECIAL)]
+        model["vocab"] = {token: place for place, token in enumerate(names)}
+    else:
+        model["vocab"] = [
+            *model["vocab"][: len(SPECIAL)],
+            *([unit, 0.0] for unit in units),
+            *model["vocab"][len(SPECIAL) :],
+        ]
+    return Tokenizer.from_str(json.dumps(content))
+
+
+def sentence_piece() -> Tokenizer:
+    made = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return with_bytes(trained(made, trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, show_progress=False)))
+
+
+def suffixed() -> Tokenizer:
+    made = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Whitespace(), decoders.BPEDecoder("</w>")
+    return trained(
+        made,
+        trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, end_of_word_suffix="</w>", show_progress=False),
+    )
+
+
+def prefixed() -> Tokenizer:
+    made = Tokenizer(models.BPE(unk_token="<unk>", continuing_subword_prefix="##"))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
+    return trained(
+        made,
+        trainers.BpeTrainer(
+            vocab_size=400, special_tokens=SPECIAL, continuing_subword_prefix="##", show_progress=False
+        ),
+    )
+
+
+def unigram() -> Tokenizer:
+    made = Tokenizer(models.Unigram())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return trained(
+        made,
+        trainers.UnigramTrainer(vocab_size=300, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False),
+    )
+
+
+def unigram_with_bytes() -> Tokenizer:
+    made = with_bytes(unigram())
+    made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    return made
+
+
+KINDS: dict[str, Callable[[], Tokenizer]] = {
+    "wordpiece": word_piece,
+    "byte level": byte_level,
+    "byte level, whole words": lambda: byte_level(ignore_merges=True),
+    "byte level, every merge": lambda: every_merge(byte_level()),
+    "byte fallback": sentence_piece,
+    "byte fallback, every merge": lambda: every_merge(sentence_piece()),
+    "suffix": suffixed,
+    "prefix": prefixed,
+    "unigram": unigram,
+    "unigram with bytes": unigram_with_bytes,
+}
+SPELLS_ANY = {name for name in KINDS if "byte" in name}
+_made: dict[str, Tokenizer] = {}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def full(kind: str) -> Tokenizer:
+    """The full tokenizer, with a post-processor and an added token behind the model."""
+    if kind not in _made:
+        made = KINDS[kind]()
+        made.add_special_tokens(["<extra>"])
+        made.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=[(token, made.token_to_id(token)) for token in ("<s>", "</s>")]
+        )
+        _made[kind] = made
+    return Tokenizer.from_str(_made[kind].to_str())
+
+
+def wrapped(made: Tokenizer) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", unk_token="<unk>", eos_token="</s>", model_max_length=64
+    )
+
+
+def counted(made: Tokenizer, texts: list[str]) -> Any:
+    counts = np.zeros(made.get_vocab_size(), dtype=np.int64)
+    for each in made.encode_batch(texts, add_special_tokens=False):
+        np.add.at(counts, each.ids, 1)
+    return counts
+
+
+def reduced(made: Tokenizer, share: float) -> tuple[set[int], Rewritten]:
+    document = Document(json.loads(made.to_str()))
+    keeping = Keeping(document, counted(made, lines(200, 1)))
+    room = len(keeping.always) + int(share * (made.get_vocab_size() - len(keeping.always)))
+    kept = keeping.up_to(room)
+    assert len(kept) <= room
+    return kept, rewrite(document, kept)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.15, 0.5])
+def test_text_of_kept_tokens_is_split_as_before(full: Tokenizer, share: float) -> None:
+    kept, rewritten = reduced(full, share)
+    new, ids = rewritten.tokenizer(), rewritten.new_ids()
+    before = full.encode_batch([*lines(300, 2), *odd_lines(100, 3), *lines(20, 1)])
+    after = new.encode_batch([*lines(300, 2), *odd_lines(100, 3), *lines(20, 1)])
+    covered = [(one, two) for one, two in zip(before, after, strict=True) if set(one.ids) <= kept]
+    assert covered or not share
+    for one, two in covered:
+        assert two.ids == [ids[each] for each in one.ids]
+        assert two.offsets == one.offsets
+    assert all(two.ids[0] == ids[one.ids[0]] for one, two in zip(before, after, strict=True))  # <s>
+
+
+def test_other_text_falls_back_to_smaller_pieces(kind: str, full: Tokenizer) -> None:
+    _, rewritten = reduced(full, 0.1)
+    new, unknown = rewritten.tokenizer(), rewritten.document.unknown
+    texts = [*lines(200, 4), *odd_lines(200, 5)]
+    for before, after in zip(full.encode_batch(texts), new.encode_batch(texts), strict=True):
+        if kind in SPELLS_ANY:
+            assert new.decode(after.ids) == full.decode(before.ids)
+        elif unknown:
+            lost = [token for token, (start, end) in zip(before.tokens, before.offsets, strict=True) if end > start]
+            assert after.ids.count(new.token_to_id(unknown)) <= before.ids.count(full.token_to_id(unknown)), lost
+
+
+def test_ids_have_no_gaps_and_rows_hold_the_same_tokens(full: Tokenizer) -> None:
+    _, rewritten = reduced(full, 0.3)
+    new = rewritten.tokenizer()
+    assert sorted(new.get_vocab(with_added_tokens=True).values()) == list(range(len(rewritten.rows)))
+    for place, old in enumerate(rewritten.rows):
+        assert new.id_to_token(place) == full.id_to_token(old)
+    assert new.token_to_id("<extra>") == len(rewritten.rows) - 1
+
+
+def test_all_merges_that_stay_are_used(full: Tokenizer) -> None:
+    _, rewritten = reduced(full, 0.5)
+    model = rewritten.document.model
+    if model["type"] == "BPE":
+        merges = Merges(model)
+        products = [merges.merged(tuple(pair)) for pair in model["merges"]]
+        assert len(products) == len(set(products))
+        assert all(merges.last(product) == tuple(pair) for product, pair in zip(products, model["merges"], strict=True))
+
+
+def test_transformers_opens_the_saved_files(full: Tokenizer, tmp_path: Any) -> None:
+    _, rewritten = reduced(full, 0.3)
+    new = with_vocabulary(wrapped(full), rewritten)
+    new.save_pretrained(tmp_path)
+    opened, plain = PreTrainedTokenizerFast.from_pretrained(tmp_path), rewritten.tokenizer()
+    assert len(opened) == len(rewritten.rows)
+    assert opened.model_max_length == 64
+    assert opened.pad_token_id == plain.token_to_id("<pad>")
+    for line in [*lines(40, 8), *odd_lines(40, 9)]:
+        assert opened(line)["input_ids"] == plain.encode(line).ids
+    batch = opened(lines(4, 8), padding=True, return_offsets_mapping=True)
+    assert {len(row) for row in batch["input_ids"]} == {len(row) for row in batch["offset_mapping"]}
+
+
+def test_lower_casing_that_was_set_in_memory_stays(tmp_path: Any) -> None:
+    document = Document(json.loads(word_piece().to_str()))
+    words = {**{token: place for place, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])}}
+    words |= {token: place + 5 for place, token in enumerate(t for t in document.ids if t not in SPECIAL)}
+    old = BertTokenizer(vocab=words, do_lower_case=False)
+    old.backend_tokenizer.normalizer = normalizers.Lowercase()
+    keeping = Keeping(Document.of(old), counted(old.backend_tokenizer, lines(200, 1)))
+    rewritten = rewrite(Document.of(old), keeping.up_to(200))
+    new = with_vocabulary(old, rewritten)
+    assert isinstance(new, BertTokenizer)
+    assert new.tokenize("PRUNE") == new.tokenize("prune")
+    assert len(new) == 200
+
+
+def test_placeholders_go_first_and_the_counts_decide() -> None:
+    made = word_piece()
+    content = json.loads(made.to_str())
+    size = len(content["model"]["vocab"])
+    content["model"]["vocab"] |= {f"[unused{number}]": size + number for number in range(50)}
+    document = Document(content)
+    counts = np.zeros(size + 50, dtype=np.int64)
+    frequent = document.ids[next(token for token in document.ids if len(token) > 4 and token not in SPECIAL)]
+    counts[frequent] = 3
+    keeping = Keeping(document, counts)
+    assert frequent in keeping.up_to(len(keeping.always) + 1)
+    assert not {document.tokens[place] for place in keeping.up_to(size + 50)} & {f"[unused{n}]" for n in range(50)}
+    assert keeping.covering(1.0) == keeping.always | {frequent}
+
+
+def test_single_characters_by_kind() -> None:
+    made = word_piece()
+    document = Document(json.loads(made.to_str()))
+    singles = {place for token, place in document.ids.items() if len(token.removeprefix("##")) == 1}
+    none = np.zeros(len(document.ids), dtype=np.int64)
+    assert singles <= Keeping(document, none).always
+    assert document.ids["ü"] in singles - Keeping(document, none, characters="seen").always
+    seen = none.copy()
+    seen[next(place for token, place in document.ids.items() if "ü" in token and len(token) > 3)] = 1
+    assert document.ids["ü"] in Keeping(document, seen, characters="seen").always
+
+
+def test_no_fast_tokenizer_is_a_clear_error() -> None:
+    with pytest.raises(ModelError, match="no tokenizer"):
+        Document.of(None)
+    with pytest.raises(ModelError, match=r"object has no tokenizer\.json"):
+        Document.of(object())
