@@ -1,7 +1,7 @@
 # %% [markdown]
 # # A small language model
 #
-# Plain text is cut into blocks, the labels are the next tokens, the metric is perplexity. Where query heads share keys
+# Plain text is cut into windows, the labels are the next tokens, the metric is perplexity. Where query heads share keys
 # and values, a unit is the whole group. Decoders have less to spare than encoders: a tenth or a fifth of the parameters.
 #
 # As a script: `python examples/a_small_language_model.py --help`. In a notebook, edit the defaults.
@@ -16,19 +16,17 @@ parser.add_argument("--model", default="./my-llama", help="A directory or Hub na
 parser.add_argument("--data", default="corpus.txt", help="To calibrate on.")
 parser.add_argument("--test", default="held-out.txt", help="To measure perplexity on.")
 parser.add_argument("--output", default="small", help="A directory that does not exist, or is empty.")
-parser.add_argument("--samples", default="256", help="Blocks to calibrate on.")
-parser.add_argument("--max-length", default="512", help="Tokens a block.")
+parser.add_argument("--samples", default="128", help="Windows to calibrate on.")
+parser.add_argument("--max-length", default="512", help="Tokens a window.")
 options, _ = parser.parse_known_args()
 
 # %%
 opened = fastprune.open_pretrained(options.model)
 length = int(options.max_length)
 batches = fastprune.make_batches(
-    options.data, opened.task, opened.tokenizer, samples=int(options.samples), max_length=length, batch_size=4
+    options.data, opened.task, opened.tokenizer, samples=int(options.samples), max_length=length
 )
-test = fastprune.make_batches(
-    options.test, opened.task, opened.tokenizer, samples=None, max_length=length, batch_size=4
-)
+test = fastprune.make_batches(options.test, opened.task, opened.tokenizer, samples=None, max_length=length)
 
 # %%
 result = fastprune.prune(opened, batches, budget={"params": 0.9})

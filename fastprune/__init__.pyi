@@ -6,6 +6,7 @@ from . import strategies as strategies
 from . import units as units
 from .data.batches import Batches as Batches
 from .data.encoding import make_batches as make_batches
+from .data.mixes import DataMix as DataMix
 from .data.reading import read_dataset as read_dataset
 from .data.tasks import Columns as Columns
 from .drafting.drafting import draft_architecture as draft_architecture

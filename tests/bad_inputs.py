@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 import fastprune
 from fastprune import testing
@@ -62,6 +69,9 @@ def _models(folder: Path) -> None:
     for name, model in (("dense", dense), ("encoder", BertModel(config))):
         model.save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
+    decoder = LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), max_position_embeddings=64, **sizes))
+    decoder.save_pretrained(folder / "decoder")
+    processor.save_pretrained(folder / "decoder")
     small = fastprune.prune(dense, testing.tiny_batches(dense), budget=0.5, cost="params", tuner="none", bench=False)
     small.save(folder / "small", tokenizer=processor)
 
@@ -138,6 +148,7 @@ def _data(folder: Path) -> None:
         "number.json": "7",
         "lines.empty.txt": "\n\n\n",
         "sheet.docx": "no table",
+        "chat.jsonl": '{"messages": [{"role": "user", "content": "the cat"}]}',
     }
     for name, content in files.items():
         (folder / name).write_text(content + "\n" * bool(content), encoding="utf-8")
@@ -393,6 +404,29 @@ CASES = (
             ("broken.jsonl", "broken.jsonl", "cut off"),
             ("number.json", "number.json", "7"),
         )
+    ),
+    *(
+        Case(f"prune decoder --data {words} --budget 0.5 --output new", says, about=about)
+        for words, says, about in (
+            ("lines.txt --max-length 65", "max_length must be at most the 64 tokens that the model takes; got 65", ""),
+            ("lines.empty.txt", "found nothing to encode in the 4 rows of lines.empty.txt", "empty lines"),
+            ("chat.jsonl", "the tokenizer has no chat template", "chats, for a base model"),
+            ("lines.txt:0", "The share of a source must be a number above 0; got 0.0 for lines.txt", ""),
+            ("lines.txt:half", "as in lines.txt:0.5; got 'half'", ""),
+            ("lines.txt:0.5 --data train.csv", "The source train.csv has no share, and others have one", ""),
+            ("lines.txt --data lines.txt", "The source lines.txt is given twice", ""),
+            ("lines.txt:0.5 --data nothing.txt:0.5", "There is no such file or directory: nothing.txt", ""),
+            (
+                "lines.txt --data train.csv --samples 1",
+                "samples must be at least 2, one for each source of data; got 1",
+                "",
+            ),
+        )
+    ),
+    Case(
+        "prune dense --data train.csv --data unlabelled.csv --budget 0.5 --output new",
+        "all sources need the same columns",
+        about="one of them has no labels",
     ),
     *(
         Case(f"evaluate dense --data {name}", says, about=about)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastprune.errors import UsageError
 from fastprune.files import check_data, check_model, check_read, user_path
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fastprune.data.batches import Batches
+    from fastprune.data.mixes import DataMix
     from fastprune.models.pretrained import Pretrained
     from fastprune.units.architecture import Architecture
 
@@ -41,6 +42,21 @@ def check_sources(model: str | None, *data: str | None) -> None:
     for each in data:
         if each is not None:
             check_data(each)
+
+
+def read_sources(texts: Sequence[str]) -> DataMix:
+    """The sources of ``--data`` with their shares; local ones exist.
+
+    Raises:
+        DataError: A source does not exist, or only some have a share.
+        OptionError: A share is no number above 0.
+    """
+    from fastprune.data.mixes import DataMix
+
+    mix = DataMix.read(texts)
+    for source, _ in mix.parts:
+        check_data(str(source))
+    return mix
 
 
 def check_files(*files: str | None) -> None:
@@ -90,11 +106,11 @@ def _is_exported(model: str, options: Mapping[str, Any]) -> bool:
 
 
 def read_batches(
-    source: str,
+    source: str | DataMix,
     opened: Pretrained,
     options: Mapping[str, Any],
     *,
-    samples: int | None,
+    samples: int | Literal["auto"] | None,
     seed: int = 0,
     splits: tuple[str, ...] = ("train",),
     data: Dataset | None = None,
@@ -102,10 +118,10 @@ def read_batches(
     """Read the batches of ``--data`` with the options of ``data_options``.
 
     Args:
-        source: The value of ``--data``.
+        source: The value of ``--data``, or several.
         opened: The model.
         options: The command's options.
-        samples: Rows to draw; None: all.
+        samples: Rows to draw; "auto": as many as are usual for the task; None: all.
         seed: Seed of the draw.
         splits: Splits in order of preference, without ``--split``.
         data: The rows of the source, if they are read already.
@@ -130,7 +146,7 @@ def read_batches(
         columns=Columns(text=_names(options["text_columns"]), label=options["label_column"]),
         split=options["split"] or splits,
     )
-    return dataclasses.replace(batches, source=source)
+    return dataclasses.replace(batches, source=str(source))
 
 
 def read_evaluation_batches(source: str, opened: Pretrained, options: Mapping[str, Any]) -> Batches:
@@ -148,7 +164,7 @@ def read_evaluation_batches(source: str, opened: Pretrained, options: Mapping[st
     from fastprune.progress import step
 
     with step("reading"):
-        data = read_dataset(source, split=options["eval_split"] or EVALUATION_SPLITS)
+        data = read_dataset(source, split=options["eval_split"] or EVALUATION_SPLITS, verbatim=opened.task.running_text)
     texts, label = options["eval_text_columns"], options["eval_label_column"]
     if texts is None and set(_names(options["text_columns"])) <= set(data.column_names):
         texts = options["text_columns"]

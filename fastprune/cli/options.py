@@ -40,6 +40,40 @@ def _with(options: Sequence[Callable[..., Any]], command: Callable[..., Any]) ->
     return command
 
 
+DATA = "a file, a directory, or a Hub name such as glue/mrpc"
+
+
+class Samples(click.IntRange):
+    """The type of --samples: an integer, or ``auto``."""
+
+    name = "integer or auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
+def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for the calibration set of ``prune`` and ``sweep``."""
+    options = [
+        click.option(
+            "--data",
+            required=True,
+            multiple=True,
+            metavar="SOURCE[:SHARE]",
+            help=f"Calibration data: {DATA}. Repeat it for several sources, with the share of the samples of each: "
+            "--data wiki.txt:0.7 --data chat.jsonl:0.3.",
+        ),
+        click.option(
+            "--samples",
+            type=Samples(1),
+            default="auto",
+            show_default=True,
+            help="Number of calibration rows, at most; auto: 2,048 rows, or 128 windows of text of a language model.",
+        ),
+    ]
+    return _with(options, command)
+
+
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options for reading data."""
     options = [
@@ -49,7 +83,11 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Text columns of --data, separated by commas [default: guessed from usual names].",
         ),
         click.option("--label-column", help="Label column of --data [default: guessed from usual names]."),
-        click.option("--batch-size", type=within(COUNT), default=32, show_default=True, help="Samples per batch."),
+        click.option(
+            "--batch-size",
+            type=within(COUNT),
+            help="Samples per batch [default: 32; of a language model about 4,096 tokens].",
+        ),
         click.option(
             "--max-length",
             type=within(COUNT),

@@ -16,11 +16,13 @@ from fastprune.cli.opening import (
     read_architecture_option,
     read_batches,
     read_evaluation_batches,
+    read_sources,
     tell_missing,
 )
 from fastprune.cli.options import (
     DTYPES,
     STAGES,
+    calibration_options,
     data_options,
     evaluation_options,
     model_options,
@@ -31,7 +33,7 @@ from fastprune.cli.options import (
 from fastprune.cli.saving import check_room, save_evaluated
 from fastprune.cli.working import working
 from fastprune.files import check_output, claimed, json_text
-from fastprune.ranges import COUNT, SEED
+from fastprune.ranges import SEED
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Prune a model to a budget and save the smaller one.")
 @click.argument("model")
-@click.option("--data", required=True, help="Calibration data: a file, a directory, or a Hub name such as glue/mrpc.")
+@calibration_options
 @click.option(
     "--budget", help="Cost to keep: a share such as 0.5, or by cost: latency=0.6,params=0.7, or latency=3.5ms."
 )
@@ -49,9 +51,6 @@ if TYPE_CHECKING:
 @click.option("--output", required=True, help="Output directory; it must not exist or be empty.")
 @click.option("--recipe", default="default", show_default=True, help="A preset by name, or a TOML file.")
 @stage_options
-@click.option(
-    "--samples", type=within(COUNT), default=2048, show_default=True, help="Number of calibration rows, at most."
-)
 @click.option("--seed", type=within(SEED), default=0, show_default=True, help="Seed of all random choices.")
 @click.option(
     "--eval-data",
@@ -67,7 +66,7 @@ if TYPE_CHECKING:
 @evaluation_options
 @data_options
 @model_options
-def prune(model: str, data: str, output: str, **options: Any) -> None:
+def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> None:
     """Prune MODEL, a directory or Hub name, to a budget, and save the smaller model.
 
     \b
@@ -81,7 +80,8 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
     check_output(output)
     budget, settings = _budget(options), read_settings(options)
     requested = budgets.read_budget(budget)
-    check_sources(model, data, options["eval_data"])
+    mix = read_sources(data)
+    check_sources(model, options["eval_data"])
     check_files(named_file(options["architecture"]), named_file(options["recipe"]))
     with claimed(output), working() as where:
         from fastprune.registry.recipe import Recipe, check_units, main_cost
@@ -97,7 +97,7 @@ def prune(model: str, data: str, output: str, **options: Any) -> None:
 
         opened = open_model(model, options)
         check_room(opened.model, output)
-        batches = read_batches(data, opened, options, samples=options["samples"], seed=options["seed"])
+        batches = read_batches(mix, opened, options, samples=options["samples"], seed=options["seed"])
         tests, known = None, None
         if options["eval_data"]:
             tests = read_evaluation_batches(options["eval_data"], opened, options)

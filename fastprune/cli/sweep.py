@@ -16,22 +16,23 @@ from fastprune.cli.opening import (
     read_architecture_option,
     read_batches,
     read_evaluation_batches,
+    read_sources,
     tell_missing,
 )
 from fastprune.cli.options import (
     STAGES,
+    calibration_options,
     data_options,
     evaluation_options,
     model_options,
     read_settings,
     stage_options,
-    within,
 )
 from fastprune.cli.saving import save_evaluated
 from fastprune.cli.working import working
 from fastprune.errors import UnfinishedError, UnreachableError, UsageError
 from fastprune.files import check_output, claimed
-from fastprune.ranges import COUNT, SEED, check_integer
+from fastprune.ranges import SEED, check_integer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Plot accuracy against cost for many budgets.")
 @click.argument("model")
-@click.option("--data", required=True, help="Calibration data: a file, a directory, or a Hub name such as glue/mrpc.")
+@calibration_options
 @click.option(
     "--eval-data",
     required=True,
@@ -56,14 +57,11 @@ if TYPE_CHECKING:
 @click.option("--metric", help="Metric of the curve [default: the task's first].")
 @click.option("--pick", help="Also save the cheapest model within a limit: 'drop<=1' (in points), or 'cost<=0.5'.")
 @click.option("--output", required=True, help="Output directory: a new one, or that of a sweep to continue.")
-@click.option(
-    "--samples", type=within(COUNT), default=2048, show_default=True, help="Number of calibration rows, at most."
-)
 @evaluation_options
 @stage_options
 @data_options
 @model_options
-def sweep(model: str, data: str, output: str, **options: Any) -> None:
+def sweep(model: str, data: tuple[str, ...], output: str, **options: Any) -> None:
     """Prune MODEL to many budgets and plot accuracy against cost. Repeat the command to continue an interrupted sweep.
 
     \b
@@ -82,7 +80,8 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
     if options["pick"]:
         read_rule(options["pick"])
         check_output(folder / "model")
-    check_sources(model, data, options["eval_data"])
+    mix = read_sources(data)
+    check_sources(model, options["eval_data"])
     files = [name for name in options["recipes"].split(",") if name.endswith(".toml")]
     check_files(*files, named_file(options["architecture"]))
     with claimed(folder), working() as where:
@@ -99,7 +98,7 @@ def sweep(model: str, data: str, output: str, **options: Any) -> None:
         tests = read_evaluation_batches(options["eval_data"], opened, options)
         tell_missing(tests, where)
         where.print(f"Evaluation: {tests.told}")
-        read = functools.cache(lambda seed: read_batches(data, opened, options, samples=options["samples"], seed=seed))
+        read = functools.cache(lambda seed: read_batches(mix, opened, options, samples=options["samples"], seed=seed))
         swept = sweeps.sweep(
             opened,
             read,

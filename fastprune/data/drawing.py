@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fastprune.data.batches import COUNTED
 from fastprune.data.tasks import Sample
 from fastprune.errors import DataError, RowError
 
@@ -18,7 +19,9 @@ Encode = Callable[["Dataset"], list[Sample]]
 STREAMED = 10
 """Rows read from a stream per requested sample; the samples are drawn from these."""
 STRETCH = 16
-"""Consecutive rows that are drawn together from a running text."""
+"""Fewest consecutive rows that are drawn together from a running text."""
+SHARED = 4
+"""Approximate number of blocks that a stretch of a running text gives."""
 
 
 def drawn(count: int, number: int | None, seed: int) -> Sequence[int]:
@@ -42,18 +45,28 @@ def samples_of(data: Dataset, encode: Encode, number: int | None, seed: int) -> 
 def blocks_of(data: Dataset, encode: Encode, number: int | None, seed: int) -> tuple[list[Sample], int]:
     """Drawn blocks of a running text, and the number of rows that were encoded.
 
-    Only stretches of consecutive rows are encoded, twice as many until they give enough blocks, so that a large corpus is never
-    encoded as a whole for a few blocks.
+    Only stretches of consecutive rows are encoded, twice as long until they give enough blocks, so that a large corpus is never
+    encoded as a whole for a few blocks, and few blocks cross from a stretch to another one. A shorter block at the end is only
+    drawn if there are no others, so that none is padded.
     """
-    stretches = -(-len(data) // STRETCH)
-    take = stretches if number is None else max(1, number // (4 * STRETCH))
+    if number is None:
+        return encode(data), len(data)
+    take, length = -(-number // SHARED), STRETCH
     while True:
+        stretches = -(-len(data) // length)
         chosen = drawn(stretches, take, seed)
-        rows = [row for at in chosen for row in range(at * STRETCH, min((at + 1) * STRETCH, len(data)))]
+        rows = [row for at in chosen for row in range(at * length, min((at + 1) * length, len(data)))]
         blocks = _encoded(data, rows, encode)
-        if len(chosen) == stretches or (number is not None and len(blocks) >= number):
-            return [blocks[index] for index in drawn(len(blocks), number, seed)], len(rows)
-        take *= 2
+        longest = max(map(length_of, blocks), default=0)
+        whole = [block for block in blocks if length_of(block) == longest]
+        if len(chosen) == stretches or len(blocks) > number:  # the last one may be shorter
+            return [whole[index] for index in drawn(len(whole), number, seed)], len(rows)
+        length *= 2
+
+
+def length_of(sample: Sample) -> int:
+    """Number of tokens of a text or readings of a recording; 0 for other samples."""
+    return next((len(sample[name]) for _, values in COUNTED for name in values if name in sample), 0)
 
 
 def drawn_from_stream(stream: IterableDataset, number: int | None, seed: int) -> tuple[int, Dataset]:

@@ -30,8 +30,12 @@ LOOSE = (".txt",)
 log = logging.getLogger("fastprune.data")
 
 
-def read_folder(path: Path) -> Dataset | DatasetDict:
+def read_folder(path: Path, *, verbatim: bool = False) -> Dataset | DatasetDict:
     """Read a directory.
+
+    Args:
+        path: The directory.
+        verbatim: Keep the lines of text files as they are, each with its line break.
 
     Returns:
         A data set, or several by split if names of files or subdirectories say so.
@@ -56,8 +60,13 @@ def read_folder(path: Path) -> Dataset | DatasetDict:
         if kind:
             read[split] = read_media(_top(path, members), members, kind, read_file)
         else:
-            read[split] = joined({str(file.relative_to(path)): read_file(file) for file in members})
+            read[split] = joined(_files(path, members, verbatim))
     return DatasetDict(read)
+
+
+def _files(path: Path, members: Sequence[Path], verbatim: bool) -> dict[str, Dataset]:
+    """The contents of files by their names in the directory."""
+    return {str(file.relative_to(path)): read_file(file, verbatim=verbatim) for file in members}
 
 
 def _hidden(file: Path) -> bool:

@@ -18,7 +18,7 @@ from fastprune.errors import DataError
 from fastprune.files import check_data, user_path
 
 
-def read_dataset(source: Rows, *, split: str | tuple[str, ...] | None = None) -> Dataset:
+def read_dataset(source: Rows, *, split: str | tuple[str, ...] | None = None, verbatim: bool = False) -> Dataset:
     """Read a data set from a file, a directory, the Hub, or memory.
 
     Args:
@@ -27,6 +27,8 @@ def read_dataset(source: Rows, *, split: str | tuple[str, ...] | None = None) ->
             data set of ``datasets`` or a dict of them by split; a data frame; a list of texts or dicts; or a dict of lists.
         split: Split to read; only for sources with splits. Several: in order of preference, of which a source with a single split
             needs none [train].
+        verbatim: Keep the lines of text files as they are, each with its line break, for tasks that read running text
+            (``Task.running_text``).
 
     Returns:
         The data set, with at least one row. Streamed data sets are returned as they are.
@@ -34,7 +36,7 @@ def read_dataset(source: Rows, *, split: str | tuple[str, ...] | None = None) ->
     Raises:
         DataError: The source does not exist, cannot be read, has no such split, or is empty.
     """
-    told, opened = _open(source)
+    told, opened = _open(source, verbatim)
     if not isinstance(opened, Mapping):
         if isinstance(split, str):
             kind = "file" if isinstance(source, (str, Path)) and user_path(source).is_file() else "data set"
@@ -54,7 +56,7 @@ def source_name(source: Any) -> str:
     return str(source) if isinstance(source, (str, Path)) else ""
 
 
-def _open(source: Any) -> tuple[str, Any]:
+def _open(source: Any, verbatim: bool) -> tuple[str, Any]:
     """The source's name for messages, and its data set or data sets by split."""
     if not isinstance(source, (str, Path)):
         if is_dataset(source) or (isinstance(source, Mapping) and source and all(map(is_dataset, source.values()))):
@@ -63,7 +65,8 @@ def _open(source: Any) -> tuple[str, Any]:
     path = check_data(source)
     if path is None:
         return str(source), _read_hub(str(source))
-    return str(source), read_file(path) if path.is_file() else read_folder(path)
+    read = read_file if path.is_file() else read_folder
+    return str(source), read(path, verbatim=verbatim)
 
 
 def _read_hub(name: str) -> DatasetDict:

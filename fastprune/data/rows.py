@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from torch import Tensor
-
 from fastprune.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,9 +47,14 @@ def is_rows(data: object) -> bool:
     if isinstance(data, (str, Path)) or is_dataset(data) or hasattr(data, "__arrow_c_stream__"):
         return True
     if isinstance(data, Mapping):
-        return not any(isinstance(value, Tensor) for value in data.values())
+        return not any(_is_tensor(value) for value in data.values())
     first = data[0] if isinstance(data, (list, tuple)) and data else None
     return isinstance(first, str) or (isinstance(first, Mapping) and is_rows(first))
+
+
+def _is_tensor(value: object) -> bool:
+    library = sys.modules.get("torch")  # without it nothing is a tensor, and importing it takes seconds
+    return library is not None and isinstance(value, library.Tensor)
 
 
 def as_dataset(data: Any) -> Dataset:

@@ -35,15 +35,19 @@ def kind_of(path: Path) -> str:
     return next((suffix for suffix in reversed(suffixes) if suffix != ".gz"), "")
 
 
-def read_file(path: Path) -> Dataset:
+def read_file(path: Path, *, verbatim: bool = False) -> Dataset:
     """Read a data file by its ending.
+
+    Args:
+        path: The file.
+        verbatim: Keep a text file's lines as they are, each with its line break.
 
     Raises:
         DataError: The file cannot be read.
     """
     kind = kind_of(path)
     try:
-        return READERS[kind](path)
+        return _verbatim(path) if verbatim and kind == ".txt" else READERS[kind](path)
     except Exception as error:  # pyarrow, pandas, gzip and json raise errors of many types
         told = str(error) if isinstance(error, DataError) else reason(error)
         hint = "; save it as text in UTF-8." if isinstance(error, UnicodeDecodeError) or "UTF8" in told else ""
@@ -132,6 +136,13 @@ def _lines(path: Path) -> Dataset:
         lines = file.read().split("\n")
     words = _tagged(lines)
     return words or from_columns({"text": [line.strip() for line in lines if line.strip()]})
+
+
+def _verbatim(path: Path) -> Dataset:
+    """One line per row, with its line break."""
+    with _open(path) as file:
+        *lines, last = file.read().replace("\r\n", "\n").split("\n")
+    return from_columns({"text": [f"{line}\n" for line in lines] + [last] * bool(last)})
 
 
 def _conll(path: Path) -> Dataset:

@@ -71,7 +71,13 @@ class Task(ABC):
     """Names of tensors [samples] that ``encode`` may add for loss and metrics; they are removed before the model is called."""
 
     running_text: ClassVar[bool] = False
-    """The rows are joined to one text that ``encode`` cuts into blocks; samples are drawn from the blocks, not from the rows."""
+    """The rows are joined to one text that ``encode`` cuts into blocks; samples are drawn from the blocks, not from the rows. Lines
+    of text files keep their line breaks, and empty lines are not left out."""
+
+    usual_samples: ClassVar[int] = 2048
+    """Number of samples of a calibration set, unless set otherwise."""
+    usual_tokens: ClassVar[int | None] = None
+    """Approximate number of tokens in a batch, unless its number of samples is set; None: 32 samples of any length."""
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:

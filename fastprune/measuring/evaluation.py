@@ -12,7 +12,8 @@ from fastprune.calibration.dense_states import DenseStates
 from fastprune.calibration.hooks import evaluating
 from fastprune.data.batches import Batches, outputs_of, to_device, token_limit
 from fastprune.data.encoding import make_batches
-from fastprune.data.rows import Rows, is_rows
+from fastprune.data.mixes import DataMix, is_source
+from fastprune.data.rows import Rows
 from fastprune.data.tasks import Batch, Columns, Task
 from fastprune.errors import DataError, ModelError
 from fastprune.models.forms import AnyModel, open_any
@@ -36,7 +37,7 @@ class Reading(TypedDict, total=False):
         split: Split to read, for sources with splits.
     """
 
-    batch_size: int
+    batch_size: int | None
     max_length: int | None
     columns: Columns | None
     split: str | tuple[str, ...] | None
@@ -44,7 +45,7 @@ class Reading(TypedDict, total=False):
 
 def evaluate(
     model: AnyModel,
-    data: Batches | Iterable[Batch] | Rows,
+    data: Batches | Iterable[Batch] | Rows | DataMix,
     *,
     task: Task | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -85,7 +86,7 @@ def evaluate(
 def fidelity(
     teacher: AnyModel,
     student: AnyModel,
-    data: Batches | Iterable[Batch] | Rows,
+    data: Batches | Iterable[Batch] | Rows | DataMix,
     *,
     task: Task | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -145,7 +146,7 @@ def agreement(
 
 def _opened(
     model: AnyModel,
-    data: Batches | Iterable[Batch] | Rows,
+    data: Batches | Iterable[Batch] | Rows | DataMix,
     task: Task | None,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> tuple[nn.Module, Task, PreTrainedTokenizerBase | None]:
@@ -163,7 +164,7 @@ def _opened(
 
 
 def evaluation_set(
-    data: Batches | Iterable[Batch] | Rows,
+    data: Batches | Iterable[Batch] | Rows | DataMix,
     model: nn.Module,
     task: Task,
     tokenizer: PreTrainedTokenizerBase | None,
@@ -173,7 +174,7 @@ def evaluation_set(
     unknown = sorted(set(reading) - set(Reading.__annotations__))
     if unknown:
         raise TypeError(f"There is no argument {unknown[0]!r}; use {', '.join(Reading.__annotations__)}.")
-    if not is_rows(data):
+    if not is_source(data):
         if reading:
             raise DataError(f"{', '.join(reading)} cannot be set for Batches, which are already encoded.")
         given: Any = data

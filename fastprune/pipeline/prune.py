@@ -11,6 +11,7 @@ import torch
 
 from fastprune.calibration.hooks import one_at_a_time
 from fastprune.data.batches import Batches
+from fastprune.data.mixes import DataMix
 from fastprune.data.rows import Rows
 from fastprune.data.tasks import Batch, Task
 from fastprune.data.workload import Workload
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 
 def prune(
     model: AnyModel,
-    data: Batches | Iterable[Batch] | Rows,
+    data: Batches | Iterable[Batch] | Rows | DataMix,
     *,
     budget: Budget,
     recipe: Recipe | str | Path = "default",
@@ -64,8 +65,8 @@ def prune(
         model: A transformers model, the result of ``open_pretrained`` or ``prune``, a directory, or a Hub name.
             Other threads should not run it meanwhile: it is frozen, and its layers are watched. A model with code of its own
             is opened first, by ``open_pretrained(..., trust_remote_code=True)``.
-        data: The calibration set: the result of ``make_batches``, rows or a source for it (``read_dataset``), or an iterable of
-            dicts of tensors for ``model(**batch)``.
+        data: The calibration set: the result of ``make_batches``, rows or a source for it (``read_dataset``), several of them
+            (``DataMix``), or an iterable of dicts of tensors for ``model(**batch)``.
         budget: The cost to keep, as a fraction of the dense model's: above 0, at most 1. Several costs by name, and
             amounts as text: ``{"latency": 0.6, "params": 0.7}``, ``"latency=3.5ms"``.
         recipe: A preset by name, a TOML file, or a ``Recipe``.

@@ -16,7 +16,8 @@ from fastprune.calibration.dense_states import DenseStates
 from fastprune.calibration.sums import has_float64
 from fastprune.data.batches import Batches, check_tokens, token_limit
 from fastprune.data.encoding import make_batches
-from fastprune.data.rows import Rows, is_rows
+from fastprune.data.mixes import DataMix, is_source
+from fastprune.data.rows import Rows
 from fastprune.data.tasks import Batch, Task
 from fastprune.errors import DataError, ModelError
 from fastprune.models import portable
@@ -79,7 +80,7 @@ class Subject:
 
 def open_subject(
     model: AnyModel,
-    data: Batches | Iterable[Batch] | Rows,
+    data: Batches | Iterable[Batch] | Rows | DataMix,
     *,
     architecture: Architecture | str | Path | None,
     task: Task | None,
@@ -133,7 +134,7 @@ def check_fits(subject: Subject, scorer: Scorer, *, reroute: bool) -> None:
 
 
 def calibration_set(
-    data: Batches | Iterable[Batch] | Rows,
+    data: Batches | Iterable[Batch] | Rows | DataMix,
     teacher: nn.Module,
     opened: Pretrained | None,
     task: Task | None,
@@ -148,7 +149,7 @@ def calibration_set(
         task: The task; None: as above.
         seed: Seed of the draw.
     """
-    given: Any = _read(data, opened, task, seed) if is_rows(data) else data
+    given: Any = _read(data, opened, task, seed) if is_source(data) else data
     batches = Batches.wrap(given, task)
     chosen = batches.task or (opened.task if opened else None) or task_for(teacher.config, type(teacher))  # type: ignore[arg-type]
     check_tokens(teacher, batches)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import nn
 
 from fastprune.data.batches import Batches
+from fastprune.data.mixes import DataMix
 from fastprune.data.rows import Rows
 from fastprune.data.tasks import Batch
 from fastprune.errors import BudgetError, UnreachableError, UsageError
@@ -39,14 +40,14 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
     CalibrationData: TypeAlias = (
-        Callable[[int], Batches] | Batches | Iterable[Batch] | Dataset | IterableDataset | str | Path
+        Callable[[int], Batches] | Batches | Iterable[Batch] | Dataset | IterableDataset | DataMix | str | Path
     )
 
 
 def sweep(
     model: AnyModel,
     data: CalibrationData,
-    eval_data: Batches | Iterable[Batch] | Rows,
+    eval_data: Batches | Iterable[Batch] | Rows | DataMix,
     *,
     budgets: Sequence[float],
     recipes: Mapping[str, Recipe] | None = None,

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from fastprune import Columns
-from fastprune.data import NO_LABEL, Batch, Sample, Task, text_columns, token_mask
-from fastprune.errors import DataError
+from fastprune.data import NO_LABEL, Batch, Sample, Task, token_mask
 from fastprune_tasks.labels import labels_of
 from fastprune_tasks.likelihood import categorical_loss, draw_at
-from fastprune_tasks.texts import SINGLES, texts_of
+from fastprune_tasks.texts import SINGLES
+from fastprune_tasks.windows import CHATS, packed_tokens, windows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,15 +24,17 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CausalLM(Task):
-    """Next-token prediction on a text cut into blocks of equal length. The labels are the text itself."""
+    """Next-token prediction on texts and chats cut into windows of equal length. The labels are the text itself."""
 
     name: ClassVar[str] = "causal-lm"
     heads: ClassVar[tuple[str, ...]] = ("ForCausalLM", "LMHeadModel")
     token_label_names: ClassVar[tuple[str, ...]] = ("labels",)
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"perplexity"})
     running_text: ClassVar[bool] = True
-    usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = SINGLES
+    usual_inputs: ClassVar[tuple[tuple[str, ...], ...]] = (*SINGLES, *CHATS)
     label_form: ClassVar[str] = "the text itself"
+    usual_samples: ClassVar[int] = 128
+    usual_tokens: ClassVar[int | None] = 4096
 
     @classmethod
     def serves(cls, config: PretrainedConfig, class_name: str) -> bool:
@@ -47,25 +49,18 @@ class CausalLM(Task):
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
-        """Join all rows by line breaks and cut them into blocks of ``max_length`` tokens.
+        """Pack all rows into one sequence of tokens (``packed_tokens``) and cut it into windows of ``max_length`` tokens.
 
-        Each block starts with the tokenizer's BOS token, if it adds one. The last, shorter block is kept if the tokenizer has a
-        padding token.
+        Each window starts with the tokenizer's BOS token, if it adds one. The last, shorter window is left out if the tokenizer has
+        no padding token and there are others.
         """
-        (name,) = text_columns(data, columns, self.usual_inputs)
-        first = tokenizer("")["input_ids"]
-        start = first if first == [tokenizer.bos_token_id] else []
-        length = max_length - len(start)
-        if length < 1 or max_length < 2:
-            raise DataError(f"Blocks of {max_length} tokens have no next token; raise max_length.")
-        ids = tokenizer("\n".join(texts_of(data, name)), add_special_tokens=False, verbose=False)["input_ids"]
-        blocks = [start + ids[at : at + length] for at in range(0, len(ids), length)]
-        if len(blocks) > 1 and tokenizer.pad_token_id is None and len(blocks[-1]) < max_length:
-            blocks.pop()
+        found = windows(packed_tokens(data, tokenizer, columns), tokenizer, max_length)
+        if len(found) > 1 and tokenizer.pad_token_id is None and len(found[-1]) < max_length:
+            found.pop()
         return [
-            {"input_ids": block, "attention_mask": [1] * len(block), "labels": list(block)}
-            for block in blocks
-            if len(block) > 1
+            {"input_ids": window, "attention_mask": [1] * len(window), "labels": list(window)}
+            for window in found
+            if len(window) > 1
         ]
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
