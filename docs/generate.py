@@ -30,7 +30,7 @@ DATA = Path(__file__).parent / "data.md"
 PUBLIC: dict[str, tuple[str, ...]] = {
     "Pruning": ("prune", "PruningResult", "sweep", "Sweep", "PruningCache", "Recipe", "strategy"),
     "Opening, saving, sharing": ("open_pretrained", "Pretrained", "load", "export", "open_exported", "push_to_hub"),
-    "Measuring": ("evaluate", "fidelity", "inspect", "bench", "measure"),
+    "Measuring": ("evaluate", "fidelity", "inspect", "servers", "bench", "measure"),
     "Data": ("make_batches", "read_dataset", "Batches", "Columns", "DataMix"),
     "Architectures and tasks": (
         *("architecture_for", "read_architecture", "draft_architecture", "check_model", "task_for"),

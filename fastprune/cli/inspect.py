@@ -31,7 +31,7 @@ from fastprune.ranges import LENGTH
 @click.option("--draft", is_flag=True, help="Print a draft architecture for MODEL's family as TOML.")
 @model_options
 def inspect(model: str, seq_len: int | None, draft: bool, **options: Any) -> None:
-    """Show MODEL's units, kept and pruned, with MACs and parameters by group.
+    """Show MODEL's units, kept and pruned, with MACs and parameters by group, and which servers take it.
 
     With --draft: propose an architecture for an unknown family by running a small random model of it, with a confidence for
     each block. The TOML goes to standard output; the model's weights are not read.
@@ -48,18 +48,22 @@ def inspect(model: str, seq_len: int | None, draft: bool, **options: Any) -> Non
         return
     with working() as where:
         from fastprune.cli import terminal
+        from fastprune.exporting.servers import servers
         from fastprune.measuring.inspection import inspect as look
         from fastprune.reports.figures import count
 
         architecture = read_architecture_option(options)
-        units = look(open_model(model, options), seq_len=seq_len, architecture=architecture)
+        opened = open_model(model, options)
+        units = look(opened, seq_len=seq_len, architecture=architecture)
+        served = servers(opened)
     if options["as_json"]:
-        click.echo(json_text(units))
+        click.echo(json_text(units | {"servers": [vars(each) for each in served]}))
         return
     where.print(terminal.groups_table(units["groups"], units["measures"]))
     where.print(f"Counted for a sample of length {units['seq_len']}:")
     for name, measure in units["measures"].items():
         where.print(f"{measure}: {count(units[name])}, of which {count(units['fixed'][name])} cannot be pruned")
+    where.print(terminal.servers_table(served))
 
 
 def _print_draft(model: str, options: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from rich.text import Text
 from fastprune.reports.figures import Row, count, counted
 
 if TYPE_CHECKING:
+    from fastprune.exporting.servers import Serving
     from fastprune.pipeline.curves import Sweep
     from fastprune.strategies.tables import Curve
 
@@ -80,6 +81,17 @@ def groups_table(groups: Sequence[Mapping[str, Any]], headings: Mapping[str, str
         table.add_row(
             group["name"], f"{group['kept']} / {group['units']}", bar, *(count(group[name]) for name in extra)
         )
+    return table
+
+
+def servers_table(servings: Sequence[Serving]) -> Table:
+    """Table of servers with what each needs."""
+    table = Table(box=SIMPLE)
+    for name in ("server", "opens this directory", "needs"):
+        table.add_column(name, overflow="fold")
+    for each in servings:
+        opens = Text("yes", "green") if each.as_is else Text("after export" if each.possible else "no", "yellow")
+        table.add_row(each.server, opens, Text(each.needs))
     return table
 
 

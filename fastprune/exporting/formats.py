@@ -5,6 +5,7 @@ from collections.abc import Callable
 from fastprune.exporting.genai import GenaiFormat
 from fastprune.exporting.gguf import GgufFormat
 from fastprune.exporting.onnx import OnnxFormat
+from fastprune.exporting.openvino import OpenvinoFormat
 from fastprune.exporting.torch_export import TorchExportFormat
 from fastprune.registry.hookspecs import hookimpl
 from fastprune.strategies.export_formats import ExportFormat
@@ -12,8 +13,9 @@ from fastprune.strategies.export_formats import ExportFormat
 
 @hookimpl
 def register_export_formats(register: Callable[[type[ExportFormat]], None]) -> None:
-    """Register ``onnx``, ``torch-export``, ``gguf`` and ``genai``."""
+    """Register ``onnx``, ``torch-export``, ``gguf``, ``genai`` and ``openvino``."""
     register(OnnxFormat)
     register(TorchExportFormat)
     register(GgufFormat)
     register(GenaiFormat)
+    register(OpenvinoFormat)

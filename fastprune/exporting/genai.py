@@ -24,6 +24,7 @@ class GenaiFormat(OnnxFormat):
     name: ClassVar[str] = "genai"
     paper: ClassVar[str] = "The runtime: https://onnxruntime.ai/docs/genai"
     files: ClassVar[tuple[str, ...]] = (FILE, CONFIG)
+    servers: ClassVar[tuple[str, ...]] = ("onnxruntime-genai",)
 
     def refuses(self, opened: Pretrained) -> str:
         if not any(decoder_graph.layer_caches(opened.model)):

@@ -75,6 +75,7 @@ class GgufFormat(ExportFormat):
     packages: ClassVar[tuple[str, ...]] = ("gguf",)
     install: ClassVar[str] = "fastprune[gguf]"
     files: ClassVar[tuple[str, ...]] = ("*.gguf",)
+    servers: ClassVar[tuple[str, ...]] = ("llama.cpp", "Ollama", "LM Studio")
 
     type: Literal["f32", "f16", "q8_0", "q4_0"] = option(
         "f16", help="Type of the weights; q8_0 and q4_0: 8 and 4 bits, with a scale for every 32 weights."

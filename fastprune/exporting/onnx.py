@@ -20,6 +20,7 @@ from fastprune.strategies.options import option
 if TYPE_CHECKING:
     import onnxruntime
 
+TEI, SENTENCES = "text-embeddings-inference, CPU image", 'sentence-transformers, backend="onnx"'
 FILE = "onnx/model.onnx"
 """Place of the graph, where transformers.js, optimum, sentence-transformers and text-embeddings-inference look for it."""
 
@@ -84,41 +85,56 @@ class OnnxFormat(ExportFormat):
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
     install: ClassVar[str] = "fastprune[onnx]"
     files: ClassVar[tuple[str, ...]] = (FILE,)
+    servers: ClassVar[tuple[str, ...]] = ("onnxruntime", "transformers.js", "optimum-onnx", SENTENCES, TEI)
 
     opset: int | None = option(None, at_least=17, at_most=25, help="Version of the operators; none: the exporter's.")
 
     def refuses(self, opened: Pretrained) -> str:
         return refuses_all_but_one_text(opened)
 
-    def write(self, opened: Pretrained, directory: Path) -> None:
-        caches = decoder_graph.layer_caches(opened.model)
-        if any(caches):
-            cached = decoder_graph.cached_program(opened.model, caches)
-            self._save(cached.program, cached.inputs, cached.outputs, directory / FILE)
-        else:
-            program = traced_program(opened)
-            outputs = tuple(program.call_spec.out_spec.context)
-            self._save(program, tuple(program.graph_signature.user_inputs), outputs, directory / FILE)
-        opened.save_companions(directory)
+    def declines(self, server: str, opened: Pretrained) -> str:
+        config: Any = opened.model.config
+        if server in (TEI, SENTENCES) and any(decoder_graph.layer_caches(opened.model)):
+            return "It takes graphs of encoders only."
+        if server == TEI and not ("hidden_size" in config.to_dict() and "num_hidden_layers" in config.to_dict()):
+            return f"It reads hidden_size and num_hidden_layers, which the configuration of a {config.model_type} does not have."
+        return ""
 
-    def _save(
-        self, program: torch.export.ExportedProgram, inputs: tuple[str, ...], outputs: tuple[str, ...], file: Path
-    ) -> None:
-        made = torch.onnx.export(
-            program,
-            input_names=list(inputs),
-            output_names=list(outputs),
-            opset_version=self.opset,
-            dynamo=True,
-            verbose=False,
-        )
-        assert made is not None
-        _name_dimensions(made.model.graph)
-        file.parent.mkdir()
-        made.save(file, external_data=False)
+    def write(self, opened: Pretrained, directory: Path) -> None:
+        (directory / FILE).parent.mkdir()
+        save_exporter_graph(opened, directory / FILE, opset=self.opset)
+        opened.save_companions(directory)
 
     def open(self, directory: Path, *, threads: int | None = None) -> OnnxModel:
         return OnnxModel(directory / FILE, threads=threads)
+
+
+def save_exporter_graph(opened: Pretrained, file: Path, *, opset: int | None = None) -> None:
+    """Write the graph that torch's exporter makes: of operators that every runtime has, a decoder's with its KV cache.
+
+    Args:
+        opened: The model, which ``refuses_all_but_one_text`` does not refuse.
+        file: Path of the graph.
+        opset: Version of the operators; None: the exporter's.
+    """
+    caches = decoder_graph.layer_caches(opened.model)
+    if any(caches):
+        cached = decoder_graph.cached_program(opened.model, caches)
+        program, inputs, outputs = cached.program, cached.inputs, cached.outputs
+    else:
+        program = traced_program(opened)
+        inputs, outputs = tuple(program.graph_signature.user_inputs), tuple(program.call_spec.out_spec.context)
+    made = torch.onnx.export(
+        program,
+        input_names=list(inputs),
+        output_names=list(outputs),
+        opset_version=opset,
+        dynamo=True,
+        verbose=False,
+    )
+    assert made is not None
+    _name_dimensions(made.model.graph)
+    made.save(file, external_data=False)
 
 
 def _name_dimensions(graph: Any) -> None:

@@ -48,6 +48,8 @@ class ExportFormat(Strategy, ABC):
     """Top-level names of the modules that must be installed to write and check a model."""
     install: ClassVar[str] = ""
     """Argument of pip to install them, such as ``fastprune[onnx]``; empty: ``packages`` themselves."""
+    servers: ClassVar[tuple[str, ...]] = ()
+    """Programs that open a directory of this format, for ``fastprune inspect``."""
     files: ClassVar[tuple[str, ...]] = ()
     """Patterns, such as ``*.gguf``, of the files in every directory of this format, the main one first; they identify the
     format. Empty for plain model directories, which ``open_pretrained`` opens."""
@@ -65,6 +67,18 @@ class ExportFormat(Strategy, ABC):
 
         Returns:
             The reason why not, as a sentence; empty if it can be written.
+        """
+        return ""
+
+    def declines(self, server: str, opened: Pretrained) -> str:
+        """Check whether one of ``servers`` takes a model that this format can hold.
+
+        Args:
+            server: The name of one of ``servers``.
+            opened: As for ``refuses``, which does not refuse it.
+
+        Returns:
+            The reason why not, as a sentence; empty if it takes it.
         """
         return ""
 
