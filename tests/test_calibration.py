@@ -20,11 +20,13 @@ from fastprune.data.batches import Batches, model_inputs, token_limit, token_mas
 from fastprune.data.drawing import drawn, drawn_from_stream
 from fastprune.data.encoding import make_batches
 from fastprune.data.intake import Intake
+from fastprune.data.tasks import CUT
 from fastprune.errors import DataError, OptionError, RowError
 from fastprune_tasks.causal_lm import CausalLM
 from fastprune_tasks.classification import SequenceClassification
 from fastprune_tasks.conditional_generation import ConditionalGeneration
 from fastprune_tasks.masked_lm import MaskedLM
+from fastprune_tasks.texts import tokenized
 from fastprune_tasks.token_classification import TokenClassification
 
 TASK = SequenceClassification(classes=("no", "yes"))
@@ -212,6 +214,25 @@ def test_what_is_left_out_is_counted(tiny_tokenizer: PreTrainedTokenizerFast) ->
     assert cut == Intake(rows=2, read=2, truncated=1, cut={"words": 6})
     pairs = Dataset.from_dict({"source": ["the cat sat"], "target": ["the dog ran home"]})
     assert make_batches(pairs, ConditionalGeneration(start=0), tiny_tokenizer, max_length=4).intake.cut == {"tokens": 3}
+
+
+def test_of_very_long_texts_only_the_beginning_is_tokenized(
+    tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same tokens as of the whole texts; the rest is counted in characters."""
+    monkeypatch.setattr("fastprune_tasks.texts.CHARACTERS", 25)
+    seen: list[int] = []
+    blanks = " " * 500
+    columns = [["the cat sat " * 4, "the cat " * 900, "a", f"{blanks}the dog"], ["b", "slow dog", "in paris " * 50, "b"]]
+    for texts in (columns[:1], columns):
+        samples = tokenized(tiny_tokenizer, texts, 8)
+        expected = tiny_tokenizer(*texts, truncation=True, max_length=8)["input_ids"]
+        assert [sample["input_ids"] for sample in samples] == expected
+        seen += [sample.get(CUT, {}).get("characters", 0) for sample in samples]
+        assert samples[0][CUT].keys() == {"tokens"}
+    assert seen[1] == seen[5] == 8 * 900 - 199
+    assert seen[6] > 200
+    assert not any(seen[at] for at in (0, 2, 3, 4, 7))
 
 
 def test_rows_in_messages_are_those_of_the_source(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

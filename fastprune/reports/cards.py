@@ -41,7 +41,8 @@ def model_card(name: str, details: Mapping[str, Any], *, library: str, opener: s
     """The model card, with the Hub's metadata at the top; arguments as for ``pages``."""
     from jinja2 import Environment
 
-    environment = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # nosec B701: it is Markdown
+    # the card is Markdown
+    environment = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # nosec B701
     environment.filters["text"] = escaped
     template = files("fastprune.reports").joinpath("card.md.j2").read_text(encoding="utf-8")
     calibration = details["calibration"]

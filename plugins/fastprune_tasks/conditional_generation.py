@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -138,8 +139,8 @@ def _wraps(config: PretrainedConfig) -> bool:
 
 def _cut(*parts: Sample) -> Sample:
     """What was cut off source and target together."""
-    tokens = sum(part.get(CUT, {}).get("tokens", 0) for part in parts)
-    return {CUT: {"tokens": tokens}} if tokens else {}
+    cut = sum((Counter(part.get(CUT, {})) for part in parts), Counter[str]())
+    return {CUT: dict(cut)} if cut else {}
 
 
 def _real(batch: Batch) -> Tensor:

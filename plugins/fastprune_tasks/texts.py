@@ -25,9 +25,10 @@ PAIRS = (
     ("anchor", "positive"),
 )
 SINGLES = (("text",), ("sentence",), ("content",), ("review",), ("document",), ("comment_text",), ("tweet",))
-
-
 TOKENS = (("tokens",), ("words",))
+CHARACTERS = 64
+"""Characters of a text that are tokenized for each token that is kept; a token has about four. Of two long texts, tokenizers build
+all pairs of the parts that are cut off."""
 
 
 def encode_texts(
@@ -132,6 +133,8 @@ def tokenized(
 ) -> list[Sample]:
     """Tokenize one or two texts per row, and count the tokens that are cut off (``CUT``).
 
+    Of a very long text only the beginning is tokenized (``CHARACTERS``) if that gives enough tokens; the rest is counted in characters.
+
     Args:
         tokenizer: The tokenizer.
         texts: One or two columns, each [rows].
@@ -139,18 +142,37 @@ def tokenized(
         target: The texts are targets, such as translations, which some tokenizers encode in another way.
     """
 
-    def encoded(rows: Sequence[int], **options: Any) -> Any:
-        columns = [[column[row] for row in rows] for column in texts]
+    def encoded(columns: Sequence[Sequence[str]], **options: Any) -> Any:
         return tokenizer(text_target=columns[0], **options) if target else tokenizer(*columns, **options)
 
-    short = encoded(range(len(texts[0])), truncation=True, max_length=max_length)
-    samples = [{name: values[row] for name, values in short.items()} for row in range(len(texts[0]))]
+    rows = range(len(texts[0]))
+    begun = _beginnings(texts, max_length) if tokenizer.truncation_side == "right" else texts
+    short = encoded(begun, truncation=True, max_length=max_length)
+    samples = [{name: values[row] for name, values in short.items()} for row in rows]
+    left = [sum(len(all_[row]) - len(some[row]) for all_, some in zip(texts, begun, strict=True)) for row in rows]
+    for row in rows:
+        if left[row] and len(samples[row]["input_ids"]) < max_length:  # such as blanks: all of the text is needed
+            whole = encoded([[column[row]] for column in texts], truncation=True, max_length=max_length)
+            samples[row], left[row] = {name: values[0] for name, values in whole.items()}, 0
     full = [row for row, sample in enumerate(samples) if len(sample["input_ids"]) >= max_length]
     if full:  # only these can be cut, and only they are tokenized twice
-        for row, ids in zip(full, encoded(full, verbose=False)["input_ids"], strict=True):
-            if len(ids) > len(samples[row]["input_ids"]):
-                samples[row][CUT] = {"tokens": len(ids) - len(samples[row]["input_ids"])}
+        both = [[(some if left[row] else all_)[row] for row in full] for all_, some in zip(texts, begun, strict=True)]
+        for row, ids in zip(full, encoded(both, verbose=False)["input_ids"], strict=True):
+            cut = {"tokens": len(ids) - len(samples[row]["input_ids"]), "characters": left[row]}
+            if any(cut.values()):
+                samples[row][CUT] = {unit: amount for unit, amount in cut.items() if amount}
     return samples
+
+
+def _beginnings(texts: Sequence[Sequence[str]], max_length: int) -> list[list[str]]:
+    """The texts, long ones up to a blank before ``CHARACTERS`` times ``max_length`` characters."""
+    most = CHARACTERS * max_length
+
+    def beginning(text: str) -> str:
+        blank = text.rfind(" ", most // 2, most)
+        return text[: blank if blank > 0 else most]
+
+    return [[text if len(text) <= most else beginning(text) for text in column] for column in texts]
 
 
 def end_of(config: PretrainedConfig) -> int | None:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Audit of the code and of the installed dependencies: bandit, then pip-audit (needs the network).
+# Audit of the code and of the installed dependencies: bandit, then pip-audit, which asks PyPI about each version. Where PyPI
+# is reached through a mirror without advisories it can audit nothing, and fails (--strict).
 # bandit's skipped checks, and why:
 #   B101 assertions are for our own invariants and for the conformance kit
 #   B105, B106 "cls" and "w1" are no passwords
@@ -15,4 +16,4 @@ trap 'rm -rf "$tools"' EXIT
 "$tools/bin/pip" install --quiet bandit pip-audit
 "$tools/bin/bandit" --quiet --recursive fastprune plugins --skip B101,B105,B106,B404,B603,B615
 "$python" -m pip freeze --exclude-editable | grep -v ' @ ' > "$tools/installed.txt"
-"$tools/bin/pip-audit" --requirement "$tools/installed.txt" --no-deps --disable-pip
+"$tools/bin/pip-audit" --requirement "$tools/installed.txt" --no-deps --disable-pip --strict
