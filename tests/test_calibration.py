@@ -223,7 +223,10 @@ def test_of_very_long_texts_only_the_beginning_is_tokenized(
     monkeypatch.setattr("fastprune_tasks.texts.CHARACTERS", 25)
     seen: list[int] = []
     blanks = " " * 500
-    columns = [["the cat sat " * 4, "the cat " * 900, "a", f"{blanks}the dog"], ["b", "slow dog", "in paris " * 50, "b"]]
+    columns = [
+        ["the cat sat " * 4, "the cat " * 900, "a", f"{blanks}the dog"],
+        ["b", "slow dog", "in paris " * 50, "b"],
+    ]
     for texts in (columns[:1], columns):
         samples = tokenized(tiny_tokenizer, texts, 8)
         expected = tiny_tokenizer(*texts, truncation=True, max_length=8)["input_ids"]

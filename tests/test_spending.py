@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
@@ -122,11 +123,22 @@ def test_rerouted_tokens_are_within_the_budget(cost: str, caplog: pytest.LogCapt
     assert not caplog.records
 
 
-class Favours(Scorer):
-    """Finds the last two experts of each layer useless."""
+@pytest.mark.parametrize("budget", [0.5, 0.35])
+def test_tokens_that_are_rerouted_before_other_experts_are_pruned_are_within_the_budget(budget: float) -> None:
+    """Layer by layer, the first expert is emptied while the others, which then see its tokens, are whole."""
+    settings: dict[str, Any] = {"cost": "macs", "recipe": "fast", "scorer": Favours(useless=("expert.0",))}
+    _, result = pruned("mixtral", reroute=True, schedule="bottom-up", searcher="threshold", budget=budget, **settings)
+    assert all(len(layer.mlp.experts.choices) < 4 for layer in result.model.model.layers)
+    assert result.cost_after <= budget * result.cost_before
 
-    name = "favours"
+
+@dataclass(frozen=True, kw_only=True)
+class Favours(Scorer):
+    """Finds two experts of each layer useless."""
+
+    name: ClassVar[str] = "favours"
+    useless: tuple[str, ...] = ("expert.2", "expert.3")
 
     def score(self, model: Any, groups: Any, batches: Any, context: Any) -> Scores:
-        useless = ("expert.2", "expert.3")
-        return Scores(importance={g.name: torch.full((g.units,), float(not g.name.endswith(useless))) for g in groups})
+        worth = {g.name: float(not g.name.endswith(self.useless)) for g in groups}
+        return Scores(importance={g.name: torch.full((g.units,), worth[g.name]) for g in groups})

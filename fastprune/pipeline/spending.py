@@ -20,6 +20,7 @@ from fastprune.registry.recipe import Recipe, strategy
 from fastprune.strategies import checks
 from fastprune.strategies.budgets import BudgetRequest
 from fastprune.strategies.contracts import CostModel
+from fastprune.strategies.costs import CostTable
 from fastprune.strategies.limits import Limit, Limits
 from fastprune.surgery.materialize import materialize
 from fastprune.surgery.reconstruction import add_bias
@@ -53,9 +54,9 @@ def measure(
 def remaining(limits: Limits, state: State, recipe: Recipe, workload: Workload) -> Limits:
     """The limits of what is left to prune.
 
-    Costs that are counted are counted again on the student, with a bias wherever the tuner may add one; what differs from the
-    dense model's table becomes part of the fixed cost. So does what stays of sublayers without units, such as the head that
-    computes the position bias of T5. Measured costs keep their table.
+    Costs that are counted are counted again on the student, with a bias wherever the tuner may add one: once tokens are rerouted,
+    the units of other experts cost more. What stays of sublayers without units, such as the head that computes the position bias
+    of T5, becomes part of the fixed cost. Measured costs keep their table.
 
     Raises:
         UnreachableError: Before the first pass: a budget is below what is left with every unit pruned.
@@ -72,9 +73,9 @@ def remaining(limits: Limits, state: State, recipe: Recipe, workload: Workload) 
         for rest in limits.remaining(state.mask, state.fixed).items:
             cost = _cost_model(rest.name, recipe.cost)
             if cost.counted:
-                beside = _counted(cost, roomy, state.groups, workload) - rest.table.total
-                stays = _counted(cost, empty, empty_groups, workload) - rest.table.of(units) - beside
-                rest = replace(rest, table=replace(rest.table, fixed=rest.table.fixed + beside + max(stays, 0.0)))
+                table = _counts(cost, roomy, state.groups, workload).fixing(state.fixed)
+                stays = _counts(cost, empty, empty_groups, workload).total - table.of(units)
+                rest = replace(rest, table=replace(table, fixed=table.fixed + max(stays, 0.0)))
             items.append(rest)
     left = Limits(tuple(items))
     if not state.turn:
@@ -95,7 +96,7 @@ def overspending(limits: Limits, state: State, mask: Mask, recipe: Recipe, workl
     with frozen(roomy):
         for limit in limits.items:
             cost = _cost_model(limit.name, recipe.cost)
-            found.append(_counted(cost, roomy, groups, workload) - limit.allowed if cost.counted else 0.0)
+            found.append(_counts(cost, roomy, groups, workload).total - limit.allowed if cost.counted else 0.0)
     return found
 
 
@@ -126,7 +127,7 @@ def spent(limits: Limits, state: State, model: nn.Module, groups: Groups, cost: 
     with frozen(model):
         for each in limits.spent(state.mask):
             chosen = _cost_model(each["name"], cost)
-            after = _counted(chosen, model, groups, workload) if chosen.counted else each["after"]
+            after = _counts(chosen, model, groups, workload).total if chosen.counted else each["after"]
             found.append(each | {"after": after})
             if after > each["budget"] * each["before"] * (1 + 1e-9):
                 log.warning(
@@ -145,7 +146,7 @@ def _cost_model(name: str, cost: CostModel) -> CostModel:
     return chosen
 
 
-def _counted(cost: CostModel, model: nn.Module, groups: Groups, workload: Workload) -> float:
+def _counts(cost: CostModel, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:
     table = cost.measure(model, groups, workload)
     checks.check_costs(table, groups, cost)
-    return table.total
+    return table
