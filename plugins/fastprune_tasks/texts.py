@@ -133,7 +133,8 @@ def tokenized(
 ) -> list[Sample]:
     """Tokenize one or two texts per row, and count the tokens that are cut off (``CUT``).
 
-    Of a very long text only the beginning is tokenized (``CHARACTERS``) if that gives enough tokens; the rest is counted in characters.
+    Of a very long text only the beginning is tokenized (``CHARACTERS``) if that gives enough tokens; the
+    rest is counted in characters.
 
     Args:
         tokenizer: The tokenizer.
