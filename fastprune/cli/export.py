@@ -26,7 +26,7 @@ def export(
 
     \b
     fastprune export small --output small-onnx
-    fastprune export small --output small-onnx --set opset=18
+    fastprune export small --output small-onnx --set graph=exporter
     fastprune export small --format torch-export --output small-program
     """
     check_output(output)
@@ -43,7 +43,12 @@ def export(
         made = exporting.export(opened, output, format=chosen)
     if as_json:
         figures = {"directory": output, "format": chosen.name, "files": [str(file) for file in made.files]}
-        figures |= {"inputs": made.inputs, "outputs": made.outputs, "difference": made.difference}
+        figures |= {
+            "inputs": made.inputs,
+            "outputs": made.outputs,
+            "difference": made.difference,
+            "remark": made.remark,
+        }
         click.echo(json_text(figures))
     elif made.difference is None:
         where.print(f"Saved {output}, {chosen.name}; not compared with PyTorch: nothing in Python runs this format")
@@ -52,6 +57,8 @@ def export(
             f"Saved {output}, {chosen.name}: {', '.join(made.inputs)} to {', '.join(made.outputs)}; "
             f"differs from PyTorch by {made.difference:.1g} at most"
         )
+    if made.remark and not as_json:
+        where.print(made.remark)
 
 
 def _options(values: tuple[str, ...]) -> dict[str, str]:

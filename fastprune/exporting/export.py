@@ -38,6 +38,7 @@ class Export:
         outputs: Names of the exported model's outputs, in order; empty if no Python runtime supports the format.
         difference: The largest |exported - model| / max(1, |model|) over all compared shapes and outputs; None if not compared,
             because no Python runtime supports the format.
+        remark: What the format says about the written files, as a sentence; empty if nothing.
     """
 
     directory: Path
@@ -46,6 +47,7 @@ class Export:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     difference: float | None
+    remark: str = ""
 
 
 def export(
@@ -78,7 +80,7 @@ def export(
     if reason := chosen.refuses(opened):
         raise ModelError(reason)
     with listening(progress), frozen(opened.model), written_directory(output) as scratch, step("exporting"):
-        _write(chosen, opened, scratch)
+        remark = _write(chosen, opened, scratch)
         files = tuple(output / file.relative_to(scratch) for file in chosen.found_in(scratch))
         if chosen.files and not files:
             raise ContractError(
@@ -93,15 +95,20 @@ def export(
         inputs=() if exported is None else exported.inputs,
         outputs=() if exported is None else exported.outputs,
         difference=found,
+        remark=remark or "",
     )
 
 
-def _write(chosen: ExportFormat, opened: Pretrained, directory: Path) -> None:
-    """Write the model; any exception of a third-party exporter becomes an ``ExportError`` of one sentence."""
+def _write(chosen: ExportFormat, opened: Pretrained, directory: Path) -> str | None:
+    """Write the model; any exception of a third-party exporter becomes an ``ExportError`` of one sentence.
+
+    Returns:
+        The format's remark, or None.
+    """
     said = io.StringIO()
     try:
         with _captured(said):
-            chosen.write(opened, directory)
+            return chosen.write(opened, directory)
     except FastpruneError:
         raise
     except Exception as error:

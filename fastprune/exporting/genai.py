@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from fastprune.data.batches import token_limit
 from fastprune.exporting import decoder_graph
-from fastprune.exporting.onnx import FILE, OnnxFormat
+from fastprune.exporting.onnx import FILE, GraphFormat, write_graph
 from fastprune.files import json_text
 from fastprune.models.pretrained import Pretrained
 
@@ -18,7 +18,7 @@ UNLIMITED = 32768
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenaiFormat(OnnxFormat):
+class GenaiFormat(GraphFormat):
     """A decoder for onnxruntime-genai: the graph of the format ``onnx`` and ``genai_config.json``."""
 
     name: ClassVar[str] = "genai"
@@ -34,7 +34,8 @@ class GenaiFormat(OnnxFormat):
         return super().refuses(opened)
 
     def write(self, opened: Pretrained, directory: Path) -> None:
-        super().write(opened, directory)
+        write_graph(opened, directory / FILE, opset=self.opset)
+        opened.save_companions(directory)
         (directory / CONFIG).write_text(json_text(settings(opened)), encoding="utf-8")
 
 

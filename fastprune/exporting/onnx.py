@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastprune.errors import ModelError, UsageError
-from fastprune.exporting import decoder_graph
+from fastprune.exporting import decoder_graph, graph_passes
+from fastprune.exporting.attention import OPERATOR, attention_as_one_operator, refuses_one_operator
 from fastprune.exporting.graph import refuses_all_but_one_text, traced_program
 from fastprune.models.pretrained import Pretrained
 from fastprune.strategies.export_formats import ExportFormat
@@ -20,6 +21,7 @@ from fastprune.strategies.options import option
 if TYPE_CHECKING:
     import onnxruntime
 
+GraphKind = Literal["fused", "exporter"]
 TEI, SENTENCES = "text-embeddings-inference, CPU image", 'sentence-transformers, backend="onnx"'
 FILE = "onnx/model.onnx"
 """Place of the graph, where transformers.js, optimum, sentence-transformers and text-embeddings-inference look for it."""
@@ -72,7 +74,24 @@ class OnnxModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnnxFormat(ExportFormat):
+class GraphFormat(ExportFormat):
+    """What formats around an ONNX graph of one text have in common."""
+
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
+    install: ClassVar[str] = "fastprune[onnx]"
+    files: ClassVar[tuple[str, ...]] = (FILE,)
+
+    opset: int | None = option(None, at_least=17, at_most=25, help="Version of the operators; none: the exporter's.")
+
+    def refuses(self, opened: Pretrained) -> str:
+        return refuses_all_but_one_text(opened)
+
+    def open(self, directory: Path, *, threads: int | None = None) -> OnnxModel:
+        return OnnxModel(directory / FILE, threads=threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxFormat(GraphFormat):
     """A graph for onnxruntime and others, with any number of samples and tokens.
 
     The directory also has the files that optimum's ``ORTModelFor...`` classes and sentence-transformers need. The graph of a
@@ -82,15 +101,12 @@ class OnnxFormat(ExportFormat):
 
     name: ClassVar[str] = "onnx"
     paper: ClassVar[str] = "The specification: https://github.com/onnx/onnx/blob/main/docs/IR.md"
-    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
-    install: ClassVar[str] = "fastprune[onnx]"
-    files: ClassVar[tuple[str, ...]] = (FILE,)
     servers: ClassVar[tuple[str, ...]] = ("onnxruntime", "transformers.js", "optimum-onnx", SENTENCES, TEI)
 
-    opset: int | None = option(None, at_least=17, at_most=25, help="Version of the operators; none: the exporter's.")
-
-    def refuses(self, opened: Pretrained) -> str:
-        return refuses_all_but_one_text(opened)
+    graph: GraphKind = option(
+        "fused",
+        help="fused: one attention operator per layer, for onnxruntime only; exporter: standard operators. Decoders have these.",
+    )
 
     def declines(self, server: str, opened: Pretrained) -> str:
         config: Any = opened.model.config
@@ -100,30 +116,63 @@ class OnnxFormat(ExportFormat):
             return f"It reads hidden_size and num_hidden_layers, which the configuration of a {config.model_type} does not have."
         return ""
 
-    def write(self, opened: Pretrained, directory: Path) -> None:
-        (directory / FILE).parent.mkdir()
-        save_exporter_graph(opened, directory / FILE, opset=self.opset)
+    def write(self, opened: Pretrained, directory: Path) -> str | None:
+        remark = write_graph(opened, directory / FILE, graph=self.graph, opset=self.opset)
         opened.save_companions(directory)
-
-    def open(self, directory: Path, *, threads: int | None = None) -> OnnxModel:
-        return OnnxModel(directory / FILE, threads=threads)
+        return remark
 
 
-def save_exporter_graph(opened: Pretrained, file: Path, *, opset: int | None = None) -> None:
-    """Write the graph that torch's exporter makes: of operators that every runtime has, a decoder's with its KV cache.
+def write_graph(opened: Pretrained, file: Path, *, graph: GraphKind = "fused", opset: int | None = None) -> str | None:
+    """Write the graph of a model of one text; that of a decoder has a KV cache.
 
     Args:
-        opened: The model, which ``refuses_all_but_one_text`` does not refuse.
-        file: Path of the graph.
+        opened: The model, and the tokenizer, which determines the inputs.
+        file: The file; its directory is made.
+        graph: ``fused``: one attention operator of onnxruntime per layer, q, k and v as one product, the last layer on the first
+            token only if the head reads no other; for models whose attention goes through transformers' attention interface.
+            ``exporter``: standard operators only, for other runtimes than onnxruntime.
         opset: Version of the operators; None: the exporter's.
+
+    Returns:
+        The reason why a fused graph was not possible and the exporter's was written, as a sentence; None if it is as asked.
     """
     caches = decoder_graph.layer_caches(opened.model)
+    made, reason = None, ""
     if any(caches):
         cached = decoder_graph.cached_program(opened.model, caches)
-        program, inputs, outputs = cached.program, cached.inputs, cached.outputs
-    else:
-        program = traced_program(opened)
-        inputs, outputs = tuple(program.graph_signature.user_inputs), tuple(program.call_spec.out_spec.context)
+        made = _exported(cached.program, cached.inputs, cached.outputs, opset)
+    elif graph == "fused":
+        made, reason = _fused(opened, opset)
+    if made is None:
+        made = _exported_text(opened, opset)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    made.save(file, external_data=False)
+    return f"The graph has standard operators only. {reason}" if reason else None
+
+
+def _fused(opened: Pretrained, opset: int | None) -> tuple[torch.onnx.ONNXProgram | None, str]:
+    """The fused graph, or None and the reason why there is none."""
+    model: Any = opened.model
+    if reason := refuses_one_operator(model):
+        return None, reason
+    with attention_as_one_operator(model):
+        made = _exported_text(opened, opset)
+    if not any(node.op_type == OPERATOR for node in made.model.graph):
+        return None, f"No attention of the {type(model).__name__} goes through transformers' attention interface."
+    graph_passes.simplify(made.model)
+    return made, ""
+
+
+def _exported_text(opened: Pretrained, opset: int | None) -> torch.onnx.ONNXProgram:
+    program = traced_program(opened)
+    outputs = tuple(program.call_spec.out_spec.context)
+    return _exported(program, tuple(program.graph_signature.user_inputs), outputs, opset)
+
+
+def _exported(
+    program: torch.export.ExportedProgram, inputs: tuple[str, ...], outputs: tuple[str, ...], opset: int | None
+) -> torch.onnx.ONNXProgram:
+    """The exporter's graph of a traced program."""
     made = torch.onnx.export(
         program,
         input_names=list(inputs),
@@ -134,7 +183,7 @@ def save_exporter_graph(opened: Pretrained, file: Path, *, opset: int | None = N
     )
     assert made is not None
     _name_dimensions(made.model.graph)
-    made.save(file, external_data=False)
+    return made
 
 
 def _name_dimensions(graph: Any) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastprune.errors import ModelError, UsageError
 from fastprune.exporting import decoder_graph
 from fastprune.exporting.graph import refuses_all_but_one_text
-from fastprune.exporting.onnx import save_exporter_graph
+from fastprune.exporting.onnx import write_graph
 from fastprune.models.pretrained import Pretrained
 from fastprune.strategies.export_formats import ExportFormat
 from fastprune.strategies.options import option
@@ -102,7 +102,7 @@ class OpenvinoFormat(ExportFormat):
 
         with tempfile.TemporaryDirectory() as folder:
             graph = Path(folder) / "model.onnx"
-            save_exporter_graph(opened, graph)
+            write_graph(opened, graph, graph="exporter")
             model = openvino.convert_model(graph)
         if any(decoder_graph.layer_caches(opened.model)):
             _keep_cache(model)

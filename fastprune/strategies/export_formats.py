@@ -83,13 +83,16 @@ class ExportFormat(Strategy, ABC):
         return ""
 
     @abstractmethod
-    def write(self, opened: Pretrained, directory: Path) -> None:
+    def write(self, opened: Pretrained, directory: Path) -> str | None:
         """Write the model. Exceptions are reported as ``ExportError``; printed output is not shown.
 
         Args:
             opened: As for ``refuses``; the model is in eval mode and must be left unchanged. ``opened.save_companions(directory)``
                 writes configuration and tokenizer, for runtimes that read them there and for ``open_exported``.
             directory: An empty directory; it is moved to its place only after the check.
+
+        Returns:
+            What the user must know about the written files, as a sentence; None if nothing.
         """
 
     def open(self, directory: Path, *, threads: int | None = None) -> ExportedModel | None:
