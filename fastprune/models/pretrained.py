@@ -22,6 +22,7 @@ from fastprune.models.checkpoint import is_pruned, load, pages, save, write_comp
 from fastprune.models.foreign import code_of, foreign_class, untrusted_code
 from fastprune.models.manifests import MANIFEST, read_manifest
 from fastprune.models.sentence_transformers import SentenceTransformer, read_sentence_transformer
+from fastprune.models.trimming import Trimming
 from fastprune.models.weights import check_finite, load_dense, read_dtype, stored_dtype, stored_tensors
 from fastprune.progress import step
 from fastprune.registry.serving import architecture_for, task_for
@@ -40,7 +41,8 @@ log = logging.getLogger(__name__)
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 HALF = (torch.float16, torch.bfloat16)
-HISTORY = ("budget", "cost", "costs", "parameters", "groups", "recipe", "kept_units", "calibration", "metrics")
+FIGURES = ("budget", "cost", "costs", "parameters", "groups", "vocabulary", "metrics")
+HISTORY = (*FIGURES, "recipe", "kept_units", "calibration")
 """Entries of the manifest that are kept for earlier prunings."""
 
 
@@ -57,6 +59,7 @@ class Pretrained:
         manifest: The manifest of a model saved by fastprune; empty for other models.
         card: What the model's card says that is also true of a pruned model: licence, language, data sets, tags.
         dtype: Data type of the weights in the source, which a pruned model is saved in; None: unknown.
+        trimming: What the model was before its vocabulary was reduced; None: the vocabulary is whole.
     """
 
     model: nn.Module
@@ -67,6 +70,7 @@ class Pretrained:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
     dtype: torch.dtype | None = None
+    trimming: Trimming | None = None
 
     @property
     def hub_name(self) -> str:

@@ -91,6 +91,11 @@ class Keeping:
             covered += float(self.counts[sorted(new)].sum())
         return kept
 
+    @property
+    def size(self) -> int:
+        """Number of tokens that may be kept at all."""
+        return len(self.always | set(self.order))
+
     def reachable(self, place: int) -> bool:
         """Whether text can become this token: it occurs, or it is no placeholder and its merges, if it has any, lead to it."""
         if self.counts[place] > 0 or place in self.always:
