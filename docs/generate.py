@@ -29,7 +29,9 @@ DATA = Path(__file__).parent / "data.md"
 
 PUBLIC: dict[str, tuple[str, ...]] = {
     "Pruning": ("prune", "PruningResult", "sweep", "Sweep", "PruningCache", "Recipe", "strategy"),
-    "Opening, saving, sharing": ("open_pretrained", "Pretrained", "load", "export", "open_exported", "push_to_hub"),
+    "Opening, saving, sharing": (
+        *("open_pretrained", "Pretrained", "load", "export", "Quantize", "open_exported", "push_to_hub"),
+    ),
     "Measuring": ("evaluate", "fidelity", "inspect", "servers", "bench", "measure"),
     "Data": ("make_batches", "read_dataset", "Batches", "Columns", "DataMix"),
     "Architectures and tasks": (

@@ -14,6 +14,7 @@ from .errors import FastpruneError as FastpruneError
 from .errors import UsageError as UsageError
 from .exporting.export import export as export
 from .exporting.opening import open_exported as open_exported
+from .exporting.quantize import Quantize as Quantize
 from .exporting.servers import servers as servers
 from .measuring.cost_tables import measure as measure
 from .measuring.evaluation import evaluate as evaluate

@@ -140,7 +140,7 @@ def test_the_quantisation_example(
     tiny_checkpoint: Path, small: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     example = runpy.run_path(str(EXAMPLES / "quantize_after_pruning.py"))
-    example["main"](str(tiny_checkpoint), str(small), str(tiny_data))
+    example["main"](str(tiny_checkpoint), str(small), str(tiny_data), str(tiny_data))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["dense", "dense, int8", "pruned", "pruned, int8"]
     sizes = [float(line.split(" MiB")[0].split()[-1]) for line in lines]

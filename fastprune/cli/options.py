@@ -9,9 +9,11 @@ import click
 
 from fastprune.errors import OptionError
 from fastprune.models.sentence_modules import POOLINGS
-from fastprune.ranges import COUNT, THREADS, Range
+from fastprune.ranges import COUNT, SEED, THREADS, Range
 
 DTYPES = ("float32", "float16", "bfloat16", "fp32", "fp16", "bf16")
+QUANTIZED = ("int8",)
+"""Types of quantised weights."""
 VERBOSITY = "fastprune.verbosity"
 
 
@@ -106,6 +108,29 @@ def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--eval-label-column", help="Label column of --eval-data [default: that of --data, if it has it]."
+        ),
+    ]
+    return _with(options, command)
+
+
+def quantize_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for quantised weights of an export."""
+    options = [
+        click.option(
+            "--quantize",
+            type=click.Choice(QUANTIZED),
+            help="Round weights to 8 or 4 bits [default: they stay in float32].",
+        ),
+        click.option(
+            "--max-drop",
+            type=float,
+            help="Points of the metric on --eval-data that --quantize may cost [default: a limit for the outputs, without labels].",
+        ),
+        click.option(
+            "--samples", type=within(COUNT), default=128, show_default=True, help="Number of calibration rows, at most."
+        ),
+        click.option(
+            "--seed", type=within(SEED), default=0, show_default=True, help="Seed of the draw of calibration rows."
         ),
     ]
     return _with(options, command)

@@ -13,12 +13,13 @@ from pathlib import Path
 from fastprune.calibration.hooks import frozen
 from fastprune.errors import ContractError, ExportError, FastpruneError, ModelError
 from fastprune.exporting.agreement import difference, example_inputs
+from fastprune.exporting.quantize import Quantize
 from fastprune.files import check_output, written_directory
 from fastprune.models.forms import AnyModel, pretrained_of
 from fastprune.models.pretrained import Pretrained
 from fastprune.progress import Progress, listening, step
 from fastprune.registry.recipe import strategy
-from fastprune.strategies.export_formats import ExportedModel, ExportFormat
+from fastprune.strategies.export_formats import ExportedModel, ExportFormat, Quantised
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +37,10 @@ class Export:
         files: Files that identify the format, the main one first.
         inputs: Names of the exported model's inputs, in order; empty if no Python runtime supports the format.
         outputs: Names of the exported model's outputs, in order; empty if no Python runtime supports the format.
-        difference: The largest |exported - model| / max(1, |model|) over all compared shapes and outputs; None if not compared,
-            because no Python runtime supports the format.
+        difference: The largest |exported - model| / max(1, |model|) over all compared shapes and outputs, before weights were
+            quantised; None if not compared, because no Python runtime supports the format.
         remark: What the format says about the written files, as a sentence; empty if nothing.
+        quantised: What was quantised; None: nothing.
     """
 
     directory: Path
@@ -48,6 +50,7 @@ class Export:
     outputs: tuple[str, ...]
     difference: float | None
     remark: str = ""
+    quantised: Quantised | None = None
 
 
 def export(
@@ -55,6 +58,7 @@ def export(
     output: str | Path,
     *,
     format: str | ExportFormat = "onnx",
+    quantize: Quantize | str | None = None,
     progress: Progress | bool = True,
 ) -> Export:
     """Write a model in a format for another runtime, and compare it with the model.
@@ -64,11 +68,13 @@ def export(
             ``dtype="float32"``.
         output: Directory; new or empty.
         format: A name of ``fastprune strategies format``, with its default options, or an instance.
+        quantize: Type of quantised weights, int8 or int4, or ``Quantize`` with calibration data and a limit of the loss; None:
+            weights stay in float32.
         progress: Whether to show progress on standard error, or a function, as for ``prune``.
 
     Raises:
         UnknownNameError: No format is registered under the name.
-        UsageError: The format's packages are missing.
+        UsageError: The format's packages are missing, or it cannot quantise as asked.
         CheckpointError: The output directory is not empty, or cannot be created.
         ModelError: The format does not support the model.
         ExportError: Writing failed, or the exported model's outputs differ from the model's.
@@ -79,6 +85,9 @@ def export(
     opened = pretrained_of(model)
     if reason := chosen.refuses(opened):
         raise ModelError(reason)
+    wanted = Quantize(weights=quantize) if isinstance(quantize, str) else quantize
+    if wanted:
+        wanted.check(chosen, opened)
     with listening(progress), frozen(opened.model), written_directory(output) as scratch, step("exporting"):
         remark = _write(chosen, opened, scratch)
         files = tuple(output / file.relative_to(scratch) for file in chosen.found_in(scratch))
@@ -88,6 +97,10 @@ def export(
             )
         exported = chosen.open(scratch)
         found = None if exported is None else _compared(chosen, exported, opened)
+        done = None
+        if wanted:
+            done = chosen.quantise(scratch, wanted.asked(opened, exported))
+            files = tuple(output / file.relative_to(scratch) for file in chosen.found_in(scratch))
     return Export(
         directory=output,
         format=chosen,
@@ -96,6 +109,7 @@ def export(
         outputs=() if exported is None else exported.outputs,
         difference=found,
         remark=remark or "",
+        quantised=done,
     )
 
 

@@ -15,7 +15,7 @@ from fastprune.exporting import decoder_graph, graph_passes
 from fastprune.exporting.attention import OPERATOR, attention_as_one_operator, refuses_one_operator
 from fastprune.exporting.graph import refuses_all_but_one_text, traced_program
 from fastprune.models.pretrained import Pretrained
-from fastprune.strategies.export_formats import ExportFormat
+from fastprune.strategies.export_formats import ExportFormat, Quantisation, Quantised
 from fastprune.strategies.options import option
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 GraphKind = Literal["fused", "exporter"]
 TEI, SENTENCES = "text-embeddings-inference, CPU image", 'sentence-transformers, backend="onnx"'
 FILE = "onnx/model.onnx"
-"""Place of the graph, where transformers.js, optimum, sentence-transformers and text-embeddings-inference look for it."""
+"""Place of the float32 graph, where transformers.js, optimum, sentence-transformers and text-embeddings-inference look for it."""
+QUANTISED = {"int8": "onnx/model_quantized.onnx", "int4": "onnx/model_q4.onnx"}
+"""Places of quantised graphs by the type of their products, as transformers.js names them (q8 and q4)."""
 
 
 class OnnxModel:
@@ -87,7 +89,7 @@ class GraphFormat(ExportFormat):
         return refuses_all_but_one_text(opened)
 
     def open(self, directory: Path, *, threads: int | None = None) -> OnnxModel:
-        return OnnxModel(directory / FILE, threads=threads)
+        return OnnxModel(self.found_in(directory)[0], threads=threads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +104,21 @@ class OnnxFormat(GraphFormat):
     name: ClassVar[str] = "onnx"
     paper: ClassVar[str] = "The specification: https://github.com/onnx/onnx/blob/main/docs/IR.md"
     servers: ClassVar[tuple[str, ...]] = ("onnxruntime", "transformers.js", "optimum-onnx", SENTENCES, TEI)
+    files: ClassVar[tuple[str, ...]] = ("onnx/model*.onnx",)
+    quantised: ClassVar[tuple[str, ...]] = ("int8",)
 
     graph: GraphKind = option(
         "fused",
         help="fused: one attention operator per layer, for onnxruntime only; exporter: standard operators. Decoders have these.",
+    )
+    tables: Literal["auto", "int8", "int4"] = option(
+        "auto", help="Type of the embedding tables of a quantised graph; auto: that of the products."
+    )
+    distance: float = option(
+        0.25,
+        above=0,
+        at_most=10,
+        help="Largest distance of a quantised graph's outputs from those in float32, as a share of their spread.",
     )
 
     def declines(self, server: str, opened: Pretrained) -> str:
@@ -120,6 +133,18 @@ class OnnxFormat(GraphFormat):
         remark = write_graph(opened, directory / FILE, graph=self.graph, opset=self.opset)
         opened.save_companions(directory)
         return remark
+
+    def refuses_quantised(self, opened: Pretrained, weights: str, data: bool) -> str:
+        return "int4 needs calibration data: give --data." if weights == "int4" and not data else ""
+
+    def quantise(self, directory: Path, asked: Quantisation) -> Quantised:
+        from fastprune.exporting.quantising.onnx import Settings, quantise_graph  # onnx_ir is no hard dependency
+
+        tables = asked.weights if self.tables == "auto" else self.tables
+        settings = Settings(tables=tables, distance=self.distance)
+        done = quantise_graph(directory / FILE, directory / QUANTISED[asked.weights], asked, settings, OnnxModel)
+        (directory / FILE).unlink()
+        return done
 
 
 def write_graph(opened: Pretrained, file: Path, *, graph: GraphKind = "fused", opset: int | None = None) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -41,6 +41,45 @@ class ExportedModel(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantisation:
+    """What ``ExportFormat.quantise`` is asked for.
+
+    Attributes:
+        weights: The type of the weights, one of the format's ``quantised``.
+        rows: The model's inputs for calibration by name, on the CPU, batch by batch; empty: there are none.
+        accepts: Whether a quantised model is good enough for the user's limit; None: there is no limit.
+    """
+
+    weights: str
+    rows: tuple[Mapping[str, Tensor], ...] = ()
+    accepts: Callable[[ExportedModel], bool] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantised:
+    """What ``ExportFormat.quantise`` did.
+
+    Attributes:
+        counts: How many operators have which form, in words: ``{"products in 8 bits": 37, "operators in float32": 1}``.
+        float_bytes: Size of the weights that stay in float32.
+        distance: The root mean square difference of the outputs from those in float32 on the calibration rows, as a share of
+            their spread; None: not measured.
+    """
+
+    counts: Mapping[str, int]
+    float_bytes: int = 0
+    distance: float | None = None
+
+    @property
+    def told(self) -> str:
+        """The counts, the size in float32 and the distance, as a phrase."""
+        counts = ", ".join(f"{count} {words}" for words, count in self.counts.items())
+        left = f" ({self.float_bytes / 1e6:.2g} MB)" if self.float_bytes else ""
+        off = "" if self.distance is None else f"; the outputs are {self.distance:.1%} of their spread from float32"
+        return f"{counts}{left}{off}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportFormat(Strategy, ABC):
     """A file format for another runtime. It is not a stage of a recipe."""
 
@@ -53,6 +92,9 @@ class ExportFormat(Strategy, ABC):
     files: ClassVar[tuple[str, ...]] = ()
     """Patterns, such as ``*.gguf``, of the files in every directory of this format, the main one first; they identify the
     format. Empty for plain model directories, which ``open_pretrained`` opens."""
+
+    quantised: ClassVar[tuple[str, ...]] = ()
+    """Types that ``quantise`` rounds weights to, such as ``int8``; empty: it cannot."""
 
     @property
     def tolerance(self) -> float:
@@ -94,6 +136,28 @@ class ExportFormat(Strategy, ABC):
         Returns:
             What the user must know about the written files, as a sentence; None if nothing.
         """
+
+    def refuses_quantised(self, opened: Pretrained, weights: str, data: bool) -> str:
+        """Check before any work whether the model can be quantised.
+
+        Args:
+            opened: As for ``refuses``.
+            weights: One of ``quantised``.
+            data: Whether there are calibration rows.
+
+        Returns:
+            The reason why not, as a sentence; empty if it can be.
+        """
+        return ""
+
+    def quantise(self, directory: Path, asked: Quantisation) -> Quantised:
+        """Round the weights of the model that ``write`` wrote; ``open`` opens the result.
+
+        Args:
+            directory: The directory, with the model in float32, which was compared with the PyTorch model.
+            asked: The type of the weights, calibration rows and the user's limit.
+        """
+        raise NotImplementedError
 
     def open(self, directory: Path, *, threads: int | None = None) -> ExportedModel | None:
         """Open the model of a directory of this format, to check, time and evaluate it.
