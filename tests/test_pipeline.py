@@ -316,6 +316,8 @@ def test_progress_and_timings() -> None:
         "timing",
     }
     assert ("tuning", 2, 2) in seen
+    candidates = {total for description, _, total in seen[:-1] if description == "choosing" and total > 1}
+    assert len(candidates) == 1, "of how many candidates the first is tuned"
     assert {"measure", "score", "search", "rearrange", "choose", "tune", "bench"} == set(result.timings)
     assert all(seconds >= 0 for seconds in result.timings.values())
 

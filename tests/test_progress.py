@@ -6,10 +6,12 @@ import logging
 import sys
 import time
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from transformers.utils import logging as transformers_logging
 
 import fastprune
 from fastprune import testing
@@ -40,6 +42,26 @@ def test_a_count_inside_a_step_takes_over() -> None:
 def test_nobody_listens() -> None:
     with step("opening"):
         assert list(track("ab", "reading")) == ["a", "b"]
+
+
+def test_a_step_that_ends_early_is_finished() -> None:
+    seen: list[tuple[str, int, int]] = []
+    with listening(lambda *report: seen.append(report)), step("choosing"):
+        for item in track("abc", "choosing"):
+            if item == "b":
+                break
+    assert seen == [("choosing", 0, 1), ("choosing", 0, 3), ("choosing", 1, 3), ("choosing", 3, 3)]
+
+
+def test_bars_of_transformers_are_not_mixed_with_ours(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    transformers_logging.enable_progress_bar()
+    model = testing.tiny_model("bert", "ForSequenceClassification")
+    model.save_pretrained(tmp_path / "dense")
+    assert "Writing model shards" in capfd.readouterr().err, "transformers draws bars here"
+    result = fastprune.prune(tmp_path / "dense", testing.tiny_batches(model), budget=0.9, recipe="fast", progress=False)
+    fastprune.load(result.save(tmp_path / "small"))
+    assert capfd.readouterr().err == ""
+    assert transformers_logging.is_progress_bar_enabled()
 
 
 def test_bars_are_drawn_on_a_terminal(capsys: pytest.CaptureFixture[str], loud: None) -> None:

@@ -28,6 +28,6 @@ def working() -> Iterator[Console]:
         if verbosity == "verbose":
             stack.enter_context(terminal.logs(where))
         with step("starting"):  # importing torch and transformers
-            from fastprune.cli.quiet import quiet_libraries
+            from fastprune.progress.quiet import quiet_libraries
         stack.enter_context(quiet_libraries())
         yield where

@@ -22,6 +22,7 @@ from fastprune.models.foreign import MODULE, code_of, foreign_class, untrusted_c
 from fastprune.models.manifests import FORMAT_VERSION, MANIFEST, read_manifest
 from fastprune.models.sentence_transformers import opening_class
 from fastprune.models.weights import load_with_info, stored_state, stored_tensors, wrong_keys
+from fastprune.progress.quiet import quiet_libraries
 from fastprune.reports import cards
 from fastprune.units.architecture import Architecture
 from fastprune.units.resolve import resolve_groups
@@ -148,7 +149,8 @@ def save(
         **details,
     }
     with written_directory(path) as scratch:
-        model.save_pretrained(scratch, save_original_format=False, state_dict=stored_state(model, dtype))
+        with quiet_libraries():
+            model.save_pretrained(scratch, save_original_format=False, state_dict=stored_state(model, dtype))
         _write_modelling_file(model, scratch, dtype or model.dtype)
         write_companions(scratch, tokenizer, companions or {})
         (scratch / MANIFEST).write_text(json_text(manifest, indent=2) + "\n", encoding="utf-8")

@@ -16,6 +16,7 @@ from torch import nn
 from fastprune.data.batches import inputs_for
 from fastprune.data.workload import dummy_inputs, readings_for
 from fastprune.errors import FastpruneError, ModelError
+from fastprune.progress.quiet import quiet_libraries
 from fastprune.untrusted import read_weight_index
 
 if TYPE_CHECKING:
@@ -184,14 +185,15 @@ def load_with_info(
     Any error of transformers is raised as it is.
     """
     loader: Any = model_class
-    model, info = loader.from_pretrained(
-        str(directory),
-        dtype=dtype,
-        local_files_only=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        trust_remote_code=False,
-    )
+    with quiet_libraries():
+        model, info = loader.from_pretrained(
+            str(directory),
+            dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+        )
     return model, info
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from fastprune.calibration.dense_states import DenseStates
 from fastprune.data.batches import Batches
 from fastprune.measuring.evaluation import agreement
+from fastprune.progress import track
 from fastprune.strategies.scores import Scores
 from fastprune.units.masks import Mask
 
@@ -72,7 +73,7 @@ def choose(
     drafted, scores = batches.only(places[::step]), scores.of_batches(slice(None, None, step), batches.sizes)
     looks = [_parts(batches.only(places[first::step])) for first in _looks(step)]
     best: _Draft | None = None
-    for mask in masks:
+    for mask in track(masks, "choosing"):
         draft = _Draft(mask, build(mask, drafted, scores), states)
         if best is None or draft.nearer_than(best, looks):
             best = draft

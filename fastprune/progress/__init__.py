@@ -44,14 +44,16 @@ def _silence(description: str, done: int, total: int) -> None:
 
 
 def track(items: Sequence[T], description: str) -> Iterator[T]:
-    """Yield the items and report each finished one."""
+    """Yield the items and report each finished one, and the end."""
     listener = _listener.get()
-    for done, item in enumerate(items):
+    try:
+        for done, item in enumerate(items):
+            if listener:
+                listener(description, done, len(items))
+            yield item
+    finally:  # also if the caller needs no more of them
         if listener:
-            listener(description, done, len(items))
-        yield item
-    if listener:
-        listener(description, len(items), len(items))
+            listener(description, len(items), len(items))
 
 
 @contextlib.contextmanager
