@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from fastprune.reconstruction import bf16_matmuls
-from fastprune.reconstruction.bf16 import Bf16Matmuls, bf16_is_faster
+from fastprune.calibration import bf16_matmuls
+from fastprune.calibration.bf16 import Bf16Matmuls, bf16_inputs, bf16_is_faster
 
 CPU = torch.device("cpu")
 
@@ -86,3 +86,19 @@ def test_only_where_the_processor_has_instructions_for_it(monkeypatch, capabilit
 def test_a_pytorch_that_cannot_tell_does_not_round(monkeypatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert not bf16_is_faster(CPU)
+
+
+def test_products_with_rounded_inputs_are_a_little_off_at_most_and_the_setting_is_put_back(monkeypatch) -> None:
+    """Which of the two depends on the processor: only some have instructions that oneDNN uses for it."""
+    monkeypatch.setattr("fastprune.calibration.bf16.bf16_is_faster", lambda _: True)
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    x = torch.randn(600, 512, generator=torch.Generator().manual_seed(0))
+    exact = x.T @ x
+    with pytest.raises(KeyError), bf16_inputs(CPU):
+        assert setting.fp32_precision == "bf16"
+        torch.testing.assert_close(x.T @ x, exact, rtol=0, atol=1.0)
+        raise KeyError
+    assert setting.fp32_precision == before
+    with bf16_inputs(torch.device("meta")):
+        assert setting.fp32_precision == before

@@ -218,19 +218,34 @@ def test_what_is_held_back_is_summed_apart(model_type: str, weighted: bool) -> N
                 torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max() + 1e-3))
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_nothing_is_to_be_repaired_where_nothing_was_pruned(model_type: str) -> None:
+@pytest.mark.parametrize("model_type", [*MODEL_TYPES, "llama"])
+@pytest.mark.parametrize("first", [0, 1, 3])
+def test_layers_below_the_first_pruned_one_are_left_alone(monkeypatch, model_type: str, first: int) -> None:
+    """Nothing misses there, so that the layers above see the same as if those had been solved, too."""
     model, groups, batches = case(model_type)
-    student = fastprune.materialize(model, groups, Mask.full(groups))
-    energies = []
+    mask = {
+        group.name: torch.arange(group.units) % (2 if depth >= first else 1) == 0
+        for depth, (_, members) in enumerate(groups.layers())
+        for group in members
+    }
+    energies: dict[bool, dict[str, float]] = {}
+    for skipping in (True, False):
+        if not skipping:
+            monkeypatch.setattr("fastprune.reconstruction.layerwise.same_layer", lambda *_: False)
+        student = fastprune.materialize(model, groups, Mask(mask))
+        left = resolve_groups(fastprune.architecture_for(student), student)
+        seen = energies.setdefault(skipping, {})
 
-    def see(group, statistics, weight, bias):
-        energies.append(float(statistics.energy))
-        return weight, bias
+        def see(group, statistics, weight, bias, seen=seen):
+            seen[group.name] = float(statistics.energy)
+            return weight, bias
 
-    fastprune.reconstruction.reconstruct(model, student, groups, Samples(batches), Solver(solve=see))
-    assert len(energies) == len(groups)
-    assert max(energies) < 1e-6
+        solved = fastprune.reconstruction.reconstruct(model, student, left, Samples(batches), Solver(solve=see))
+        assert len(solved) == len(seen)
+    pruned = [group.name for _, members in groups.layers()[first:] for group in members]
+    assert list(energies[True]) == pruned
+    assert max([value for name, value in energies[False].items() if name not in pruned], default=0.0) < 1e-6
+    assert energies[True] == pytest.approx({name: energies[False][name] for name in pruned}, rel=1e-4)
 
 
 def test_a_solution_is_what_the_layers_above_see() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 import torch
 from torch import nn
@@ -11,7 +9,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 import fastprune
 from fastprune import Batches, PruningCache, testing
-from fastprune.calibration import dense_states, gradients
+from fastprune.calibration import bf16_matmuls, dense_states, gradients
 from fastprune.calibration.dense_states import DenseStates
 from fastprune.pipeline import choosing
 from fastprune.reconstruction import Samples, Solver
@@ -110,7 +108,9 @@ def test_what_scoring_showed_does_not_run_again(
     arguments = {"budget": 0.5, "recipe": fastprune.Recipe.of(preset, settings=settings), "bench": False}
     found = fastprune.prune(model, batches, **arguments)
     assert ran == ["0", "1", "2"] * len(batches)  # as it was scored
-    monkeypatch.setattr(gradients, "watching", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(
+        gradients, "watching", lambda *_: bf16_matmuls(torch.device("cpu"))
+    )  # as states are, but not kept
     ran.clear()
     assert same(found, fastprune.prune(model, batches, **arguments))
     assert ran == ["0", "1", "2"]

@@ -1,3 +1,4 @@
+from .bf16 import bf16_matmuls as bf16_matmuls
 from .dense_states import DenseStates as DenseStates
 from .gradients import check_gradients as check_gradients
 from .gradients import collect_gradients as collect_gradients

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from fastprune.calibration.bf16 import bf16_matmuls
 from fastprune.calibration.free_memory import free_bytes
 from fastprune.calibration.hooks import tap_entering, tap_output, tap_residual
 from fastprune.calibration.layer_calls import LayerCall
@@ -26,7 +27,8 @@ Kept = dict[str, dict[int, Tensor]]
 class DenseStates:
     """Outputs of one dense model and of its layers on one calibration set, cached up to a memory limit.
 
-    Filled during scoring; missing entries are computed on demand, per batch. Once the memory limit is hit, no further layers
+    Filled during scoring; missing entries are computed on demand, per batch, all with ``bf16_matmuls``, so that they are the same
+    whoever asks first. Once the memory limit is hit, no further layers
     are cached; model outputs that do not fit are skipped individually. Batches that are not part of the calibration set
     (augmented copies) are never cached.
 
@@ -81,7 +83,7 @@ class DenseStates:
         }
         if missing:
             layer = self.teacher.get_submodule(path)
-            with _tapping(self.teacher, path, streams, inputs) as noted:
+            with self._precision(), _tapping(self.teacher, path, streams, inputs) as noted:
                 for index in missing:
                     calls[index].run(layer, hidden[index])
             for name, tensors in noted.items():
@@ -102,9 +104,10 @@ class DenseStates:
         """
         place = self._place(batch)
         if place is None or self._full:
-            yield
+            with self._precision():
+                yield
             return
-        with contextlib.ExitStack() as hooks:
+        with self._precision(), contextlib.ExitStack() as hooks:
             noted = {
                 path: hooks.enter_context(_tapping(self.teacher, path, _streams(members), _inputs(_producers(members))))
                 for path, members in layers
@@ -123,10 +126,14 @@ class DenseStates:
         place = self._place(batch)
         if place in self._outputs:
             return self._outputs[place]
-        output = outputs_of(self.teacher, batch, task)
+        with self._precision():
+            output = outputs_of(self.teacher, batch, task)
         if place is not None:
             self._keep_output(place, output)
         return output
+
+    def _precision(self) -> contextlib.AbstractContextManager[object]:
+        return bf16_matmuls(next(self.teacher.parameters()).device)
 
     def _place(self, batch: Batch) -> int | None:
         """Index of a batch in the calibration set; None for any other batch."""

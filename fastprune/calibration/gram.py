@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fastprune.calibration.bf16 import bf16_inputs
 from fastprune.errors import ModelError
 
 STRIPS = 6  # more strips save little, and small products are slow
@@ -16,16 +17,18 @@ def add_second_moment(upper: Tensor, x: Tensor, weighted: Tensor) -> None:
     """Add the sum of w x x', a symmetric matrix, to the blocks on and right of the diagonal: little more than half of it.
 
     Args:
-        upper: The sum, changed in place: [features, features]. Also in float64 sums, the products are computed in float32.
+        upper: The sum, changed in place: [features, features]. Also in float64 sums, the products are computed in float32, on
+            some CPUs from x rounded to bfloat16 (``bf16_inputs``).
         x: [tokens, features].
         weighted: Each token times its weight w: [tokens, features].
     """
-    for rows, _ in _strips(len(upper)):
-        block, left, right = upper[rows, rows.start :], x[:, rows].T, weighted[:, rows.start :]
-        if upper.dtype == x.dtype:
-            block.addmm_(left, right)
-        else:
-            block += left @ right
+    with bf16_inputs(x.device):
+        for rows, _ in _strips(len(upper)):
+            block, left, right = upper[rows, rows.start :], x[:, rows].T, weighted[:, rows.start :]
+            if upper.dtype == x.dtype:
+                block.addmm_(left, right)
+            else:
+                block += left @ right
 
 
 def mirrored(upper: Tensor) -> Tensor:

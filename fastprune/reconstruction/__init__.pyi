@@ -1,4 +1,3 @@
-from .bf16 import bf16_matmuls as bf16_matmuls
 from .layer_fit import LayerFit as LayerFit
 from .layerwise import Solver as Solver
 from .layerwise import reconstruct as reconstruct

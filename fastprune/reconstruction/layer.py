@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from itertools import chain
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from fastprune.calibration.layer_calls import LayerCall
 from fastprune.surgery.replaying import Replay, replayable, replaying
@@ -51,3 +54,21 @@ class LayerRun:
             while features:
                 outputs.append(consumer(as_lying(linear, features.pop(0))))
             self._replays.append(self._undo.enter_context(replaying(self.student, group, outputs)))
+
+
+def same_layer(teacher: nn.Module, student: nn.Module, path: str) -> bool:
+    """Whether the layer at ``path`` has the same parameters and buffers in both models."""
+    one, other = (
+        dict(chain(layer.named_parameters(), layer.named_buffers()))
+        for layer in (model.get_submodule(path) for model in (teacher, student))
+    )
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def same_call(one: LayerCall, other: LayerCall) -> bool:
+    """Whether two calls pass the same hidden states and the same other tensors."""
+    ours, theirs = (
+        [leaf for leaf in tree_leaves((call.hidden, call.arguments, call.keywords)) if isinstance(leaf, Tensor)]
+        for call in (one, other)
+    )
+    return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))

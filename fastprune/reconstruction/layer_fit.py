@@ -56,12 +56,16 @@ class LayerFit:
 
     def outputs(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
         """The layer's output with the given parameters for a batch's tokens without padding, differentiable: [tokens, hidden]."""
+        return self._real(self.run(index, parameters), index)
+
+    def run(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The layer's output with the given parameters for a batch, padding included, differentiable: [samples, tokens, hidden]."""
         relative = {name.removeprefix(f"{self.path}."): value for name, value in parameters.items()}
 
         def layer(*arguments: object, **keywords: object) -> object:
             return functional_call(self.layer, relative, arguments, keywords)
 
-        return self._real(self.calls[index].run(layer, self.hidden[index]), index)
+        return self.calls[index].run(layer, self.hidden[index])
 
     def targets(self, index: int) -> Tensor:
         """The dense layer's output for a batch's tokens without padding: [tokens, hidden]."""
@@ -79,6 +83,12 @@ class LayerFit:
         dense = self.dense[index]
         mask = dense.new_zeros(len(dense), dtype=torch.bool) if self.held is None else self.held[index]
         return self._real(by_token(mask, dense), index)[:, 0]
+
+    def padded(self, values: Tensor, index: int) -> Tensor:
+        """Values of a batch's tokens without padding [tokens] among zeros at padding: [samples, tokens, 1], as ``run`` has rows."""
+        rows = self.dense[index].shape[:-1]
+        places = torch.arange(rows.numel(), device=values.device).view(*rows, 1)
+        return values.new_zeros(rows.numel()).index_copy(0, self._real(places, index)[:, 0], values).view(*rows, 1)
 
     def _real(self, values: Tensor, index: int) -> Tensor:
         return real_rows(values, self.members[0], self.batches.batches[index])

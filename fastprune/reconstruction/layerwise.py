@@ -16,7 +16,7 @@ from fastprune.calibration.dense_states import DenseStates
 from fastprune.calibration.hooks import frozen
 from fastprune.calibration.layer_calls import in_turn, layer_calls, layer_outputs
 from fastprune.progress import track
-from fastprune.reconstruction.layer import LayerRun
+from fastprune.reconstruction.layer import LayerRun, same_call, same_layer
 from fastprune.reconstruction.layer_fit import LayerFit
 from fastprune.reconstruction.layer_sums import group_statistics, input_statistics, streams_into, whole_statistics
 from fastprune.reconstruction.samples import Samples
@@ -81,7 +81,8 @@ def reconstruct(
         states: Cached states of the dense model; None: nothing is cached.
 
     Returns:
-        The new weight and bias of each group's consumer, and of the producers that were corrected or refined.
+        The new weight and bias of each group's consumer, and of the producers that were corrected or refined; none of layers
+        that compute the dense model's states exactly, because nothing is pruned in them nor below them.
     """
     if states is None or states.teacher is not teacher:
         states = DenseStates(teacher, samples.batches, limit=0)
@@ -105,13 +106,18 @@ def _solve_in_turn(
     paths = [layer for layer, _ in layers]
     dense_calls, own_calls = (layer_calls(model, paths, samples.batches) for model in (teacher, student))
     dense, hidden = ([calls[0].hidden for calls in recorded] for recorded in (dense_calls, own_calls))
+    unchanged = True
     for depth, (path, members) in enumerate(track(layers, "tuning")):
         last = depth + 1 == len(layers)
-        calls = [recorded[depth] for recorded in dense_calls]
-        streams = streams_into(teacher, members, calls[0], dense[0]) if solver.correct else {}
+        calls, its_calls = ([recorded[depth] for recorded in both] for both in (own_calls, dense_calls))
+        unchanged = unchanged and same_layer(teacher, student, path) and all(map(same_call, calls, its_calls))
+        if unchanged:  # nothing is pruned up to here: the student's states are the dense model's
+            _, _, dense = states.layer(path, (), (), its_calls, dense, samples.batches)
+            hidden = dense
+            continue
+        streams = streams_into(teacher, members, its_calls[0], dense[0]) if solver.correct else {}
         firsts = [first for shared in streams.values() for first in shared]
-        targets, inputs, dense = states.layer(path, members, firsts, calls, dense, samples.batches)
-        calls = [recorded[depth] for recorded in own_calls]
+        targets, inputs, dense = states.layer(path, members, firsts, its_calls, dense, samples.batches)
         places, outputs = samples.enough(members, hidden), dict[int, Tensor]()
         with LayerRun(student, path, _at(places, calls), _at(places, hidden)) as layer:
             problem = _LayerProblem(layer, streams, targets, inputs, places, samples.only(places))

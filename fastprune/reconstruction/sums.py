@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from fastprune.calibration.bf16 import bf16_inputs
 from fastprune.calibration.distributed import in_rank_order, world_size
 from fastprune.calibration.sums import Rows, Sums
 
@@ -77,7 +78,8 @@ class Statistics(Sums):
         self.energy += (squares if weights is None else squares * weights).sum()
         x, e = rows.around(x, self.mean), rows.around(e, self.mean_error)  # [tokens + 1, ...]
         self._add_products(x, rows.weighted(x))
-        self.scatter_cross += x.T @ rows.weighted(e)
+        with bf16_inputs(x.device):
+            self.scatter_cross += x.T @ rows.weighted(e)
 
     def reduce(self) -> Self:
         """The sums over the tokens of all processes, held out or not, added in the order of their ranks."""

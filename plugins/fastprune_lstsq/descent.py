@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fastprune import Batches, option
+from fastprune.calibration import bf16_matmuls
 from fastprune.data import mix_spans
-from fastprune.reconstruction import LayerFit, Samples, bf16_matmuls, reconstruct
+from fastprune.reconstruction import LayerFit, Samples, reconstruct
 from fastprune.strategies import Context, Reconstruction, Scores
 from fastprune.units import Groups
 from fastprune_lstsq.weights import WeightsTuner
@@ -80,9 +81,9 @@ class DescentTuner(WeightsTuner):
             descend, epochs=self.epochs, rate=self.rate, originals=len(batches), generator=context.generator
         )
         solver = dataclasses.replace(self._solver(context), refine=refine)
-        return reconstruct(
-            teacher, student, groups, self._with_copies(batches, scores, context.generator), solver, context.states
-        )
+        samples = self._with_copies(batches, scores, context.generator)
+        with bf16_matmuls(next(student.parameters()).device):
+            return reconstruct(teacher, student, groups, samples, solver, context.states)
 
     def _with_copies(self, batches: Batches, scores: Scores, generator: torch.Generator) -> Samples:
         """The samples, augmented by copies with mixed spans, which have the token weights and held-out rows of their originals."""
@@ -110,7 +111,7 @@ def descend(
     """Fit the linears of a layer by Adam, then choose by line search how far to move from the old to the fitted parameters.
 
     A step uses one batch. The learning rate rises over the first 5 % of the steps; the parameters are averaged over the second
-    half of them. Steps multiply in bfloat16 where the device is faster with it; the line search uses full precision.
+    half of them.
 
     Args:
         fit: The layer, its inputs and its target outputs.
@@ -171,40 +172,43 @@ def relative_error(fit: LayerFit, index: int, parameters: Mapping[str, Tensor], 
     Returns:
         A scalar, float32.
     """
-    target = fit.targets(index).float()  # [tokens, hidden]
-    energy = target.square().mean(1)  # [tokens]
-    error = (fit.outputs(index, parameters).float() - target).square().mean(1)  # [tokens]
-    relative = error / (energy + 1e-6 * energy.mean())
-    weights = fit.weights(index)
-    return (relative if weights is None else relative * weights)[fit.held_back(index) == held].mean()
+    error = (fit.outputs(index, parameters).float() - fit.targets(index).float()).square().sum(1)  # [tokens]
+    return error @ shares(fit, index, held=held)
+
+
+def shares(fit: LayerFit, index: int, *, held: bool = False) -> Tensor:
+    """What an error |h - h_dense|^2 of 1 at each token without padding adds to the ``relative_error``: [tokens] float32."""
+    energy = fit.targets(index).float().square().sum(1)  # [tokens]
+    chosen, weights = fit.held_back(index) == held, fit.weights(index)
+    found = chosen / ((energy + 1e-6 * energy.mean()) * chosen.sum())
+    return found if weights is None else found * weights
 
 
 @torch.enable_grad()
 def _fitted(fit: LayerFit, training: Sequence[int], steps: int, rate: float, generator: torch.Generator) -> Parameters:
     """The parameters averaged over the last steps, in float32 for any dtype of the layer."""
     old = fit.parameters
-    products = bf16_matmuls(next(iter(old.values())).device)
-    masters = {name: value.float().clone().requires_grad_(True) for name, value in old.items()}
-    sizes = {name: float(value.square().mean().sqrt()) for name, value in old.items()}
-    typical = max(sizes.values())
-    rates = [rate * max(size, 0.01 * typical) for size in sizes.values()]  # above 0 for a bias of zeros
-    adam = torch.optim.Adam(
-        [{"params": [value], "lr": 0.0} for value in masters.values()], betas=(0.9, 0.98), fused=True
-    )
+    sizes = {name: float(value.float().square().mean().sqrt()) for name, value in old.items()}
+    least = 0.01 * max(sizes.values())  # above 0 for a bias of zeros
+    # in units of each tensor's size, so that one learning rate serves all
+    units = {name: max(size, least) or 1.0 for name, size in sizes.items()}
+    masters = {name: (value.float() / units[name]).requires_grad_(True) for name, value in old.items()}
+    adam = torch.optim.Adam(masters.values(), lr=rate, betas=(0.9, 0.98), eps=1e-10, fused=True)
     averaged = math.ceil(AVERAGED * steps)
-    mean = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in old.items()}
+    mean = {name: torch.zeros_like(value) for name, value in masters.items()}
+    slopes = {index: fit.padded(2 * shares(fit, index), index) for index in training}
     order: list[int] = []
     for step in range(steps):
         order = order or [training[place] for place in torch.randperm(len(training), generator=generator).tolist()]
-        for group, full in zip(adam.param_groups, rates, strict=True):
-            group["lr"] = full * min(1.0, (step + 1) / (WARM_UP * steps))
+        index = order.pop()
+        adam.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / (WARM_UP * steps))
         adam.zero_grad()
-        current = {name: value.to(old[name].dtype) for name, value in masters.items()}
-        with products:
-            error = relative_error(fit, order.pop(), current)
-        error.backward()
+        output = fit.run(index, {name: (value * units[name]).to(old[name].dtype) for name, value in masters.items()})
+        # the gradient of relative_error with respect to the output
+        slope = (output.detach().float() - fit.dense[index].float()).mul_(slopes[index])
+        output.backward(slope.to(output.dtype))
         adam.step()
         if step >= steps - averaged:
             for name, value in masters.items():
-                mean[name].add_(value.detach(), alpha=1 / averaged)
+                mean[name].add_(value.detach(), alpha=units[name] / averaged)
     return mean

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from fastprune import Batches, option, track
-from fastprune.calibration import Labels, MomentsCollector, check_gradients, collect_gradients, run_backward
+from fastprune.calibration import (
+    Labels,
+    MomentsCollector,
+    bf16_matmuls,
+    check_gradients,
+    collect_gradients,
+    run_backward,
+)
 from fastprune.strategies import Context, Scorer, Scores
 from fastprune.units import Group, Groups, consumer_of
 from fastprune_obs.surgeon import sweep
@@ -69,13 +76,14 @@ class OBSScorer(Scorer):
         step = batches.step(self.gradient_share, FEWEST, MOST)
         part = batches.only(range(0, len(batches), step))
         grads, token_weights = None, None
-        if "grads" in self.provides:
-            grads, token_weights = collect_gradients(
-                model, groups, part, self.labels, context.generator, watch=moments.watch, states=context.states
-            )
-        else:
-            run_backward(model, groups, part, self.labels, context.generator, moments.watch, context.states)
-        moments.run(batches.only(place for place in range(len(batches)) if place % step), context.states)
+        with bf16_matmuls(next(model.parameters()).device):
+            if "grads" in self.provides:
+                grads, token_weights = collect_gradients(
+                    model, groups, part, self.labels, context.generator, watch=moments.watch, states=context.states
+                )
+            else:
+                run_backward(model, groups, part, self.labels, context.generator, moments.watch, context.states)
+            moments.run(batches.only(place for place in range(len(batches)) if place % step), context.states)
         importance, damage = {}, {}
         for group in track(list(groups.with_consumer), "damage curves"):
             importance[group.name], damage[group.name] = torch.zeros(0), torch.zeros(1, dtype=torch.float64)

@@ -69,7 +69,7 @@ def test_rounded_steps_lead_to_the_same_place(monkeypatch, model_type: str) -> N
     batches = testing.tiny_batches(model, samples=128)
     errors, weights = {}, {}
     for faster in (True, False):
-        monkeypatch.setattr("fastprune.reconstruction.bf16.bf16_is_faster", lambda _, faster=faster: faster)
+        monkeypatch.setattr("fastprune.calibration.bf16.bf16_is_faster", lambda _, faster=faster: faster)
         student = materialize(model, groups, mask).eval()
         left = resolve_groups(architecture, student)
         tuner = strategy("tuner", "descent", epochs=4.0)
@@ -82,7 +82,9 @@ def test_rounded_steps_lead_to_the_same_place(monkeypatch, model_type: str) -> N
     assert errors[True] == pytest.approx(errors[False], rel=0.01)
 
 
-def test_what_misses_nothing_is_left_alone() -> None:
+def test_what_misses_nothing_is_left_alone(monkeypatch) -> None:
+    assert fits(keep_every=1) == []  # nothing is pruned below or in any layer
+    monkeypatch.setattr("fastprune.reconstruction.layerwise.same_layer", lambda *_: False)
     assert [new for _, new in fits(keep_every=1)] == [{}, {}]
 
 
@@ -170,11 +172,11 @@ def test_nothing_is_fitted_to_what_is_held_back_nor_to_its_copies(one_of: int) -
     shown, seen = mix_spans(batches, 2, torch.Generator().manual_seed(0), held=held), set[int]()
 
     class Watched(LayerFit):
-        def outputs(self, index, parameters):
-            outputs = super().outputs(index, parameters)
+        def run(self, index, parameters):
+            outputs = super().run(index, parameters)
             if outputs.requires_grad:
                 seen.add(index)
-                outputs.register_hook(lambda gradient: touched.append((index, gradient.abs().sum(1) > 0)))
+                outputs.register_hook(lambda gradient: touched.append((index, gradient.abs().sum(-1) > 0)))
             return outputs
 
     def look(fit: LayerFit):
@@ -187,8 +189,28 @@ def test_nothing_is_fitted_to_what_is_held_back_nor_to_its_copies(one_of: int) -
     assert seen == {index for index in range(len(shown)) if not bool(held[index % len(batches)].all())}
     for index, tokens in touched:
         real = shown.batches[index]["attention_mask"].bool()
-        marks = held[index % len(batches)][:, None].expand(real.shape)[real]
-        assert torch.equal(tokens, ~marks)
+        assert torch.equal(tokens, real & ~held[index % len(batches)][:, None])
+
+
+def test_the_gradient_is_that_of_the_relative_error(monkeypatch) -> None:
+    """A step is the first of Adam with the gradient that autograd finds of the error itself."""
+    fit, _ = fits(samples=24)[0]
+    given = {name: value.clone().requires_grad_(True) for name, value in fit.parameters.items()}
+    relative_error(fit, 0, given).backward()
+    signs: dict[str, torch.Tensor] = {}
+
+    class Adam(torch.optim.Adam):
+        def step(self, closure=None):
+            signs.update(zip(given, (each.grad for each in self.param_groups[0]["params"]), strict=True))
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "Adam", Adam)
+    monkeypatch.setattr("fastprune_lstsq.descent.mean_error", lambda *_, **__: 1.0)
+    descend(dataclasses.replace(fit, dense=fit.dense[:1]), epochs=1 * fit.share, rate=0.05, originals=1)
+    for name, value in given.items():
+        unit = max(float(fit.parameters[name].square().mean().sqrt()), 1e-9)
+        if float(value.grad.norm()) > 1e-6 and float(fit.parameters[name].norm()) > 0:
+            torch.testing.assert_close(signs[name] / unit, value.grad, rtol=1e-3, atol=1e-6)
 
 
 def test_recombined_texts_bring_few_samples_nearer_on_others() -> None:

@@ -1,9 +1,9 @@
-"""Matrix products in bfloat16 on devices that are faster with it."""
+"""Matrix products with inputs rounded to bfloat16, on devices that are faster with it."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -53,4 +53,23 @@ class Bf16Matmuls(TorchFunctionMode):
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Linear in bfloat16: x [..., in], weight [out, in], bias [out] -> [..., out] float32."""
     rounded = F.linear(x.bfloat16(), weight.bfloat16()).float()
-    return rounded if bias is None else rounded + bias
+    return rounded if bias is None else rounded.add_(bias)
+
+
+@contextlib.contextmanager
+def bf16_inputs(device: torch.device) -> Iterator[None]:
+    """Within the context, a CPU that is faster with it may round the inputs of float32 products to bfloat16; sums are float32.
+
+    For products of large matrices only: oneDNN computes them, which takes longer to start. Other devices and older versions of
+    PyTorch compute as ever.
+    """
+    setting = getattr(torch.backends.mkldnn, "matmul", None)
+    if device.type != "cpu" or setting is None or not bf16_is_faster(device):
+        yield
+        return
+    before = setting.fp32_precision
+    setting.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
