@@ -53,6 +53,8 @@ BATCH = Range(at_least=1, at_most=65536)
 """Numbers of samples in a measured forward pass."""
 LENGTH = Range(at_least=1, at_most=10_000_000)
 """Tokens of a measured text, or readings of a measured recording: ten minutes."""
+MULTIPLE = Range(at_least=1, at_most=4096)
+"""Numbers of which widths are multiples."""
 
 
 def check_integer(name: str, value: int | None, allowed: Range) -> None:

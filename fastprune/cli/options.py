@@ -9,7 +9,7 @@ import click
 
 from fastprune.errors import OptionError
 from fastprune.models.sentence_modules import POOLINGS
-from fastprune.ranges import COUNT, SEED, THREADS, Range
+from fastprune.ranges import COUNT, MULTIPLE, SEED, THREADS, Range
 
 DTYPES = ("float32", "float16", "bfloat16", "fp32", "fp16", "bf16")
 QUANTIZED = ("int8",)
@@ -141,6 +141,24 @@ architecture_option = click.option(
     help="Architecture with the model's units: a TOML file, or a family by name [default: the model's family].",
 )
 """Option for models of families that are not registered."""
+
+
+def form_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for models that servers open without code of fastprune."""
+    options = [
+        click.option(
+            "--servable",
+            is_flag=True,
+            help="Give all layers the same sizes, or remove whole layers, so that stock classes and servers open the result.",
+        ),
+        click.option(
+            "--multiple",
+            type=within(MULTIPLE),
+            help="Make widths multiples of this number, such as 8, 32 or 64 [default: any widths].",
+        ),
+    ]
+    return _with(options, command)
+
 
 STAGES = ("cost", "scorer", "searcher", "rearranger", "tuner", "schedule")
 """The stages of a recipe that have an option of their own."""

@@ -25,6 +25,7 @@ from fastprune.cli.options import (
     calibration_options,
     data_options,
     evaluation_options,
+    form_options,
     model_options,
     read_settings,
     stage_options,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     "--eval-data",
     help="Data to evaluate the dense and the pruned model on; without labels, their agreement is measured.",
 )
+@form_options
 @click.option("--reroute", is_flag=True, help="Remove experts without filters from their router.")
 @click.option(
     "--bench/--no-bench", default=True, show_default=True, help="Time the dense and the pruned model for the report."
@@ -73,6 +75,7 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
     fastprune prune textattack/bert-base-uncased-MRPC --data glue/mrpc --budget 0.5 --output bert-half
     fastprune prune ./my-classifier --data train.csv --budget 0.4 --output small --eval-data test.csv
     fastprune prune sentence-transformers/all-MiniLM-L6-v2 --data sentences.txt --budget 0.5 --output mini
+    fastprune prune ./my-classifier --data train.csv --budget 0.5 --servable --output plain
     fastprune prune ./my-classifier --data train.csv --speedup 2 --set cost.batch_size=1 --output fast
     """
     from fastprune.strategies import budgets
@@ -90,6 +93,7 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
         stages = {name: options[name] for name in STAGES}
         stages["cost"] = stages["cost"] or main_cost(requested)
         recipe = Recipe.of(options["recipe"], settings=settings, **stages)
+        recipe = recipe.sized(servable=options["servable"], multiple=options["multiple"])
         check_units(requested, recipe)
 
         from fastprune.measuring.evaluation import evaluate
@@ -158,8 +162,17 @@ def _show(where: Console, result: PruningResult, output: str) -> None:
     for cost in result.costs:
         if "batch_size" in cost["conditions"]:
             where.print(f"{cost['name']} for {conditions_text(cost['conditions'])}")
+    if result.plainness:
+        where.print(figures.plainness(result.plainness), soft_wrap=True)
     seconds = ", ".join(f"{figures.DURATIONS[stage]} {value:.1f} s" for stage, value in result.timings.items())
-    where.print(f"Time: {seconds}\nSaved in {output}, with report.html. Load it: fastprune.load({output!r})")
+    where.print(f"Time: {seconds}\nSaved in {output}, with report.html. {_opening(result, output)}")
+
+
+def _opening(result: PruningResult, output: str) -> str:
+    """How to open the saved model."""
+    if result.form == "plain":
+        return f"{type(result.model).__name__}.from_pretrained({output!r}) opens it, without fastprune."
+    return f"Load it: fastprune.load({output!r})"
 
 
 def _budget(options: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from fastprune.cli.options import (
     calibration_options,
     data_options,
     evaluation_options,
+    form_options,
     model_options,
     read_settings,
     stage_options,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 @click.option("--pick", help="Also save the cheapest model within a limit: 'drop<=1' (in points), or 'cost<=0.5'.")
 @click.option("--output", required=True, help="Output directory: a new one, or that of a sweep to continue.")
 @evaluation_options
+@form_options
 @stage_options
 @data_options
 @model_options
@@ -153,7 +155,9 @@ def _recipes(options: Mapping[str, Any]) -> dict[str, Recipe]:
     from fastprune.registry.recipe import Recipe
 
     settings, stages = read_settings(options), {name: options[name] for name in STAGES}
-    return {name: Recipe.of(name, settings=settings, **stages) for name in options["recipes"].split(",")}
+    recipes = {name: Recipe.of(name, settings=settings, **stages) for name in options["recipes"].split(",")}
+    form = {"servable": options["servable"], "multiple": options["multiple"]}
+    return {name: recipe.sized(**form) for name, recipe in recipes.items()}
 
 
 def _show(where: Console, swept: Sweep, picked: Point | None, output: str) -> None:

@@ -20,6 +20,7 @@ from fastprune.modeling import Narrow
 from fastprune.models import portable
 from fastprune.models.foreign import MODULE, code_of, foreign_class, untrusted_code
 from fastprune.models.manifests import FORMAT_VERSION, MANIFEST, read_manifest
+from fastprune.models.plain import PLAIN
 from fastprune.models.sentence_transformers import opening_class
 from fastprune.models.weights import load_with_info, stored_state, stored_tensors, wrong_keys
 from fastprune.progress.quiet import quiet_libraries
@@ -140,18 +141,24 @@ def save(
     if not isinstance(model, transformers.PreTrainedModel):
         raise ModelError(f"Only transformers models can be saved; this is a {type(model).__name__}. Use torch.save.")
     groups = resolve_groups(architecture, model)
-    portable.describe(model, architecture)
+    plain = details.get("form") == PLAIN
+    if not plain:
+        portable.describe(model, architecture)
     manifest = {
         "format_version": FORMAT_VERSION,
         "versions": library_versions(),
         "model_class": type(model).__name__,
         "widths": {group.name: group.units for group in groups},
+        **({"architecture": portable.as_data(architecture)} if plain else {}),
         **details,
     }
     with written_directory(path) as scratch:
         with quiet_libraries():
             model.save_pretrained(scratch, save_original_format=False, state_dict=stored_state(model, dtype))
-        _write_modelling_file(model, scratch, dtype or model.dtype)
+        if plain:
+            _complete_config(model, scratch, dtype or model.dtype)
+        else:
+            _write_modelling_file(model, scratch, dtype or model.dtype)
         write_companions(scratch, tokenizer, companions or {})
         (scratch / MANIFEST).write_text(json_text(manifest, indent=2) + "\n", encoding="utf-8")
     return path
@@ -182,14 +189,18 @@ def load(
         return _load(path, model_class or _class_in_config(path, trust_remote_code), dtype).to(device).eval()  # type: ignore[no-any-return]
     manifest = read_manifest(path)
     model_class = model_class or _class_named(str(manifest.get("model_class")), path, trust_remote_code)
+    plain = manifest.get("form") == PLAIN
     try:
-        architecture = architecture_of(_config_of(path)[portable.KEY]["architecture"], f"the configuration of {path}")
+        described = manifest if plain else _config_of(path)[portable.KEY]
+        architecture = architecture_of(
+            described["architecture"], f"{'the manifest' if plain else 'the configuration'} of {path}"
+        )
         widths = {str(name): int(units) for name, units in manifest["widths"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise CheckpointError(
             f"The manifest or the configuration of {path} is incomplete or invalid: {type(error).__name__}: {error}."
         ) from error
-    model = _load(path, model_class, dtype)
+    model = _load(path, model_class, dtype, plain=plain)
     loaded = {group.name: group.units for group in resolve_groups(architecture, model)}
     if loaded != widths:
         wrong = sorted(name for name in loaded.keys() | widths.keys() if loaded.get(name) != widths.get(name))
@@ -201,8 +212,10 @@ def load(
     return model.to(device).eval()  # type: ignore[no-any-return]
 
 
-def _load(path: str | Path, model_class: type[PreTrainedModel], dtype: str | torch.dtype) -> Any:
-    """Load a model whose configuration lists its pruned modules.
+def _load(
+    path: str | Path, model_class: type[PreTrainedModel], dtype: str | torch.dtype, *, plain: bool = False
+) -> Any:
+    """Load a model whose configuration lists its pruned modules, or one in the plain form.
 
     Raises:
         CheckpointError: The weights are missing, pickled, broken, or do not match the configuration.
@@ -211,7 +224,7 @@ def _load(path: str | Path, model_class: type[PreTrainedModel], dtype: str | tor
     model: Any
     try:
         stored = stored_tensors(Path(path))
-        model, info = load_with_info(_narrowed(model_class), Path(path), dtype)
+        model, info = load_with_info(model_class if plain else _narrowed(model_class), Path(path), dtype)
     except Exception as error:  # files, shapes and constructors raise unrelated types of errors
         raise CheckpointError(f"The pruned model in {path} cannot be loaded: {error}") from error
     held = model.state_dict()  # older versions did not save tensors without elements
@@ -293,6 +306,14 @@ def _own_code(model: PreTrainedModel, config: Mapping[str, Any]) -> dict[str, st
         return {}
     named = code_of({"auto_map": config.get("auto_map")}) or code_of(config)
     return {auto: each for auto, each in named.items() if "--" not in each}
+
+
+def _complete_config(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> None:
+    """Add the class names of a classifier and the dtype to the configuration of a plain model."""
+    file = directory / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) | label_names(model.config, type(model))
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _write_modelling_file(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> None:

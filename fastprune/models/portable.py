@@ -52,9 +52,18 @@ def describe(model: nn.Module, architecture: Architecture) -> None:
     """
     if isinstance(model, PreTrainedModel):
         changes = difference(model, resolve_groups(architecture, model))
-        plain = json.loads(json.dumps(dataclasses.asdict(architecture)))  # lists, as after reading
         code = code_of({KEY: getattr(model.config, KEY, None)})  # of a model that was pruned before
-        model.config.fastprune = {"modules": changes, "architecture": plain, **({"auto_map": code} if code else {})}
+        model.config.fastprune = {
+            "modules": changes,
+            "architecture": as_data(architecture),
+            **({"auto_map": code} if code else {}),
+        }
+
+
+def as_data(architecture: Architecture) -> dict[str, Any]:
+    """The architecture as plain data, with lists as after reading."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(architecture)))
+    return plain
 
 
 def difference(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, Any]]:
@@ -70,7 +79,7 @@ def difference(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, An
     Raises:
         CheckpointError: The dense model cannot be built from the configuration.
     """
-    dense = _dense(model).base_model
+    dense = built(model).base_model
     base = model.base_model
     prefix = base_prefix(model)
     cut = {cut.module for group in groups for cut in group.cuts}
@@ -108,14 +117,14 @@ def check_rebuilt(model: nn.Module, groups: Groups) -> None:
     """
     if not isinstance(model, PreTrainedModel):
         return
-    built = {name: tuple(each.shape) for name, each in _dense(model).state_dict().items()}
+    fresh = {name: tuple(each.shape) for name, each in built(model).state_dict().items()}
     inside = tuple({f"{path}." for group in groups for path in (group.layer, group.module) if path})
     cut = {cut.parameter for group in groups for cut in group.cuts}
     held = {name: tuple(each.shape) for name, each in model.state_dict().items()}
     wrong = [
         name
-        for name in sorted(held.keys() | built.keys())
-        if held.get(name) != built.get(name) and name not in cut and not name.startswith(inside)
+        for name in sorted(held.keys() | fresh.keys())
+        if held.get(name) != fresh.get(name) and name not in cut and not name.startswith(inside)
     ]
     if wrong:
         raise ModelError(
@@ -206,8 +215,8 @@ def _mappings() -> Iterator[tuple[str, Any]]:
             yield name, mapping
 
 
-def _dense(model: PreTrainedModel) -> PreTrainedModel:
-    """Build the dense model of the same class and configuration, on the meta device.
+def built(model: PreTrainedModel) -> PreTrainedModel:
+    """Build the model of the same class and configuration without pruned modules, on the meta device.
 
     Raises:
         CheckpointError: The model cannot be built.

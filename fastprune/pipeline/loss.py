@@ -6,11 +6,13 @@ import statistics
 from typing import Any
 
 import torch
+from torch import nn
 
 from fastprune.calibration.hooks import frozen
 from fastprune.data.batches import outputs_of, to_device
 from fastprune.pipeline.state import State
 from fastprune.surgery.masking import masked
+from fastprune.surgery.materialize import removed_layers
 from fastprune.units.masks import Mask
 
 FEWEST, MOST = 64, 256  # samples, about, that a mask is evaluated on
@@ -36,9 +38,16 @@ class MaskLoss:
 
     def __call__(self, mask: Mask) -> float:
         """1 - the mean agreement: 0 for equal outputs. Groups that the mask leaves out keep all units."""
-        state, device = self._state, next(self._state.student.parameters()).device
+        state = self._state
         whole = Mask({**Mask.full(state.groups).values, **mask.values})
-        with torch.inference_mode(), frozen(state.student), masked(state.student, state.groups, whole):
-            outputs: list[Any] = [outputs_of(state.student, batch, self._task) for batch in self._part]
+        if removed_layers(state.groups, whole, state.form.removable):
+            return self._loss(state.small(whole).eval())
+        with masked(state.student, state.groups, whole):
+            return self._loss(state.student)
+
+    def _loss(self, student: nn.Module) -> float:
+        device = next(student.parameters()).device
+        with torch.inference_mode(), frozen(student):
+            outputs: list[Any] = [outputs_of(student, batch, self._task) for batch in self._part]
         batches = [to_device(batch, device) for batch in self._part]
         return 1 - statistics.fmean(self._task.compare(self._dense, outputs, batches).values())

@@ -14,6 +14,7 @@ from fastprune.data.workload import Workload
 from fastprune.measuring.memory import weight_bytes
 from fastprune.measuring.timing import interleaved, median, speedup, spread
 from fastprune.models import portable
+from fastprune.models.plain import FREE, PLAIN, make_plain
 from fastprune.pipeline.clock import timed
 from fastprune.pipeline.result import PruningResult
 from fastprune.pipeline.spending import spent
@@ -22,6 +23,7 @@ from fastprune.pipeline.subject import Subject
 from fastprune.pipeline.verifying import NOISY, RESTLESS
 from fastprune.registry.recipe import Recipe
 from fastprune.strategies.limits import Limits
+from fastprune.surgery.materialize import materialize
 from fastprune.surgery.reconstruction import adopt
 from fastprune.surgery.routing import drop_routes
 from fastprune.units.experts import unfuse_experts
@@ -59,10 +61,13 @@ def outcome(
     left = resolve_groups(subject.architecture, pruned)
     costs = spent(limits, state, pruned, left, recipe.cost, workload)
     costs = [each | ({"measured": dict(measured[each["name"]])} if each["name"] in measured else {}) for each in costs]
-    portable.describe(pruned, subject.architecture)
+    if not state.form.plain:
+        portable.describe(pruned, subject.architecture)
     return PruningResult(
         model=pruned,
         mask=state.mask,
+        form=PLAIN if state.form.plain else FREE,
+        plainness=state.plainness,
         groups=subject.groups,
         architecture=subject.architecture,
         recipe=recipe,
@@ -135,6 +140,13 @@ def _rounded(model: nn.Module, dtype: torch.dtype | None) -> torch.dtype | None:
 
 def _put_into(subject: Subject, state: State) -> nn.Module:
     """The user's own model, changed into the student."""
+    if state.form.plain:
+        given: Any = materialize(
+            subject.given, subject.groups, state.mask, inplace=True, removable=state.form.removable
+        )
+        make_plain(given, subject.architecture, subject.groups)
+        given.load_state_dict(state.student.state_dict(), assign=False)
+        return given  # type: ignore[no-any-return]
     pruned = adopt(unfuse_experts(subject.given, inplace=True), subject.groups, state.mask, state.student)
     if state.reroute:
         drop_routes(pruned, resolve_groups(subject.architecture, pruned))

@@ -18,6 +18,7 @@ from fastprune.data.workload import Workload
 from fastprune.models.forms import AnyModel
 from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.clock import clock
+from fastprune.pipeline.form import Form
 from fastprune.pipeline.outcome import latency, outcome
 from fastprune.pipeline.result import PruningResult
 from fastprune.pipeline.spending import measure, remaining
@@ -53,6 +54,8 @@ def prune(
     architecture: Architecture | str | Path | None = None,
     task: Task | None = None,
     seed: int = 0,
+    servable: bool = False,
+    multiple: int | None = None,
     reroute: bool = False,
     inplace: bool = False,
     bench: bool = True,
@@ -79,6 +82,9 @@ def prune(
         architecture: The paths of the model's units, a TOML file, or a family by name [found by ``config.model_type``].
         task: What the model is for [the task of the data, of the opened model, or of the model's class].
         seed: Seed of everything random, 0 to 2^32 - 1.
+        servable: Search the plain form: the same numbers of units in all layers, of which some may be removed, so that stock
+            classes open the saved model without code of fastprune (docs/serving.md) [as the searcher's option ``form`` says].
+        multiple: Give widths that are multiples of this number, such as 32 [the searcher's option].
         reroute: Remove experts without filters from their router's choice before tuning. Their tokens go to other experts,
             which a budget of counted costs allows for, and one of latency does not.
         inplace: Change the given model itself.
@@ -99,13 +105,17 @@ def prune(
     requested = read_budget(budget)
     stages = {"scorer": scorer, "searcher": searcher, "rearranger": rearranger, "tuner": tuner}
     chosen = recipe_for(requested, recipe, cost=cost, schedule=schedule, **stages)
+    chosen = chosen.sized(servable=servable, multiple=multiple)
     shared, cache = cache is not None, cache or PruningCache()
     with one_at_a_time, torch.inference_mode(False), torch.enable_grad(), listening(progress), clock() as timings:
         subject = open_subject(model, data, architecture=architecture, task=task, seed=seed, cache=cache, shared=shared)
         check_fits(subject, chosen.scorer, reroute=reroute)
+        form = Form.of(subject, chosen)
         workload = Workload.of(subject.calibration)
         limits = measure(subject, workload, requested, chosen.cost, cache)
-        passes = partial(_passes, State.dense(subject, reroute=reroute), chosen=chosen, cache=cache, workload=workload)
+        passes = partial(
+            _passes, State.dense(subject, reroute=reroute, form=form), chosen=chosen, cache=cache, workload=workload
+        )
         state = passes(limits)
         measured = verify(state, limits, chosen, workload) if bench else {}
         if missed := limits.missed(measured):
@@ -127,5 +137,5 @@ def _passes(state: State, limits: Limits, *, chosen: Recipe, cache: PruningCache
         known = cache if state.student is subject.teacher else PruningCache()
         scores = score(state, chosen.scorer, known)
         masks = search(state, scores, left, chosen, each, workload)
-        state = tune(state, masks, scores, chosen, each)
-    return state
+        state = tune(state, masks, scores, chosen, each, left)
+    return state.finished()

@@ -61,6 +61,9 @@ class PruningResult:
         task: What the model is for.
         tokenizer: The tokenizer to save with the model; None: unknown.
         companions: Further files to save, by relative path.
+        form: ``free``, or ``plain`` for a model that stock classes open by its configuration.
+        plainness: Of a plain model: ``plain``, the damage predicted before tuning, and ``free``, that of the free form at the same
+            budgets; empty otherwise.
         base_model: Hub name of the original model; empty if it has none.
         history: Manifest entries of earlier prunings, oldest first; empty if the model was dense.
         card: What the original model's card says that is also true of the pruned one: licence, language, data sets, tags.
@@ -84,6 +87,8 @@ class PruningResult:
     task: Task
     tokenizer: PreTrainedTokenizerBase | None = None
     companions: Mapping[str, bytes] = field(default_factory=dict)
+    form: str = "free"
+    plainness: Mapping[str, float] = field(default_factory=dict)
     base_model: str = ""
     history: Sequence[Mapping[str, Any]] = ()
     card: Mapping[str, Any] = field(default_factory=dict)
@@ -188,6 +193,8 @@ class PruningResult:
         """The manifest's content besides the loading instructions: figures, recipe, kept units, importance, history."""
         every = {group.name: group.kind == "attention" for group in self.groups}
         return self.summary() | {
+            "form": self.form,
+            **({"plainness": dict(self.plainness)} if self.plainness else {}),
             "recipe": self.recipe.to_toml(),
             "kept_units": {name: self.mask.kept(name).tolist() for name in self.mask},
             "importance": reports.summarised(self.importance, every=every),

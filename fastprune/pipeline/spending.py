@@ -64,7 +64,8 @@ def remaining(limits: Limits, state: State, recipe: Recipe, workload: Workload) 
     if state.whole and all(limit.share >= 1 for limit in limits.items):
         return limits.remaining(state.mask, state.fixed)  # nothing will be pruned or tuned
     open_groups = state.groups.only([group.name for group in state.groups if group.name not in state.fixed])
-    roomy = with_biases(state.student, open_groups) if recipe.tuner.adds_biases else state.student
+    adds = recipe.tuner.adds_biases and not state.form.plain
+    roomy = with_biases(state.student, open_groups) if adds else state.student
     units = {group.name: 0 if group.consumer else group.units for group in open_groups}
     empty = materialize(roomy, open_groups, Mask.first(open_groups, units), share=True)
     empty_groups = resolve_groups(state.subject.architecture, empty)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from torch import nn
@@ -21,9 +23,10 @@ from fastprune.strategies import checks
 from fastprune.strategies.context import Context
 from fastprune.strategies.contracts import Scorer, Searcher, Tuner
 from fastprune.strategies.limits import Limits
+from fastprune.strategies.lots import Lots
 from fastprune.strategies.schedules import Pass
 from fastprune.strategies.scores import Scores
-from fastprune.surgery.materialize import materialize, own_parameters
+from fastprune.surgery.materialize import own_parameters
 from fastprune.surgery.reconstruction import apply_reconstruction
 from fastprune.surgery.routing import drop_routes
 from fastprune.units.groups import Groups
@@ -53,19 +56,39 @@ def search(state: State, scores: Scores, limits: Limits, recipe: Recipe, step: P
     """
     searchable = limits.first.table.groups
     groups, known = state.groups.only(searchable), scores.only(searchable)
-    loss = MaskLoss(state) if recipe.searcher.requires_loss else None
-    pruned = searchable if step.fixes is None else step.fixes
+    form, pruned = state.form, searchable if step.fixes is None else step.fixes
+    loss = MaskLoss(state) if recipe.searcher.requires_loss or form.removable else None
+    variants = recipe.searcher.variants()
+    with timed("search"):
+        choices = form.choices(groups, known, limits, loss, most=len(variants))
     masks = []
-    for searcher in recipe.searcher.variants():
+    for searcher, lots in itertools.product(variants[: 1 if form.plain else None], choices):
         context = Context(groups=groups, generator=state.subject.generator("search", state.turn), loss=loss)
         with timed("search"):
-            searched = _searched(state, searcher, known, limits, context, recipe, workload)
+            searched = _searched(state, searcher, known, limits, context, recipe, workload, lots)
         context = Context(groups=groups, generator=state.subject.generator("rearrange", state.turn))
         with timed("rearrange"):
             rearranged = recipe.rearranger.rearrange(searched, known, context)
             checks.check_rearrangement(rearranged, searched, groups, recipe.rearranger)
         masks.append(Mask({**Mask.full(state.groups).values, **{name: rearranged[name] for name in pruned}}))
+    if form.plain and len(variants) == 1:  # no drafts: by the predicted damage
+        masks = [min(masks, key=lambda mask: predicted(scores, mask))]
     return masks
+
+
+def predicted(scores: Scores, mask: Mask) -> float:
+    """The damage that the curves, or the importance of the removed units, predict for a mask, before tuning."""
+    return sum(
+        float(scores.damage_of(name)[count]) for name, count in mask.counts().items() if name in scores.importance
+    )
+
+
+def plainness(state: State, mask: Mask, scores: Scores, limits: Limits, recipe: Recipe) -> dict[str, float]:
+    """The predicted damage of a mask in the plain form, and that of the best mask in the free form within the same budgets."""
+    names = limits.first.table.groups
+    context = Context(groups=state.groups.only(names), generator=state.subject.generator("search", state.turn))
+    free = limits.search(recipe.searcher.variants()[0], scores.only(names), context)
+    return {"plain": predicted(scores, mask), "free": predicted(scores, free)}
 
 
 def _searched(
@@ -76,11 +99,12 @@ def _searched(
     context: Context,
     recipe: Recipe,
     workload: Workload,
+    lots: Lots | None,
 ) -> Mask:
     """The best mask within all budgets; where tokens are rerouted, searched again with lower budgets until these are kept."""
     goal, full = limits, Mask.full(state.groups).values
     for _ in range(SEARCHES):
-        searched = goal.search(searcher, scores, context)
+        searched = lots.search(goal, searcher, scores, context) if lots else goal.search(searcher, scores, context)
         for limit in goal.items:
             checks.check_search(searched, context.groups, limit.table, limit.budget, searcher)
         if not state.reroute:
@@ -92,7 +116,7 @@ def _searched(
     return searched
 
 
-def tune(state: State, masks: Sequence[Mask], scores: Scores, recipe: Recipe, step: Pass) -> State:
+def tune(state: State, masks: Sequence[Mask], scores: Scores, recipe: Recipe, step: Pass, limits: Limits) -> State:
     """Stage 3: choose the best mask by quickly tuned drafts, and tune the model that it leaves."""
     subject, mask = state.subject, masks[0]
     if len(masks) > 1:
@@ -102,7 +126,8 @@ def tune(state: State, masks: Sequence[Mask], scores: Scores, recipe: Recipe, st
     with timed("tune"):
         student = _tuned(state, step, recipe.tuner, mask, subject.calibration, scores)
         own_parameters([student], state.student)
-    return state.after(student, mask, step.fixes, scores.importance)
+    costs = plainness(state, mask, scores, limits, recipe) if state.form.plain and not state.turn else state.plainness
+    return replace(state.after(student, mask, step.fixes, scores.importance), plainness=costs)
 
 
 def _tuned(state: State, step: Pass, tuner: Tuner, mask: Mask, calibration: Batches, scores: Scores) -> nn.Module:
@@ -110,18 +135,20 @@ def _tuned(state: State, step: Pass, tuner: Tuner, mask: Mask, calibration: Batc
 
     It shares all parameters with the student but those of producers and consumers.
     """
-    teacher, small = state.subject.teacher, materialize(state.student, state.groups, mask, share=True)
+    teacher, small = state.subject.teacher, state.small(mask)
     left = resolve_groups(state.subject.architecture, small)
     if state.reroute:
         drop_routes(small, left)
-    parts = [] if mask.within(state.mask).whole else [left]
+    parts = [] if state.kept(mask).whole else [left]
     if parts and step.fixes is not None:
         parts = [Groups(members) for _, members in left.only(step.fixes).layers()]
     generator = state.subject.generator("tune", state.turn)  # the same draws for every draft
     for groups in parts:
-        context = Context(groups=groups, generator=generator, states=state.subject.states)
+        context = Context(
+            groups=groups, generator=generator, states=state.subject.states, new_biases=not state.form.plain
+        )
         with frozen(teacher), frozen(small):
             reconstruction = tuner.tune(teacher, small, groups, calibration, scores, context)
-            checks.check_reconstruction(reconstruction, small, groups, tuner)
+            checks.check_reconstruction(reconstruction, small, groups, tuner, new_biases=context.new_biases)
         apply_reconstruction(small, reconstruction)
     return small.eval()

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor, nn
 
+from fastprune.models.plain import make_plain
+from fastprune.pipeline.form import Form
 from fastprune.pipeline.subject import Subject
+from fastprune.surgery.materialize import materialize
 from fastprune.units.groups import Groups
 from fastprune.units.masks import Mask
 from fastprune.units.resolve import resolve_groups
@@ -26,6 +30,9 @@ class State:
         importance: The scores of the first pass, by the name of the group: [units].
         turn: The number of passes so far.
         reroute: Whether empty experts leave their router's choice.
+        form: What the search may choose.
+        plainness: In the plain form, the damage predicted for the first pass, ``plain``, and that of the ``free`` form at the same
+            budgets.
     """
 
     subject: Subject
@@ -36,6 +43,8 @@ class State:
     importance: Mapping[str, Tensor] = field(default_factory=dict)
     turn: int = 0
     reroute: bool = False
+    form: Form = Form()
+    plainness: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def whole(self) -> bool:
@@ -43,7 +52,7 @@ class State:
         return self.mask.whole
 
     @staticmethod
-    def dense(subject: Subject, *, reroute: bool) -> State:
+    def dense(subject: Subject, *, reroute: bool, form: Form | None = None) -> State:
         """The state before the first pass: every unit kept."""
         return State(
             subject=subject,
@@ -51,7 +60,24 @@ class State:
             groups=subject.groups,
             mask=Mask.full(subject.groups),
             reroute=reroute,
+            form=form or Form(),
         )
+
+    def small(self, mask: Mask) -> nn.Module:
+        """The student with the mask's units; it shares all parameters but those of producers and consumers."""
+        return materialize(self.student, self.groups, mask, share=True, removable=self.form.removable)
+
+    def finished(self) -> State:
+        """The state with the finished student: in the plain form, what its class builds from its configuration."""
+        if not self.form.plain:
+            return self
+        make_plain(self.student, self.subject.architecture, self.subject.groups)  # type: ignore[arg-type]
+        return replace(self, groups=resolve_groups(self.subject.architecture, self.student))
+
+    def kept(self, mask: Mask) -> Mask:
+        """A mask of the student's units as one of the dense model's; removed layers have none."""
+        none = {name: torch.zeros(int(before.sum()), dtype=torch.bool) for name, before in self.mask.values.items()}
+        return Mask({**none, **mask.values}).within(self.mask)
 
     def after(
         self, student: nn.Module, kept: Mask, fixes: frozenset[str] | None, importance: Mapping[str, Tensor]
@@ -64,12 +90,15 @@ class State:
             fixes: The groups that the pass fixed; None: none.
             importance: The scores of the pass.
         """
+        groups = resolve_groups(self.subject.architecture, student)
+        names = {group.name for group in groups}
+        gone = frozenset(name for name in self.mask if name not in names)
         return replace(
             self,
             student=student,
-            groups=resolve_groups(self.subject.architecture, student),
-            mask=kept.within(self.mask),
-            fixed=self.fixed | (fixes or frozenset()),
+            groups=groups,
+            mask=self.kept(kept),
+            fixed=self.fixed | (fixes or frozenset()) | gone,
             importance=self.importance or importance,
             turn=self.turn + 1,
         )

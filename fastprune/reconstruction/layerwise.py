@@ -6,7 +6,7 @@ See docs/method.md, section 8.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from fastprune.reconstruction.sums import Statistics
 from fastprune.surgery.reconstruction import Reconstruction, set_linear
 from fastprune.units.groups import Group, Groups, consumer_of
 from fastprune.units.linears import as_linear, as_lying, linear_at
+from fastprune.units.skipped import skipped_after
 
 Solve = Callable[[Group, Statistics, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 """The least squares of one group: from its statistics and its consumer's weight [hidden, features] and bias [hidden] to the
@@ -89,7 +90,7 @@ def reconstruct(
     reconstruction: Reconstruction = {}
     with frozen(teacher), frozen(student):
         for stack in groups.with_consumer.stacks():
-            paths = [layer for layer, _ in stack.layers()]
+            paths = [layer for layer, _ in _with_skipped(student, stack)]
             if in_turn(layer_outputs(teacher, paths, samples.batches), paths):
                 reconstruction |= _solve_in_turn(student, stack, samples, solver, states)
             else:
@@ -101,23 +102,32 @@ def _solve_in_turn(
     student: nn.Module, groups: Groups, samples: Samples, solver: Solver, states: DenseStates
 ) -> Reconstruction:
     """Solve layers that run one after another, once each; earlier stacks run with their current weights."""
-    teacher, layers = states.teacher, groups.layers()
+    teacher, layers = states.teacher, _with_skipped(student, groups)
     reconstruction: Reconstruction = {}
     paths = [layer for layer, _ in layers]
     dense_calls, own_calls = (layer_calls(model, paths, samples.batches) for model in (teacher, student))
     dense, hidden = ([calls[0].hidden for calls in recorded] for recorded in (dense_calls, own_calls))
     unchanged = True
     for depth, (path, members) in enumerate(track(layers, "tuning")):
+        if not members:  # removed: the layer before it has taken over its work
+            continue
         last = depth + 1 == len(layers)
         calls, its_calls = ([recorded[depth] for recorded in both] for both in (own_calls, dense_calls))
         unchanged = unchanged and same_layer(teacher, student, path) and all(map(same_call, calls, its_calls))
-        if unchanged:  # nothing is pruned up to here: the student's states are the dense model's
+        if unchanged and (last or layers[depth + 1][1]):  # nothing is pruned up to here: its states are the dense model's
             _, _, dense = states.layer(path, (), (), its_calls, dense, samples.batches)
             hidden = dense
             continue
+        unchanged = False
         streams = streams_into(teacher, members, its_calls[0], dense[0]) if solver.correct else {}
         firsts = [first for shared in streams.values() for first in shared]
         targets, inputs, dense = states.layer(path, members, firsts, its_calls, dense, samples.batches)
+        for further in range(depth + 1, depth + 1 + len(skipped_after(student, path))):
+            final = replace(members[-1], layer=layers[further][0])
+            dense_call = [recorded[further] for recorded in dense_calls]
+            after, _, dense = states.layer(final.layer, (final,), (), dense_call, dense, samples.batches)
+            if final.block.residual != final.block.consumer:
+                targets |= after
         places, outputs = samples.enough(members, hidden), dict[int, Tensor]()
         with LayerRun(student, path, _at(places, calls), _at(places, hidden)) as layer:
             problem = _LayerProblem(layer, streams, targets, inputs, places, samples.only(places))
@@ -136,6 +146,14 @@ def _solve_in_turn(
                 for place, (call, states_in) in enumerate(zip(calls, hidden, strict=True))
             ]
     return reconstruction
+
+
+def _with_skipped(student: nn.Module, groups: Groups) -> list[tuple[str, tuple[Group, ...]]]:
+    """The path of each layer with its groups, and between and behind them those of removed layers, without groups."""
+    found: list[tuple[str, tuple[Group, ...]]] = []
+    for path, members in groups.layers():
+        found += [(path, members), *((each, ()) for each in skipped_after(student, path))]
+    return found
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,16 @@ from fastprune.errors import OptionError, UnknownNameError, UsageError
 from fastprune.files import check_read, user_path
 from fastprune.registry import loading
 from fastprune.strategies.budgets import BudgetRequest
-from fastprune.strategies.contracts import CostModel, MeasuredCost, Rearranger, Scorer, Searcher, Strategy, Tuner
+from fastprune.strategies.contracts import (
+    CostModel,
+    MeasuredCost,
+    Rearranger,
+    Scorer,
+    Searcher,
+    SizedSearcher,
+    Strategy,
+    Tuner,
+)
 from fastprune.strategies.options import build, options_of
 from fastprune.strategies.schedules import Schedule
 from fastprune.strategies.scores import Scores
@@ -95,6 +104,31 @@ class Recipe:
         required = frozenset().union(*(chosen[kind].requires for kind in ("searcher", "rearranger", "tuner")))
         chosen["scorer"] = cast("Scorer", chosen["scorer"]).configured_for(required)
         return Recipe(**chosen)  # type: ignore[arg-type]
+
+    def sized(self, *, servable: bool = False, multiple: int | None = None) -> Recipe:
+        """The recipe whose search gives the plain form, or widths that are multiples of a number [its own].
+
+        Args:
+            servable: Search the plain form, which stock classes open by their configuration.
+            multiple: The number.
+
+        Raises:
+            UsageError: The searcher has no such options.
+            OptionError: The number is out of range.
+        """
+        asked: dict[str, Any] = ({"form": "plain"} if servable else {}) | (
+            {} if multiple is None else {"multiple": multiple}
+        )
+        if not asked:
+            return self
+        if not isinstance(self.searcher, SizedSearcher):
+            every = loading.installed().searcher
+            able = [name for name in every if issubclass(every[name], SizedSearcher)]
+            raise UsageError(
+                f"The searcher '{self.searcher.name}' has no option {' and '.join(asked)}, so it searches neither the plain form "
+                f"(--servable) nor multiples (--multiple). Choose the searcher {' or '.join(able)}."
+            )
+        return dataclasses.replace(self, searcher=dataclasses.replace(self.searcher, **asked))
 
     def to_toml(self) -> str:
         """The recipe as TOML with every option, for ``Recipe.of``."""

@@ -58,7 +58,7 @@ def model_card(name: str, details: Mapping[str, Any], *, library: str, opener: s
         base=str(details.get("base_model", "")),
         metadata=metadata(details.get("card") or {}, base=str(details.get("base_model", "")), library=library),
         fence=_fence(page["recipe"]),
-        usage=_usage(name, library, opener, loading),
+        usage=_usage(name, library, opener, loading, details.get("form") == "plain"),
     )
 
 
@@ -91,15 +91,15 @@ def kept_picture(details: Mapping[str, Any]) -> bytes:
     return png.getvalue()
 
 
-def _usage(name: str, library: str, opener: str, loading: str) -> str:
+def _usage(name: str, library: str, opener: str, loading: str, plain: bool) -> str:
     """Example code that opens the model."""
     place = json.dumps(name)
     arguments = ", ".join(each for each in (place, loading) if each)
     own = f"import fastprune\n\nmodel = fastprune.load({arguments})  # where fastprune is installed"
-    module = library.replace("-", "_")
+    module, trust = library.replace("-", "_"), "" if plain else ", trust_remote_code=True"
     if library == "sentence-transformers":
-        return f"from {module} import {opener}\n\nmodel = {opener}({place}, trust_remote_code=True)"
+        return f"from {module} import {opener}\n\nmodel = {opener}({place}{trust})"
     if opener:
-        called = f"{opener}.from_pretrained({place}, trust_remote_code=True)"
+        called = f"{opener}.from_pretrained({place}{trust})"
         return f"from {module} import {opener}\n\nmodel = {called}\n\n{own}"
     return own

@@ -107,6 +107,15 @@ def extent(data: Mapping[str, Any]) -> str:
     )
 
 
+def plainness(predicted: Mapping[str, float]) -> str:
+    """What the plain form costs, in words, from the predicted damage of both forms."""
+    plain, free = predicted["plain"], predicted["free"]
+    return (
+        f"Predicted damage before tuning: {plain:.3g} in the plain form, {free:.3g} in the free form at the same budget. To see "
+        "what that costs in accuracy, prune without --servable as well and compare the evaluations."
+    )
+
+
 def _amounts(name: str, before: float, after: float, unit: str = "") -> Row:
     return name, f"{count(before)}{unit}", f"{count(after)}{unit}", ratio(before, after)
 

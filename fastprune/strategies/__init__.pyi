@@ -5,6 +5,7 @@ from .contracts import Rearranger as Rearranger
 from .contracts import Reconstruction as Reconstruction
 from .contracts import Scorer as Scorer
 from .contracts import Searcher as Searcher
+from .contracts import SizedSearcher as SizedSearcher
 from .contracts import Tuner as Tuner
 from .costs import Conditions as Conditions
 from .costs import CostTable as CostTable

@@ -108,7 +108,9 @@ def check_rearrangement(after: Mask, before: Mask, groups: Groups, rearranger: R
             )
 
 
-def check_reconstruction(reconstruction: Reconstruction, student: nn.Module, groups: Groups, tuner: Tuner) -> None:
+def check_reconstruction(
+    reconstruction: Reconstruction, student: nn.Module, groups: Groups, tuner: Tuner, *, new_biases: bool = True
+) -> None:
     """Check that the weights are finite, match the kept units in shape, and belong to linears of the groups."""
     who = f"tuner '{tuner.name}'"
     known = {path for group in groups.with_consumer for path in (group.consumer, *group.producers)}
@@ -123,6 +125,11 @@ def check_reconstruction(reconstruction: Reconstruction, student: nn.Module, gro
         if bias is not None:
             _shape(who, path, "bias", bias, (linear.out_features,))
             _finite(who, path, "bias", bias)
+            if linear.bias is None and not new_biases:
+                raise ContractError(
+                    f"The {who} returned a bias for '{path}', which has none. The plain form has no place for it: return None "
+                    "where context.new_biases is False."
+                )
             if linear.bias is None and not tuner.adds_biases:
                 raise ContractError(
                     f"The {who} returned a bias for '{path}', which has none; set adds_biases = True, so that the search leaves "

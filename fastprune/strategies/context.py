@@ -31,10 +31,12 @@ class Context:
         generator: The source of all randomness of this call, on the CPU, seeded by the run.
         states: Hidden states of the dense model on the calibration set, filled by scorers and used by tuners; None if
             nothing is cached.
+        new_biases: Whether a tuner may return a bias for a linear without one.
         loss: The loss of a mask on the calibration set; None unless ``Searcher.requires_loss``.
     """
 
     groups: Groups = Groups(())
     generator: torch.Generator = field(default_factory=_seeded)
     states: DenseStates | None = None
+    new_biases: bool = True
     loss: Loss | None = None

@@ -10,14 +10,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import nn
 
 from fastprune.data.workload import Workload
+from fastprune.ranges import MULTIPLE
 from fastprune.strategies.context import Context
 from fastprune.strategies.costs import Conditions, CostTable
-from fastprune.strategies.options import check_options
+from fastprune.strategies.options import check_options, option
 from fastprune.strategies.scores import Scores
 from fastprune.strategies.tables import MeasuredTable
 from fastprune.surgery.reconstruction import Reconstruction as Reconstruction
@@ -108,6 +109,28 @@ class Searcher(Strategy, ABC):
         Returns:
             A mask whose cost is at most the budget.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizedSearcher(Searcher, ABC):
+    """A searcher with the options ``form`` and ``multiple``.
+
+    The pipeline applies them: it asks ``search`` for a smaller problem, with one group for all groups that must get the same number
+    of units, whose units are the steps from one allowed number to the next. ``context.groups`` is empty then.
+    """
+
+    form: Literal["free", "plain"] = option(
+        "free",
+        help="free: any number of units in each sublayer; plain: the same numbers in all layers, of which some may be removed, so "
+        "that stock classes open the model by its configuration.",
+    )
+    multiple: int = option(
+        1,
+        at_least=MULTIPLE.at_least,
+        at_most=MULTIPLE.at_most,
+        help="Widths, FFN filters and features of all heads, are multiples of this number, such as 8, 32 or 64; attentions "
+        "without such a number of heads are free.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

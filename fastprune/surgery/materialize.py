@@ -7,24 +7,33 @@ computes the same as the dense sublayer with the consumer's input multiplied by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from fastprune.modeling import has_module, size_caches_by_use
+from fastprune.modeling import has_module, put, size_caches_by_use
 from fastprune.surgery.empty import empty_group
 from fastprune.surgery.listed import follow_units
 from fastprune.surgery.slicing import slice_group, tied_parameters
-from fastprune.units.groups import Groups
+from fastprune.units.groups import Group, Groups
 from fastprune.units.masks import Mask
 from fastprune.units.sharing import sharing_copy
+from fastprune.units.skipped import SkippedLayer, same_list
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def materialize(model: M, groups: Groups, mask: Mask, *, inplace: bool = False, share: bool = False) -> M:
+def materialize(
+    model: M,
+    groups: Groups,
+    mask: Mask,
+    *,
+    inplace: bool = False,
+    share: bool = False,
+    removable: Mapping[str, int] | None = None,
+) -> M:
     """Build the model without the pruned units, from ordinary modules of smaller sizes.
 
     Args:
@@ -33,6 +42,8 @@ def materialize(model: M, groups: Groups, mask: Mask, *, inplace: bool = False, 
         mask: The units to keep.
         inplace: Change the given model itself.
         share: Share all parameters with ``model`` except those of producers and consumers, which a tuner may change.
+        removable: Paths of layers that are removed as a whole, with their norms, if no unit of them is kept, and the number of
+            values that each returns in a tuple (0: a tensor). None: such a layer keeps its norms and biases.
 
     Returns:
         The smaller model. Its outputs equal those of the model under ``masked`` up to rounding (docs/method.md, section 0).
@@ -40,7 +51,9 @@ def materialize(model: M, groups: Groups, mask: Mask, *, inplace: bool = False, 
     pruned = model if inplace else sharing_copy(model)
     size_caches_by_use(pruned)
     ties = tied_parameters(pruned)
-    for group in groups:
+    removed = removed_layers(groups, mask, removable or {})
+    _skip(pruned, groups, {path: (removable or {})[path] for path in removed})
+    for group in (group for group in groups if group.layer not in removed):
         kept = mask.kept(group.name)
         if len(kept) == 0 and group.units > 0 and group.consumer:
             empty_group(pruned, group)
@@ -52,6 +65,30 @@ def materialize(model: M, groups: Groups, mask: Mask, *, inplace: bool = False, 
         paths = sorted(path for path in linears if path and has_module(pruned, path))
         own_parameters([pruned.get_submodule(path) for path in paths] if share else [pruned], model)
     return pruned
+
+
+def removed_layers(groups: Groups, mask: Mask, removable: Iterable[str]) -> list[str]:
+    """Paths of the layers that may be removed and of which the mask keeps no unit."""
+    allowed = set(removable)
+    return [
+        path
+        for path, members in groups.layers()
+        if path in allowed and not any(bool(mask[group.name].any()) for group in members)
+    ]
+
+
+def _skip(model: nn.Module, groups: Groups, removed: Mapping[str, int]) -> None:
+    """Replace layers by placeholders, in place. The norm at the end of a post-norm layer goes to the layer before it, whose output
+    takes the place of its own."""
+    before: Group | None = None
+    for path, members in groups.layers():
+        last = members[-1]
+        if path not in removed:
+            before = last
+            continue
+        if before is not None and same_list(before.layer, path) and last.ends_with_norm:
+            put(model, before.residual, model.get_submodule(last.residual))
+        put(model, path, SkippedLayer(model.get_submodule(path), values=removed[path]))
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from fastprune.surgery.masking import masked
 from fastprune.surgery.materialize import materialize
 from fastprune.testing.comparing import all_outputs, largest_difference
 from fastprune.testing.in_use import Check, checks_in_use, checks_of_saving
+from fastprune.testing.plain import check_plain_form, has_plain_form
 from fastprune.testing.problems import critical_masks, some_mask
 from fastprune.testing.tiny import sample_count, tiny_batches
 from fastprune.testing.vocabulary import vocabulary_checks
@@ -97,6 +98,9 @@ def architecture_checks(
         lambda: _check_layers(who, architecture, model, groups, some, batches),
     )
     yield from vocabulary_checks(who, fused, batches)
+    if save and has_plain_form(architecture, model, groups):
+        plain = functools.partial(check_plain_form, who, architecture, model, batches)
+        yield Check("the stock class opens the plain form", plain)
     if save:
         yield from checks_of_saving(who, architecture, model, groups, batches)
 

@@ -145,6 +145,10 @@ class Block:
         when: Conditions on the configuration for this block. T5 has two FFN blocks, one with ``wi`` and
             ``when=(("is_gated_act", False),)``, one with ``wi_0``, ``wi_1`` and ``when=(("is_gated_act", True),)``.
         optional: Some layers lack the block: layers without the consumer get no group.
+        sizes: Settings of the configuration that are proportional to the number of units, the same for all layers of all stacks:
+            ``("intermediate_size",)``. The plain form removes units of these blocks only (none: every layer keeps all units).
+        width_setting: Setting with the number of features of a head, which the plain form writes, since it would follow from
+            the number of heads otherwise: ``head_dim`` (none).
     """
 
     kind: str
@@ -166,6 +170,8 @@ class Block:
     name: str = ""
     when: Conditions = ()
     optional: bool = False
+    sizes: tuple[str, ...] = ()
+    width_setting: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +190,10 @@ class Stack:
             padding, that turn the readings of a recording (the positions of the mask) into these layers' tokens. Empty: no
             convolutions.
         optional: Some heads lack these layers: an encoder without its decoder.
+        depth: Setting of the configuration with the number of layers, such as ``num_hidden_layers``. The plain form then removes
+            whole layers (none: it keeps all).
+        by_layer: Settings with a list of one entry for each layer, such as ``layer_types``; they follow the removed layers.
+        keeps_first: The first layer is built differently, or computes something for the others, and stays.
     """
 
     layers: str
@@ -191,6 +201,9 @@ class Stack:
     tokens: str = "attention_mask"
     convolutions: tuple[str, ...] = ()
     optional: bool = False
+    depth: str = ""
+    by_layer: tuple[str, ...] = ()
+    keeps_first: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,6 +79,12 @@ class Group:
         sum; of the consumer if the consumer's own output is compared."""
         return absolute(self.layer, self.block.residual)
 
+    @property
+    def ends_with_norm(self) -> bool:
+        """Whether the residual stream after the group goes through a norm of its layer: that of a post-norm layer, if the group is
+        the layer's last one."""
+        return self.block.residual not in ("", self.block.consumer)
+
 
 @dataclass(frozen=True)
 class Groups:

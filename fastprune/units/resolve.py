@@ -16,6 +16,7 @@ from fastprune.units.experts import is_fused
 from fastprune.units.groups import Group, Groups
 from fastprune.units.linears import linear_at, stored_dimension
 from fastprune.units.paths import absolute, base_prefix, conditions_hold, config_value, product_of, submodule
+from fastprune.units.skipped import SkippedLayer
 
 
 def resolve_groups(architecture: Architecture, model: nn.Module) -> Groups:
@@ -65,6 +66,12 @@ class _Layer:
         return submodule(self.architecture, self.model, self.at(path))
 
 
+def layer_lists(model: nn.Module, stack: Stack) -> list[str]:
+    """Absolute paths of a stack's lists of layers; empty if the model has none."""
+    prefix = base_prefix(model)
+    return [prefix + path for path in _lists(model, prefix, stack.layers)]
+
+
 def _resolve_stack(architecture: Architecture, stack: Stack, model: nn.Module, prefix: str) -> Iterator[Group]:
     lists = _lists(model, prefix, stack.layers)
     if not lists and not stack.optional:
@@ -78,6 +85,8 @@ def _resolve_stack(architecture: Architecture, stack: Stack, model: nn.Module, p
             )
         blocks = [block for block in stack.blocks if conditions_hold(block.when, getattr(model, "config", None))]
         for index in range(len(layers)):
+            if isinstance(layers[index], SkippedLayer):
+                continue
             layer = _Layer(architecture=architecture, stack=stack, model=model, prefix=prefix, path=f"{path}.{index}")
             for block in blocks:
                 for name, each in _each(layer, _placed(block, prefix, index)):

@@ -10,15 +10,15 @@ from fastprune_decoder.falcon import FALCON
 from fastprune_decoder.gpt2 import GPT2, GPT_BIGCODE
 from fastprune_decoder.gpt_neox import GPT_NEOX, PERSIMMON
 from fastprune_decoder.gptj import GPT_NEO, GPTJ
-from fastprune_decoder.llama import GEMMA, LLAMA
-from fastprune_decoder.opt import OPT, XGLM
+from fastprune_decoder.llama import GEMMA, HELIUM, LLAMA
+from fastprune_decoder.opt import BIOGPT, OPT, XGLM
 from fastprune_decoder.phi import PHI, PHI3
 from fastprune_decoder.query_heads import LLAMA_QUERY_HEADS
 from fastprune_decoder.variants import APERTUS, COHERE, GLM, GLM4, LFM2, NEMOTRON, OLMO2, STABLELM, STARCODER2
 
-LIKE_LLAMA = (LLAMA, GEMMA, COHERE, STABLELM, OLMO2, NEMOTRON, APERTUS, STARCODER2, GLM, GLM4, LFM2, PHI, PHI3)
+LIKE_LLAMA = (LLAMA, HELIUM, GEMMA, COHERE, STABLELM, OLMO2, NEMOTRON, APERTUS, STARCODER2, GLM, GLM4, LFM2, PHI, PHI3)
 BY_NAME = (LLAMA_QUERY_HEADS,)
-LIKE_GPT = (GPT2, GPT_BIGCODE, GPT_NEO, GPTJ, GPT_NEOX, PERSIMMON, OPT, XGLM, BLOOM, MPT, FALCON)
+LIKE_GPT = (GPT2, GPT_BIGCODE, GPT_NEO, GPTJ, GPT_NEOX, PERSIMMON, OPT, XGLM, BIOGPT, BLOOM, MPT, FALCON)
 EXPERTS = (MIXTRAL, QWEN_MOE, GLM_MOE, OLMOE, GRANITE_MOE, DEEPSEEK)
 
 

@@ -7,8 +7,11 @@ such experts from the router if the family names one (``router``).
 from dataclasses import replace
 
 from fastprune.units import Architecture, Block, Part, Producer, Stack
-from fastprune_decoder.llama import ATTENTION, FFN
+from fastprune_decoder import llama
 
+# experts are kept in modules that stock classes do not build, so these families have no plain form
+ATTENTION = replace(llama.ATTENTION, sizes=(), width_setting="")
+FFN = replace(llama.FFN, sizes=())
 SOME_FFN = replace(FFN, optional=True)  # only some layers, often the first ones, have an FFN without experts
 
 EXPERT = Block(

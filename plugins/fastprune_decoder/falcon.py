@@ -38,7 +38,13 @@ HEADS = replace(
 
 NEXT = "post_attention_layernorm"
 
-FFN = Block(kind="ffn", module="mlp", producers=("mlp.dense_h_to_4h",), consumer="mlp.dense_4h_to_h")
+FFN = Block(
+    kind="ffn",
+    module="mlp",
+    producers=("mlp.dense_h_to_4h",),
+    consumer="mlp.dense_4h_to_h",
+    sizes=("ffn_hidden_size",),
+)
 
 FALCON = Architecture(
     name="falcon",

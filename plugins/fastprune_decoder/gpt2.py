@@ -16,9 +16,11 @@ ATTENTION = Block(
     outputs=2,
 )
 
-FFN = Block(kind="ffn", module="mlp", producers=("mlp.c_fc",), consumer="mlp.c_proj")
+FFN = Block(kind="ffn", module="mlp", producers=("mlp.c_fc",), consumer="mlp.c_proj", sizes=("n_inner",))
 
-GPT2 = Architecture(name="gpt2", model_types=("gpt2",), stacks=(Stack(layers="h", blocks=(ATTENTION, FFN)),))
+GPT2 = Architecture(
+    name="gpt2", model_types=("gpt2",), stacks=(Stack(layers="h", blocks=(ATTENTION, FFN), depth="n_layer"),)
+)
 
 SHARED = Part(rows=("head_dim",), shared=True)
 
@@ -40,5 +42,5 @@ HEADS = replace(
 GPT_BIGCODE = Architecture(
     name="gpt-bigcode",
     model_types=("gpt_bigcode",),
-    stacks=(Stack(layers="h", blocks=(ONE_KV, HEADS, FFN)),),
+    stacks=(Stack(layers="h", blocks=(ONE_KV, HEADS, FFN), depth="n_layer"),),
 )

@@ -15,14 +15,20 @@ ATTENTION = Block(
     when=(("use_parallel_residual", True),),
 )
 
-FFN = Block(kind="ffn", module="mlp", producers=("mlp.dense_h_to_4h",), consumer="mlp.dense_4h_to_h")
+FFN = Block(
+    kind="ffn",
+    module="mlp",
+    producers=("mlp.dense_h_to_4h",),
+    consumer="mlp.dense_4h_to_h",
+    sizes=("intermediate_size",),
+)
 
 ONE_AFTER_ANOTHER = replace(ATTENTION, residual="post_attention_layernorm", when=(("use_parallel_residual", False),))
 
 GPT_NEOX = Architecture(
     name="gpt-neox",
     model_types=("gpt_neox",),
-    stacks=(Stack(layers="layers", blocks=(ATTENTION, ONE_AFTER_ANOTHER, FFN)),),
+    stacks=(Stack(layers="layers", blocks=(ATTENTION, ONE_AFTER_ANOTHER, FFN), depth="num_hidden_layers"),),
 )
 
 PERSIMMON = Architecture(
@@ -45,6 +51,7 @@ PERSIMMON = Architecture(
                 ),
                 FFN,
             ),
+            depth="num_hidden_layers",
         ),
     ),
 )

@@ -20,8 +20,9 @@ GPTJ = Architecture(
                     cache="past_key_values",
                     outputs=2,
                 ),
-                Block(kind="ffn", module="mlp", producers=("mlp.fc_in",), consumer="mlp.fc_out"),
+                Block(kind="ffn", module="mlp", producers=("mlp.fc_in",), consumer="mlp.fc_out", sizes=("n_inner",)),
             ),
+            depth="n_layer",
         ),
     ),
 )

@@ -13,6 +13,8 @@ ATTENTION = Block(
     unit_width=("num_key_value_groups", "head_dim"),
     cache="past_key_values",
     outputs=2,
+    sizes=("num_attention_heads", "num_key_value_heads"),
+    width_setting="head_dim",
 )
 
 FFN = Block(
@@ -20,7 +22,10 @@ FFN = Block(
     module="mlp",
     producers=("mlp.gate_proj", "mlp.up_proj"),
     consumer="mlp.down_proj",
+    sizes=("intermediate_size",),
 )
+
+LAYERS = Stack(layers="layers", blocks=(ATTENTION, FFN), depth="num_hidden_layers", by_layer=("layer_types",))
 
 LLAMA = Architecture(
     name="llama",
@@ -34,12 +39,18 @@ LLAMA = Architecture(
         "ministral",
         "ministral3",
         "olmo",
-        "helium",
         "seed_oss",
         "ernie4_5",
         "hunyuan_v1_dense",
     ),
-    stacks=(Stack(layers="layers", blocks=(ATTENTION, FFN)),),
+    stacks=(replace(LAYERS, by_layer=("layer_types", "no_rope_layers")),),
+)
+
+HELIUM = Architecture(
+    name="helium",
+    model_types=("helium",),
+    # its output projection is as wide as the hidden states, whatever the heads
+    stacks=(replace(LAYERS, blocks=(replace(ATTENTION, sizes=(), width_setting=""), FFN)),),
 )
 
 GEMMA = Architecture(
@@ -47,8 +58,8 @@ GEMMA = Architecture(
     model_types=("gemma2", "gemma3_text", "granite", "exaone4"),
     # both outputs are normalised or scaled before the residual addition
     stacks=(
-        Stack(
-            layers="layers",
+        replace(
+            LAYERS,
             blocks=(replace(ATTENTION, residual=ATTENTION.consumer), replace(FFN, residual=FFN.consumer)),
         ),
     ),

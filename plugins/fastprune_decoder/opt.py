@@ -17,7 +17,14 @@ ATTENTION = Block(
     when=(("do_layer_norm_before", True),),
 )
 
-FFN = Block(kind="ffn", module="fc1", producers=("fc1",), consumer="fc2", when=(("do_layer_norm_before", True),))
+FFN = Block(
+    kind="ffn",
+    module="fc1",
+    producers=("fc1",),
+    consumer="fc2",
+    sizes=("ffn_dim",),
+    when=(("do_layer_norm_before", True),),
+)
 
 AFTER = (("do_layer_norm_before", False),)
 
@@ -33,12 +40,23 @@ OPT = Architecture(
                 FFN,
                 replace(FFN, residual="final_layer_norm", when=AFTER),
             ),
+            depth="num_hidden_layers",
         ),
     ),
 )
 
-XGLM = Architecture(
-    name="xglm",
-    model_types=("xglm", "biogpt"),
-    stacks=(Stack(layers="layers", blocks=(replace(ATTENTION, when=()), replace(FFN, when=()))),),
+LAYERS = Stack(layers="layers", blocks=(replace(ATTENTION, when=()), replace(FFN, when=())))
+
+XGLM = Architecture(name="xglm", model_types=("xglm",), stacks=(replace(LAYERS, depth="num_layers"),))
+
+BIOGPT = Architecture(
+    name="biogpt",
+    model_types=("biogpt",),
+    stacks=(
+        replace(
+            LAYERS,
+            blocks=(LAYERS.blocks[0], replace(LAYERS.blocks[1], sizes=("intermediate_size",))),
+            depth="num_hidden_layers",
+        ),
+    ),
 )

@@ -2,18 +2,18 @@
 
 from dataclasses import replace
 
-from fastprune.units import Architecture, Block, Part, Producer, Stack
-from fastprune_decoder.llama import ATTENTION, FFN
+from fastprune.units import Architecture, Part, Producer
+from fastprune_decoder.llama import ATTENTION, FFN, LAYERS
 
 PHI = Architecture(
     name="phi",
     model_types=("phi",),
     stacks=(
-        Stack(
-            layers="layers",
+        replace(
+            LAYERS,
             blocks=(
                 replace(ATTENTION, consumer="self_attn.dense", residual=""),
-                Block(kind="ffn", module="mlp", producers=("mlp.fc1",), consumer="mlp.fc2"),
+                replace(FFN, producers=("mlp.fc1",), consumer="mlp.fc2"),
             ),
         ),
     ),
@@ -28,8 +28,8 @@ PHI3 = Architecture(
     name="phi3",
     model_types=("phi3",),
     stacks=(
-        Stack(
-            layers="layers",
+        replace(
+            LAYERS,
             blocks=(
                 replace(ATTENTION, producers=(QKV,), counts=("num_key_value_heads", "config.num_attention_heads")),
                 replace(FFN, producers=(Producer(linear="mlp.gate_up_proj", parts=(Part(), Part())),)),

@@ -5,8 +5,8 @@ Selected by name (``architecture="llama-query-heads"``) for models with shared k
 
 from dataclasses import replace
 
-from fastprune.units import Architecture, Part, Producer, Stack
-from fastprune_decoder.llama import ATTENTION, FFN
+from fastprune.units import Architecture, Part, Producer
+from fastprune_decoder.llama import ATTENTION, FFN, LAYERS
 
 KV_HEADS = "config.num_key_value_heads"
 
@@ -22,10 +22,11 @@ EVENLY = replace(
     unit_width=(KV_HEADS, "head_dim"),
     repeats=KV_HEADS,
     counts=("num_key_value_groups",),
+    sizes=("num_attention_heads",),
 )
 
 LLAMA_QUERY_HEADS = Architecture(
     name="llama-query-heads",
     model_types=(),
-    stacks=(Stack(layers="layers", blocks=(EVENLY, FFN)),),
+    stacks=(replace(LAYERS, blocks=(EVENLY, FFN)),),
 )

@@ -3,18 +3,20 @@
 from dataclasses import replace
 
 from fastprune.units import Architecture, Part, Producer, Stack
-from fastprune_decoder.llama import ATTENTION, FFN
+from fastprune_decoder.llama import ATTENTION, FFN, LAYERS
 
 COHERE = Architecture(
     name="cohere",
     model_types=("cohere", "cohere2"),
     # attention and FFN run in parallel
-    stacks=(Stack(layers="layers", blocks=(replace(ATTENTION, residual=""), FFN)),),
+    stacks=(replace(LAYERS, blocks=(replace(ATTENTION, residual=""), FFN)),),
 )
 
 COUNTED = replace(
     ATTENTION,
     counts=("num_heads", "num_key_value_heads"),
+    sizes=(),
+    width_setting="",  # hidden_size / num_attention_heads
     when=(("qk_layernorm", False), ("use_parallel_residual", False)),
 )
 
@@ -23,8 +25,8 @@ STABLELM = Architecture(
     model_types=("stablelm",),
     # with a norm per head (qk_layernorm), only filters can be pruned
     stacks=(
-        Stack(
-            layers="layers",
+        replace(
+            LAYERS,
             blocks=(
                 COUNTED,
                 replace(COUNTED, residual="", when=(("qk_layernorm", False), ("use_parallel_residual", True))),
@@ -38,7 +40,7 @@ OLMO2 = Architecture(
     name="olmo2",
     model_types=("olmo2", "olmo3"),
     # no attention block: a norm over the queries of all heads makes every head depend on the others
-    stacks=(Stack(layers="layers", blocks=(replace(FFN, residual=FFN.consumer),)),),
+    stacks=(replace(LAYERS, blocks=(replace(FFN, residual=FFN.consumer),)),),
 )
 
 PLAIN = replace(FFN, producers=("mlp.up_proj",))
@@ -46,19 +48,19 @@ PLAIN = replace(FFN, producers=("mlp.up_proj",))
 NEMOTRON = Architecture(
     name="nemotron",
     model_types=("nemotron", "arcee"),
-    stacks=(Stack(layers="layers", blocks=(ATTENTION, PLAIN)),),
+    stacks=(replace(LAYERS, blocks=(ATTENTION, PLAIN)),),
 )
 
 APERTUS = Architecture(
     name="apertus",
     model_types=("apertus",),
-    stacks=(Stack(layers="layers", blocks=(replace(ATTENTION, residual="feedforward_layernorm"), PLAIN)),),
+    stacks=(replace(LAYERS, blocks=(replace(ATTENTION, residual="feedforward_layernorm"), PLAIN)),),
 )
 
 STARCODER2 = Architecture(
     name="starcoder2",
     model_types=("starcoder2",),
-    stacks=(Stack(layers="layers", blocks=(ATTENTION, replace(FFN, producers=("mlp.c_fc",), consumer="mlp.c_proj"))),),
+    stacks=(replace(LAYERS, blocks=(ATTENTION, replace(FFN, producers=("mlp.c_fc",), consumer="mlp.c_proj"))),),
 )
 
 FUSED = replace(FFN, producers=(Producer(linear="mlp.gate_up_proj", parts=(Part(), Part())),))
@@ -66,7 +68,7 @@ FUSED = replace(FFN, producers=(Producer(linear="mlp.gate_up_proj", parts=(Part(
 GLM = Architecture(
     name="glm",
     model_types=("glm",),
-    stacks=(Stack(layers="layers", blocks=(ATTENTION, FUSED)),),
+    stacks=(replace(LAYERS, blocks=(ATTENTION, FUSED)),),
 )
 
 GLM4 = Architecture(
@@ -74,8 +76,8 @@ GLM4 = Architecture(
     model_types=("glm4",),
     # both outputs are normalised before the residual addition
     stacks=(
-        Stack(
-            layers="layers",
+        replace(
+            LAYERS,
             blocks=(replace(ATTENTION, residual=ATTENTION.consumer), replace(FUSED, residual=FUSED.consumer)),
         ),
     ),
@@ -89,12 +91,20 @@ LFM2 = Architecture(
         Stack(
             layers="layers",
             blocks=(
-                replace(ATTENTION, consumer="self_attn.out_proj", residual="ffn_norm", optional=True),
+                replace(
+                    ATTENTION,
+                    consumer="self_attn.out_proj",
+                    residual="ffn_norm",
+                    optional=True,
+                    sizes=(),
+                    width_setting="",
+                ),
                 replace(
                     FFN,
                     module="feed_forward",
                     producers=("feed_forward.w1", "feed_forward.w3"),
                     consumer="feed_forward.w2",
+                    sizes=(),  # the configuration's width is rounded
                 ),
             ),
         ),

@@ -13,7 +13,14 @@ ATTENTION = Block(
     outputs=2,
 )
 
-FFN = Block(kind="ffn", module="ffn", producers=("ffn",), consumer="ffn_output", residual="full_layer_layer_norm")
+FFN = Block(
+    kind="ffn",
+    module="ffn",
+    producers=("ffn",),
+    consumer="ffn_output",
+    residual="full_layer_layer_norm",
+    sizes=("intermediate_size",),
+)
 
 ALBERT = Architecture(
     name="albert",

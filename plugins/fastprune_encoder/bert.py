@@ -20,7 +20,10 @@ FFN = Block(
     producers=("intermediate.dense",),
     consumer="output.dense",
     residual="output.LayerNorm",
+    sizes=("intermediate_size",),
 )
+
+LAYERS = Stack(layers="encoder.layer", blocks=(ATTENTION, FFN), depth="num_hidden_layers")
 
 BERT = Architecture(
     name="bert",
@@ -39,7 +42,7 @@ BERT = Architecture(
         "markuplm",
         "tapas",
     ),
-    stacks=(Stack(layers="encoder.layer", blocks=(ATTENTION, FFN)),),
+    stacks=(LAYERS,),
 )
 
 LONGFORMER = Architecture(

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from fastprune.units import Architecture, Producer, Stack
-from fastprune_encoder.bert import ATTENTION, FFN
+from fastprune.units import Architecture, Producer
+from fastprune_encoder.bert import ATTENTION, FFN, LAYERS
 
 PRODUCERS = (
     "attention.self.query_proj",
@@ -16,5 +16,5 @@ PRODUCERS = (
 DEBERTA = Architecture(
     name="deberta-v2",
     model_types=("deberta-v2",),
-    stacks=(Stack(layers="encoder.layer", blocks=(replace(ATTENTION, producers=PRODUCERS), FFN)),),
+    stacks=(replace(LAYERS, blocks=(replace(ATTENTION, producers=PRODUCERS), FFN)),),
 )

@@ -19,10 +19,11 @@ FFN = Block(
     producers=("ffn.lin1",),
     consumer="ffn.lin2",
     residual="output_layer_norm",
+    sizes=("hidden_dim",),
 )
 
 DISTILBERT = Architecture(
     name="distilbert",
     model_types=("distilbert",),
-    stacks=(Stack(layers="transformer.layer", blocks=(ATTENTION, FFN)),),
+    stacks=(Stack(layers="transformer.layer", blocks=(ATTENTION, FFN), depth="n_layers"),),
 )

@@ -2,29 +2,28 @@
 
 from dataclasses import replace
 
-from fastprune.units import Architecture, Stack
-from fastprune_encoder.bert import ATTENTION, FFN
+from fastprune.units import Architecture
+from fastprune_encoder.bert import ATTENTION, FFN, LAYERS
 
 ESM = Architecture(
     name="esm",
     model_types=("esm", "xlm-roberta-xl"),
-    stacks=(
-        Stack(layers="encoder.layer", blocks=(replace(ATTENTION, residual="LayerNorm"), replace(FFN, residual=""))),
-    ),
+    # the head for contacts has an input for every head of every layer
+    stacks=(replace(LAYERS, blocks=(replace(ATTENTION, residual="LayerNorm"), replace(FFN, residual="")), depth=""),),
 )
 
 MEGATRON = Architecture(
     name="megatron-bert",
     model_types=("megatron-bert",),
-    stacks=(Stack(layers="encoder.layer", blocks=(replace(ATTENTION, residual="ln"), replace(FFN, residual=""))),),
+    stacks=(replace(LAYERS, blocks=(replace(ATTENTION, residual="ln"), replace(FFN, residual=""))),),
 )
 
 PRE_LAYER_NORM = Architecture(
     name="roberta-prelayernorm",
     model_types=("roberta-prelayernorm",),
     stacks=(
-        Stack(
-            layers="encoder.layer",
+        replace(
+            LAYERS,
             blocks=(
                 replace(ATTENTION, residual="intermediate"),
                 replace(FFN, residual=""),

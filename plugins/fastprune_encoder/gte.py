@@ -20,18 +20,19 @@ FFN = Block(
     producers=("mlp.gate_proj", "mlp.up_proj"),
     consumer="mlp.down_proj",
     residual="post_mlp_layernorm",
+    sizes=("intermediate_size",),
 )
 
-GTE = Architecture(
-    name="gte", model_types=("gte", "nomic_bert"), stacks=(Stack(layers="layers", blocks=(ATTENTION, FFN)),)
-)
+LAYERS = Stack(layers="layers", blocks=(ATTENTION, FFN), depth="num_hidden_layers", by_layer=("layer_types",))
+
+GTE = Architecture(name="gte", model_types=("gte", "nomic_bert"), stacks=(LAYERS,))
 
 JINA = Architecture(
     name="jina",
     model_types=("jina_embeddings_v3",),
     stacks=(
-        Stack(
-            layers="layers",
+        replace(
+            LAYERS,
             blocks=(ATTENTION, replace(FFN, producers=("mlp.fc1",), consumer="mlp.fc2")),
         ),
     ),
@@ -41,10 +42,15 @@ EUROBERT = Architecture(
     name="eurobert",
     model_types=("eurobert",),
     stacks=(
-        Stack(
-            layers="layers",
+        replace(
+            LAYERS,
             blocks=(
-                replace(ATTENTION, unit_width=("num_key_value_groups", "head_dim")),
+                replace(
+                    ATTENTION,
+                    unit_width=("num_key_value_groups", "head_dim"),
+                    sizes=("num_attention_heads", "num_key_value_heads"),
+                    width_setting="head_dim",
+                ),
                 replace(FFN, residual=""),
             ),
         ),

@@ -12,8 +12,24 @@ ATTENTION = Block(
     outputs=2,
 )
 
-FFN = Block(kind="ffn", module="mlp", producers=(Producer(linear="mlp.Wi", parts=(Part(), Part())),), consumer="mlp.Wo")
+FFN = Block(
+    kind="ffn",
+    module="mlp",
+    producers=(Producer(linear="mlp.Wi", parts=(Part(), Part())),),
+    consumer="mlp.Wo",
+    sizes=("intermediate_size",),
+)
 
 MODERNBERT = Architecture(
-    name="modernbert", model_types=("modernbert",), stacks=(Stack(layers="layers", blocks=(ATTENTION, FFN)),)
+    name="modernbert",
+    model_types=("modernbert",),
+    stacks=(
+        Stack(
+            layers="layers",
+            blocks=(ATTENTION, FFN),
+            depth="num_hidden_layers",
+            by_layer=("layer_types",),
+            keeps_first=True,  # it has no norm before its attention
+        ),
+    ),
 )

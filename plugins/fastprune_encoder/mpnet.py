@@ -18,5 +18,5 @@ ATTENTION = Block(
 MPNET = Architecture(
     name="mpnet",
     model_types=("mpnet",),
-    stacks=(Stack(layers="encoder.layer", blocks=(ATTENTION, FFN)),),
+    stacks=(Stack(layers="encoder.layer", blocks=(ATTENTION, FFN), depth="num_hidden_layers"),),
 )

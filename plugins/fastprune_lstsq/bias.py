@@ -25,7 +25,21 @@ class BiasTuner(Tuner):
     def tune(
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores, context: Context
     ) -> Reconstruction:
-        return reconstruct(teacher, student, groups, Samples(batches), Solver(solve=add_mean_error), context.states)
+        return reconstruct(
+            teacher,
+            student,
+            groups,
+            Samples(batches),
+            Solver(solve=add_mean_error if context.new_biases else add_to_biases),
+            context.states,
+        )
+
+
+def add_to_biases(
+    group: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """``add_mean_error`` for consumers with a bias only."""
+    return (weight, None) if bias is None else add_mean_error(group, statistics, weight, bias)
 
 
 def add_mean_error(

@@ -21,6 +21,8 @@ def ridge(
     bias: Tensor | None,
     damping: float,
     generator: torch.Generator | None = None,
+    *,
+    shifts: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Solve for the consumer's weight and bias by ridge regression toward the original weight.
 
@@ -32,12 +34,16 @@ def ridge(
         bias: The original bias, [hidden]; None: there is none.
         damping: lambda, relative to the mean diagonal of Xc'Xc; the smallest tried if there are held-out samples.
         generator: As for ``regression``.
+        shifts: Return a bias for a consumer without one.
 
     Returns:
         The new weight [hidden, features] and bias [hidden], in the dtypes of the originals.
     """
-    change, shift = regression(statistics, damping, generator=generator)
+    shifts = shifts or bias is not None
+    change, shift = regression(statistics, damping, centred=shifts, generator=generator)
     tuned = (weight.double() + change.T).to(weight)
+    if not shifts:
+        return tuned, None
     return tuned, shift.to(weight) if bias is None else (bias.double() + shift).to(bias)
 
 

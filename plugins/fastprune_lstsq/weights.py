@@ -78,7 +78,7 @@ class WeightsTuner(Tuner):
         def solve(
             _: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None
         ) -> tuple[Tensor, Tensor | None]:
-            return ridge(statistics, weight, bias, self.damping, context.generator)
+            return ridge(statistics, weight, bias, self.damping, context.generator, shifts=context.new_biases)
 
         def correct(statistics: Statistics, with_shift: bool) -> tuple[Tensor, Tensor]:
             return regression(statistics, self.damping, centred=with_shift, generator=context.generator)

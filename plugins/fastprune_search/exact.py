@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from fastprune import UsageError
-from fastprune.strategies import Context, CostTable, Scores, Searcher
+from fastprune.strategies import Context, CostTable, Scores, SizedSearcher
 from fastprune.units import Mask
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExactSearcher(Searcher):
+class ExactSearcher(SizedSearcher):
     """Find the mask with the highest total importance within the budget, for at most two unit costs (heads and filters).
 
     Units of the same cost are sorted over the whole model. For every number of units of the more expensive kind, starting at

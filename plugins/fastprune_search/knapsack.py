@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastprune import option, track
-from fastprune.strategies import Context, CostTable, Scores, Searcher
+from fastprune.strategies import Context, CostTable, Scores, Searcher, SizedSearcher
 from fastprune.units import Mask
 
 RESOLUTION = 8192  # buckets that the budget is divided into
@@ -19,7 +19,7 @@ VARIANTS = ((2 / 3, 0.0), (2 / 3, 1.0), (2 / 3, 2.0))
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnapsackSearcher(Searcher):
+class KnapsackSearcher(SizedSearcher):
     """Choose how many units of each group to keep so that the total damage is minimal, for a cost table of any shape.
 
     The damage curve D_g(k) is the scorer's; for a scorer without curves, the total importance of all but the k most important

@@ -27,13 +27,23 @@ CROSS = replace(
     residual="encoder_attn_layer_norm",
 )
 
-FFN = Block(kind="ffn", module="fc1", producers=("fc1",), consumer="fc2", residual="final_layer_norm")
+FFN = Block(
+    kind="ffn",
+    module="fc1",
+    producers=("fc1",),
+    consumer="fc2",
+    residual="final_layer_norm",
+    sizes=("decoder_ffn_dim",),
+)
+ENCODER_FFN = replace(FFN, sizes=("encoder_ffn_dim",))
 
 BART = Architecture(
     name="bart",
     model_types=("bart", "plbart", "marian", "blenderbot-small"),
     stacks=(
-        Stack(layers="encoder.layers", blocks=(ENCODER_SELF, FFN)),
-        Stack(layers="decoder.layers", blocks=(SELF, CROSS, FFN), tokens="decoder_attention_mask"),
+        Stack(layers="encoder.layers", blocks=(ENCODER_SELF, ENCODER_FFN), depth="encoder_layers"),
+        Stack(
+            layers="decoder.layers", blocks=(SELF, CROSS, FFN), tokens="decoder_attention_mask", depth="decoder_layers"
+        ),
     ),
 )

@@ -38,6 +38,7 @@ def ffn(place: int) -> tuple[Block, Block]:
         producers=(f"{inside}.wi",),
         consumer=f"{inside}.wo",
         when=(("is_gated_act", False),),
+        sizes=("d_ff",),
     )
     return plain, replace(plain, producers=(f"{inside}.wi_0", f"{inside}.wi_1"), when=(("is_gated_act", True),))
 

@@ -15,7 +15,13 @@ WHISPER = Architecture(
     name="whisper",
     model_types=("whisper",),
     stacks=(
-        Stack(layers="encoder.layers", blocks=mbart.ENCODER, tokens=""),
-        Stack(layers="decoder.layers", blocks=DECODER, tokens="decoder_attention_mask", optional=True),
+        Stack(layers="encoder.layers", blocks=mbart.ENCODER, tokens="", depth="encoder_layers"),
+        Stack(
+            layers="decoder.layers",
+            blocks=DECODER,
+            tokens="decoder_attention_mask",
+            optional=True,
+            depth="decoder_layers",
+        ),
     ),
 )

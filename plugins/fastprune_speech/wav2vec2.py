@@ -30,6 +30,7 @@ FFN = Block(
     consumer="feed_forward.output_dense",
     residual="final_layer_norm",
     when=POST,
+    sizes=("intermediate_size",),
 )
 
 WAV2VEC2 = Architecture(
@@ -45,6 +46,7 @@ WAV2VEC2 = Architecture(
                 replace(FFN, residual="", when=(*PRE, ("adapter_attn_dim", False))),
                 replace(FFN, residual="adapter_layer", when=(*PRE, ("adapter_attn_dim", 16))),
             ),
+            depth="num_hidden_layers",
             convolutions=("conv_kernel", "conv_stride"),
         ),
     ),

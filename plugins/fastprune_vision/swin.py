@@ -10,6 +10,8 @@ from fastprune_vision import vit
 
 ATTENTION = replace(
     vit.ATTENTION,
+    sizes=(),
+    width_setting="",
     residual=vit.ATTENTION.consumer,  # its output is rearranged from windows before the residual addition
     tables=("attention.relative_position_bias.relative_position_bias_table",),
 )
@@ -17,5 +19,5 @@ ATTENTION = replace(
 SWIN = Architecture(
     name="swin",
     model_types=("swin",),
-    stacks=(Stack(layers="encoder.layers.*.blocks", blocks=(ATTENTION, vit.FFN), tokens=""),),
+    stacks=(Stack(layers="encoder.layers.*.blocks", blocks=(ATTENTION, replace(vit.FFN, sizes=())), tokens=""),),
 )
