@@ -66,6 +66,7 @@ def remaining(limits: Limits, state: State, recipe: Recipe, workload: Workload) 
     open_groups = state.groups.only([group.name for group in state.groups if group.name not in state.fixed])
     adds = recipe.tuner.adds_biases and not state.form.plain
     roomy = with_biases(state.student, open_groups) if adds else state.student
+    fixed = [group.name for group in state.groups if group.name in state.fixed]  # without those of removed layers
     units = {group.name: 0 if group.consumer else group.units for group in open_groups}
     empty = materialize(roomy, open_groups, Mask.first(open_groups, units), share=True)
     empty_groups = resolve_groups(state.subject.architecture, empty)
@@ -74,7 +75,7 @@ def remaining(limits: Limits, state: State, recipe: Recipe, workload: Workload) 
         for rest in limits.remaining(state.mask, state.fixed).items:
             cost = _cost_model(rest.name, recipe.cost)
             if cost.counted:
-                table = _counts(cost, roomy, state.groups, workload).fixing(state.fixed)
+                table = _counts(cost, roomy, state.groups, workload).fixing(fixed)
                 stays = _counts(cost, empty, empty_groups, workload).total - table.of(units)
                 rest = replace(rest, table=replace(table, fixed=table.fixed + max(stays, 0.0)))
             items.append(rest)
