@@ -114,7 +114,9 @@ def _solve_in_turn(
         last = depth + 1 == len(layers)
         calls, its_calls = ([recorded[depth] for recorded in both] for both in (own_calls, dense_calls))
         unchanged = unchanged and same_layer(teacher, student, path) and all(map(same_call, calls, its_calls))
-        if unchanged and (last or layers[depth + 1][1]):  # nothing is pruned up to here: its states are the dense model's
+        if unchanged and (
+            last or layers[depth + 1][1]
+        ):  # nothing is pruned up to here: its states are the dense model's
             _, _, dense = states.layer(path, (), (), its_calls, dense, samples.batches)
             hidden = dense
             continue
