@@ -186,7 +186,7 @@ def _collate(samples: Sequence[Sample], start: int, task: Task, tokenizer: PreTr
         else:
             batch[name] = _pad(values, fill.get(name) or 0, side)
     batch[SAMPLE] = torch.arange(start, start + len(samples))  # [samples]
-    return LaterBatch(batch, later) if later else batch
+    return LaterBatch(batch, later, functools.partial(_pad, value=0, side=side)) if later else batch
 
 
 def _pad(rows: Sequence[Sequence[int] | Tensor], value: int, side: str) -> Tensor:

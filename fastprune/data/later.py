@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -14,22 +13,32 @@ class Later:
     """An input of one sample that is computed anew at each reading.
 
     Attributes:
-        compute: Computes it; all samples have the same shape.
+        compute: Computes it.
+        length: Its first dimension, where samples differ in it.
     """
 
     compute: Callable[[], Tensor]
+    length: int = 0
+
+    def __len__(self) -> int:
+        return self.length
 
 
 class LaterBatch(Mapping[str, Tensor]):
     """A batch of which some tensors are computed anew at each reading and not kept."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], later: Mapping[str, Sequence[Later]]) -> None:
-        """Join the tensors that are kept and the inputs, one per sample, that are not."""
-        self._tensors, self._later = dict(tensors), dict(later)
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        later: Mapping[str, Sequence[Later]],
+        pad: Callable[[Sequence[Tensor]], Tensor],
+    ) -> None:
+        """Join the tensors that are kept and the inputs, one per sample, that are not; ``pad`` stacks these to [samples, ...]."""
+        self._tensors, self._later, self._pad = dict(tensors), dict(later), pad
 
     def __getitem__(self, name: str) -> Tensor:
         if name in self._later:
-            return torch.stack([each.compute() for each in self._later[name]])  # [samples, ...]
+            return self._pad([each.compute() for each in self._later[name]])
         return self._tensors[name]
 
     def __iter__(self) -> Iterator[str]:

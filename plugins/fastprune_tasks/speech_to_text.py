@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from fastprune import Columns
@@ -87,10 +88,12 @@ class SpeechToText(ConditionalGeneration):
     def written(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The transcripts that the model generates, [samples, tokens]; none for a model that cannot generate."""
         generate = getattr(model, "generate", None)
-        inputs = inputs_for(
-            model, {name: batch[name] for name in ("input_features", "attention_mask") if name in batch}
-        )
-        return {} if generate is None else {"sequences": generate(**inputs, max_length=self.longest)}
+        if generate is None:
+            return {}
+        heard = batch["input_features"]  # [samples, bins, times]
+        mask = batch.get("attention_mask", torch.ones_like(heard[:, 0], dtype=torch.long))  # without it, generate warns
+        inputs = inputs_for(model, {"input_features": heard, "attention_mask": mask})
+        return {"sequences": generate(**inputs, max_length=self.longest)}
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
         """Word and character error rate of the generated transcripts, perplexity and token accuracy.

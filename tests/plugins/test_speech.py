@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ import fastprune
 from fastprune import testing
 from fastprune.cli.main import main
 from fastprune.data import outputs_of
+from fastprune.errors import DataError, RowError
 from fastprune.models import checkpoint
 from fastprune.registry import loading
 from fastprune.units import Mask, resolve_groups
@@ -233,6 +235,47 @@ def test_word_errors_of_whisper_are_those_of_what_it_writes(whisper: Path, spoke
     expected = word_error_rate([each.lower() for each in heard], said)
     assert metrics["word_error_rate"] == pytest.approx(float(expected))
     assert {"word_error_rate", "character_error_rate"} <= opened.task.lower_is_better
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
+@pytest.mark.parametrize("kind", ["ctc_model", "whisper"])
+def test_many_recordings_are_encoded_when_they_are_read(
+    kind: str, spoken: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    opened = fastprune.open_pretrained(request.getfixturevalue(kind))
+    kept = fastprune.make_batches(str(spoken), opened.task, opened.tokenizer, batch_size=5)
+    monkeypatch.setattr("fastprune_tasks.recordings.KEPT", 11)
+    later = fastprune.make_batches(str(spoken), opened.task, opened.tokenizer, batch_size=5)
+    name = "input_values" if kind == "ctc_model" else "input_features"
+    assert later.batches[0][name] is not later.batches[0][name], "recordings are not kept"
+    assert (later.sizes, later.has_labels, later.n_tokens) == (kept.sizes, True, kept.n_tokens)
+    for one, other in zip(later, kept, strict=True):
+        assert set(one) == set(other)
+        assert all(torch.equal(one[each], other[each]) for each in other)
+    assert fastprune.evaluate(opened.model, later) == fastprune.evaluate(opened.model, kept)
+    results = [fastprune.prune(opened, each, budget=0.6, bench=False, recipe="fast") for each in (later, kept)]
+    assert results[0].kept() == results[1].kept()
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
+def test_generating_transcripts_warns_of_no_missing_mask(
+    whisper: Path, spoken: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers.utils.logging.get_logger("transformers"), "propagate", True)
+    fastprune.evaluate(whisper, spoken)
+    assert not [record for record in caplog.records if "attention mask" in record.getMessage()]
+
+
+def test_a_missing_package_is_not_a_fault_of_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(DataError, match="^Sound files need the package soundfile"):
+        list(waveforms(Dataset.from_dict({"audio": [str(tmp_path / "a.wav")]}), "audio", 16000))
+
+
+def test_readings_that_are_no_numbers_are_named() -> None:
+    rows = Dataset.from_dict({"audio": [[0.0, 1.0], [0.5, float("nan")]]})
+    with pytest.raises(RowError, match="Row 2 of the data: 'audio' has readings that are infinite or no numbers"):
+        list(waveforms(rows, "audio", 16000))
 
 
 @pytest.mark.filterwarnings("ignore:At least one mel filter")
