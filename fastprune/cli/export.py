@@ -90,7 +90,7 @@ def _quantize(opened: Pretrained, options: Mapping[str, Any], chosen: Any, where
     asked.check(chosen, opened)
     read: dict[str, Any] = {}
     if options["data"]:
-        read["data"] = read_batches(options["data"], opened, options, samples=options["samples"], seed=options["seed"])
+        read["data"] = read_batches(options["data"], opened, options, samples=asked.rows, seed=options["seed"])
         where.print(read["data"].told)
     if options["eval_data"]:
         read["eval_data"] = read_evaluation_batches(options["eval_data"], opened, options)

@@ -12,7 +12,7 @@ from fastprune.models.sentence_modules import POOLINGS
 from fastprune.ranges import COUNT, MULTIPLE, SEED, THREADS, Range
 
 DTYPES = ("float32", "float16", "bfloat16", "fp32", "fp16", "bf16")
-QUANTIZED = ("int8",)
+QUANTIZED = ("int8", "int4")
 """Types of quantised weights."""
 VERBOSITY = "fastprune.verbosity"
 
@@ -127,7 +127,7 @@ def quantize_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Points of the metric on --eval-data that --quantize may cost [default: a limit for the outputs, without labels].",
         ),
         click.option(
-            "--samples", type=within(COUNT), default=128, show_default=True, help="Number of calibration rows, at most."
+            "--samples", type=within(COUNT), help="Number of calibration rows, at most [default: 128; 512 for int4]."
         ),
         click.option(
             "--seed", type=within(SEED), default=0, show_default=True, help="Seed of the draw of calibration rows."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -65,14 +66,22 @@ class OnnxModel:
 
     def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
         """Run the model, as described for ``ExportedModel``; a decoder with an empty KV cache."""
+        found = self._session.run(list(self.outputs), self.fed(inputs))
+        return {name: torch.from_numpy(value) for name, value in zip(self.outputs, found, strict=True)}
+
+    def fed(self, inputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        """All inputs of the graph by name; a decoder's KV cache is empty.
+
+        Args:
+            inputs: At least ``inputs`` by name, on the CPU.
+        """
         given: dict[str, np.ndarray] = {name: inputs[name].numpy() for name in self.inputs}
         samples, tokens = inputs["input_ids"].shape if self._past else (0, 0)
         for name, (_, heads, _, width) in self._past.items():
             given[name] = np.zeros((samples, heads, 0, width), dtype=np.float32)
         if self._placed:
             given["position_ids"] = np.tile(np.arange(tokens), (samples, 1))
-        found = self._session.run(list(self.outputs), given)
-        return {name: torch.from_numpy(value) for name, value in zip(self.outputs, found, strict=True)}
+        return given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +114,7 @@ class OnnxFormat(GraphFormat):
     paper: ClassVar[str] = "The specification: https://github.com/onnx/onnx/blob/main/docs/IR.md"
     servers: ClassVar[tuple[str, ...]] = ("onnxruntime", "transformers.js", "optimum-onnx", SENTENCES, TEI)
     files: ClassVar[tuple[str, ...]] = ("onnx/model*.onnx",)
-    quantised: ClassVar[tuple[str, ...]] = ("int8",)
+    quantised: ClassVar[tuple[str, ...]] = tuple(QUANTISED)
 
     graph: GraphKind = option(
         "fused",
@@ -135,7 +144,11 @@ class OnnxFormat(GraphFormat):
         return remark
 
     def refuses_quantised(self, opened: Pretrained, weights: str, data: bool) -> str:
-        return "int4 needs calibration data: give --data." if weights == "int4" and not data else ""
+        return (
+            "int4 needs calibration data, with or without labels: give --data."
+            if weights == "int4" and not data
+            else ""
+        )
 
     def quantise(self, directory: Path, asked: Quantisation) -> Quantised:
         from fastprune.exporting.quantising.onnx import Settings, quantise_graph  # onnx_ir is no hard dependency

@@ -19,6 +19,8 @@ from fastprune.ranges import COUNT, SEED, check_integer
 from fastprune.strategies.export_formats import ExportedModel, ExportFormat, Quantisation
 
 CALIBRATION_SPLITS = ("train",)
+ROWS = {"int8": 128, "int4": 512}
+"""Usual numbers of calibration rows by the type of the weights."""
 
 Data: TypeAlias = "Batches | Iterable[Batch] | Rows"
 
@@ -30,7 +32,7 @@ class Quantize:
     Attributes:
         weights: Type of the weights: int8 or int4.
         data: Calibration data, without labels, as for ``prune``; None: none.
-        samples: Number of calibration rows, at most.
+        samples: Number of calibration rows, at most; None: 128, and 512 for int4, which rounds for them.
         seed: Seed of their draw.
         max_drop: Points that the task's first metric may lose against float32 (percent, if lower is better); without labels,
             points of agreement with the model in float32. None: the format's own limit, which needs no labels.
@@ -39,7 +41,7 @@ class Quantize:
 
     weights: str = "int8"
     data: Data | None = None
-    samples: int = 128
+    samples: int | None = None
     seed: int = 0
     max_drop: float | None = None
     eval_data: Data | None = None
@@ -67,6 +69,11 @@ class Quantize:
         if reason := format.refuses_quantised(opened, self.weights, self.data is not None):
             raise UsageError(reason)
 
+    @property
+    def rows(self) -> int:
+        """The number of calibration rows, at most."""
+        return self.samples or ROWS.get(self.weights, ROWS["int8"])
+
     def asked(self, opened: Pretrained, exported: ExportedModel | None) -> Quantisation:
         """What the format is asked for.
 
@@ -77,11 +84,11 @@ class Quantize:
         Raises:
             DataError: The data cannot be read or do not fit the model.
         """
-        rows = () if self.data is None else self._rows(opened, self.data)
+        rows = () if self.data is None else self._calibration(opened, self.data)
         accepts = self._accepts(opened, exported) if exported is not None and self.eval_data is not None else None
         return Quantisation(weights=self.weights, rows=rows, accepts=accepts)
 
-    def _rows(self, opened: Pretrained, data: Data) -> tuple[dict[str, Any], ...]:
+    def _calibration(self, opened: Pretrained, data: Data) -> tuple[dict[str, Any], ...]:
         """The inputs of the calibration rows, in batches."""
         if is_rows(data):
             if opened.tokenizer is None:
@@ -91,7 +98,7 @@ class Quantize:
                 source,
                 opened.task,
                 opened.tokenizer,
-                samples=self.samples,
+                samples=self.rows,
                 limit=token_limit(opened.model),
                 seed=self.seed,
                 split=CALIBRATION_SPLITS,
@@ -100,9 +107,7 @@ class Quantize:
             given: Any = data
             batches = Batches.wrap(given, opened.task)
         check_tokens(opened.model, batches)
-        every = max(
-            1, batches.n_samples // self.samples
-        )  # spread over all, for they may be in the order of their lengths
+        every = max(1, batches.n_samples // self.rows)  # spread over all, which may be in the order of their lengths
         return tuple(dict(model_inputs(batch, opened.task)) for batch in batches.batches[::every])
 
     def _accepts(self, opened: Pretrained, exported: ExportedModel) -> Callable[[ExportedModel], bool]:

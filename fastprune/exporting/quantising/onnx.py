@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
+from torch import Tensor
 
 from fastprune.exporting.quantising.choosing import Forms, best_apart, by_distance, first_fitting
-from fastprune.exporting.quantising.forms import Dynamic, Form, Rows, RowsInBlocks, quantised
+from fastprune.exporting.quantising.forms import Dynamic, Form, InBlocks, Rows, RowsInBlocks, quantised
 from fastprune.exporting.quantising.operators import in_float, operators, read_graph, write_graph
-from fastprune.exporting.quantising.trial import Trial
+from fastprune.exporting.quantising.rounding import rounded_blocks, rounded_rows
+from fastprune.exporting.quantising.stages import rounded_in_stages
+from fastprune.exporting.quantising.trial import Graph, Trial
 from fastprune.strategies.export_formats import ExportedModel, Quantisation, Quantised
+
+HELD_BACK = 4
+Batches = tuple[Mapping[str, Tensor], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +37,7 @@ class Settings:
 
 
 def quantise_graph(
-    source: Path, target: Path, asked: Quantisation, settings: Settings, open: Callable[[Path], ExportedModel]
+    source: Path, target: Path, asked: Quantisation, settings: Settings, open: Callable[[Path], Graph]
 ) -> Quantised:
     """Write a quantised copy of a graph.
 
@@ -41,13 +48,19 @@ def quantise_graph(
         settings: Options.
         open: Opens a graph's file in onnxruntime.
     """
-    model, count, forms, trial = read_graph(source), 0, None, None
-    if asked.rows:
-        trial = Trial(model, asked.rows, target, open)
-        model, count = best_apart(model, trial, lambda graph: _forms(graph, settings))
-        few = Trial(model, asked.rows[:1], target, open)
-        forms = _fitting(model, trial, few, asked, settings)
-    forms = _forms(model, settings) if forms is None else forms
+    model, count = read_graph(source), 0
+    given, tests = (asked.rows, asked.rows) if asked.weights == "int8" else _held_back(asked.rows)
+    trial = Trial(model, tests, target, open) if tests else None
+    if trial and asked.weights == "int8":
+        model, count = best_apart(model, trial, lambda graph: _in_8_bits(graph, settings))
+    forms: Forms = (
+        _in_4_bits(model, trial.opened(model), given, settings)
+        if trial and asked.weights == "int4"
+        else _in_8_bits(model, settings)
+    )
+    if trial:
+        few = Trial(model, tests[:1], target, open)
+        forms = _fitting(model, forms, trial, few, asked.accepts, settings)
     made = quantised(model, forms)
     distance = trial.distance(made) if trial else None
     write_graph(made, target)
@@ -60,15 +73,48 @@ def quantise_graph(
     return Quantised(counts=dict(counts), float_bytes=sum(each.weights.nbytes for each in left), distance=distance)
 
 
-def _forms(model: ir.Model, settings: Settings) -> dict[int, Form]:
-    """The form of every operator."""
-    table: Form = Rows() if settings.tables == "int8" else RowsInBlocks()
-    return {each.number: Dynamic() if each.kind == "product" else table for each in operators(model)}
+def _in_8_bits(model: ir.Model, settings: Settings) -> dict[int, Form]:
+    """The form of every operator, with products in 8 bits."""
+    return _tables(model, settings) | {each.number: Dynamic() for each in operators(model) if each.kind == "product"}
 
 
-def _fitting(model: ir.Model, trial: Trial, few: Trial, asked: Quantisation, settings: Settings) -> Forms:
+def _held_back(rows: Batches) -> tuple[Batches, Batches]:
+    """Batches to round for, and every fourth to measure on: on the others the outputs are nearer to float32 than elsewhere."""
+    tests = rows[HELD_BACK - 1 :: HELD_BACK] or rows[-1:]
+    return tuple(each for each in rows if not any(each is test for test in tests)) or rows, tests
+
+
+def _in_4_bits(model: ir.Model, opened: Graph, rows: Batches, settings: Settings) -> dict[int, Form]:
+    """The form of every operator, with products' weights in 4 bits, rounded in stages."""
+    feeds = [opened.fed(batch) for batch in rows]
+    tables = {each.number: each.weights for each in operators(model) if each.kind == "table"}
+    found = rounded_in_stages(model, {number: _table(rows, settings) for number, rows in tables.items()}, feeds)
+    return _tables(model, settings) | {number: InBlocks(blocks) for number, blocks in found.items()}
+
+
+def _tables(model: ir.Model, settings: Settings) -> dict[int, Form]:
+    form: Form = Rows() if settings.tables == "int8" else RowsInBlocks()
+    return {each.number: form for each in operators(model) if each.kind == "table"}
+
+
+def _table(rows: np.ndarray, settings: Settings) -> np.ndarray:
+    """The rounded rows of a table, [rows, features]."""
+    if settings.tables == "int4":
+        return rounded_blocks(rows.T, 4).weights.T
+    numbers, scales = rounded_rows(rows)
+    rounded: np.ndarray = numbers * scales
+    return rounded
+
+
+def _fitting(
+    model: ir.Model,
+    forms: Forms,
+    trial: Trial,
+    few: Trial,
+    accepts: Callable[[ExportedModel], bool] | None,
+    settings: Settings,
+) -> Forms:
     """All forms if the outputs stay near enough, else as many as keep them near."""
-    accepts, forms = asked.accepts, _forms(model, settings)
 
     def fits(graph: ir.Model) -> bool:
         return accepts(trial.opened(graph)) if accepts else trial.distance(graph) <= settings.distance

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
 from fastprune.exporting.quantising.operators import write_graph
 from fastprune.strategies.export_formats import ExportedModel
+
+
+class Graph(ExportedModel, Protocol):
+    """A graph in onnxruntime."""
+
+    def fed(self, inputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        """All inputs of the graph by name, those that ``__call__`` adds included."""
 
 
 class Trial:
@@ -28,7 +37,7 @@ class Trial:
         model: ir.Model,
         rows: Sequence[Mapping[str, Tensor]],
         scratch: Path,
-        open: Callable[[Path], ExportedModel],
+        open: Callable[[Path], Graph],
     ) -> None:
         self.rows, self.scratch, self.open = tuple(rows), scratch, open
         self.expected = self.outputs(model)
@@ -42,7 +51,7 @@ class Trial:
                 found[name].append(_unpadded(value.float(), batch))
         return tuple(torch.cat(each) for each in found.values())
 
-    def opened(self, model: ir.Model) -> ExportedModel:
+    def opened(self, model: ir.Model) -> Graph:
         """A graph in onnxruntime."""
         write_graph(model.clone(), self.scratch)
         return self.open(self.scratch)
