@@ -17,6 +17,12 @@ from fastprune.surgery.materialize import materialize
 from fastprune.testing.problems import some_mask
 from fastprune.testing.tiny import tiny_bpe_tokenizer, tiny_tokenizer
 
+POOLED = {
+    "modules.json": b'[{"type": "sentence_transformers.models.Transformer", "path": ""}]',
+    "1_Pooling/config.json": b'{"pooling_mode_mean_tokens": true}',
+}
+"""The files of a SentenceTransformer that the formats read."""
+
 
 def opened(family: str, head: str, *, pruned: bool, companions: dict[str, bytes] | None = None) -> Pretrained:
     model = testing.tiny_model(family, head)
@@ -38,7 +44,7 @@ def found(model: Pretrained) -> dict[str, Serving]:
 
 
 def test_a_pruned_encoder_opens_with_its_code_or_after_an_export() -> None:
-    by_name = found(opened("bert", "Model", pruned=True, companions={"modules.json": b"[]"}))
+    by_name = found(opened("bert", "Model", pruned=True, companions=POOLED))
     for name in ("transformers", "sentence-transformers"):
         assert by_name[name].as_is
         assert by_name[name].needs == "trust_remote_code=True"
@@ -46,7 +52,7 @@ def test_a_pruned_encoder_opens_with_its_code_or_after_an_export() -> None:
     cpu = by_name["text-embeddings-inference, CPU image"]
     assert cpu.possible
     assert not cpu.as_is
-    assert cpu.needs == "fastprune export MODEL --format onnx --output DIR"
+    assert cpu.needs == "fastprune export MODEL --format tei --output DIR"
     assert not by_name["llama.cpp"].possible
     assert "BertModel" in by_name["llama.cpp"].needs
 
@@ -63,7 +69,8 @@ def test_a_dense_model_opens_without_anything() -> None:
 @pytest.mark.parametrize(
     ("family", "head", "server", "reason"),
     [
-        ("distilbert", "ForSequenceClassification", "text-embeddings-inference, CPU image", "hidden_size"),
+        ("bert", "ForQuestionAnswering", "text-embeddings-inference, CPU image", "neither vectors nor the scores"),
+        ("bert", "Model", 'sentence-transformers, backend="onnx"', "has none"),
         ("distilbert", "ForSequenceClassification", "vLLM", "It has no distilbert."),
         ("bert", "ForQuestionAnswering", "vLLM", "It does not serve question-answering."),
         ("vit", "ForImageClassification", "onnxruntime", "Only models of one text"),

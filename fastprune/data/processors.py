@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import normalizers
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 
+from fastprune.data.batches import token_limit
 from fastprune.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+UNLIMITED = 10**9
+"""A maximum length from which on transformers means none."""
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -69,6 +72,30 @@ def lower_case(tokenizer: PreTrainedTokenizerBase) -> None:
         parts = list(present)  # type: ignore[call-overload]
     if not any(isinstance(part, normalizers.Lowercase) for part in parts):
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *parts])
+
+
+def fit_to_model(processor: Any, model: Any) -> Any:
+    """A model's processor, changed in place to fit it.
+
+    Its tokenizer gets the model's maximum length where it has a larger one: runtimes other than PyTorch read it there. A
+    configuration without a padding token gets the tokenizer's, by which heads of decoders find the last token of a text.
+    """
+    text, limit = tokenizer_of(processor), token_limit(model)
+    if text is None:
+        return processor
+    if text.pad_token_id is not None and getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = text.pad_token_id
+    if limit is not None and text.model_max_length > limit:
+        text.model_max_length = limit
+    if "max_length" in text.init_kwargs:
+        text.init_kwargs["max_length"] = text.model_max_length
+    return processor
+
+
+def maximum_length(processor: Any) -> int | None:
+    """The maximum number of tokens of a text that a processor's tokenizer knows; None if there is none."""
+    length = getattr(tokenizer_of(processor), "model_max_length", None)
+    return None if length is None or length >= UNLIMITED else int(length)
 
 
 def part_of(processor: Any, name: str) -> Any:

@@ -6,6 +6,7 @@ from fastprune.exporting.genai import GenaiFormat
 from fastprune.exporting.gguf import GgufFormat
 from fastprune.exporting.onnx import OnnxFormat
 from fastprune.exporting.openvino import OpenvinoFormat
+from fastprune.exporting.sentence_formats import SentenceTransformersFormat, TeiFormat
 from fastprune.exporting.torch_export import TorchExportFormat
 from fastprune.registry.hookspecs import hookimpl
 from fastprune.strategies.export_formats import ExportFormat
@@ -13,9 +14,11 @@ from fastprune.strategies.export_formats import ExportFormat
 
 @hookimpl
 def register_export_formats(register: Callable[[type[ExportFormat]], None]) -> None:
-    """Register ``onnx``, ``torch-export``, ``gguf``, ``genai`` and ``openvino``."""
+    """Register ``onnx`` and the formats around it, ``torch-export``, ``gguf`` and ``openvino``."""
     register(OnnxFormat)
+    register(SentenceTransformersFormat)
+    register(TeiFormat)
+    register(GenaiFormat)
     register(TorchExportFormat)
     register(GgufFormat)
-    register(GenaiFormat)
     register(OpenvinoFormat)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import onnxruntime
 
 GraphKind = Literal["fused", "exporter"]
-TEI, SENTENCES = "text-embeddings-inference, CPU image", 'sentence-transformers, backend="onnx"'
 FILE = "onnx/model.onnx"
 """Place of the float32 graph, where transformers.js, optimum, sentence-transformers and text-embeddings-inference look for it."""
 QUANTISED = {"int8": "onnx/model_quantized.onnx", "int4": "onnx/model_q4.onnx"}
@@ -112,7 +111,7 @@ class OnnxFormat(GraphFormat):
 
     name: ClassVar[str] = "onnx"
     paper: ClassVar[str] = "The specification: https://github.com/onnx/onnx/blob/main/docs/IR.md"
-    servers: ClassVar[tuple[str, ...]] = ("onnxruntime", "transformers.js", "optimum-onnx", SENTENCES, TEI)
+    servers: ClassVar[tuple[str, ...]] = ("onnxruntime", "transformers.js", "optimum-onnx")
     files: ClassVar[tuple[str, ...]] = ("onnx/model*.onnx",)
     quantised: ClassVar[tuple[str, ...]] = tuple(QUANTISED)
 
@@ -129,14 +128,6 @@ class OnnxFormat(GraphFormat):
         at_most=10,
         help="Largest distance of a quantised graph's outputs from those in float32, as a share of their spread.",
     )
-
-    def declines(self, server: str, opened: Pretrained) -> str:
-        config: Any = opened.model.config
-        if server in (TEI, SENTENCES) and any(decoder_graph.layer_caches(opened.model)):
-            return "It takes graphs of encoders only."
-        if server == TEI and not ("hidden_size" in config.to_dict() and "num_hidden_layers" in config.to_dict()):
-            return f"It reads hidden_size and num_hidden_layers, which the configuration of a {config.model_type} does not have."
-        return ""
 
     def write(self, opened: Pretrained, directory: Path) -> str | None:
         remark = write_graph(opened, directory / FILE, graph=self.graph, opset=self.opset)

@@ -34,12 +34,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
+SIZES = ("hidden_size", "num_hidden_layers")
+"""Entries of ``config.json`` without which text-embeddings-inference does not read it."""
+
+
 def write_companions(
     directory: Path, tokenizer: PreTrainedTokenizerBase | None, companions: Mapping[str, bytes]
 ) -> None:
     """Write the tokenizer and other files, by relative path, into a model's directory."""
     if tokenizer is not None:
-        tokenizer.save_pretrained(directory)
+        _save_tokenizer(tokenizer, directory)
     for name, content in companions.items():
         if not (directory / name).resolve().is_relative_to(directory.resolve()):
             raise CheckpointError(
@@ -54,9 +58,19 @@ def files_of(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, bytes]:
     if tokenizer is None:
         return {}
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
+        _save_tokenizer(tokenizer, Path(folder))
         files = (file for file in sorted(Path(folder).rglob("*")) if file.is_file())
         return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Save a tokenizer or another processor. One without a class of its own gets the name that transformers 4 knows, too."""
+    tokenizer.save_pretrained(directory)
+    file = directory / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def pages(
@@ -88,13 +102,16 @@ def plain_config(model: PreTrainedModel) -> PreTrainedConfig:
 
 
 def write_config(model: PreTrainedModel, directory: Path) -> None:
-    """Write the ``config.json`` of an exported model: ``plain_config``, with the class names of a classifier.
+    """Write the ``config.json`` of an exported model: ``plain_config``, with the names of its class and of a
+    classifier's classes, and sizes by the names that servers read, which some families do not have.
 
     Code that came with the model is copied: its classes tell what the model is for.
     """
     plain_config(model).save_pretrained(directory)
     file = directory / "config.json"
     config = json.loads(file.read_text(encoding="utf-8")) | label_names(model.config, type(model))
+    config["architectures"] = [portable.dense_class(model).__name__]
+    config |= {name: value for name in SIZES if (value := getattr(model.config, name, None)) is not None}
     if code := _own_code(model, model.config.to_dict()):
         custom_object_save(model, directory)
         config["auto_map"] = code

@@ -15,12 +15,13 @@ from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
-from fastprune.data.processors import lower_case, read_processor, tokenizer_of
+from fastprune.data.processors import fit_to_model, lower_case, maximum_length, read_processor, tokenizer_of
 from fastprune.errors import ModelError
 from fastprune.files import check_model, check_no_adapter, similar, user_path
 from fastprune.models.checkpoint import is_pruned, load, pages, save, write_companions, write_config
 from fastprune.models.foreign import code_of, foreign_class, untrusted_code
 from fastprune.models.manifests import MANIFEST, read_manifest
+from fastprune.models.sentence_form import activation_entries, older_form
 from fastprune.models.sentence_transformers import SentenceTransformer, read_sentence_transformer
 from fastprune.models.trimming import Trimming
 from fastprune.models.weights import check_finite, load_dense, read_dtype, stored_dtype, stored_tensors
@@ -175,12 +176,13 @@ def open_around(
     sentence, encoder = _encoder(Path(directory))
     config = _config(encoder, trust_remote_code)
     model_class = _model_class(config, encoder, sentence, trust_remote_code)
+    tokenizer = _tokenizer(encoder, model_class, sentence, trust_remote_code)
     return Pretrained(
         model=build(config),
-        tokenizer=_tokenizer(encoder, model_class, sentence, trust_remote_code),
+        tokenizer=tokenizer,
         task=_task(config, model_class, sentence, encoder),
         source=str(directory),
-        companions=sentence.companions if sentence else {},
+        companions=_companions(sentence, tokenizer),
     )
 
 
@@ -212,12 +214,16 @@ def _open(source: str | Path, dtype: str | torch.dtype, device: str | torch.devi
     model = _load(model_class, encoder, target_dtype, task)
     if target_dtype is None and target_device.type == "cpu" and next(model.parameters()).dtype in HALF:
         model = model.float()
+    tokenizer = fit_to_model(_tokenizer(encoder, model_class, sentence, trusted), model)
+    companions = _companions(sentence, tokenizer)
+    for name, value in activation_entries(companions).items():
+        setattr(model.config, name, value)
     return Pretrained(
         model=model.to(target_device).eval(),
-        tokenizer=_with_padding(_tokenizer(encoder, model_class, sentence, trusted), config=model.config),
+        tokenizer=tokenizer,
         task=task,
         source=str(source),
-        companions=sentence.companions if sentence else {},
+        companions=companions,
         manifest=read_manifest(encoder) if (encoder / MANIFEST).exists() else {},
         card=read_card(directory),
         dtype=stored_dtype(stored_tensors(encoder)),
@@ -351,13 +357,9 @@ def _tokenizer(
     return processor
 
 
-def _with_padding(processor: Any, config: Any) -> Any:
-    """The processor. A configuration without a padding token takes the tokenizer's, by which heads of decoders find the last
-    token of a text."""
-    text = tokenizer_of(processor)
-    if text is not None and text.pad_token_id is not None and getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = text.pad_token_id
-    return processor
+def _companions(sentence: SentenceTransformer | None, processor: Any) -> Mapping[str, bytes]:
+    """The files beside a SentenceTransformer's encoder, in the form that all versions open."""
+    return older_form(sentence.companions, maximum_length(processor)) if sentence else {}
 
 
 def _task(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastprune.data.activations import activation_named, stored_activation
+from fastprune.data.processors import UNLIMITED
 from fastprune.errors import ModelError
 from fastprune.models.sentence_modules import Modules, check_kinds, module_options, read_modules, read_settings, refused
 from fastprune.untrusted import check_inside
@@ -28,9 +29,6 @@ ENCODERS = {
 TOKENIZER_ARGUMENTS = ("tokenizer_args", "processor_kwargs")
 TOKENIZER = ("model_max_length", "padding_side", "truncation_side")
 """Attributes of the tokenizer that are set as the encoder's settings say."""
-
-UNLIMITED = 10**9
-"""A maximum length from which on transformers means none."""
 
 
 @dataclass(frozen=True, kw_only=True)
