@@ -97,7 +97,7 @@ def _usage(name: str, library: str, opener: str, loading: str, plain: bool) -> s
     arguments = ", ".join(each for each in (place, loading) if each)
     own = f"import fastprune\n\nmodel = fastprune.load({arguments})  # where fastprune is installed"
     module, trust = library.replace("-", "_"), "" if plain else ", trust_remote_code=True"
-    if library == "sentence-transformers":
+    if library != "transformers":
         return f"from {module} import {opener}\n\nmodel = {opener}({place}{trust})"
     if opener:
         called = f"{opener}.from_pretrained({place}{trust})"
