@@ -193,11 +193,11 @@ def task_table() -> str:
 def family_table() -> str:
     """A row for each architecture that comes with fastprune."""
     registry = loading.installed().architecture
-    rows = ["| family | plugin | `model_type` | units |", "|---|---|---|---|"]
+    rows = ["| family | plugin | `model_type` | units | in the plain form |", "|---|---|---|---|---|"]
     for name in registry:
         architecture, plugin = registry[name], registry.entry(name).plugin
         types = ", ".join(f"`{model_type}`" for model_type in architecture.model_types) or "by its name"
-        rows.append(f"| {name} | {plugin} | {types} | {units_of(architecture)} |")
+        rows.append(f"| {name} | {plugin} | {types} | {units_of(architecture)} | {plain_of(architecture)} |")
     return "\n".join(rows)
 
 
@@ -209,6 +209,14 @@ def units_of(architecture: Architecture) -> str:
         where = f"`{stack.layers}`: " if len(architecture.stacks) > 1 else ""
         said.append(where + ", ".join(found))
     return "; ".join(said)
+
+
+def plain_of(architecture: Architecture) -> str:
+    """What can be pruned in the plain form, each thing once."""
+    stacks = architecture.stacks
+    sized = [unit_of(block).split(" (")[0] for stack in stacks for block in stack.blocks if block.sizes]
+    layers = ["layers"] if any(stack.depth for stack in stacks) else []
+    return ", ".join(dict.fromkeys([*sized, *layers])) or "-"
 
 
 def unit_of(block: Block) -> str:

@@ -330,9 +330,47 @@ def test_the_command_prunes_to_the_plain_form(tiny_checkpoint: Path, tiny_data: 
         assert shown.exit_code == 0, shown.output
 
 
+def test_a_sweep_prunes_to_the_plain_form(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    folder, name = tmp_path / "curve", str(tiny_data)
+    options = ["--budgets", "0.7", "--recipes", "fast", "--servable", "--pick", "cost<=1", "--output", str(folder)]
+    arguments = ["sweep", str(tiny_checkpoint), "--data", name, "--eval-data", name, *options]
+    done = click.testing.CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    assert json.loads((folder / "model" / "fastprune.json").read_text())["form"] == "plain"
+
+
+def test_a_directory_of_the_plain_form_is_exported_as_a_dense_one(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    model = testing.tiny_model("bert", num_hidden_layers=3)
+    result = pruned(model, 0.6)
+    folder = result.save(tmp_path / "plain")
+    fastprune.export(folder, tmp_path / "onnx", progress=False)
+    config = json.loads((tmp_path / "onnx" / "config.json").read_text())
+    assert config["num_hidden_layers"] == result.model.config.num_hidden_layers  # type: ignore[union-attr]
+
+
 def test_the_recipe_says_the_form() -> None:
     recipe = Recipe.of("default", settings={"searcher": {"form": "plain", "multiple": 32}})
     assert Recipe.of("default").sized(servable=True, multiple=32) == recipe
     assert 'form = "plain"' in recipe.to_toml()
     with pytest.raises(UsageError, match="has no option 'form'"):
         Recipe.of("default", searcher="uniform", settings={"searcher": {"form": "plain"}})
+
+
+def test_lists_of_units_in_generation_settings_follow_the_layers() -> None:
+    model = testing.tiny_model("whisper", "ForSpeechSeq2Seq", decoder_layers=3)
+    model.generation_config.alignment_heads = [[0, 1], [1, 0], [2, 3]]
+    groups = resolve_groups(FAMILIES["whisper"], model)
+    gone = "model.decoder.layers.1"
+    mask = Mask.first(groups, {group.name: 0 if group.layer == gone else group.units for group in groups})
+    small = materialize(model, groups, mask, removable={gone: 0}).eval()
+    plain.make_plain(small, FAMILIES["whisper"], groups)
+    assert small.generation_config.alignment_heads == [[0, 1], [1, 3]]
+    assert small.config.decoder_layers == len(small.model.decoder.layers) == 2
+
+
+def test_the_papers_recipe() -> None:
+    model = testing.tiny_model("bert", num_hidden_layers=3)
+    result = pruned(model, 0.6, recipe="paper")
+    assert result.form == "plain"
+    assert result.cost_after <= 0.6 * result.cost_before

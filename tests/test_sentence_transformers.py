@@ -64,6 +64,23 @@ def save_embedder(
     return folder / "embedder"
 
 
+def test_the_plain_form_opens_without_code(embedder: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    lines = tmp_path / "sentences.txt"
+    lines.write_text("\n".join(TEXTS))
+    options: dict[str, Any] = {"recipe": "fast", "servable": True, "bench": False, "progress": False}
+    result = fastprune.prune(str(embedder), str(lines), budget=0.6, **options)
+    folder = result.save(tmp_path / "plain")
+    assert not list(folder.rglob("*.py"))
+    opened = SentenceTransformer(str(folder), device="cpu")
+    small = fastprune.open_pretrained(folder)
+    assert opened[0].auto_model.config.intermediate_size == small.model.config.intermediate_size
+    ours = SentenceTransformer(str(folder), device="cpu")
+    ours[0].auto_model.load_state_dict(result.model.state_dict())
+    assert np.array_equal(ours.encode(TEXTS), opened.encode(TEXTS))
+
+
 @pytest.mark.usefixtures("own_modules")
 def test_a_decoder_that_pools_the_last_token_in_and_out(
     tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path

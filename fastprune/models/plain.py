@@ -15,7 +15,7 @@ from fastprune.errors import ModelError
 from fastprune.modeling import OwnConfig
 from fastprune.models import portable
 from fastprune.models.weights import shown
-from fastprune.units.architecture import Architecture
+from fastprune.units.architecture import Architecture, Stack
 from fastprune.units.groups import Group, Groups
 from fastprune.units.paths import config_value
 from fastprune.units.resolve import layer_lists, resolve_groups
@@ -109,7 +109,7 @@ def make_plain(model: PreTrainedModel, architecture: Architecture, dense: Groups
         settings |= settings_for(model, group, left[group.name].units)
     for stack in architecture.stacks:
         for path in layer_lists(model, stack) if stack.depth else ():
-            settings |= _without_skipped(model, path, stack.depth, stack.by_layer)
+            settings |= _without_skipped(model, path, stack)
     for name, value in settings.items():
         owner, _, last = name.rpartition(".")
         setattr(config_value(model.config, owner) if owner else model.config, last, value)
@@ -121,17 +121,21 @@ def make_plain(model: PreTrainedModel, architecture: Architecture, dense: Groups
     _as_built(model)
 
 
-def _without_skipped(model: Any, path: str, depth: str, by_layer: Iterable[str]) -> dict[str, Any]:
-    """Take removed layers out of a list; the settings that change with them."""
+def _without_skipped(model: Any, path: str, stack: Stack) -> dict[str, Any]:
+    """Take removed layers out of a list, also out of settings of generation that list their units; the settings that change."""
     layers: Any = model.get_submodule(path)
     kept = [place for place, layer in enumerate(layers) if not isinstance(layer, SkippedLayer)]
     if len(kept) == len(layers):
         return {}
-    lists = {name: config_value(model.config, name) for name in by_layer}
+    lists = {name: config_value(model.config, name) for name in stack.by_layer}
     settings = {name: [values[place] for place in kept] for name, values in lists.items() if values}
     for place in sorted(set(range(len(layers))) - set(kept), reverse=True):
         del layers[place]
-    return {depth: len(kept), **settings}
+    generation: Any = getattr(model, "generation_config", None)
+    for listed in {block.listed for block in stack.blocks if block.listed}:
+        pairs = getattr(generation, listed, None) or []
+        setattr(generation, listed, [[kept.index(layer), unit] for layer, unit in pairs if layer in kept] or None)
+    return {stack.depth: len(kept), **settings}
 
 
 def _as_built(model: PreTrainedModel) -> None:

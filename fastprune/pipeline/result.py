@@ -163,6 +163,8 @@ class PruningResult:
         """The figures, ready for JSON."""
         return {
             "budget": self.budget,
+            "form": self.form,
+            **({"plainness": dict(self.plainness)} if self.plainness else {}),
             "cost": {"measure": self.measure, "before": self.cost_before, "after": self.cost_after},
             "costs": [dict(cost) for cost in self.costs],
             "parameters": {"before": self.parameters_before, "after": self.parameters_after},
@@ -193,8 +195,6 @@ class PruningResult:
         """The manifest's content besides the loading instructions: figures, recipe, kept units, importance, history."""
         every = {group.name: group.kind == "attention" for group in self.groups}
         return self.summary() | {
-            "form": self.form,
-            **({"plainness": dict(self.plainness)} if self.plainness else {}),
             "recipe": self.recipe.to_toml(),
             "kept_units": {name: self.mask.kept(name).tolist() for name in self.mask},
             "importance": reports.summarised(self.importance, every=every),

@@ -19,7 +19,7 @@ class SkippedLayer(nn.Module):
         super().__init__()
         self.values = values
         for name, value in vars(layer).items():
-            if not name.startswith("_") and name != "training":
+            if not name.startswith("_") and isinstance(value, (int, float, str, type(None))):
                 setattr(self, name, value)
         self.train(layer.training)
 
