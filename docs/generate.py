@@ -32,7 +32,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "Opening, saving, sharing": (
         *("open_pretrained", "Pretrained", "load", "export", "Quantize", "open_exported", "push_to_hub"),
     ),
-    "Measuring": ("evaluate", "fidelity", "inspect", "servers", "bench", "measure"),
+    "Measuring": ("evaluate", "fidelity", "lm_eval", "inspect", "servers", "bench", "measure"),
     "Data": ("make_batches", "read_dataset", "Batches", "Columns", "DataMix"),
     "Architectures and tasks": (
         *("architecture_for", "read_architecture", "draft_architecture", "check_model", "task_for"),

@@ -19,6 +19,7 @@ from .exporting.servers import servers as servers
 from .measuring.cost_tables import measure as measure
 from .measuring.evaluation import evaluate as evaluate
 from .measuring.evaluation import fidelity as fidelity
+from .measuring.harness import lm_eval as lm_eval
 from .measuring.inspection import inspect as inspect
 from .measuring.side_by_side import bench as bench
 from .measuring.timing import take_turns as take_turns

@@ -429,6 +429,20 @@ CASES = (
         about="one of them has no labels",
     ),
     *(
+        Case(f"evaluate {words}", says)
+        for words, says in (
+            ("decoder", "Name data (--data), or tasks of lm-eval (--lm-eval)"),
+            ("decoder --data lines.txt --max-length 65", "at most the 64 tokens that the model takes; got 65"),
+            ("decoder --data lines.txt --max-length 8 --stride 9", "must be at most the context of 8 tokens"),
+            ("decoder --data lines.empty.txt", "they are empty or too short"),
+            ("decoder --data chat.jsonl", "the tokenizer has no chat template"),
+            ("dense --data train.csv --stride 8", "A stride is for the windows of language models"),
+            ("decoder --data lines.txt --lm-eval-chat", "--lm-eval-chat belongs to --lm-eval"),
+        )
+    ),
+    Case("bench dense dense --new-tokens 4", "This BertForSequenceClassification generates no texts"),
+    Case("bench decoder decoder --seq-len 60 --new-tokens 4", "The model takes at most 64 tokens"),
+    *(
         Case(f"evaluate dense --data {name}", says, about=about)
         for name, says, about in (
             ("unlabelled.csv", "Metrics need labels", "no label column"),

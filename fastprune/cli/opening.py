@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from fastprune.data.batches import Batches
     from fastprune.data.mixes import DataMix
+    from fastprune.data.tasks import Task
     from fastprune.models.pretrained import Pretrained
     from fastprune.units.architecture import Architecture
 
@@ -114,6 +115,7 @@ def read_batches(
     seed: int = 0,
     splits: tuple[str, ...] = ("train",),
     data: Dataset | None = None,
+    task: Task | None = None,
 ) -> Batches:
     """Read the batches of ``--data`` with the options of ``data_options``.
 
@@ -125,6 +127,7 @@ def read_batches(
         seed: Seed of the draw.
         splits: Splits in order of preference, without ``--split``.
         data: The rows of the source, if they are read already.
+        task: The task [the model's].
     """
     import dataclasses
 
@@ -136,7 +139,7 @@ def read_batches(
         raise UsageError(f"{opened.source} has no tokenizer; save one there, or use the Python API with batches.")
     batches = make_batches(
         source if data is None else data,
-        opened.task,
+        task or opened.task,
         opened.tokenizer,
         samples=samples,
         batch_size=options["batch_size"],
@@ -165,13 +168,15 @@ def read_evaluation_batches(source: str, opened: Pretrained, options: Mapping[st
 
     with step("reading"):
         data = read_dataset(source, split=options["eval_split"] or EVALUATION_SPLITS, verbatim=opened.task.running_text)
+    task = opened.task.for_evaluation(stride=options["eval_stride"])
     texts, label = options["eval_text_columns"], options["eval_label_column"]
     if texts is None and set(_names(options["text_columns"])) <= set(data.column_names):
         texts = options["text_columns"]
     if label is None and options["label_column"] in data.column_names:
         label = options["label_column"]
     evaluation = {**options, "text_columns": texts, "label_column": label, "split": None}
-    batches = read_batches(source, opened, evaluation, samples=None, data=data)
+    evaluation["max_length"] = options["eval_max_length"] or options["max_length"]
+    batches = read_batches(source, opened, evaluation, samples=None, data=data, task=task)
     check_tokens(opened.model, batches)
     return batches
 

@@ -45,6 +45,9 @@ def _with(options: Sequence[Callable[..., Any]], command: Callable[..., Any]) ->
 DATA = "a file, a directory, or a Hub name such as glue/mrpc"
 
 
+STRIDE = "Tokens from one window of a language model's text to the next"
+
+
 class Samples(click.IntRange):
     """The type of --samples: an integer, or ``auto``."""
 
@@ -109,6 +112,13 @@ def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--eval-label-column", help="Label column of --eval-data [default: that of --data, if it has it]."
         ),
+        click.option(
+            "--eval-max-length",
+            type=within(COUNT),
+            help="Maximum number of tokens per sample of --eval-data; of a language model the context of its perplexity "
+            "[default: --max-length].",
+        ),
+        click.option("--eval-stride", type=within(COUNT), help=f"{STRIDE} [default: --eval-max-length]."),
     ]
     return _with(options, command)
 

@@ -106,7 +106,7 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
         if options["eval_data"]:
             tests = read_evaluation_batches(options["eval_data"], opened, options)
             tell_missing(tests, where)
-            where.print(f"Evaluation: {tests.told}")
+            where.print(f"Evaluation: {tests.told_for_evaluation}")
         where.print(batches.told)
         if tests is not None and not tests.missing:
             known = evaluate(opened.model, tests)  # first, so that nothing is pruned for an evaluation that fails

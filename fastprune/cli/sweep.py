@@ -99,7 +99,7 @@ def sweep(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
         opened = open_model(model, options)
         tests = read_evaluation_batches(options["eval_data"], opened, options)
         tell_missing(tests, where)
-        where.print(f"Evaluation: {tests.told}")
+        where.print(f"Evaluation: {tests.told_for_evaluation}")
         read = functools.cache(lambda seed: read_batches(mix, opened, options, samples=options["samples"], seed=seed))
         swept = sweeps.sweep(
             opened,

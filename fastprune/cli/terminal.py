@@ -140,7 +140,7 @@ def sweep_table(sweep: Sweep) -> Table:
     """Table of a sweep, one row per recipe and budget; points that no other one beats are marked."""
     front = {(point.recipe, point.budget) for point in sweep.front()}
     unit = "percent" if sweep.falling else "points"
-    dense = f"dense {sweep.metric} {sweep.dense[sweep.metric]:.4f}"
+    dense = f"dense {sweep.metric_told} {sweep.dense[sweep.metric]:.4f}"
     table = Table(title=dense, box=SIMPLE, title_justify="left", caption_justify="left")
     table.caption = "*: no other row loses less at the same or a lower cost"
     points = sweep.points()

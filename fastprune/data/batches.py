@@ -139,13 +139,19 @@ class Batches:
             return f"{self.n_samples:,} pictures"
         return f"{self.n_samples:,} samples of {self.mean_length:,} {unit} on average"
 
+    @property
+    def conditions(self) -> dict[str, int]:
+        """What the metrics depend on besides model and data (``Task.conditions``), such as ``{"context": 512, "stride": 256}``."""
+        longest = self.batches[-1].get("input_ids")
+        return self.task.conditions(longest.shape[1]) if self.task and longest is not None else {}
+
     def summary(self) -> dict[str, Any]:
         """Source, samples and tokens, and what was left out of the source, ready for JSON.
 
         ``unit`` is what counts as a token (``unit_of``).
         """
         counts = {"samples": self.n_samples, "tokens": self.n_tokens, "unit": unit_of(self.batches[0])}
-        return {"source": self.source, **counts} | (self.intake.summary() if self.intake else {})
+        return {"source": self.source, **counts, **self.conditions} | (self.intake.summary() if self.intake else {})
 
     @property
     def told(self) -> str:
@@ -157,9 +163,19 @@ class Batches:
         return f"{self.extent}{origin}" + (f". {left_out}" if left_out else "")
 
     @property
+    def told_for_evaluation(self) -> str:
+        """``told``, with the conditions of the metrics."""
+        return self.told + (f" ({conditions_told(self.conditions)})" if self.conditions else "")
+
+    @property
     def described(self) -> str:
         """The source in brackets, as a suffix in messages; empty if unknown."""
         return f" ({self.source})" if self.source else ""
+
+
+def conditions_told(conditions: Mapping[str, Any]) -> str:
+    """Conditions of metrics in words, such as ``context 512, stride 256``."""
+    return ", ".join(f"{name} {value:,}" for name, value in conditions.items())
 
 
 def marked_tokens(batch: Batch, mark: str) -> Tensor | None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from fastprune.errors import OptionError
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -126,6 +128,27 @@ class Task(ABC):
         Returns:
             Label tensors by ``label_names``.
         """
+
+    def for_evaluation(self, *, stride: int | None = None) -> Self:
+        """The task as it encodes evaluation data [itself].
+
+        Args:
+            stride: Tokens from one window of a running text to the next [None: the task's own].
+
+        Raises:
+            OptionError: The stride does not fit the task [every stride].
+        """
+        if stride is not None:
+            raise OptionError(f"A stride is for the windows of language models; the model is one for {self.name}.")
+        return self
+
+    def conditions(self, longest: int) -> dict[str, int]:
+        """What the metrics depend on besides model and data, by name, such as the context of a perplexity [nothing].
+
+        Args:
+            longest: Tokens of the longest sample.
+        """
+        return {}
 
     def written(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """What the metrics need besides the outputs of a forward pass, such as generated texts: tensors [samples, ...] by name.

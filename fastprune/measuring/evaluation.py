@@ -35,12 +35,14 @@ class Reading(TypedDict, total=False):
         max_length: Maximum number of tokens per sample.
         columns: Names of the text and label columns.
         split: Split to read, for sources with splits.
+        stride: Tokens from one window of a language model's text to the next [None: ``max_length``, the context].
     """
 
     batch_size: int | None
     max_length: int | None
     columns: Columns | None
     split: str | tuple[str, ...] | None
+    stride: int | None
 
 
 def evaluate(
@@ -61,7 +63,9 @@ def evaluate(
         task: The model's task [None: the task of the batches, else the registered task for the model].
         tokenizer: The model's tokenizer, for data that is not encoded yet [None: the one opened with the model].
         progress: Whether to show progress on standard error, or a function, as for ``prune``.
-        reading: For data that is not encoded yet: ``batch_size``, ``max_length``, ``columns`` and ``split`` of ``make_batches``.
+        reading: For data that is not encoded yet: ``batch_size``, ``max_length``, ``columns`` and ``split`` of ``make_batches``,
+            and for language models ``stride``: the perplexity is that of windows of ``max_length`` tokens [512], which start
+            ``stride`` tokens apart [as far as they are long], and it depends on both.
 
     Returns:
         The metrics by name.
@@ -181,10 +185,18 @@ def evaluation_set(
         return Batches.wrap(given, task)
     if tokenizer is None:
         raise DataError("Encoding the data needs a tokenizer; pass the tokenizer, or Batches.")
-    limit = token_limit(model)
-    reading = {**reading, "split": reading.get("split") or EVALUATION_SPLITS}
     rows: Any = data
-    return make_batches(rows, task, tokenizer, samples=None, limit=limit, **reading)
+    return make_batches(
+        rows,
+        task.for_evaluation(stride=reading.get("stride")),
+        tokenizer,
+        samples=None,
+        batch_size=reading.get("batch_size"),
+        max_length=reading.get("max_length"),
+        limit=token_limit(model),
+        columns=reading.get("columns"),
+        split=reading.get("split") or EVALUATION_SPLITS,
+    )
 
 
 def _results(model: nn.Module, task: Task, batches: Batches) -> Iterator[tuple[Any, Batch]]:
@@ -201,7 +213,8 @@ def _device(model: nn.Module) -> torch.device:
 def compare_models(
     dense: nn.Module, pruned: nn.Module, batches: Batches, known: dict[str, float] | None = None
 ) -> dict[str, Any]:
-    """Metrics of both models under ``dense`` and ``pruned``; without labels, their agreement under ``fidelity``.
+    """Metrics of both models under ``dense`` and ``pruned``, and what they depend on under ``conditions``; without labels, the
+    models' agreement under ``fidelity``.
 
     Args:
         dense: The dense model.
@@ -211,7 +224,8 @@ def compare_models(
     """
     if batches.missing:
         return {"fidelity": fidelity(dense, pruned, batches)}
-    return {"dense": known or evaluate(dense, batches), "pruned": evaluate(pruned, batches)}
+    conditions = {"conditions": batches.conditions} if batches.conditions else {}
+    return {"dense": known or evaluate(dense, batches), "pruned": evaluate(pruned, batches), **conditions}
 
 
 def quality(dense: nn.Module, model: nn.Module, batches: Batches) -> dict[str, float]:

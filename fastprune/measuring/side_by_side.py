@@ -13,19 +13,23 @@ import torch
 from torch import nn
 
 from fastprune.calibration.hooks import frozen
-from fastprune.data.batches import inputs_for, unit_of
+from fastprune.data.batches import inputs_for, token_limit, unit_of
 from fastprune.data.workload import Workload
 from fastprune.errors import ModelError, UsageError
+from fastprune.measuring.generation import Generation, check_generates, generates, time_generation
 from fastprune.measuring.memory import peak_bytes, weight_bytes
 from fastprune.measuring.timing import interleaved, median, speedup
 from fastprune.models.forms import AnyModel, module_of
 from fastprune.models.pretrained import Pretrained
 from fastprune.progress import Progress, listening
-from fastprune.ranges import BATCH, ROUNDS, THREADS, check_integer
+from fastprune.ranges import BATCH, COUNT, ROUNDS, THREADS, check_integer
 from fastprune.registry.serving import architecture_for
 from fastprune.strategies.tables import MeasuredTable
 from fastprune.units.experts import unfuse_experts
 from fastprune.units.resolve import resolve_groups
+
+NEW_TOKENS = 32
+"""Tokens that ``fastprune bench`` generates after the first one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,7 @@ class Comparison:
         weights: Bytes of the weights.
         peak: Peak bytes of a forward pass in addition to the weights; empty if unknown.
         predicted: Milliseconds predicted by a cost table; empty without a table.
+        generation: Times of generation; None: not measured.
     """
 
     batch_size: int
@@ -49,6 +54,7 @@ class Comparison:
     weights: Mapping[str, int]
     peak: Mapping[str, int] = field(default_factory=dict)
     predicted: Mapping[str, float] = field(default_factory=dict)
+    generation: Generation | None = None
 
     @property
     def speedup(self) -> float:
@@ -77,6 +83,8 @@ class Comparison:
                 figures[name]["peak_bytes"] = self.peak[name]
             if self.predicted:
                 figures[name]["predicted_milliseconds"] = self.predicted[name]
+        if self.generation:
+            figures["generation"] = self.generation.summary()
         return figures
 
 
@@ -87,11 +95,13 @@ class Serving(TypedDict, total=False):
         attention: The attention kernel, such as ``sdpa``; None: each model's own.
         threads: Of a CPU; None: torch's.
         compile: Through torch.compile.
+        new_tokens: Tokens to generate after a prompt, for models that generate texts; None: none.
     """
 
     attention: str | None
     threads: int | None
     compile: bool
+    new_tokens: int | None
 
 
 def bench(
@@ -116,22 +126,27 @@ def bench(
         table: Cost table for predictions, measured for this workload.
         progress: Whether to show progress on standard error, or a function, as for ``prune``.
         serving: ``attention``: the attention kernel, such as ``sdpa`` [each model's own]; ``threads``: CPU threads [torch's];
-            ``compile``: compile both models with torch.compile [False].
+            ``compile``: compile both models with torch.compile [False]; ``new_tokens``: tokens to generate after a prompt of
+            ``seq_len`` tokens, for models that generate texts [none].
 
     Raises:
         OptionError: A number is out of range.
-        ModelError: The models are on different devices, or do not support the length.
+        ModelError: The models are on different devices, do not support the length, or do not generate.
         UsageError: The models do not support the attention kernel.
         TableError: The table is of another model or workload.
     """
     check_integer("batch_size", batch_size, BATCH)
     check_integer("rounds", rounds, ROUNDS)
     check_integer("threads", serving.get("threads"), THREADS)
+    new_tokens = serving.get("new_tokens")
+    check_integer("new_tokens", new_tokens, COUNT)
     dense, pruned = module_of(dense), module_of(pruned)
     devices = {name: next(model.parameters()).device for name, model in (("dense", dense), ("pruned", pruned))}
     if devices["dense"] != devices["pruned"]:
         raise ModelError(f"The dense model is on {devices['dense']}, the pruned one on {devices['pruned']}.")
     workload = Workload.dummy(dense, seq_len)
+    if new_tokens is not None:
+        check_generates(dense, workload.seq_len, new_tokens)
     predicted = {}
     if table is not None:
         table.require({"batch_size": batch_size, "seq_len": workload.seq_len})
@@ -147,6 +162,7 @@ def bench(
                 times = interleaved(run, inputs, rounds=rounds)  # type: ignore[arg-type]
         else:
             times = interleaved(models, inputs, rounds=rounds)
+        generation = time_generation(models, inputs, new_tokens=new_tokens, rounds=rounds) if new_tokens else None
     return Comparison(
         batch_size=batch_size,
         seq_len=workload.seq_len,
@@ -155,6 +171,7 @@ def bench(
         weights=weights,
         peak=peak,
         predicted=predicted,
+        generation=generation,
     )
 
 
@@ -172,10 +189,11 @@ def bench_saved(
     Args:
         dense: The dense model, from ``open_pretrained``.
         pruned: The pruned model, from ``open_pretrained``.
-        batch_size: Samples per forward pass [None: the table's, else the manifest's, else 32].
+        batch_size: Samples per forward pass [None: the table's, else the manifest's, else 32, of models that generate texts 1].
         seq_len: Tokens per sample [None: the table's, else the manifest's, else the default of ``bench``].
         table_file: File of a cost table for predictions [None: the manifest's latency].
-        options: Further arguments of ``bench``.
+        options: Further arguments of ``bench``; ``new_tokens`` is 32 for models that generate texts, or as many as they have
+            positions for.
 
     Raises:
         UsageError: As for ``bench``.
@@ -183,8 +201,11 @@ def bench_saved(
     table = MeasuredTable.read(table_file) if table_file is not None else None
     recorded = _recorded_latency(pruned.manifest)
     conditions: Mapping[str, Any] = table.conditions if table is not None else recorded.get("conditions", {})
-    batch_size = conditions.get("batch_size", 32) if batch_size is None else batch_size
+    texts = generates(dense.model) and generates(pruned.model)
+    batch_size = conditions.get("batch_size", 1 if texts else 32) if batch_size is None else batch_size
     seq_len = conditions.get("seq_len") if seq_len is None else seq_len
+    if texts and options.get("new_tokens") is None:
+        options["new_tokens"] = _usual_new_tokens(dense.model, seq_len)
     compared = bench(dense.model, pruned.model, batch_size=batch_size, seq_len=seq_len, table=table, **options)
     parameter = next(pruned.model.parameters())
     current = {"batch_size": batch_size, "seq_len": compared.seq_len, "device": parameter.device.type}
@@ -192,6 +213,13 @@ def bench_saved(
     if table is None and recorded and current.items() <= conditions.items():
         compared = replace(compared, predicted={"dense": recorded["before"], "pruned": recorded["after"]})
     return compared
+
+
+def _usual_new_tokens(model: nn.Module, seq_len: int | None) -> int | None:
+    """As many new tokens as are usual and as the model has positions for; None if there is none left."""
+    limit, prompt = token_limit(model), Workload.dummy(model, seq_len).seq_len
+    room = NEW_TOKENS if limit is None else min(NEW_TOKENS, limit - prompt - 1)
+    return room if room > 0 else None
 
 
 def _recorded_latency(manifest: Mapping[str, Any]) -> dict[str, Any]:

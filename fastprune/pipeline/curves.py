@@ -94,8 +94,16 @@ class Sweep:
 
     def __repr__(self) -> str:
         """The dense model's metric, and the points of the front, one per line."""
-        first = f"{len(self.runs)} prunings; dense {self.metric} {self.dense[self.metric]:.4f}; best for their cost:"
+        first = (
+            f"{len(self.runs)} prunings; dense {self.metric_told} {self.dense[self.metric]:.4f}; best for their cost:"
+        )
         return "\n  ".join([first, *(f"{p.recipe} at {p.budget:g}: {self.sentence(p)}" for p in self.front())])
+
+    @property
+    def metric_told(self) -> str:
+        """The metric with what it depends on besides model and data, such as ``perplexity (context 512, stride 256)``."""
+        conditions = self.about.get("eval_conditions")
+        return f"{self.metric} ({conditions})" if conditions else self.metric
 
     def find(self, recipe: str, budget: float, seed: int) -> Run | None:
         """The finished run of this recipe, budget and seed, if any."""
@@ -315,7 +323,7 @@ def draw(found: Sweep, path: Path) -> None:
     if knee:
         axes.plot(knee.cost, knee.value, "o", markersize=13, fillstyle="none", color="0.3", label="knee")
         axes.set_title(plain(f"The knee: {found.sentence(knee)}"), loc="left", fontsize=10)
-    axes.set(xlabel=plain(f"{found.measure} left"), ylabel=plain(found.metric))
+    axes.set(xlabel=plain(f"{found.measure} left"), ylabel=plain(found.metric_told))
     axes.grid(alpha=0.3)
     axes.legend()
     save_figure(figure, path)

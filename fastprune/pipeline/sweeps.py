@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import nn
 
-from fastprune.data.batches import Batches
+from fastprune.data.batches import Batches, conditions_told
 from fastprune.data.mixes import DataMix
 from fastprune.data.rows import Rows
 from fastprune.data.tasks import Batch
@@ -215,6 +215,7 @@ def _started(
         "task": task_text(opened.task if opened else tests.task),
         "eval_data": tests.source,
         "eval_samples": tests.n_samples,
+        **({"eval_conditions": conditions_told(tests.conditions)} if tests.conditions else {}),
         "eval_batches": len(tests),
         "eval_contents": data_digest(tests),
         "cost": _axis(recipes),

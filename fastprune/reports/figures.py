@@ -128,8 +128,14 @@ def _latency(latency: Mapping[str, Any]) -> Row:
 
 def _metrics(metrics: Mapping[str, Any]) -> list[Row]:
     dense, pruned = metrics.get("dense") or {}, metrics.get("pruned") or {}
+    conditions = conditions_told(metrics)
     result = [
-        (name, _number(value), _number(pruned[name]), _change(value, pruned[name]))
+        (
+            f"{name} ({conditions})" if conditions else name,
+            _number(value),
+            _number(pruned[name]),
+            _change(value, pruned[name]),
+        )
         for name, value in dense.items()
         if name in pruned
     ]
@@ -137,6 +143,11 @@ def _metrics(metrics: Mapping[str, Any]) -> list[Row]:
         (f"agreement ({name})", "", _number(value), "") for name, value in (metrics.get("fidelity") or {}).items()
     ]
     return result + [(name, "", _number(value), "") for name, value in metrics.items() if isinstance(value, float)]
+
+
+def conditions_told(metrics: Mapping[str, Any]) -> str:
+    """What metrics depend on besides model and data, in words, such as ``context 512, stride 256``."""
+    return ", ".join(f"{name} {value:,}" for name, value in (metrics.get("conditions") or {}).items())
 
 
 def _number(value: float | None) -> str:

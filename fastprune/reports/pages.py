@@ -79,9 +79,10 @@ def verdict(details: Mapping[str, Any]) -> str:
         sentence += f"; a forward pass is {faster:.1f} times as fast"
     dense, pruned = details["metrics"].get("dense"), details["metrics"].get("pruned")
     if dense and pruned:
-        name = next(iter(dense))
+        name, conditions = next(iter(dense)), figures.conditions_told(details["metrics"])
         before, after = f"{dense[name]:.4g}", f"{pruned[name]:.4g}"
         sentence += f"; {name} stays at {after}" if before == after else f"; {name} goes from {before} to {after}"
+        sentence += f" ({conditions})" if conditions else ""
     return f"{sentence}."
 
 

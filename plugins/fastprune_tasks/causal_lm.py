@@ -12,10 +12,11 @@ from torch import Tensor
 
 from fastprune import Columns
 from fastprune.data import NO_LABEL, Batch, Sample, Task, token_mask
+from fastprune.errors import OptionError
 from fastprune_tasks.labels import labels_of
 from fastprune_tasks.likelihood import categorical_loss, draw_at
 from fastprune_tasks.texts import SINGLES
-from fastprune_tasks.windows import CHATS, packed_tokens, windows
+from fastprune_tasks.windows import CHATS, packed_tokens, sliding_windows, windows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,7 +25,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CausalLM(Task):
-    """Next-token prediction on texts and chats cut into windows of equal length. The labels are the text itself."""
+    """Next-token prediction on texts and chats cut into windows of equal length. The labels are the text itself.
+
+    Attributes:
+        sliding: Windows for evaluation: they slide over the whole text, and each token is scored once at most.
+        stride: Tokens from one of these windows to the next; None: the length of a window, so that none overlap.
+    """
+
+    sliding: bool = False
+    stride: int | None = None
 
     name: ClassVar[str] = "causal-lm"
     heads: ClassVar[tuple[str, ...]] = ("ForCausalLM", "LMHeadModel")
@@ -46,15 +55,35 @@ class CausalLM(Task):
         """Needs nothing from the configuration."""
         return cls()
 
+    def for_evaluation(self, *, stride: int | None = None) -> Self:
+        """The task with sliding windows [stride: the length of a window]."""
+        if stride is not None and stride < 1:
+            raise OptionError(f"stride takes an integer, 1 or more; got {stride}.")
+        return dataclasses.replace(self, sliding=True, stride=stride)
+
+    def conditions(self, longest: int) -> dict[str, int]:
+        """The tokens of a window and those from one window to the next: a perplexity depends on both."""
+        return {"context": longest, "stride": min(longest, self.stride or longest)}
+
     def encode(
         self, data: Dataset, tokenizer: PreTrainedTokenizerBase, *, columns: Columns, max_length: int, seed: int
     ) -> list[Sample]:
         """Pack all rows into one sequence of tokens (``packed_tokens``) and cut it into windows of ``max_length`` tokens.
 
         Each window starts with the tokenizer's BOS token, if it adds one. The last, shorter window is left out if the tokenizer has
-        no padding token and there are others.
+        no padding token and there are others. Sliding windows (``sliding_windows``) have a label at each token that they score.
         """
-        found = windows(packed_tokens(data, tokenizer, columns), tokenizer, max_length)
+        ids = packed_tokens(data, tokenizer, columns)
+        if self.sliding:
+            return [
+                {
+                    "input_ids": window,
+                    "attention_mask": [1] * len(window),
+                    "labels": [NO_LABEL] * (len(window) - new) + window[len(window) - new :],
+                }
+                for window, new in sliding_windows(ids, tokenizer, max_length, self.stride or max_length)
+            ]
+        found = windows(ids, tokenizer, max_length)
         if len(found) > 1 and tokenizer.pad_token_id is None and len(found[-1]) < max_length:
             found.pop()
         return [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastprune import Columns
 from fastprune.data import text_columns
-from fastprune.errors import DataError, RowError
+from fastprune.errors import DataError, OptionError, RowError
 from fastprune_tasks.texts import SINGLES, shortened, texts_of
 
 if TYPE_CHECKING:
@@ -65,6 +65,38 @@ def windows(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, length: int)
     if size < 1 or length < 2:
         raise DataError(f"Windows of {length} tokens have no next token; raise max_length.")
     return [[*start, *ids[at : at + size]] for at in range(0, len(ids), size)]
+
+
+def sliding_windows(
+    ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, context: int, stride: int
+) -> list[tuple[list[int], int]]:
+    """Windows of ``context`` tokens over a text, each with the number of its last tokens that no window before has.
+
+    The text starts with the tokenizer's BOS, if it adds one. The last window is filled up with the tokens before it, as in
+    lm-evaluation-harness, so that all have the same length. Of seven tokens, a context of 4 and a stride of 2::
+
+        0 1 2 3             4 new
+            2 3 4 5         2 new
+              3 4 5 6       1 new
+
+    Raises:
+        DataError: The windows have no token to predict.
+        OptionError: The stride is longer than the context.
+    """
+    if context < 2:
+        raise DataError(f"Windows of {context} tokens have no next token; raise max_length.")
+    if stride > context:
+        raise OptionError(f"The stride must be at most the context of {context} tokens (max_length); got {stride}.")
+    text = [*bos_of(tokenizer), *ids] if ids else []
+    if len(text) < 2:
+        return []
+    end = min(context, len(text))
+    found = [(text[:end], end)]
+    while end < len(text):
+        new = min(stride, len(text) - end)
+        end += new
+        found.append((text[end - context : end], new))
+    return found
 
 
 def bos_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
