@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from fastprune.exporting.ctranslate2 import Ctranslate2Format
 from fastprune.exporting.genai import GenaiFormat
 from fastprune.exporting.gguf import GgufFormat
 from fastprune.exporting.onnx import OnnxFormat
@@ -14,7 +15,7 @@ from fastprune.strategies.export_formats import ExportFormat
 
 @hookimpl
 def register_export_formats(register: Callable[[type[ExportFormat]], None]) -> None:
-    """Register ``onnx`` and the formats around it, ``torch-export``, ``gguf`` and ``openvino``."""
+    """Register ``onnx`` and the formats around it, ``torch-export``, ``gguf``, ``openvino`` and ``ctranslate2``."""
     register(OnnxFormat)
     register(SentenceTransformersFormat)
     register(TeiFormat)
@@ -22,3 +23,4 @@ def register_export_formats(register: Callable[[type[ExportFormat]], None]) -> N
     register(TorchExportFormat)
     register(GgufFormat)
     register(OpenvinoFormat)
+    register(Ctranslate2Format)
