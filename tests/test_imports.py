@@ -35,7 +35,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"registry", "units", "data", "reports", "files", "untrusted", "modeling"},
     "vocabulary": {"models", "registry", "strategies", "surgery", "data", "units", "files"},
     "measuring": {"models", "registry", "strategies", "calibration", "units", "data", "reports"},
-    "exporting": {"measuring", "models", "registry", "strategies", "calibration", "data", "files", "untrusted", "modeling"},
+    "exporting": {
+        "measuring",
+        "models",
+        "registry",
+        "strategies",
+        "calibration",
+        "data",
+        "files",
+        "untrusted",
+        "modeling",
+    },
     "pipeline": {
         *("vocabulary", "measuring", "models", "registry", "strategies", "surgery", "calibration"),
         *("units", "data", "reports", "files", "untrusted"),
