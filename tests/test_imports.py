@@ -45,6 +45,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "files",
         "untrusted",
         "modeling",
+        "surgery",
+        "units",
     },
     "pipeline": {
         *("vocabulary", "measuring", "models", "registry", "strategies", "surgery", "calibration"),
