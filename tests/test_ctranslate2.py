@@ -23,7 +23,7 @@ from fastprune.testing.problems import some_mask
 from fastprune.testing.tiny import tiny_tokenizer
 
 ctranslate2 = pytest.importorskip("ctranslate2")
-HEADS = {"generator": "ForCausalLM", "translator": "ForConditionalGeneration", "whisper": "ForSpeechSeq2Seq"}
+HEADS = {"generator": "ForCausalLM", "translator": "ForConditionalGeneration", "speech": "ForSpeechSeq2Seq"}
 
 
 def opened(family: str, head: str, *, pruned: bool = True) -> Pretrained:

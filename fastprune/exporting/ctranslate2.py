@@ -20,6 +20,7 @@ from fastprune.models.pretrained import Pretrained
 from fastprune.strategies.export_formats import ExportFormat
 from fastprune.strategies.options import option
 
+SPEECH = "faster-whisper"
 FILE, CONFIG = "model.bin", "config.json"
 TOLERANCES = {"float32": 1e-4, "float16": 0.05, "int8": 1.0}
 """By type."""
@@ -38,7 +39,7 @@ class Ctranslate2Format(ExportFormat):
     packages: ClassVar[tuple[str, ...]] = ("ctranslate2",)
     install: ClassVar[str] = "fastprune[ctranslate2]"
     files: ClassVar[tuple[str, ...]] = (FILE, "*vocabulary.json")
-    servers: ClassVar[tuple[str, ...]] = ("CTranslate2", "faster-whisper")
+    servers: ClassVar[tuple[str, ...]] = ("CTranslate2", SPEECH)
 
     type: Literal["float32", "float16", "int8"] = option(
         "float32", help="Type of the weights; int8: with a scale for each row, and activations rounded as well."
@@ -52,8 +53,9 @@ class Ctranslate2Format(ExportFormat):
         return ctranslate2_spec.refuses(opened)
 
     def declines(self, server: str, opened: Pretrained) -> str:
-        whisper = getattr(opened.model.config, "model_type", "") == "whisper"
-        return "It runs Whisper only." if server == "faster-whisper" and not whisper else ""
+        model: Any = opened.model
+        speech = ctranslate2_spec.FAMILIES[model.config.model_type].kind == "speech"
+        return "It runs Whisper only." if server == SPEECH and not speech else ""
 
     def write(self, opened: Pretrained, directory: Path) -> str:
         model: Any = opened.model

@@ -57,7 +57,7 @@ def open_model(directory: Path, threads: int | None) -> Ctranslate2Model:
         "encoder": (ctranslate2.Encoder, _encoder),
         "generator": (ctranslate2.Generator, _generator),
         "translator": (ctranslate2.Translator, _translator),
-        "whisper": (_open_whisper, _whisper),
+        "speech": (_open_whisper, _whisper),
     }
     try:
         config = read_json(directory / "config.json")

@@ -14,7 +14,7 @@ from fastprune.exporting.agreement import first_target_token
 from fastprune.exporting.widening import Widened
 from fastprune.models.pretrained import Pretrained
 
-Kind = Literal["encoder", "generator", "translator", "whisper"]
+Kind = Literal["encoder", "generator", "translator", "speech"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ FAMILIES: Mapping[str, Family] = {
     "pegasus": Family("translator", "PegasusLoader", settings=(*PRE_NORM, ("normalize_embedding", False))),
     "marian": Family("translator", "MarianMTLoader"),
     "m2m_100": Family("translator", "M2M100Loader"),
-    "whisper": Family("whisper", "WhisperLoader"),
+    "whisper": Family("speech", "WhisperLoader"),
 }
 """By ``config.model_type``."""
 ACTIVATIONS: Mapping[str, str] = {
@@ -127,7 +127,7 @@ HEADS: Mapping[Kind, tuple[str, ...]] = {
     "encoder": (),
     "generator": ("ForCausalLM", "LMHeadModel"),
     "translator": ("ForConditionalGeneration", "MTModel"),
-    "whisper": ("ForConditionalGeneration",),
+    "speech": ("ForConditionalGeneration",),
 }
 """Ends of the names of classes; none: all heads."""
 
