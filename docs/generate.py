@@ -28,7 +28,10 @@ DATA = Path(__file__).parent / "data.md"
 
 
 PUBLIC: dict[str, tuple[str, ...]] = {
-    "Pruning": ("prune", "PruningResult", "sweep", "Sweep", "PruningCache", "Recipe", "strategy"),
+    "Pruning": (
+        *("prune", "PruningResult", "sweep", "Sweep", "PruningCache", "Recipe", "strategy"),
+        *("trim_vocabulary", "VocabularyRequest"),
+    ),
     "Opening, saving, sharing": (
         *("open_pretrained", "Pretrained", "load", "export", "Quantize", "open_exported", "push_to_hub"),
     ),

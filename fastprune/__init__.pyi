@@ -40,9 +40,11 @@ from .registry.serving import architecture_for as architecture_for
 from .registry.serving import task_for as task_for
 from .strategies.budgets import Budget as Budget
 from .strategies.options import option as option
+from .strategies.vocabulary import VocabularyRequest as VocabularyRequest
 from .surgery.masking import masked as masked
 from .surgery.materialize import materialize as materialize
 from .testing.conformance import check_model as check_model
 from .units.toml import read_architecture as read_architecture
+from .vocabulary.trimming import trim_vocabulary as trim_vocabulary
 
 __version__: str

@@ -254,6 +254,15 @@ CASES = (
     # budgets
     Case(PRUNE, "Give a budget"),
     *(
+        Case(f"{PRUNE} --vocabulary {text}", "a share with a point such as 0.3")
+        for text in ("many", "0", "1.5", "30%", "''")
+    ),
+    Case(f"{PRUNE} --vocabulary-coverage 99", "above 0, at most 1; got 99.0"),
+    Case(f"{PRUNE} --vocabulary 0.5 --vocabulary-coverage 0.9", "either the size"),
+    Case(f"{PRUNE} --vocabulary 0.5 --vocabulary-data nosuch.txt", "There is no such file or directory: nosuch.txt"),
+    Case(f"{HALF} --vocabulary-data train.csv", "give one of them"),
+    Case(f"{PRUNE} --vocabulary 3", "keeps at least", UNREACHABLE),
+    *(
         Case(f"{PRUNE} --budget {text}", says)
         for text, says in (
             ("0", "above 0 and at most 1"),

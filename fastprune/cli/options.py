@@ -10,6 +10,7 @@ import click
 from fastprune.errors import OptionError
 from fastprune.models.sentence_modules import POOLINGS
 from fastprune.ranges import COUNT, MULTIPLE, SEED, THREADS, Range
+from fastprune.strategies.vocabulary import CHARACTERS
 
 DTYPES = ("float32", "float16", "bfloat16", "fp32", "fp16", "bf16")
 QUANTIZED = ("int8", "int4")
@@ -97,6 +98,38 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--max-length",
             type=within(COUNT),
             help="Maximum number of tokens per sample [default: the model's limit, at most 512; sentence-transformers: its own].",
+        ),
+    ]
+    return _with(options, command)
+
+
+def vocabulary_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for a smaller vocabulary."""
+    options = [
+        click.option(
+            "--vocabulary",
+            metavar="auto|SHARE|ROWS",
+            help="Tokens to keep: a share with a point such as 0.3, a number of rows such as 12000, or auto: as few as make other "
+            "texts at most 3 % longer [default: all].",
+        ),
+        click.option(
+            "--vocabulary-coverage",
+            type=float,
+            metavar="SHARE",
+            help="Instead of a size: keep the fewest tokens that are this share of the texts, such as 0.9999.",
+        ),
+        click.option(
+            "--vocabulary-data",
+            multiple=True,
+            metavar="SOURCE[:SHARE]",
+            help="Texts to count tokens in, as many as there are, in each language that is to stay [default: --data].",
+        ),
+        click.option(
+            "--vocabulary-characters",
+            type=click.Choice(CHARACTERS),
+            default="auto",
+            show_default=True,
+            help="Single characters that always stay; auto: all for WordPiece, those in the texts for Unigram.",
         ),
     ]
     return _with(options, command)

@@ -29,6 +29,7 @@ from fastprune.cli.options import (
     model_options,
     read_settings,
     stage_options,
+    vocabulary_options,
     within,
 )
 from fastprune.cli.saving import check_room, save_evaluated
@@ -39,7 +40,11 @@ from fastprune.ranges import SEED
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fastprune.data.batches import Batches
+    from fastprune.data.mixes import DataMix
+    from fastprune.models.pretrained import Pretrained
     from fastprune.pipeline.result import PruningResult
+    from fastprune.strategies.vocabulary import VocabularyRequest
 
 
 @click.command(short_help="Prune a model to a budget and save the smaller one.")
@@ -52,6 +57,7 @@ if TYPE_CHECKING:
 @click.option("--output", required=True, help="Output directory; it must not exist or be empty.")
 @click.option("--recipe", default="default", show_default=True, help="A preset by name, or a TOML file.")
 @stage_options
+@vocabulary_options
 @click.option("--seed", type=within(SEED), default=0, show_default=True, help="Seed of all random choices.")
 @click.option(
     "--eval-data",
@@ -77,13 +83,16 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
     fastprune prune sentence-transformers/all-MiniLM-L6-v2 --data sentences.txt --budget 0.5 --output mini
     fastprune prune ./my-classifier --data train.csv --budget 0.5 --servable --output plain
     fastprune prune ./my-classifier --data train.csv --speedup 2 --set cost.batch_size=1 --output fast
+    fastprune prune ./my-classifier --data train.csv --vocabulary 0.3 --output few-tokens
     """
     from fastprune.strategies import budgets
 
     check_output(output)
+    vocabulary = _vocabulary(options)
     budget, settings = _budget(options), read_settings(options)
     requested = budgets.read_budget(budget)
     mix = read_sources(data)
+    texts = read_sources(options["vocabulary_data"]) if options["vocabulary_data"] else mix
     check_sources(model, options["eval_data"])
     check_files(named_file(options["architecture"]), named_file(options["recipe"]))
     with claimed(output), working() as where:
@@ -92,26 +101,20 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
         architecture = read_architecture_option(options)
         stages = {name: options[name] for name in STAGES}
         stages["cost"] = stages["cost"] or main_cost(requested)
-        recipe = Recipe.of(options["recipe"], settings=settings, **stages)
+        recipe = Recipe.of(options["recipe"], vocabulary=vocabulary, settings=settings, **stages)
         recipe = recipe.sized(servable=options["servable"], multiple=options["multiple"])
         check_units(requested, recipe)
 
-        from fastprune.measuring.evaluation import evaluate
         from fastprune.pipeline.prune import prune as run
 
         opened = open_model(model, options)
         check_room(opened.model, output)
-        batches = read_batches(mix, opened, options, samples=options["samples"], seed=options["seed"])
-        tests, known = None, None
-        if options["eval_data"]:
-            tests = read_evaluation_batches(options["eval_data"], opened, options)
-            tell_missing(tests, where)
-            where.print(f"Evaluation: {tests.told_for_evaluation}")
+        dense, small = opened, _trimmed(opened, recipe.vocabulary, texts, options)
+        batches = read_batches(mix, small, options, samples=options["samples"], seed=options["seed"])
         where.print(batches.told)
-        if tests is not None and not tests.missing:
-            known = evaluate(opened.model, tests)  # first, so that nothing is pruned for an evaluation that fails
+        tests, known = _evaluated(dense, small, options, where)
         result = run(
-            opened,
+            small,
             batches,
             budget=budget,
             recipe=recipe,
@@ -122,7 +125,7 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
         )
         if options["save_dtype"]:
             result = result.stored_as(options["save_dtype"])
-        save_evaluated(result, output, opened.model, tests, known)
+        save_evaluated(result, output, small.model, tests, known)
     _show_targets(where, result)
     if options["as_json"]:
         evaluated = {"evaluation": tests.summary()} if tests is not None else {}
@@ -134,6 +137,52 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
             "The requested speed is not reached; ask for more than needed, or see docs/latency.md.", soft_wrap=True
         )
         click.get_current_context().exit(UNREACHABLE)
+
+
+def _vocabulary(options: Mapping[str, Any]) -> VocabularyRequest | None:
+    """The vocabulary that is asked for; None: the whole, or that of the recipe.
+
+    Raises:
+        OptionError: An option has another form, or texts are given without a size.
+    """
+    from fastprune.errors import OptionError
+    from fastprune.strategies.vocabulary import read_vocabulary
+
+    asked = read_vocabulary(options["vocabulary"], options["vocabulary_coverage"], options["vocabulary_characters"])
+    if asked is None and options["vocabulary_data"] and options["recipe"] == "default":
+        raise OptionError("--vocabulary-data is for --vocabulary or --vocabulary-coverage; give one of them, too.")
+    return asked
+
+
+def _trimmed(
+    opened: Pretrained, request: VocabularyRequest | None, texts: DataMix, options: Mapping[str, Any]
+) -> Pretrained:
+    """The model with the vocabulary that is asked for; the model itself if none is."""
+    if request is None:
+        return opened
+    from fastprune.vocabulary.trimming import trim_vocabulary
+
+    own = bool(options["vocabulary_data"])  # other texts have their own columns and splits
+    columns = tuple(name.strip() for name in (options["text_columns"] or "").split(",") if name.strip())
+    return trim_vocabulary(
+        opened, texts, request, columns=() if own else columns, split=None if own else options["split"]
+    )
+
+
+def _evaluated(
+    dense: Pretrained, small: Pretrained, options: Mapping[str, Any], where: Console
+) -> tuple[Batches | None, dict[str, float] | None]:
+    """The evaluation data in the tokens of the model with the smaller vocabulary, and the dense model's metrics, computed first, so
+    that nothing is pruned for an evaluation that fails; None where there are none."""
+    from fastprune.measuring.evaluation import evaluate
+
+    if not options["eval_data"]:
+        return None, None
+    tests = read_evaluation_batches(options["eval_data"], dense, options)
+    tell_missing(tests, where)
+    where.print(f"Evaluation: {tests.told_for_evaluation}")
+    known = None if tests.missing else evaluate(dense.model, tests)
+    return tests if small is dense else read_evaluation_batches(options["eval_data"], small, options), known
 
 
 def _show_targets(where: Console, result: PruningResult) -> None:
@@ -176,7 +225,7 @@ def _opening(result: PruningResult, output: str) -> str:
 
 
 def _budget(options: Mapping[str, Any]) -> str:
-    """Combine --budget and --speedup to one budget.
+    """Combine --budget and --speedup to one budget; with a vocabulary alone, nothing else is pruned.
 
     Raises:
         BudgetError: None is given, the speedup is below 1, or a budget without a name is combined with --speedup.
@@ -189,10 +238,10 @@ def _budget(options: Mapping[str, Any]) -> str:
         if not speedup >= 1:
             raise BudgetError(f"--speedup must be 1 or more; got {speedup:g}.")
         parts.append(f"latency={1 / speedup!r}")
-    if not parts:
+    if not parts and options["vocabulary"] is None and options["vocabulary_coverage"] is None:
         raise BudgetError("Give a budget: --budget 0.5, --budget latency=3.5ms or --speedup 2.")
     if len(parts) > 1 and not all("=" in text for text in parts):
         raise BudgetError(
             "A budget without a name cannot be combined with --speedup; name its cost, such as --budget params=0.7."
         )
-    return ",".join(parts)
+    return ",".join(parts) if parts else "1"

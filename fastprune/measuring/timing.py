@@ -84,13 +84,16 @@ def take_turns(
 
 
 def interleaved(
-    models: Mapping[str, nn.Module], inputs: Mapping[str, Tensor], *, rounds: int = 15
+    models: Mapping[str, nn.Module],
+    inputs: Mapping[str, Tensor] | Mapping[str, Mapping[str, Tensor]],
+    *,
+    rounds: int = 15,
 ) -> dict[str, list[float]]:
     """Time forward passes of several models in turns, after a warm-up.
 
     Args:
         models: The models by name, on the device of the inputs.
-        inputs: Keyword arguments of the models.
+        inputs: Keyword arguments of the models, the same for all or those of each by its name.
         rounds: Number of turns of each model.
 
     Returns:
@@ -99,8 +102,10 @@ def interleaved(
     with torch.inference_mode(), ExitStack() as contexts:
         for model in models.values():
             contexts.enter_context(frozen(model))
-        makers = {name: lambda model=model: lambda: model(**inputs) for name, model in models.items()}
-        return take_turns(makers, rounds=rounds, device=next(iter(inputs.values())).device)
+        own: Any = inputs if inputs.keys() == models.keys() else dict.fromkeys(models, inputs)
+        makers = {name: lambda model=model, given=own[name]: lambda: model(**given) for name, model in models.items()}
+        tensors = next(iter(own.values())).values()
+        return take_turns(makers, rounds=rounds, device=next(iter(tensors)).device)
 
 
 def median(times: Sequence[float]) -> float:

@@ -20,6 +20,7 @@ STAGES = {
     "tune": "tuning",
     "choose": "choosing",
     "bench": "timing",
+    "trim": "reducing the vocabulary",
 }
 """The stages, and the description of each in progress reports."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from fastprune.data.batches import inputs_for, unit_of
 from fastprune.data.workload import Workload
@@ -20,6 +21,7 @@ from fastprune.pipeline.result import PruningResult
 from fastprune.pipeline.spending import spent
 from fastprune.pipeline.state import State
 from fastprune.pipeline.subject import Subject
+from fastprune.pipeline.trimming import dense_length, dense_of, trimming_of
 from fastprune.pipeline.verifying import NOISY, RESTLESS
 from fastprune.registry.recipe import Recipe
 from fastprune.strategies.limits import Limits
@@ -56,24 +58,27 @@ def outcome(
     subject = state.subject
     opened = subject.opened
     stored = opened.dtype if opened else None
-    size, dtype = weight_bytes(subject.teacher, stored), _rounded(state.student, stored)
+    dense, trimming = dense_of(subject), trimming_of(subject)
+    size, dtype = weight_bytes(dense, stored), _rounded(state.student, stored)
     pruned = _put_into(subject, state) if inplace else state.student
     left = resolve_groups(subject.architecture, pruned)
     costs = spent(limits, state, pruned, left, recipe.cost, workload)
     costs = [each | ({"measured": dict(measured[each["name"]])} if each["name"] in measured else {}) for each in costs]
-    if not state.form.plain:
+    plain = state.form.plain or _only_trimmed(subject, state, pruned)
+    if not plain:
         portable.describe(pruned, subject.architecture)
     return PruningResult(
         model=pruned,
         mask=state.mask,
-        form=PLAIN if state.form.plain else FREE,
+        form=PLAIN if plain else FREE,
         plainness=state.plainness,
         groups=subject.groups,
         architecture=subject.architecture,
         recipe=recipe,
         costs=costs,
         importance=state.importance,
-        parameters_before=sum(parameter.numel() for parameter in subject.teacher.parameters()),
+        vocabulary=trimming.figures if trimming else {},
+        parameters_before=sum(parameter.numel() for parameter in dense.parameters()),
         dtype=dtype,
         size_before=size,
         task=subject.task,
@@ -86,20 +91,34 @@ def outcome(
     )
 
 
+def _only_trimmed(subject: Subject, state: State, pruned: nn.Module) -> bool:
+    """Whether nothing but the vocabulary became smaller, so that the model's class builds it from its configuration."""
+    if trimming_of(subject) is None or not state.mask.whole or not isinstance(pruned, PreTrainedModel):
+        return False
+    earlier = getattr(pruned.config, portable.KEY, None)
+    return not earlier and not portable.difference(pruned, resolve_groups(subject.architecture, pruned))
+
+
 def latency(subject: Subject, pruned: nn.Module, workload: Workload) -> dict[str, Any]:
     """The time of a forward pass of both models, interleaved, on batches of the calibration set's size and mean length.
 
+    With a smaller vocabulary, the dense model reads the same texts at their length with the whole vocabulary.
+
     Returns:
         ``batch_size``, ``seq_len``, ``unit``, ``device``, ``dtype``, ``threads``; ``dense`` and ``pruned`` in milliseconds,
-        the median; ``speedup``. Empty if the models cannot be timed.
+        the median; ``speedup``; ``dense_seq_len`` with a smaller vocabulary. Empty if the models cannot be timed.
     """
-    dense, calibration = subject.given, subject.calibration
+    calibration, trimming = subject.calibration, trimming_of(subject)
+    dense = trimming.dense if trimming else subject.given
     parameter = next(dense.parameters())
     shape = {"batch_size": max(calibration.sizes), "seq_len": calibration.mean_length}
+    length = dense_length(trimming, shape["seq_len"])
     with timed("bench"):
         inputs = workload.inputs(**shape)
+        sized = {"dense": {**shape, "seq_len": length}, "pruned": shape}
+        given = {name: inputs_for(dense, workload.inputs(**each)) for name, each in sized.items()}
         try:
-            times = interleaved({"dense": dense, "pruned": pruned}, inputs_for(dense, inputs), rounds=5)
+            times = interleaved({"dense": dense, "pruned": pruned}, given, rounds=5)
         except Exception as error:  # made-up inputs do not fit every model; the pruning is not lost for it
             log.warning("The models cannot be timed: %s: %s", type(error).__name__, error)
             return {}
@@ -115,6 +134,7 @@ def latency(subject: Subject, pruned: nn.Module, workload: Workload) -> dict[str
         "dense": median(times["dense"]),
         "pruned": median(times["pruned"]),
         "speedup": speedup(times["dense"], times["pruned"]),
+        **({"dense_seq_len": length} if trimming else {}),
     }
 
 

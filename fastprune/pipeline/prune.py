@@ -25,6 +25,7 @@ from fastprune.pipeline.spending import measure, remaining
 from fastprune.pipeline.stages import score, search, tune
 from fastprune.pipeline.state import State
 from fastprune.pipeline.subject import check_fits, open_subject
+from fastprune.pipeline.trimming import trimmed, trimming_of
 from fastprune.pipeline.verifying import latency_of, verify
 from fastprune.progress import Progress, listening, step
 from fastprune.ranges import SEED, check_integer
@@ -34,6 +35,7 @@ from fastprune.strategies.checks import checked_passes
 from fastprune.strategies.contracts import CostModel, Rearranger, Scorer, Searcher, Tuner
 from fastprune.strategies.limits import Limits
 from fastprune.strategies.schedules import Schedule
+from fastprune.strategies.vocabulary import VocabularyRequest, read_vocabulary
 from fastprune.units.architecture import Architecture
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,8 @@ def prune(
     tuner: str | Tuner | None = None,
     cost: str | CostModel | None = None,
     schedule: str | Schedule | None = None,
+    vocabulary: float | str | VocabularyRequest | None = None,
+    vocabulary_data: Rows | DataMix | None = None,
     architecture: Architecture | str | Path | None = None,
     task: Task | None = None,
     seed: int = 0,
@@ -79,6 +83,10 @@ def prune(
         tuner: Stage 3, likewise.
         cost: The cost model of the budget, likewise [the first cost that the budget names, or the recipe's].
         schedule: The passes, likewise.
+        vocabulary: The tokens to keep: "auto", a share such as 0.3, a number of rows such as 12000, or a ``VocabularyRequest``
+            [the recipe's, or the whole vocabulary]. It is reduced first; the data must then be rows or a source
+            (docs/vocabulary.md).
+        vocabulary_data: Texts to count tokens in, such as a large corpus: rows or their source, or several [the data].
         architecture: The paths of the model's units, a TOML file, or a family by name [found by ``config.model_type``].
         task: What the model is for [the task of the data, of the opened model, or of the model's class].
         seed: Seed of everything random, 0 to 2^32 - 1.
@@ -104,10 +112,12 @@ def prune(
     check_integer("seed", seed, SEED)
     requested = read_budget(budget)
     stages = {"scorer": scorer, "searcher": searcher, "rearranger": rearranger, "tuner": tuner}
-    chosen = recipe_for(requested, recipe, cost=cost, schedule=schedule, **stages)
+    asked = read_vocabulary(vocabulary)
+    chosen = recipe_for(requested, recipe, asked, cost=cost, schedule=schedule, **stages)
     chosen = chosen.sized(servable=servable, multiple=multiple)
     shared, cache = cache is not None, cache or PruningCache()
     with one_at_a_time, torch.inference_mode(False), torch.enable_grad(), listening(progress), clock() as timings:
+        model = trimmed(model, data, chosen.vocabulary, vocabulary_data, inplace=inplace)
         subject = open_subject(model, data, architecture=architecture, task=task, seed=seed, cache=cache, shared=shared)
         check_fits(subject, chosen.scorer, reroute=reroute)
         form = Form.of(subject, chosen)
@@ -132,6 +142,8 @@ def prune(
 def _passes(state: State, limits: Limits, *, chosen: Recipe, cache: PruningCache, workload: Workload) -> State:
     """Score, search and tune, once for each pass of the schedule."""
     subject = state.subject
+    if trimming_of(subject) and all(limit.share >= 1 for limit in limits.items):
+        return state.alone().finished()  # only the vocabulary is reduced
     for each in checked_passes(chosen.schedule, limits.first.share, subject.groups):
         left = remaining(limits, state, chosen, workload).at(each.budget)
         known = cache if state.student is subject.teacher else PruningCache()

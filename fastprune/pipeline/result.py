@@ -52,6 +52,7 @@ class PruningResult:
         parameters_before: Number of the dense model's parameters.
         dtype: Data type of the saved weights: that of the file that the model was opened from; None: the model's.
         size_before: Bytes of the dense model's weights in the dtype of its file.
+        vocabulary: Rows before and after, coverage and length of texts, as ``Trimming.figures``; empty for the whole vocabulary.
         timings: Seconds by stage.
         importance: Importance of the dense model's units [units], by group name.
         calibration: Source, samples, tokens and seed of the calibration set.
@@ -79,6 +80,7 @@ class PruningResult:
     parameters_before: int
     dtype: torch.dtype | None = None
     size_before: int = 0
+    vocabulary: Mapping[str, Any] = field(default_factory=dict)
     timings: Mapping[str, float]
     importance: Mapping[str, Tensor] = field(default_factory=dict)
     calibration: Mapping[str, Any]
@@ -171,6 +173,7 @@ class PruningResult:
             "size": {"before": self.size_before, "after": self.size_after},
             "latency": dict(self.latency),
             "groups": self.kept(),
+            **({"vocabulary": dict(self.vocabulary)} if self.vocabulary else {}),
             "timings": dict(self.timings),
             "calibration": dict(self.calibration),
             "metrics": dict(self.metrics),

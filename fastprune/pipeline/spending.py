@@ -16,6 +16,7 @@ from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.clock import timed
 from fastprune.pipeline.state import State
 from fastprune.pipeline.subject import Subject
+from fastprune.pipeline.trimming import dense_table
 from fastprune.registry.recipe import Recipe, strategy
 from fastprune.strategies import checks
 from fastprune.strategies.budgets import BudgetRequest
@@ -37,7 +38,11 @@ log = logging.getLogger(__name__)
 def measure(
     subject: Subject, workload: Workload, requested: Mapping[str, BudgetRequest], cost: CostModel, cache: PruningCache
 ) -> Limits:
-    """The dense model's table and the budget of each requested cost, the recipe's cost first."""
+    """The dense model's table and the budget of each requested cost, the recipe's cost first.
+
+    With a smaller vocabulary, the table is that of the smaller model, and budgets below 1 are shares of the dense model's cost with
+    the whole vocabulary, on the same texts.
+    """
     own = requested.get("", requested.get(cost.name))
     others = {name: each for name, each in requested.items() if name not in ("", cost.name)}
     limits = []
@@ -47,7 +52,9 @@ def measure(
             compute = partial(chosen.measure, subject.teacher, subject.groups, workload)
             table = cache.costs(chosen, subject.fingerprint, compute)
             checks.check_costs(table, subject.groups, chosen)
-            limits.append(Limit(name=name, table=table, share=request.share(table), dense=table.total))
+            dense = dense_table(subject, chosen, table, workload)
+            share = request.share(dense)
+            limits.append(Limit(name=name, table=table, share=share, dense=(dense if share < 1 else table).total))
     return Limits(tuple(limits))
 
 

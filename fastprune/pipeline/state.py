@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from fastprune.models.plain import make_plain
 from fastprune.pipeline.form import Form
 from fastprune.pipeline.subject import Subject
-from fastprune.surgery.materialize import materialize
+from fastprune.surgery.materialize import materialize, own_parameters
 from fastprune.units.groups import Groups
 from fastprune.units.masks import Mask
 from fastprune.units.resolve import resolve_groups
+from fastprune.units.sharing import sharing_copy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,12 @@ class State:
     def small(self, mask: Mask) -> nn.Module:
         """The student with the mask's units; it shares all parameters but those of producers and consumers."""
         return materialize(self.student, self.groups, mask, share=True, removable=self.form.removable)
+
+    def alone(self) -> State:
+        """The state with a student that shares no parameters with the given model."""
+        student = sharing_copy(self.student)
+        own_parameters([student], self.student)
+        return replace(self, student=student)
 
     def finished(self) -> State:
         """The state with the finished student: in the plain form, what its class builds from its configuration."""

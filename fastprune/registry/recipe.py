@@ -27,11 +27,15 @@ from fastprune.strategies.contracts import (
 from fastprune.strategies.options import build, options_of
 from fastprune.strategies.schedules import Schedule
 from fastprune.strategies.scores import Scores
+from fastprune.strategies.vocabulary import VocabularyRequest
+
+VOCABULARY = "vocabulary"
+"""Table of a recipe that is no stage: the tokens to keep."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One strategy with its options for each stage. Equal recipes give equal results."""
+    """One strategy with its options for each stage, and the vocabulary (None: whole). Equal recipes give equal results."""
 
     scorer: Scorer
     searcher: Searcher
@@ -39,6 +43,7 @@ class Recipe:
     tuner: Tuner
     cost: CostModel
     schedule: Schedule
+    vocabulary: VocabularyRequest | None = None
 
     def __post_init__(self) -> None:
         for stage in (self.searcher, self.rearranger, self.tuner):
@@ -53,6 +58,7 @@ class Recipe:
     def of(
         source: Recipe | str | Path = "default",
         *,
+        vocabulary: VocabularyRequest | None = None,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         **stages: str | Strategy | None,
     ) -> Recipe:
@@ -61,6 +67,7 @@ class Recipe:
         Args:
             source: A preset by name, a TOML file in the form of a preset, or a recipe. A file names the preset that fills in
                 its missing stages: ``preset = "paper"`` on top [default].
+            vocabulary: The tokens to keep [the source's: the table ``[vocabulary]`` of a file, such as ``keep = 0.3``].
             settings: Options by stage, such as ``{"scorer": {"labels": "model"}}``, laid over those of the source.
             stages: A strategy for a stage (``scorer``, ``searcher``, ``rearranger``, ``tuner``, ``cost``,
                 ``schedule``), by name or as an instance. A named one starts from its own defaults.
@@ -76,9 +83,10 @@ class Recipe:
                 for kind in loading.KINDS
                 if stages.get(kind) in (None, getattr(source, kind).name)
             }
-            return Recipe.of(settings=settings, **{**stages, **kept})
+            return Recipe.of(settings=settings, vocabulary=vocabulary or source.vocabulary, **{**stages, **kept})
         ground, laid = _tables(source)
         tables = ground | laid
+        asked: Any = tables.pop(VOCABULARY, None)
         for kind in loading.KINDS:
             if kind not in tables and stages.get(kind) is None:
                 raise UsageError(f"The recipe '{source}' names no {kind}; give one.")
@@ -103,7 +111,7 @@ class Recipe:
                 chosen[kind] = strategy(kind, tables[kind]["use"], **_without_use(tables[kind]))
         required = frozenset().union(*(chosen[kind].requires for kind in ("searcher", "rearranger", "tuner")))
         chosen["scorer"] = cast("Scorer", chosen["scorer"]).configured_for(required)
-        return Recipe(**chosen)  # type: ignore[arg-type]
+        return Recipe(**chosen, vocabulary=vocabulary or _vocabulary(asked, source))  # type: ignore[arg-type]
 
     def sized(self, *, servable: bool = False, multiple: int | None = None) -> Recipe:
         """The recipe whose search gives the plain form, or widths that are multiples of a number [its own].
@@ -138,6 +146,9 @@ class Recipe:
             values = {info.name: getattr(stage, info.name) for info in options_of(type(stage))}
             lines = [f'use = "{stage.name}"', *(f"{name} = {_toml(value)}" for name, value in values.items())]
             sections.append(f"[{kind}]\n" + "\n".join(lines))
+        if self.vocabulary is not None:
+            lines = [f"{name} = {_toml(value)}" for name, value in self.vocabulary.to_dict().items()]
+            sections.append(f"[{VOCABULARY}]\n" + "\n".join(lines))
         return "\n\n".join(sections) + "\n"
 
 
@@ -181,13 +192,17 @@ def _without_use(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recipe_for(
-    requested: Mapping[str, BudgetRequest], recipe: Recipe | str | Path, **stages: str | Strategy | None
+    requested: Mapping[str, BudgetRequest],
+    recipe: Recipe | str | Path,
+    vocabulary: VocabularyRequest | None = None,
+    **stages: str | Strategy | None,
 ) -> Recipe:
     """The recipe of a request; the first measured cost of the budget [the first cost] becomes the recipe's own.
 
     Args:
         requested: The budget, by the name of the cost model; an empty name for the recipe's.
         recipe: As for ``Recipe.of``.
+        vocabulary: As for ``Recipe.of``.
         stages: As for ``Recipe.of``; None: the recipe's.
 
     Raises:
@@ -195,7 +210,7 @@ def recipe_for(
     """
     if not isinstance(recipe, Recipe):
         stages["cost"] = stages.get("cost") or main_cost(requested)
-    found = Recipe.of(recipe, settings=None, **stages)
+    found = Recipe.of(recipe, vocabulary=vocabulary, settings=None, **stages)
     check_units(requested, found)
     return found
 
@@ -244,10 +259,27 @@ def _parse(text: str, source: str) -> dict[str, dict[str, Any]]:
     for kind, table in tables.items():
         if kind == "preset" and isinstance(table, str):
             continue
+        if kind == VOCABULARY and isinstance(table, dict):
+            continue
         _check_kind(kind)
         if not isinstance(table, dict) or not isinstance(table.get("use"), str):
             raise OptionError(f'[{kind}] in {source} must name its strategy: use = "...".')
     return tables
+
+
+def _vocabulary(table: Mapping[str, Any] | None, source: object) -> VocabularyRequest | None:
+    """The vocabulary of a recipe's table.
+
+    Raises:
+        OptionError: It has another entry, or a value out of range.
+    """
+    if table is None:
+        return None
+    known = [each.name for each in dataclasses.fields(VocabularyRequest)]
+    for name in table:
+        if name not in known:
+            raise OptionError(f"[{VOCABULARY}] in {source} has no entry '{name}'; it has {', '.join(known)}.")
+    return VocabularyRequest(**table)
 
 
 def _toml(value: Any) -> str:

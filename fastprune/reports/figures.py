@@ -17,6 +17,7 @@ DURATIONS = {
     "tune": "tuning the weights",
     "choose": "choosing among candidates",
     "bench": "timing both models",
+    "trim": "reducing the vocabulary",
 }
 """The stages of ``PruningResult.timings``, in words."""
 
@@ -43,6 +44,7 @@ def rows(details: Mapping[str, Any]) -> list[Row]:
     result.append(_amounts("parameters", details["parameters"]["before"], details["parameters"]["after"]))
     if details.get("size"):
         result.append(_amounts("size", details["size"]["before"], details["size"]["after"], unit="B"))
+    result += _vocabulary(details.get("vocabulary") or {})
     if details.get("latency"):
         result.append(_latency(details["latency"]))
     return result + _metrics(details["metrics"])
@@ -118,6 +120,23 @@ def plainness(predicted: Mapping[str, float]) -> str:
 
 def _amounts(name: str, before: float, after: float, unit: str = "") -> Row:
     return name, f"{count(before)}{unit}", f"{count(after)}{unit}", ratio(before, after)
+
+
+def _vocabulary(vocabulary: Mapping[str, Any]) -> list[Row]:
+    """Rows for a smaller vocabulary, by texts that were held out from counting."""
+    if not vocabulary:
+        return []
+    before, after = (vocabulary["rows"][name] for name in ("before", "after"))
+    held = vocabulary["held_out"]
+    length, unknown = held["length"], held["unknown"]
+    result = [
+        ("vocabulary", f"{before:,}", f"{after:,}", ratio(before, after)),
+        ("share of tokens kept", "", f"{held['coverage']:.2%}", f"{held['texts']:,} other texts"),
+        ("tokens of a text", f"{length['before']:.1f}", f"{length['after']:.1f}", f"{length['ratio']:.3f}x as long"),
+    ]
+    if any(unknown.values()):
+        result.append(("unknown tokens", f"{unknown['before']:,}", f"{unknown['after']:,}", ""))
+    return result
 
 
 def _latency(latency: Mapping[str, Any]) -> Row:
