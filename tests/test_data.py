@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict
 
 from fastprune.data.batches import Batches
 from fastprune.data.columns import label_column, text_columns
-from fastprune.data.reading import read_dataset
+from fastprune.data.reading import _load, read_dataset
 from fastprune.data.rows import is_rows
 from fastprune.data.tasks import Columns
 from fastprune.errors import DataError
@@ -356,6 +356,21 @@ def test_nothing_is_written_where_the_data_are_read(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", "/proc/none")
     (tmp_path / "a.csv").write_text("text\na\n")
     assert read_dataset(tmp_path / "a.csv").to_list() == read_dataset(tmp_path).to_list() == [{"text": "a"}]
+
+
+@pytest.mark.parametrize("home", ["file/home", "read-only"])
+def test_a_data_set_is_loaded_where_the_cache_cannot_be_written(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "read-only").mkdir()
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / home / "cache")
+    monkeypatch.setattr("fastprune.data.reading.os.access", lambda path, _: path != tmp_path / "read-only")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.csv").write_text("text\na\n")
+    assert _load(str(folder))["train"].to_list() == [{"text": "a"}]
+    assert list((tmp_path / "read-only").iterdir()) == []
 
 
 def test_excel(folder: Path) -> None:

@@ -89,7 +89,7 @@ def _load(*reading: str) -> DatasetDict:
     """``load_dataset``, in memory where the cache directory cannot be written."""
     cache = Path(datasets.config.HF_DATASETS_CACHE)
     nearest = next(place for place in (cache, *cache.parents) if place.exists())
-    if os.access(nearest, os.W_OK):
+    if nearest.is_dir() and os.access(nearest, os.W_OK):
         return load_dataset(*reading)
     with tempfile.TemporaryDirectory() as folder:
         return load_dataset(*reading, cache_dir=folder, keep_in_memory=True)

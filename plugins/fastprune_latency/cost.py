@@ -344,10 +344,11 @@ def _read_cached(file: Path) -> MeasuredTable | None:
 def _store(table: MeasuredTable, file: Path) -> None:
     """Write the table to the cache; a failure is logged, not raised."""
     try:
-        file.unlink(missing_ok=True)  # a broken one
+        if file.is_file():  # a broken one
+            file.unlink()
         table.save(file)
     except (OSError, UsageError) as error:
-        log.warning("%s", error)
+        log.warning("The latency table is not kept for later runs: %s", error)
 
 
 def _describe(changes: tuple[str | None, ...]) -> str:

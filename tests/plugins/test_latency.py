@@ -110,6 +110,22 @@ def test_a_broken_table_in_the_cache_is_measured_again() -> None:
 
 
 @pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "HOME"])
+def test_a_cache_that_cannot_be_written_is_told_and_the_run_goes_on(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a container without a home directory."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(variable, str(tmp_path / "file" / "home"))
+    model, groups, workload = case()
+    table = strategy("cost", "latency", batch_size=2).table(model, groups, workload)
+    assert table.total > 0
+    (record,) = caplog.records
+    assert record.getMessage().startswith("The latency table is not kept for later runs: The file ")
+
+
+@pytest.mark.usefixtures("exact")
 def test_a_table_from_a_file(tmp_path: Path) -> None:
     model, groups, workload = case()
     table = strategy("cost", "latency", batch_size=2).table(model, groups, workload)
