@@ -373,6 +373,19 @@ def test_a_data_set_is_loaded_where_the_cache_cannot_be_written(
     assert list((tmp_path / "read-only").iterdir()) == []
 
 
+def test_blanks_around_the_names_of_columns_do_not_count(folder: Path) -> None:
+    (folder / "a.csv").write_text("text , label\nthe cat, 0\n")
+    assert read_dataset(folder / "a.csv").column_names == ["text", "label"]
+    (folder / "a.csv").write_text("text,text \nthe cat,0\n")
+    with pytest.raises(DataError, match="several columns named text"):
+        read_dataset(folder / "a.csv")
+
+
+def test_a_data_frame_with_two_columns_of_one_name_is_told() -> None:
+    with pytest.raises(DataError, match="several columns named text; rename them"):
+        read_dataset(pandas.DataFrame([["a", "b", 0]], columns=["text", "text", "label"]))
+
+
 def test_excel(folder: Path) -> None:
     if importlib.util.find_spec("openpyxl") is None:
         (folder / "a.xlsx").write_bytes(b"PK")

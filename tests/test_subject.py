@@ -15,7 +15,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 import fastprune
 from fastprune import testing
-from fastprune.errors import CheckpointError, ModelError
+from fastprune.errors import CheckpointError, DataError, ModelError
 from fastprune_tasks.classification import SequenceClassification
 
 
@@ -140,3 +140,26 @@ def test_a_class_of_ones_own_is_saved_and_opens_with_it(tmp_path: Path) -> None:
 def test_a_class_that_needs_more_than_its_configuration_is_refused() -> None:
     model = testing.random_weights(lambda config: OwnWithSize(config, 7), testing.tiny_model().config)
     refused(model, "The dense OwnWithSize cannot be built from the model's configuration", CheckpointError)
+
+
+def test_weights_that_are_not_finite_are_told_of_a_model_in_memory() -> None:
+    model = testing.tiny_model("bert", "ForSequenceClassification")
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.weight[0, 0] = float("nan")
+    with pytest.raises(ModelError, match="given BertForSequenceClassification have NaN .*0.output.dense.weight"):
+        fastprune.prune(model, testing.tiny_batches(model), budget=0.5)
+
+
+def test_a_model_built_in_inference_mode_is_told() -> None:
+    batches = testing.tiny_batches(testing.tiny_model("bert", "ForSequenceClassification"))
+    with torch.inference_mode():
+        model = testing.tiny_model("bert", "ForSequenceClassification")
+    with pytest.raises(ModelError, match="inference_mode and gets no gradients"):
+        fastprune.prune(model, list(batches), budget=0.5)
+
+
+def test_batches_of_padding_alone_are_told() -> None:
+    model = testing.tiny_model("bert", "ForSequenceClassification")
+    batches = [{**each, "attention_mask": 0 * each["attention_mask"]} for each in testing.tiny_batches(model)]
+    with pytest.raises(DataError, match="All tokens of the batches are padding"):
+        fastprune.prune(model, batches, budget=0.5)

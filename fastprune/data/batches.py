@@ -270,6 +270,8 @@ def check_tokens(model: nn.Module, batches: Batches) -> None:
             "The batches have no mask of the decoder's padding, so all tokens count: add decoder_attention_mask, or labels "
             "with -100 at padding."
         )
+    if not any(token_count(batch) for batch in batches):
+        raise DataError("All tokens of the batches are padding by their attention mask, which is 1 at tokens.")
     _check_ends(end_token(model), batches)
     try:
         embedding = model.get_input_embeddings()  # type: ignore[operator]

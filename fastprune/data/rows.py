@@ -135,6 +135,10 @@ def _from_frame(frame: Any) -> Dataset:
     import pyarrow as pa
     from datasets import Dataset  # imported here because it takes seconds
 
+    names = [str(name) for name in getattr(frame, "columns", ())]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"The data frame has several columns named {', '.join(twice)}; rename them.")
     try:
         table = pa.table(frame)
     except (pa.ArrowInvalid, pa.ArrowTypeError):  # a column of objects of several types

@@ -80,7 +80,8 @@ def _separated(path: Path) -> Dataset:
     divided = {separator: next(csv.reader([header], delimiter=separator)) for separator in (usual, *SEPARATORS)}
     separator = max(divided, key=lambda each: len(divided[each]))
     quoted = separator != "\t" or _balanced(path, separator, len(divided[separator]))
-    names = divided[separator] if quoted else header.rstrip("\r\n").split(separator)
+    header_names = divided[separator] if quoted else header.rstrip("\r\n").split(separator)
+    names = [name.strip() for name in header_names]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"it has several columns named {', '.join(twice)}.")
@@ -92,10 +93,10 @@ def _separated(path: Path) -> Dataset:
                 delimiter=separator, quote_char='"' if quoted else False, newlines_in_values=quoted
             ),
             convert_options=arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+                column_types=dict.fromkeys(header_names, pa.string()), strings_can_be_null=False
             ),
         )
-    columns = {name: _typed(table[name]) for name in table.column_names}
+    columns = {name.strip(): _typed(table[name]) for name in table.column_names}
     return Dataset(pa.table(columns))
 
 

@@ -24,7 +24,7 @@ from fastprune.models.manifests import MANIFEST, read_manifest
 from fastprune.models.sentence_form import activation_entries, older_form
 from fastprune.models.sentence_transformers import SentenceTransformer, read_sentence_transformer
 from fastprune.models.trimming import Trimming
-from fastprune.models.weights import check_finite, load_dense, read_dtype, stored_dtype, stored_tensors
+from fastprune.models.weights import check_finite, first_lines, load_dense, read_dtype, stored_dtype, stored_tensors
 from fastprune.progress import step
 from fastprune.registry.serving import architecture_for, task_for
 from fastprune.reports.card_metadata import CARD, read_card
@@ -275,7 +275,7 @@ def _config(directory: Path, trusted: bool) -> PretrainedConfig:
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(str(directory), trust_remote_code=trusted)
     except Exception as error:  # any error of the directory's own code, if that is trusted
-        reason = str(error).strip().partition("\n")[0]
+        reason = first_lines(error)
         raise ModelError(f"{directory / 'config.json'} cannot be read: {reason}") from error
     if quantised := written.get("quantization_config"):
         method = quantised.get("quant_method", "unknown") if isinstance(quantised, Mapping) else quantised

@@ -164,7 +164,7 @@ def load_dense(
         stored = stored_tensors(directory)
         model, info = load_with_info(model_class, directory, dtype or "auto")
     except Exception as error:  # broken files, wrong shapes and bad pickles raise unrelated types of errors
-        reason = str(error).strip().partition("\n")[0]
+        reason = first_lines(error)
         raise ModelError(f"{directory} cannot be loaded as {model_class.__name__}: {reason}") from error
     unused = unread(model, info["missing_keys"], task) if info["missing_keys"] else []
     if wrong := wrong_keys(model, info | {"missing_keys": info["missing_keys"] - set(unused)}, stored, ADVICE):
@@ -223,14 +223,23 @@ def unread(model: nn.Module, names: Iterable[str], task: Task) -> list[str]:
 
 def check_finite(model: nn.Module, source: str | Path) -> None:
     """Raise ``ModelError`` if a parameter has NaN or infinite values, or a buffer NaN."""
-    wrong = [name for name, each in model.named_parameters() if not bool(each.detach().isfinite().all())]
-    wrong += [name for name, each in model.named_buffers() if bool(each.isnan().any())]
+    parameters = [(name, each.detach()) for name, each in model.named_parameters() if not each.is_meta]  # not offloaded
+    wrong = [name for name, each in parameters if not bool(each.isfinite().all())]
+    wrong += [name for name, each in model.named_buffers() if not each.is_meta and bool(each.isnan().any())]
     if wrong:
         dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
         raise ModelError(
             f"The weights in {source} have NaN or infinite values, read as {dtype}: {shown(wrong)}. Train or save the model "
             "again, or open it in a dtype of a larger range."
         )
+
+
+def first_lines(error: Exception) -> str:
+    """The first line of an error, with the next if it announces it, and the name of errors that are only a key."""
+    first, _, rest = str(error).strip().partition("\n")
+    if isinstance(error, KeyError):
+        return f"there is no {first}"
+    return f"{first} {rest.strip().partition(chr(10))[0]}" if first.endswith(":") else first
 
 
 def shown(names: Iterable[str]) -> str:

@@ -23,6 +23,7 @@ from fastprune.errors import DataError, ModelError
 from fastprune.models import portable
 from fastprune.models.forms import AnyModel, open_any
 from fastprune.models.pretrained import Pretrained
+from fastprune.models.weights import check_finite
 from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.clock import STAGES
 from fastprune.pipeline.fingerprint import fingerprint
@@ -97,6 +98,8 @@ def open_subject(
     chosen = named_architecture(architecture) if architecture else None
     given, opened = open_any(model)
     _check_bare(given)
+    if opened is None:  # what is opened was checked
+        _check_weights(given)
     chosen = chosen or architecture_for(given)
     teacher = unfuse_experts(given)
     groups = resolve_groups(chosen, teacher)
@@ -164,6 +167,14 @@ def _read(source: Any, opened: Pretrained | None, task: Task | None, seed: int) 
         )
     limit = token_limit(opened.model)
     return make_batches(source, task or opened.task, opened.tokenizer, limit=limit, seed=seed)
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Raise ``ModelError`` for weights that are not finite or cannot get gradients."""
+    kind = type(model).__name__
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ModelError(f"The {kind} was built in torch.inference_mode and gets no gradients; build it outside of it.")
+    check_finite(model, f"the given {kind}")
 
 
 def _check_bare(model: nn.Module) -> None:
