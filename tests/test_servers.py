@@ -48,13 +48,20 @@ def test_a_pruned_encoder_opens_with_its_code_or_after_an_export() -> None:
     for name in ("transformers", "sentence-transformers"):
         assert by_name[name].as_is
         assert by_name[name].needs == "trust_remote_code=True"
-    assert not by_name["text-embeddings-inference, GPU image"].possible
+    gpu = by_name["text-embeddings-inference, GPU image"]
+    assert (gpu.as_is, gpu.needs) == (False, "fastprune prune, of the dense model, with --servable")
     cpu = by_name["text-embeddings-inference, CPU image"]
     assert cpu.possible
     assert not cpu.as_is
     assert cpu.needs == "fastprune export MODEL --format tei --output DIR"
     assert not by_name["llama.cpp"].possible
     assert "BertModel" in by_name["llama.cpp"].needs
+
+
+def test_a_server_that_reads_two_forms() -> None:
+    vllm = found(opened("llama", "ForCausalLM", pruned=True))["vLLM"]
+    assert not vllm.as_is
+    assert "--servable; or fastprune export MODEL --format vllm" in vllm.needs
 
 
 def test_a_dense_model_opens_without_anything() -> None:

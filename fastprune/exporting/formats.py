@@ -9,13 +9,14 @@ from fastprune.exporting.onnx import OnnxFormat
 from fastprune.exporting.openvino import OpenvinoFormat
 from fastprune.exporting.sentence_formats import SentenceTransformersFormat, TeiFormat
 from fastprune.exporting.torch_export import TorchExportFormat
+from fastprune.exporting.vllm import VllmFormat
 from fastprune.registry.hookspecs import hookimpl
 from fastprune.strategies.export_formats import ExportFormat
 
 
 @hookimpl
 def register_export_formats(register: Callable[[type[ExportFormat]], None]) -> None:
-    """Register ``onnx`` and the formats around it, ``torch-export``, ``gguf``, ``openvino`` and ``ctranslate2``."""
+    """Register ``onnx`` and the formats around it, ``torch-export``, ``gguf``, ``openvino``, ``ctranslate2`` and ``vllm``."""
     register(OnnxFormat)
     register(SentenceTransformersFormat)
     register(TeiFormat)
@@ -24,3 +25,4 @@ def register_export_formats(register: Callable[[type[ExportFormat]], None]) -> N
     register(GgufFormat)
     register(OpenvinoFormat)
     register(Ctranslate2Format)
+    register(VllmFormat)

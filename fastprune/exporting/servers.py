@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastprune.models.forms import AnyModel, pretrained_of
 from fastprune.models.portable import KEY
 from fastprune.models.pretrained import Pretrained
 from fastprune.registry import loading
+from fastprune.registry.serving import architecture_for
 from fastprune.strategies.export_formats import ExportFormat
 
 
@@ -64,6 +65,7 @@ SERVERS = (
     ),
 )
 """Programs that read model directories; those that read exported ones are named by the formats."""
+AGAIN = "fastprune prune, of the dense model, with --servable"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +104,7 @@ def servers(model: AnyModel) -> tuple[Serving, ...]:
         refusal = export_format.refuses(opened) if export_format.servers else ""
         for name in export_format.servers:
             made = _exported(export_format, name, opened, refusal)
-            if name not in found or (made.possible and not found[name].possible):
-                found[name] = made
+            found[name] = _either(found[name], made) if name in found else made
     return tuple(found.values())
 
 
@@ -115,8 +116,25 @@ def _stock(server: Server, opened: Pretrained) -> Serving:
         return Serving(server=server.name, as_is=True, needs="", possible=True)
     if server.code:
         return Serving(server=server.name, as_is=True, needs=server.code, possible=True)
+    if _has_plain_form(opened):
+        return Serving(server=server.name, as_is=False, needs=AGAIN, possible=True)
     reason = "It reads one width for all layers, and runs no code of a model."
     return Serving(server=server.name, as_is=False, needs=reason, possible=False)
+
+
+def _has_plain_form(opened: Pretrained) -> bool:
+    """Whether the configuration of the model's family can say smaller sublayers or fewer layers."""
+    stacks = architecture_for(opened.model).stacks
+    return any(stack.depth or any(block.sizes for block in stack.blocks) for stack in stacks)
+
+
+def _either(first: Serving, second: Serving) -> Serving:
+    """What a server needs that reads two forms of a model."""
+    if first.as_is or not second.possible:
+        return first
+    if second.as_is or not first.possible:
+        return second
+    return replace(first, needs=f"{first.needs}; or {second.needs}")
 
 
 def _exported(export_format: ExportFormat, name: str, opened: Pretrained, refusal: str) -> Serving:

@@ -71,6 +71,25 @@ def widened(opened: Pretrained) -> Widened:
     return Widened(model=model, stacks=stacks)
 
 
+def filled(opened: Pretrained) -> Any:
+    """A copy of a pruned model whose emptied sublayers are ordinary ones of one unit of zeros, for runtimes that know no others.
+
+    Its outputs are those of the model.
+
+    Args:
+        opened: As for ``widened``.
+    """
+    source: Any = opened.model
+    model: Any = dense_class(source)(plain_config(source)).to(source.dtype).eval()
+    architecture = architecture_for(source)
+    ours, theirs = resolve_groups(architecture, source), resolve_groups(architecture, model)
+    _copy(source, model, ours, theirs)
+    for group in theirs:
+        if (units := max(1, ours[group.name].units)) < group.units:
+            slice_group(model, group, torch.arange(units))
+    return model
+
+
 def padding(opened: Pretrained) -> tuple[int, int]:
     """Number of heads of zeros that ``widened`` adds, and number of all heads with them, without building the model."""
     source: Any = opened.model
