@@ -44,6 +44,7 @@ def simplify(model: onnx_ir.Model) -> None:
     RemoveUnusedNodesPass()(model)  # whose reading hides that only the first token is read
     keep_first_token(model.graph)
     merge_products(model.graph)
+    keep_norms_apart(model.graph)
     RemoveUnusedNodesPass()(model)
     name_weights(model.graph)
 
@@ -136,6 +137,19 @@ def keep_first_token(graph: onnx_ir.Graph) -> None:
                 cut[id(value)] = made.outputs[0]
             node.replace_input_with(place, cut[id(value)])
         node.outputs[0].shape = _one_token(node.outputs[0])
+
+
+def keep_norms_apart(graph: onnx_ir.Graph) -> None:
+    """Write the sum of a residual connection in front of a norm as ``Sum``, which onnxruntime leaves alone.
+
+    It would fuse ``Add`` and the norm to a SkipLayerNormalization, which takes 6 times as long on a CPU as both (version 1.32).
+    """
+    for node in graph:
+        producer = (
+            node.inputs[0].producer() if node.op_type == "LayerNormalization" and node.inputs[0] is not None else None
+        )
+        if producer is not None and producer.op_type == "Add" and len(_rows(producer)) == 2:
+            producer.op_type = "Sum"
 
 
 def name_weights(graph: onnx_ir.Graph) -> None:

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/onnx_graph.py DENSE PRUNED [--rounds 15] [--work DIRECTORY]
 
-DENSE and PRUNED are model directories. One thread; the models take turns, so that a busy machine slows all of them; printed are
-the medians of the ratios round by round, against the dense exporter's graph.
+DENSE and PRUNED are model directories. One thread; the models take turns; the time is that of the processor, which other programs
+disturb least; printed are the medians of the ratios round by round, against the dense exporter's graph.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def ratios(models: dict[str, OnnxModel], samples: int, tokens: int, rounds: int)
     times: dict[str, list[float]] = {name: [] for name in models}
     for number in range(rounds + 1):
         for name, model in models.items():
-            start = time.perf_counter()
+            start = time.process_time()
             model(**given)
             if number:  # the first round warms up
-                times[name].append(time.perf_counter() - start)
+                times[name].append(time.process_time() - start)
     first = np.array(next(iter(times.values())))
     return {
         name: (1000 * statistics.median(each), float(np.median(first / np.array(each)))) for name, each in times.items()
