@@ -64,9 +64,7 @@ def test_attentions_are_single_operators(family: str, head: str, products: int, 
     assert found["MultiHeadAttention"] == 2
     assert found["Softmax"] == found["IsNaN"] == 0
     assert found["MatMul"] == products
-    assert found["Sum"] == 4 * (
-        family != "modernbert"
-    )  # a residual connection in front of a norm, which ModernBERT has not
+    assert found["Sum"] >= 4  # in front of every norm, so that onnxruntime does not fuse both
     if family != "modernbert":
         assert found["Transpose"] == found["Reshape"] == 0
     exported = OnnxModel(made.files[0])
