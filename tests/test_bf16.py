@@ -9,7 +9,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from fastprune.calibration import bf16_matmuls
-from fastprune.calibration.bf16 import Bf16Matmuls, bf16_inputs, bf16_is_faster
+from fastprune.calibration.bf16 import Bf16Matmuls, bf16_inputs, bf16_is_faster, padded_rows
 
 CPU = torch.device("cpu")
 
@@ -102,3 +102,23 @@ def test_products_with_rounded_inputs_are_a_little_off_at_most_and_the_setting_i
     assert setting.fp32_precision == before
     with bf16_inputs(torch.device("meta")):
         assert setting.fp32_precision == before
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_few_shapes_and_little_padding(monkeypatch, faster: bool) -> None:
+    monkeypatch.setattr("fastprune.calibration.bf16.bf16_is_faster", lambda _: faster)
+    found = {rows: padded_rows(rows, CPU) for rows in range(5000)}
+    assert all(rows <= padded <= max(rows + 15, 1.25 * rows) for rows, padded in found.items())
+    assert (len(set(found.values())) < 40) == faster
+    assert padded_rows(1001, torch.device("meta")) == 1001
+
+
+@pytest.mark.parametrize("shape", [(48,), (0, 48), (1, 48), (17, 48), (2, 3, 9, 48)])
+def test_inputs_of_any_shape(shape: tuple[int, ...]) -> None:
+    for linear in linears():
+        if isinstance(linear, Conv1D) and len(shape) == 1:
+            continue
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        with Bf16Matmuls():
+            rounded = linear(x)
+        torch.testing.assert_close(rounded, linear(x), rtol=1e-2, atol=0.05)

@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from fastprune.calibration.bf16 import padded_rows
 from fastprune.calibration.distributed import in_rank_order, world_size
 from fastprune.calibration.gram import add_second_moment, mirrored
 from fastprune.errors import DataError
@@ -189,34 +190,35 @@ class Rows:
         return Rows(counted, total, *sums._weigh(total))
 
     def around(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Centre x on its own mean, and append a row with its mean's scaled distance to the mean of the sums.
+        """Centre x on its own mean, and append a row with its mean's scaled distance to the mean of the sums, and rows of zeros.
 
-        The second moment of all rows, where the appended row has weight 1, is the increment of the sums.
+        The second moment of all rows, where the appended rows have weight 1, is the increment of the sums.
 
         Args:
             x: [tokens, features].
             mean: Mean of the sums, [features] float64; changed in place to the mean of all tokens.
 
         Returns:
-            [tokens + 1, features], float32 or wider.
+            [tokens + 1 or more, features], float32 or wider.
         """
         x = x.to(_precise(x))
         first = self._mean(x)  # a first guess, with x's rounding errors
-        rows = x.new_empty(len(x) + 1, x.shape[1])
-        torch.sub(x, first.to(x), out=rows[:-1])
-        rest = self._mean(rows[:-1])
+        rows = x.new_empty(padded_rows(len(x) + 1, x.device), x.shape[1])
+        centred = torch.sub(x, first.to(x), out=rows[: len(x)])
+        rest = self._mean(centred)
         if self.weights is not None:  # sums of products are less exact than sums
-            rows[:-1] -= rest.to(x)
+            centred -= rest.to(x)
         apart = first.to(x).double() + rest - mean
-        rows[-1] = self.between.sqrt() * apart
+        rows[len(x)] = self.between.sqrt() * apart
+        rows[len(x) + 1 :] = 0.0
         mean += self.share * apart
         return rows
 
     def weighted(self, rows: Tensor) -> Tensor:
-        """Each row times its weight: [tokens + 1, features]."""
+        """Each row of ``around`` times its weight."""
         if self.weights is None:
             return rows
-        return rows * torch.cat([self.weights, self.weights.new_ones(1, 1)])
+        return rows * torch.cat([self.weights, self.weights.new_ones(len(rows) - len(self.weights), 1)])
 
     def _mean(self, x: Tensor) -> Tensor:
         """The weighted mean of x [tokens, features]: [features] float64."""

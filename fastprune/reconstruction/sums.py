@@ -76,7 +76,7 @@ class Statistics(Sums):
         rows = Rows.of(self, x, weights)
         squares = e.float().square().sum(1)  # [tokens]
         self.energy += (squares if weights is None else squares * weights).sum()
-        x, e = rows.around(x, self.mean), rows.around(e, self.mean_error)  # [tokens + 1, ...]
+        x, e = rows.around(x, self.mean), rows.around(e, self.mean_error)  # [tokens + 1 or more, ...]
         self._add_products(x, rows.weighted(x))
         with bf16_inputs(x.device):
             self.scatter_cross += x.T @ rows.weighted(e)

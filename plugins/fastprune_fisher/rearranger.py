@@ -39,9 +39,10 @@ class FisherRearranger(Rearranger):
             if not kept.any() or kept.all():
                 values[name] = kept
                 continue
-            gram = (scores.grads[name].T @ scores.grads[name]).double().numpy()  # [units, units]
-            gram = (1 - self.shrinkage) * gram + self.shrinkage * np.diag(gram.diagonal())
-            values[name] = torch.from_numpy(swap(gram, kept.numpy()))
+            gram = (scores.grads[name].T @ scores.grads[name]).double()  # [units, units]
+            diagonal = gram.diagonal().clone()
+            gram.mul_(1 - self.shrinkage).diagonal().copy_(diagonal)  # in place: gigabytes for wide groups
+            values[name] = torch.from_numpy(swap(gram.numpy(), kept.numpy()))
         return Mask(values)
 
 
@@ -63,11 +64,11 @@ def swap(gram: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.bool_
     while changed:
         changed = False
         for unit in np.flatnonzero(pruned):
-            without = joint - gram[:, unit]  # K 1_P once the unit is put back
+            without = joint - gram[unit]  # K 1_P once the unit is put back; rows lie together in memory, columns do not
             cost = np.where(pruned, np.inf, 2 * without + diagonal)  # of pruning another unit instead, [units]
             other = int(cost.argmin())
             if cost[other] < 2 * without[unit] + diagonal[unit] - tolerance:
-                joint = without + gram[:, other]
+                joint = without + gram[other]
                 pruned[unit], pruned[other] = False, True
                 changed = True
     return ~pruned

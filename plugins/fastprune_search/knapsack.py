@@ -119,14 +119,11 @@ def least_damage(damage: dict[str, Tensor], costs: CostTable, budget: float, res
 
 def _worth_choosing(buckets: Tensor, damage: Tensor, resolution: int) -> list[int]:
     """The Pareto-optimal counts that fit the budget (no other count costs at most as much with less damage), cheapest first."""
-    order = sorted(range(len(buckets)), key=lambda count: (float(buckets[count]), float(damage[count])))
-    kept: list[int] = []
-    for count in order:
-        if float(buckets[count]) > resolution:
-            break
-        if not kept or float(damage[count]) < float(damage[kept[-1]]):
-            kept.append(count)
-    return kept
+    spent, lost = buckets.numpy(), damage.numpy()
+    order = np.lexsort((lost, spent))  # by cost, then by damage
+    order = order[spent[order] <= resolution]
+    least = np.minimum.accumulate(lost[order])  # of this count and all cheaper ones
+    return [int(count) for count in order[np.diff(least, prepend=np.inf) < 0]]
 
 
 def spend_rest(counts: dict[str, int], damage: dict[str, Tensor], costs: CostTable, budget: float) -> None:
