@@ -11,6 +11,7 @@ from typing import Protocol
 
 from torch import nn
 
+from fastprune.calibration.bf16 import bf16_matmuls
 from fastprune.calibration.dense_states import DenseStates
 from fastprune.data.batches import Batches
 from fastprune.measuring.evaluation import agreement
@@ -21,8 +22,8 @@ from fastprune.units.masks import Mask
 log = logging.getLogger(__name__)
 
 SHARE = 0.25  # of the calibration set, to tune drafts on
-# Approximate number of samples to tune drafts on; with fewer than twice FEWEST samples, half of them.
-FEWEST, MOST = 128, 256
+# Approximate number of samples to tune drafts on, for SHARE; with fewer than twice FEWEST samples, half of them.
+FEWEST, MOST = 128, 128
 # Mean share of kept units below which drafts get more samples: their ranking is noisier, and each sample costs less.
 SPARSE = 0.2
 PARTS = 8  # maximum number of parts of the comparison samples, for the standard error of a comparison
@@ -96,7 +97,8 @@ class _Draft:
         """The errors on these parts. Later calls pass the same parts, with further ones behind."""
         for part in parts[len(self.lacking) :]:
             assert part.task is not None
-            figures = agreement(self.states.teacher, self.model, part, part.task, self.states)
+            with bf16_matmuls(next(self.model.parameters()).device):  # as the dense model's outputs are computed
+                figures = agreement(self.states.teacher, self.model, part, part.task, self.states)
             self.lacking.append(1 - statistics.fmean(figures.values()))
         return self.lacking[: len(parts)]
 
@@ -135,7 +137,7 @@ def _left(mask: Mask) -> float:
 def _step(batches: Batches, share: float, left: float) -> int:
     """Stride over the batches that selects the batches for tuning drafts."""
     share = min(0.5, share * max(1.0, SPARSE / max(left, 1e-3)))
-    return min(max(batches.step(share, FEWEST, MOST), 2), len(batches))
+    return min(max(batches.step(share, FEWEST, round(MOST * share / SHARE)), 2), len(batches))
 
 
 def _looks(step: int) -> list[int]:
