@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from fastprune import Pretrained, testing
 from fastprune.errors import OptionError, UsageError
 from fastprune.exporting.export import export
 from fastprune.exporting.onnx import OnnxModel
-from fastprune.exporting.opening import open_exported
+from fastprune.exporting.opening import open_exported, run_exported
 from fastprune.exporting.quantize import Quantize, drop
 from fastprune.registry.recipe import strategy
 from fastprune.strategies.export_formats import Quantisation, Quantised
@@ -180,6 +181,94 @@ def test_a_metric_may_lose_no_more_than_allowed(
         for each in (fastprune.open_pretrained(tiny_checkpoint), open_exported(tmp_path / "out"))
     ]
     assert values[1] >= values[0]
+
+
+def test_prune_writes_a_quantised_export_beside_the_model(
+    tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, run: Calls
+) -> None:
+    wanted = (
+        "prune",
+        tiny_checkpoint,
+        "--data",
+        tiny_data,
+        "--budget",
+        0.5,
+        "--no-bench",
+        "--output",
+        tmp_path / "small",
+    )
+    (tmp_path / "small-int8").mkdir()
+    (tmp_path / "small-int8" / "mine").touch()
+    refused = run(*wanted, "--quantize", "int8")
+    assert refused.exit_code == 2, refused.output
+    assert "small-int8 exists and is not empty" in " ".join(refused.stderr.split())
+    assert not (tmp_path / "small").exists()
+    assert "--max-drop is for quantised weights" in run(*wanted, "--max-drop", 1).stderr
+    done = run(*wanted, "--quantize", "int4", "--json")
+    assert done.exit_code == 0, done.output
+    made = json.loads(done.stdout)["export"]
+    assert made["files"] == [str(tmp_path / "small-int4" / "onnx" / "model_q4.onnx")]
+    assert made["quantised"]["counts"]["tables in 4 bits"] == 2
+    assert open_exported(tmp_path / "small-int4").tokenizer is not None
+    assert (tmp_path / "small" / "model.safetensors").exists()
+
+
+def test_openvino_needs_nncf(
+    tiny_checkpoint: Path, tmp_path: Path, run: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "nncf" else found(name))
+    done = run("export", tiny_checkpoint, "--output", tmp_path / "out", "--format", "openvino", "--quantize", "int8")
+    assert done.exit_code == 2
+    assert 'need nncf: pip install "fastprune[nncf]"' in " ".join(done.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="the extra nncf is not installed")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("weights", "data"), [("int8", True), ("int8", False), ("int4", True)])
+def test_openvino_stays_near_the_model(weights: str, data: bool, tmp_path: Path) -> None:
+    model = testing.tiny_model()
+    asked = Quantize(weights=weights, data=[rows(model)] if data else None)
+    plain = export(opened(model), tmp_path / "plain", format="openvino")
+    format = strategy("format", "openvino", distance=10.0)
+    made = export(opened(model), tmp_path / "out", format=format, quantize=asked)
+    assert made.quantised is not None
+    assert (
+        made.quantised.way == {"int8": "8-bit products", "int4": "4-bit weights"}[weights] if data else "8-bit weights"
+    )
+    assert made.quantised.counts[f"matrices in {weights[3:]} bits"] >= 8
+    sizes = [each.files[1].stat().st_size for each in (made, plain)]
+    assert sizes[0] < sizes[1] / 2
+    assert {each.name for each in made.directory.iterdir()} == {each.name for each in plain.directory.iterdir()}
+    for samples, tokens in ((3, 7), (2, 20)):
+        inputs = rows(model, samples, tokens)
+        with torch.no_grad():
+            expected = model(**inputs).logits
+        off = (run_exported(made.directory)(**inputs)["logits"] - expected).square().mean().sqrt() / expected.std()
+        assert off < 0.5
+
+
+@pytest.mark.parametrize("features", [16, 48, 33, 96])
+def test_tables_of_any_width(features: int, tmp_path: Path) -> None:
+    """In 8 bits and, of even widths, in 4: rows are those of the rounded table."""
+    import onnx
+
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(40, features)).astype(np.float32)
+    node = onnx.helper.make_node("Gather", ["table", "input_ids"], ["rows"])
+    shapes = (("input_ids", onnx.TensorProto.INT64, ["batch", "sequence"]), ("rows", onnx.TensorProto.FLOAT, None))
+    inputs, outputs = (onnx.helper.make_tensor_value_info(*each) for each in shapes)
+    graph = onnx.helper.make_graph([node], "g", [inputs], [outputs], [onnx.numpy_helper.from_array(table, "table")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    (tmp_path / "onnx").mkdir()
+    ids = torch.arange(40).reshape(2, 20)
+    for tables, most in (("int8", 0.01), ("int4", 0.01 if features % 2 else 0.12)):
+        onnx.save(model, tmp_path / "onnx" / "model.onnx")
+        strategy("format", "onnx", tables=tables).quantise(tmp_path, Quantisation(weights="int8"))
+        found = OnnxModel(tmp_path / "onnx" / "model_quantized.onnx")(input_ids=ids)["rows"].reshape(40, features)
+        assert (found - torch.from_numpy(table)).square().mean().sqrt() < most
 
 
 def test_a_loss_is_in_points_or_percent() -> None:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from fastprune.cli.opening import check_sources, read_batches, read_evaluation_batches
-from fastprune.cli.options import data_options, evaluation_options, quantize_options, trust_option, verbosity_options
+from fastprune.cli.opening import check_sources
+from fastprune.cli.options import (
+    data_options,
+    evaluation_options,
+    quantize_options,
+    trust_option,
+    verbosity_options,
+    within,
+)
+from fastprune.cli.quantizing import asked_of, check_quantize, figures, read, show
 from fastprune.cli.working import working
 from fastprune.errors import OptionError
 from fastprune.files import check_output, claimed, json_text
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from fastprune.exporting.export import Export
-    from fastprune.exporting.quantize import Quantize
-    from fastprune.models.pretrained import Pretrained
+from fastprune.ranges import COUNT, SEED
 
 
 @click.command(short_help="Write a model in a format for another runtime, such as ONNX, also quantised.")
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 @click.option("--format", default="onnx", show_default=True, help="By name: 'fastprune strategies format' lists them.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="An option of the format; repeatable.")
 @quantize_options
+@click.option("--samples", type=within(COUNT), help="Number of calibration rows, at most [default: 128; 512 for int4].")
+@click.option("--seed", type=within(SEED), default=0, show_default=True, help="Seed of the draw of calibration rows.")
 @click.option("--data", help="Calibration data of --quantize: a file, a directory, or a Hub name such as glue/mrpc.")
 @click.option(
     "--eval-data", help="Data that --max-drop is measured on; without labels, agreement with float32 is measured."
@@ -49,7 +51,9 @@ def export(model: str, output: str, format: str, settings: tuple[str, ...], **op
     """
     check_output(output)
     chosen_options = _options(settings)
-    _check_quantize(options)
+    check_quantize(options, "data", "eval_data", "max_drop")
+    if options["quantize"] and (options["max_drop"] is None) != (options["eval_data"] is None):
+        raise OptionError("--max-drop and --eval-data belong together; give both, or none of them.")
     check_sources(model, options["data"], options["eval_data"])
     with claimed(output), working() as where:
         from fastprune.exporting import export as exporting
@@ -59,70 +63,15 @@ def export(model: str, output: str, format: str, settings: tuple[str, ...], **op
         chosen = strategy("format", format, **chosen_options)
         chosen.require_packages()
         opened = open_pretrained(model, device="cpu", dtype="float32", trust_remote_code=options["trust_remote_code"])
-        asked = _quantize(opened, options, chosen, where) if options["quantize"] else None
+        asked = asked_of(options, options["data"], options["samples"]) if options["quantize"] else None
+        if asked:
+            asked.check(chosen, opened)
+            asked = read(asked, opened, options, where)
         made = exporting.export(opened, output, format=chosen, quantize=asked)
     if options["as_json"]:
-        click.echo(json_text(_figures(made, output)))
+        click.echo(json_text(figures(made, output)))
     else:
-        _show(where, made, output)
-
-
-def _check_quantize(options: Mapping[str, Any]) -> None:
-    """Raise ``OptionError`` for options that quantising needs, or that only quantising has."""
-    if not options["quantize"]:
-        given = next((name for name in ("data", "eval_data", "max_drop") if options[name] is not None), None)
-        if given:
-            raise OptionError(f"--{given.replace('_', '-')} is for quantised weights; add --quantize int8.")
-
-
-def _quantize(opened: Pretrained, options: Mapping[str, Any], chosen: Any, where: Console) -> Quantize:
-    """What is asked of the quantised weights, with the data that were read."""
-    from fastprune.exporting.quantize import Quantize
-
-    asked = Quantize(
-        weights=options["quantize"],
-        data=options["data"],
-        samples=options["samples"],
-        seed=options["seed"],
-        max_drop=options["max_drop"],
-        eval_data=options["eval_data"],
-    )
-    asked.check(chosen, opened)
-    read: dict[str, Any] = {}
-    if options["data"]:
-        read["data"] = read_batches(options["data"], opened, options, samples=asked.rows, seed=options["seed"])
-        where.print(read["data"].told)
-    if options["eval_data"]:
-        read["eval_data"] = read_evaluation_batches(options["eval_data"], opened, options)
-        where.print(f"Evaluation: {read['eval_data'].told}")
-    return dataclasses.replace(asked, **read)
-
-
-def _figures(made: Export, output: str) -> dict[str, Any]:
-    """An export as JSON."""
-    figures: dict[str, Any] = {"directory": output, "format": made.format.name}
-    figures |= {"files": [str(file) for file in made.files]}
-    figures |= {"inputs": made.inputs, "outputs": made.outputs, "difference": made.difference, "remark": made.remark}
-    if made.quantised:
-        figures["quantised"] = dataclasses.asdict(made.quantised)
-    return figures
-
-
-def _show(where: Console, made: Export, output: str) -> None:
-    """Print where an export is, what it takes and gives, and how far it is from PyTorch."""
-    saved = f"Saved {output}, {made.format.name}"
-    if made.difference is None:
-        where.print(f"{saved}; not compared with PyTorch: nothing in Python runs this format")
-    else:
-        before = " before it was quantised" if made.quantised else ""
-        where.print(
-            f"{saved}: {', '.join(made.inputs)} to {', '.join(made.outputs)}; "
-            f"differs from PyTorch by {made.difference:.1g} at most{before}"
-        )
-    if made.remark:
-        where.print(made.remark)
-    if made.quantised:
-        where.print(f"Quantised: {made.quantised.told}", soft_wrap=True)
+        show(where, made, output)
 
 
 def _options(values: tuple[str, ...]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import click
 
 from fastprune.errors import OptionError
 from fastprune.models.sentence_modules import POOLINGS
-from fastprune.ranges import COUNT, MULTIPLE, SEED, THREADS, Range
+from fastprune.ranges import COUNT, MULTIPLE, THREADS, Range
 from fastprune.strategies.vocabulary import CHARACTERS
 
 DTYPES = ("float32", "float16", "bfloat16", "fp32", "fp16", "bf16")
@@ -162,18 +162,12 @@ def quantize_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--quantize",
             type=click.Choice(QUANTIZED),
-            help="Round weights to 8 or 4 bits [default: they stay in float32].",
+            help="Weights of 8 or 4 bits in an export; prune writes one for onnxruntime beside the model [default: float32].",
         ),
         click.option(
             "--max-drop",
             type=float,
             help="Points of the metric on --eval-data that --quantize may cost [default: a limit for the outputs, without labels].",
-        ),
-        click.option(
-            "--samples", type=within(COUNT), help="Number of calibration rows, at most [default: 128; 512 for int4]."
-        ),
-        click.option(
-            "--seed", type=within(SEED), default=0, show_default=True, help="Seed of the draw of calibration rows."
         ),
     ]
     return _with(options, command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,18 @@ from fastprune.cli.options import (
     evaluation_options,
     form_options,
     model_options,
+    quantize_options,
     read_settings,
     stage_options,
     vocabulary_options,
     within,
+)
+from fastprune.cli.quantizing import (
+    asked_beside,
+    export_beside,
+    figures_beside,
+    place_beside,
+    show,
 )
 from fastprune.cli.saving import check_room, save_evaluated
 from fastprune.cli.working import working
@@ -64,6 +73,7 @@ if TYPE_CHECKING:
     help="Data to evaluate the dense and the pruned model on; without labels, their agreement is measured.",
 )
 @form_options
+@quantize_options
 @click.option("--reroute", is_flag=True, help="Remove experts without filters from their router.")
 @click.option(
     "--bench/--no-bench", default=True, show_default=True, help="Time the dense and the pruned model for the report."
@@ -82,12 +92,14 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
     fastprune prune ./my-classifier --data train.csv --budget 0.4 --output small --eval-data test.csv
     fastprune prune sentence-transformers/all-MiniLM-L6-v2 --data sentences.txt --budget 0.5 --output mini
     fastprune prune ./my-classifier --data train.csv --budget 0.5 --servable --output plain
+    fastprune prune ./my-classifier --data train.csv --budget 0.4 --quantize int8 --output small      and small-int8
     fastprune prune ./my-classifier --data train.csv --speedup 2 --set cost.batch_size=1 --output fast
     fastprune prune ./my-classifier --data train.csv --vocabulary 0.3 --output few-tokens
     """
     from fastprune.strategies import budgets
 
     check_output(output)
+    beside = place_beside(output, options)
     vocabulary = _vocabulary(options)
     budget, settings = _budget(options), read_settings(options)
     requested = budgets.read_budget(budget)
@@ -95,7 +107,7 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
     texts = read_sources(options["vocabulary_data"]) if options["vocabulary_data"] else mix
     check_sources(model, options["eval_data"])
     check_files(named_file(options["architecture"]), named_file(options["recipe"]))
-    with claimed(output), working() as where:
+    with claimed(output), claimed(beside) if beside else contextlib.nullcontext(), working() as where:
         from fastprune.registry.recipe import Recipe, check_units, main_cost
 
         architecture = read_architecture_option(options)
@@ -109,6 +121,7 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
 
         opened = open_model(model, options)
         check_room(opened.model, output)
+        asked = asked_beside(opened, mix, options)
         dense, small = opened, _trimmed(opened, recipe.vocabulary, texts, options)
         batches = read_batches(mix, small, options, samples=options["samples"], seed=options["seed"])
         where.print(batches.told)
@@ -126,12 +139,14 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
         if options["save_dtype"]:
             result = result.stored_as(options["save_dtype"])
         save_evaluated(result, output, small.model, tests, known)
+        made = export_beside(output, beside, asked, options, where)
     _show_targets(where, result)
     if options["as_json"]:
         evaluated = {"evaluation": tests.summary()} if tests is not None else {}
-        click.echo(json_text(result.summary() | evaluated | {"output": output}))
+        click.echo(json_text(result.summary() | evaluated | {"output": output} | figures_beside(made, beside)))
     else:
         _show(where, result, output)
+        show(where, made, beside)
     if result.missed:
         where.print(
             "The requested speed is not reached; ask for more than needed, or see docs/latency.md.", soft_wrap=True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from fastprune.data.workload import Workload, dummy_inputs
 from fastprune.errors import ExportError
 from fastprune.models.pretrained import Pretrained
 from fastprune.strategies.export_formats import ExportedModel
+from fastprune.strategies.options import option
 
 NEVER = 0.1
 """Maximum share of logits that may be minus infinity in an exported model."""
@@ -80,3 +81,50 @@ def difference(exported: ExportedModel, model: nn.Module, inputs: Mapping[str, T
             off = off[mask]
         worst.append(off.max())
     return float(torch.stack(worst).max())  # not Python's max, which drops NaN
+
+
+def distance_option() -> float:
+    """The option of formats that quantise: how far outputs may be from those in float32."""
+    return option(
+        0.25,
+        above=0,
+        at_most=10,
+        help="Largest distance of a quantised graph's outputs from those in float32, as a share of their spread.",
+    )
+
+
+def outputs_on(exported: ExportedModel, rows: Iterable[Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
+    """All outputs of an exported model on several batches, one after the other: each [values, features], without padding.
+
+    Args:
+        exported: The model.
+        rows: Inputs by name, on the CPU, batch by batch.
+    """
+    found: dict[str, list[Tensor]] = {name: [] for name in exported.outputs}
+    for batch in rows:
+        for name, value in exported(**batch).items():
+            found[name].append(_unpadded(value.float(), batch))
+    return tuple(torch.cat(each) for each in found.values())
+
+
+def distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The root mean square difference of outputs, as a share of the spread of the expected ones; the largest of all outputs.
+
+    Args:
+        found: Each output [values, features].
+        expected: The same.
+    """
+    shares = []
+    for ours, theirs in zip(found, expected, strict=True):
+        spread = (theirs - theirs.mean(0)).square().mean().sqrt()
+        off = (ours - theirs).square().mean().sqrt()
+        shares.append(off / (spread if spread > 0 else theirs.square().mean().sqrt().clamp(min=1e-12)))
+    return float(torch.stack(shares).max())
+
+
+def _unpadded(value: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """An output [samples, ...] as [values, features], without the values of padding."""
+    mask = batch.get("attention_mask")
+    if mask is not None and value.ndim > 2 and value.shape[:2] == mask.shape:
+        return value[mask.bool()].flatten(1)
+    return value.flatten(0, -2) if value.ndim > 1 else value[:, None]

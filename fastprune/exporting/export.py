@@ -19,7 +19,7 @@ from fastprune.models.forms import AnyModel, pretrained_of
 from fastprune.models.pretrained import Pretrained
 from fastprune.progress import Progress, listening, step
 from fastprune.registry.recipe import strategy
-from fastprune.strategies.export_formats import ExportedModel, ExportFormat, Quantised
+from fastprune.strategies.export_formats import ExportedModel, ExportFormat, Quantisation, Quantised
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def export(
         found = None if exported is None else _compared(chosen, exported, opened)
         done = None
         if wanted:
-            done = chosen.quantise(scratch, wanted.asked(opened, exported))
+            done = _quantised(chosen, scratch, wanted.asked(opened, exported))
             files = tuple(output / file.relative_to(scratch) for file in chosen.found_in(scratch))
     return Export(
         directory=output,
@@ -132,6 +132,20 @@ def _write(chosen: ExportFormat, opened: Pretrained, directory: Path) -> str | N
             f"The {type(opened.model).__name__} cannot be written as {chosen.name}: {type(error).__name__}: {reason}. "
             "Nothing was written."
         ) from None  # the message of the cause may be a whole graph
+
+
+def _quantised(chosen: ExportFormat, directory: Path, asked: Quantisation) -> Quantised:
+    """Quantise the written model; any exception of a third-party quantiser becomes an ``ExportError`` of one sentence."""
+    try:
+        return chosen.quantise(directory, asked)
+    except FastpruneError:
+        raise
+    except Exception as error:
+        log.debug("quantising for %s failed", chosen.name, exc_info=error)
+        reason = str(error).strip().partition("\n")[0]
+        raise ExportError(
+            f"The model cannot be quantised as {chosen.name}: {type(error).__name__}: {reason}. Nothing was written."
+        ) from error
 
 
 @contextlib.contextmanager

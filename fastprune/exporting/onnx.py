@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastprune.errors import ModelError, UsageError
 from fastprune.exporting import decoder_graph, graph_passes
+from fastprune.exporting.agreement import distance_option
 from fastprune.exporting.attention import OPERATOR, attention_as_one_operator, refuses_one_operator
 from fastprune.exporting.graph import refuses_all_but_one_text, traced_program
 from fastprune.models.pretrained import Pretrained
@@ -122,12 +123,7 @@ class OnnxFormat(GraphFormat):
     tables: Literal["auto", "int8", "int4"] = option(
         "auto", help="Type of the embedding tables of a quantised graph; auto: that of the products."
     )
-    distance: float = option(
-        0.25,
-        above=0,
-        at_most=10,
-        help="Largest distance of a quantised graph's outputs from those in float32, as a share of their spread.",
-    )
+    distance: float = distance_option()
 
     def write(self, opened: Pretrained, directory: Path) -> str | None:
         remark = write_graph(opened, directory / FILE, graph=self.graph, opset=self.opset)

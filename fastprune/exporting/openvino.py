@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -11,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastprune.errors import ModelError, UsageError
+from fastprune.errors import ExportError, ModelError, UsageError
 from fastprune.exporting import decoder_graph
+from fastprune.exporting.agreement import distance, distance_option, outputs_on
 from fastprune.exporting.graph import refuses_all_but_one_text
 from fastprune.exporting.onnx import write_graph
 from fastprune.models.pretrained import Pretrained
-from fastprune.strategies.export_formats import ExportFormat
+from fastprune.progress import step
+from fastprune.strategies.export_formats import ExportFormat, Quantisation, Quantised
 from fastprune.strategies.options import option
 
 if TYPE_CHECKING:
@@ -54,24 +59,33 @@ class OpenvinoModel:
             raise ModelError(f"{file} cannot be opened: {reason}") from error
         self._request: openvino.InferRequest = made.create_infer_request()
         names = [each.any_name for each in made.inputs]
-        self._decodes = BEAMS in names
-        self._placed = self._decodes and "position_ids" in names
+        self.decodes = BEAMS in names
+        self._placed = self.decodes and "position_ids" in names
         self.inputs: tuple[str, ...] = tuple(
-            name for name in names if not (self._decodes and name in (BEAMS, "position_ids"))
+            name for name in names if not (self.decodes and name in (BEAMS, "position_ids"))
         )
         self.outputs: tuple[str, ...] = tuple(each.any_name for each in made.outputs)
 
     def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
         """Run the model, as described for ``ExportedModel``; a decoder with an empty KV cache."""
+        if self.decodes:
+            self._request.reset_state()
+        found = self._request.infer(self.fed(inputs))
+        return {name: torch.from_numpy(found[name].copy()) for name in self.outputs}
+
+    def fed(self, inputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        """All inputs of the graph by name.
+
+        Args:
+            inputs: At least ``inputs`` by name, on the CPU.
+        """
         given: dict[str, np.ndarray] = {name: inputs[name].numpy() for name in self.inputs}
-        if self._decodes:
+        if self.decodes:
             samples, tokens = inputs["input_ids"].shape
             given[BEAMS] = np.arange(samples, dtype=np.int32)
             if self._placed:
                 given["position_ids"] = np.tile(np.arange(tokens), (samples, 1))
-            self._request.reset_state()
-        found = self._request.infer(given)
-        return {name: torch.from_numpy(found[name].copy()) for name in self.outputs}
+        return given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +102,10 @@ class OpenvinoFormat(ExportFormat):
     files: ClassVar[tuple[str, ...]] = (FILE, "openvino/openvino_model.bin")
     servers: ClassVar[tuple[str, ...]] = ("OpenVINO", "optimum-intel", 'sentence-transformers, backend="openvino"')
 
+    quantised: ClassVar[tuple[str, ...]] = ("int8", "int4")
+
     type: Literal["f32", "f16"] = option("f32", help="Type of the weights in the file.")
+    distance: float = distance_option()
 
     @property
     def tolerance(self) -> float:
@@ -108,6 +125,38 @@ class OpenvinoFormat(ExportFormat):
             _keep_cache(model)
         openvino.save_model(model, directory / FILE, compress_to_fp16=self.type == "f16")
         opened.save_companions(directory)
+
+    def refuses_quantised(self, opened: Pretrained, weights: str, data: bool) -> str:
+        if importlib.util.find_spec("nncf") is None:
+            return 'Quantised weights for OpenVINO need nncf: pip install "fastprune[nncf]".'
+        return "" if self.type == "f32" else "Quantised weights are written from float32: leave out --set type=f16."
+
+    def quantise(self, directory: Path, asked: Quantisation) -> Quantised:
+        import openvino
+
+        from fastprune.exporting.quantising import by_nncf
+
+        dense = self.open(directory)
+        expected = outputs_on(dense, asked.rows) if asked.rows else ()
+        decodes = dense.decodes
+        feeds = [] if decodes else [dense.fed(text) for text in by_nncf.texts(asked.rows)]
+        place = directory / "quantised"
+        for way in by_nncf.ways(asked.weights, feeds):
+            with step(way.told), by_nncf.silent():
+                made = way.apply(openvino.Core().read_model(directory / FILE))
+            openvino.save_model(made, place / FILE, compress_to_fp16=False)
+            found = self.open(place)
+            off = distance(outputs_on(found, asked.rows), expected) if asked.rows else None
+            if asked.accepts(found) if asked.accepts else off is None or off <= self.distance:
+                break
+        else:
+            raise ExportError(f"Even {way.told} alone lose more than is allowed; write float32 without --quantize.")
+        del dense, found  # they may hold the files
+        for file in (place / FILE).parent.iterdir():
+            file.replace(directory / "openvino" / file.name)
+        shutil.rmtree(place)
+        counts, size = by_nncf.counts(openvino.Core().read_model(directory / FILE))
+        return Quantised(way=way.told, counts=counts, float_bytes=size, distance=off)
 
     def open(self, directory: Path, *, threads: int | None = None) -> OpenvinoModel:
         return OpenvinoModel(directory / FILE, threads=threads)

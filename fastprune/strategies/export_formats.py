@@ -61,12 +61,14 @@ class Quantised:
 
     Attributes:
         counts: How many operators have which form, in words: ``{"products in 8 bits": 37, "operators in float32": 1}``.
+        way: How, where a format has several ways for a whole model, in words; empty: it has one.
         float_bytes: Size of the weights that stay in float32.
         distance: The root mean square difference of the outputs from those in float32 on the calibration rows, as a share of
             their spread; None: not measured.
     """
 
     counts: Mapping[str, int]
+    way: str = ""
     float_bytes: int = 0
     distance: float | None = None
 
@@ -76,7 +78,7 @@ class Quantised:
         counts = ", ".join(f"{count} {words}" for words, count in self.counts.items())
         left = f" ({self.float_bytes / 1e6:.2g} MB)" if self.float_bytes else ""
         off = "" if self.distance is None else f"; the outputs are {self.distance:.1%} of their spread from float32"
-        return f"{counts}{left}{off}"
+        return f"{self.way}{': ' if self.way else ''}{counts}{left}{off}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,7 +118,8 @@ class RowsInBlocks(Form):
         self, graph: ir.Graph, made: tape.Tape, operator: Operator, shared: dict[ir.Value, tuple[ir.Value, ...]]
     ) -> ir.Value:
         blocks = rounded_blocks(operator.weights.T, 4)
-        numbers = blocks.packed().reshape(operator.weights.shape[0], -1)
+        rows, features = operator.weights.shape
+        numbers = blocks.packed().reshape(rows, -1)[:, : features // 2]
         values = [
             _stored(graph, operator, "int4", numbers),
             operator.input,

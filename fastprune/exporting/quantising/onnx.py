@@ -93,13 +93,21 @@ def _in_4_bits(model: ir.Model, opened: Graph, rows: Batches, settings: Settings
 
 
 def _tables(model: ir.Model, settings: Settings) -> dict[int, Form]:
-    form: Form = Rows() if settings.tables == "int8" else RowsInBlocks()
-    return {each.number: form for each in operators(model) if each.kind == "table"}
+    return {
+        each.number: RowsInBlocks() if _in_blocks(each.weights, settings) else Rows()
+        for each in operators(model)
+        if each.kind == "table"
+    }
+
+
+def _in_blocks(rows: np.ndarray, settings: Settings) -> bool:
+    """Whether a table has 4 bits; onnxruntime reads two features from a byte, so there must be no half byte."""
+    return settings.tables == "int4" and rows.shape[1] % 2 == 0
 
 
 def _table(rows: np.ndarray, settings: Settings) -> np.ndarray:
     """The rounded rows of a table, [rows, features]."""
-    if settings.tables == "int4":
+    if _in_blocks(rows, settings):
         return rounded_blocks(rows.T, 4).weights.T
     numbers, scales = rounded_rows(rows)
     rounded: np.ndarray = numbers * scales
