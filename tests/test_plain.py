@@ -374,3 +374,20 @@ def test_the_papers_recipe() -> None:
     result = pruned(model, 0.6, recipe="paper")
     assert result.form == "plain"
     assert result.cost_after <= 0.6 * result.cost_before
+
+
+def test_one_layer_of_a_list_always_stays() -> None:
+    model = testing.tiny_model("bert", num_hidden_layers=3)
+    batches = testing.tiny_batches(model)
+    for schedule in ("once", "rounds"):
+        result = fastprune.prune(
+            model,
+            batches,
+            budget=0.2,
+            recipe=Recipe.of("fast", schedule=schedule, settings={"cost": {"scope": "layers"}}),
+            servable=True,
+            bench=False,
+            progress=False,
+        )
+        assert result.model.config.num_hidden_layers >= 1  # type: ignore[union-attr, operator]
+        assert result.cost_after <= 0.2 * result.cost_before

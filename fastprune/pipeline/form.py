@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -13,11 +14,11 @@ from fastprune.data.batches import Batches
 from fastprune.errors import UnreachableError, UsageError
 from fastprune.models.plain import PLAIN, accepts, check_plain, settings_for, sized
 from fastprune.pipeline.subject import Subject
+from fastprune.progress import step
 from fastprune.registry.recipe import Recipe
 from fastprune.strategies.contracts import SizedSearcher
 from fastprune.strategies.limits import Limits
 from fastprune.strategies.lots import Lot, Lots, multiples
-from fastprune.strategies.scores import Scores
 from fastprune.units.architecture import Architecture
 from fastprune.units.groups import Group, Groups
 from fastprune.units.masks import Mask
@@ -86,13 +87,12 @@ class Form:
         )
 
     def choices(
-        self, groups: Groups, scores: Scores, goal: Limits, loss: Callable[[Mask], float] | None, *, most: int
+        self, groups: Groups, goal: Limits, loss: Callable[[Mask], float] | None, *, most: int
     ) -> list[Lots | None]:
         """The problems to search, each for one candidate; None: every number of units of every group is allowed.
 
         Args:
             groups: The groups that are searched.
-            scores: Their scores.
             goal: Their budgets.
             loss: The loss of a mask, where layers may be removed.
             most: Largest number of candidates.
@@ -106,12 +106,13 @@ class Form:
         removals = self.removals(groups, goal, loss) if self.plain and loss else [()]
         found: list[Lots | None] = []
         floors = []
-        for removed in removals:
-            lots = self.lots(groups, removed)
-            smaller = lots.limits(goal)
-            floors.append(smaller.first.table.floor)
-            if smaller.possible:
-                found.append(lots)
+        with step("comparing layers to remove") if self.removable else contextlib.nullcontext():
+            for removed in removals:
+                lots = self.lots(groups, removed)
+                smaller = lots.limits(goal)
+                floors.append(smaller.first.table.floor)
+                if smaller.possible:
+                    found.append(lots)
         if not found:
             limit, said = (
                 goal.first,
@@ -148,13 +149,16 @@ class Form:
         """
         lost: dict[str, float] = {}
         removed: tuple[str, ...] = ()
-        layers = [path for path, _ in groups.layers() if path in self.removable]
+        present = [path for path, _ in groups.layers()]
+        layers = [path for path in present if path in self.removable]
         while True:
             yield removed
             others = {group.name: 0 if group.layer in removed else group.units for group in groups}
             if all(limit.table.of(others) <= limit.allowed for limit in goal.items):
                 return
-            left = [path for path in layers if path not in removed and not self._last(path, removed)]
+            left = [
+                path for path in layers if path not in removed and not self._last(path, set(present) - set(removed))
+            ]
             if not left:
                 return
             near = left if not lost else sorted(left, key=lambda path: lost[path])[:BREADTH]
@@ -163,9 +167,9 @@ class Form:
                 lost[path] = loss(Mask.first(groups, {g.name: 0 if g.layer in gone else g.units for g in groups}))
             removed = (*removed, min(near, key=lambda path: lost[path]))
 
-    def _last(self, path: str, removed: Sequence[str]) -> bool:
-        """Whether a layer is the only one that is left of its list."""
-        return any(path in each and not set(each) - {path, *removed} for each in self.lists)
+    def _last(self, path: str, left: Collection[str]) -> bool:
+        """Whether a layer is the only one of its list among those that are left."""
+        return any(path in each and set(each) & set(left) == {path} for each in self.lists)
 
 
 def _spread(number: int, most: int) -> list[int]:

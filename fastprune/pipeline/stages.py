@@ -60,7 +60,7 @@ def search(state: State, scores: Scores, limits: Limits, recipe: Recipe, step: P
     loss = MaskLoss(state) if recipe.searcher.requires_loss or form.removable else None
     variants = recipe.searcher.variants()
     with timed("search"):
-        choices = form.choices(groups, known, limits, loss, most=len(variants))
+        choices = form.choices(groups, limits, loss, most=len(variants))
     masks = []
     for searcher, lots in itertools.product(variants[: 1 if form.plain else None], choices):
         context = Context(groups=groups, generator=state.subject.generator("search", state.turn), loss=loss)

@@ -25,9 +25,10 @@ class LayerFit:
         members: Its groups that are tuned.
         calls: The student's calls of the layer, by batch.
         hidden: The layer's input hidden states by batch, each [samples, tokens, hidden].
-        dense: Output of the dense model's layer by batch, each [samples, tokens, hidden].
+        dense: Output of the dense model's layer by batch, each [samples, tokens, hidden]; of the last of the removed layers behind
+            it, if there are any.
         batches: The calibration set.
-        share: Number of the layer's parameters relative to the dense layer.
+        share: Number of the layer's parameters relative to the dense layer, and the removed layers behind it.
         token_weights: Weight of each token by batch, each [samples, tokens]; None: equal weights.
         held: Masks of the held-out samples by batch, each [samples] bool; None: no sample is held out.
     """

@@ -23,8 +23,8 @@ from fastprune.units.resolve import layer_lists, resolve_groups
 
 
 def check_plain_form(who: str, architecture: Architecture, model: Any, batches: Batches) -> None:
-    """Half of the units of each sized group and the last layer of each list go; the stock class opens what is saved, without
-    fastprune's code, and computes the same."""
+    """Half of the units of each sized group go, and the first layer of each list that can lose it; the stock class opens what is
+    saved, without fastprune's code, and computes the same."""
     groups = resolve_groups(architecture, model)
     removable = removable_layers(model, architecture, batches)
     masks = {"fewer units": _mask(model, groups, ())}
@@ -59,7 +59,8 @@ def has_plain_form(architecture: Architecture, model: Any, groups: Groups) -> bo
 
 
 def removable_layers(model: Any, architecture: Architecture, batches: Batches) -> dict[str, int]:
-    """The last layer of each list that can lose layers, with the number of values that it returns."""
+    """The first layer of each list that can lose layers, the last where the first must stay, with the number of values that it
+    returns."""
     found = {}
     for stack in (each for each in architecture.stacks if each.depth):
         for path in layer_lists(model, stack):
@@ -67,7 +68,8 @@ def removable_layers(model: Any, architecture: Architecture, batches: Batches) -
             with frozen(model):
                 returned = layer_outputs(model, layers, batches)
             if len(layers) > 1 and in_turn(returned, layers) and not any(output.carries for _, output in returned):
-                found[layers[-1]] = returned[-1][1].values
+                place = -1 if stack.keeps_first else 0
+                found[layers[place]] = returned[place][1].values
     return found
 
 
