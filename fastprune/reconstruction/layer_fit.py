@@ -28,7 +28,7 @@ class LayerFit:
         dense: Output of the dense model's layer by batch, each [samples, tokens, hidden]; of the last of the removed layers behind
             it, if there are any.
         batches: The calibration set.
-        share: Number of the layer's parameters relative to the dense layer, and the removed layers behind it.
+        share: Number of the layer's parameters relative to the dense layer.
         token_weights: Weight of each token by batch, each [samples, tokens]; None: equal weights.
         held: Masks of the held-out samples by batch, each [samples] bool; None: no sample is held out.
     """

@@ -138,8 +138,7 @@ def _solve_in_turn(
                 outputs = {place: layer.run(index) for index, place in enumerate(places)}
         module = student.get_submodule(path)
         if solver.refine:
-            stands_for = [path, *skipped_after(student, path)]
-            share = _size(module) / sum(_size(teacher.get_submodule(each)) for each in stands_for)
+            share = _size(module) / _size(teacher.get_submodule(path))
             weights = samples.weights(members[-1])
             fit = LayerFit(path, module, members, calls, hidden, dense, samples.batches, share, weights, samples.held)
             reconstruction |= _refined(student, fit, solver.refine)
