@@ -30,7 +30,7 @@ DATA = Path(__file__).parent / "data.md"
 PUBLIC: dict[str, tuple[str, ...]] = {
     "Pruning": (
         *("prune", "PruningResult", "sweep", "Sweep", "PruningCache", "Recipe", "strategy"),
-        *("trim_vocabulary", "VocabularyRequest"),
+        *("trim_vocabulary", "VocabularyRequest", "drop_experts", "FewerExperts"),
     ),
     "Opening, saving, sharing": (
         *("open_pretrained", "Pretrained", "load", "export", "Quantize", "open_exported", "push_to_hub"),

@@ -12,6 +12,8 @@ from .data.tasks import Columns as Columns
 from .drafting.drafting import draft_architecture as draft_architecture
 from .errors import FastpruneError as FastpruneError
 from .errors import UsageError as UsageError
+from .experts.dropping import FewerExperts as FewerExperts
+from .experts.dropping import drop_experts as drop_experts
 from .exporting.export import export as export
 from .exporting.opening import open_exported as open_exported
 from .exporting.quantize import Quantize as Quantize

@@ -454,6 +454,12 @@ CASES = (
             ("decoder --data lines.txt --lm-eval-chat", "--lm-eval-chat belongs to --lm-eval"),
         )
     ),
+    Case(
+        "experts decoder --data lines.txt --keep 0.5 --output new",
+        "No mixture of experts is known for the model type 'llama'",
+    ),
+    Case("experts decoder --data lines.txt --keep 1.5 --output new", "--keep takes a share above 0 and at most 1"),
+    Case("experts decoder --data lines.txt --output new", "Missing option '--keep'"),
     Case("bench dense dense --new-tokens 4", "This BertForSequenceClassification generates no texts"),
     Case("bench decoder decoder --seq-len 60 --new-tokens 4", "The model takes at most 64 tokens"),
     *(

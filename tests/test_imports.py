@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reconstruction": {"calibration", "surgery", "units", "data"},
     "registry": {"strategies", "units", "data", "files"},
     "models": {"registry", "units", "data", "reports", "files", "untrusted", "modeling"},
+    "experts": {"models", "registry", "calibration", "data", "units", "files"},
     "vocabulary": {"models", "registry", "strategies", "surgery", "data", "units", "files"},
     "measuring": {"models", "registry", "strategies", "calibration", "units", "data", "reports"},
     "exporting": {

@@ -17,6 +17,7 @@ COMMANDS = (
     "completion",
     "demo",
     "evaluate",
+    "experts",
     "export",
     "inspect",
     "measure",

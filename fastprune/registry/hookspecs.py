@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fastprune.strategies.export_formats import ExportFormat
     from fastprune.strategies.schedules import Schedule
     from fastprune.units.architecture import Architecture
+    from fastprune.units.mixtures import Mixture
 
 GROUP = "fastprune"
 """The entry point group of plugins."""
@@ -26,6 +27,11 @@ hookimpl = pluggy.HookimplMarker("fastprune")
 @hookspec
 def register_architectures(register: Callable[[Architecture], None]) -> None:
     """Add model families: the paths of their layers, and the linears of each kind of unit."""
+
+
+@hookspec
+def register_mixtures(register: Callable[[Mixture], None]) -> None:
+    """Add families of mixtures of experts: names of their modules and settings, for removing whole experts."""
 
 
 @hookspec

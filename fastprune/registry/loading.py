@@ -21,6 +21,7 @@ from fastprune.strategies.contracts import CostModel, Rearranger, Scorer, Search
 from fastprune.strategies.export_formats import ExportFormat
 from fastprune.strategies.schedules import Schedule
 from fastprune.units.architecture import Architecture
+from fastprune.units.mixtures import Mixture
 
 API_VERSION = 1
 """Version of the plugin API, raised by every incompatible change. A plugin may state its version as ``fastprune_api``."""
@@ -55,6 +56,7 @@ class Plugins:
     format: Registry[type[ExportFormat]] = field(default_factory=lambda: Registry("format"))
     preset: Registry[str] = field(default_factory=lambda: Registry("preset"))
     architecture: Registry[Architecture] = field(default_factory=lambda: Registry("architecture"))
+    mixture: Registry[Mixture] = field(default_factory=lambda: Registry("mixture"))
     task: Registry[type[Task]] = field(default_factory=lambda: Registry("task"))
     manager: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager("fastprune"))
     found: list[PluginInfo] = field(default_factory=list)
@@ -124,6 +126,7 @@ def _register(plugins: Plugins) -> None:
     """Call every registration hook of every plugin; each entry records its plugin."""
     hooks: list[tuple[str, Callable[[str], Callable[..., None]]]] = [
         ("register_architectures", lambda plugin: functools.partial(_add_architecture, plugins, plugin)),
+        ("register_mixtures", lambda plugin: functools.partial(_add_mixture, plugins, plugin)),
         ("register_tasks", lambda plugin: functools.partial(_add_class, plugins.task, Task, plugin)),
         ("register_cost_models", lambda plugin: functools.partial(_add_class, plugins.cost, CostModel, plugin)),
         ("register_scorers", lambda plugin: functools.partial(_add_class, plugins.scorer, Scorer, plugin)),
@@ -166,3 +169,9 @@ def _add_architecture(plugins: Plugins, plugin: str, architecture: Architecture)
             f"The plugin '{plugin}' registers {architecture!r} as an architecture; it must be an Architecture."
         )
     plugins.architecture.add(architecture.name, architecture, plugin)
+
+
+def _add_mixture(plugins: Plugins, plugin: str, mixture: Mixture) -> None:
+    if not isinstance(mixture, Mixture):
+        raise PluginError(f"The plugin '{plugin}' registers {mixture!r} as a mixture; it must be a Mixture.")
+    plugins.mixture.add(mixture.name, mixture, plugin)

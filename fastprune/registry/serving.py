@@ -12,6 +12,7 @@ from fastprune.errors import ModelError
 from fastprune.files import check_read, user_path
 from fastprune.registry.loading import installed
 from fastprune.units.architecture import Architecture
+from fastprune.units.mixtures import Mixture
 from fastprune.units.toml import architecture_of, read_architecture
 
 if TYPE_CHECKING:
@@ -71,4 +72,24 @@ def architecture_for(model: nn.Module) -> Architecture:
         f"No architecture is known for the model type '{model_type}' ({type(model).__name__}). Known: {', '.join(model_types)}. "
         "Give one: --architecture, or architecture= in Python, with a TOML file (fastprune inspect --draft prints one) or a "
         "family by name; or register it in a plugin (docs/plugins.md)."
+    )
+
+
+def mixture_for(model: nn.Module) -> Mixture:
+    """The family of a mixture of experts, by the ``model_type`` of its (text) configuration.
+
+    Raises:
+        ModelError: There is none.
+    """
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    model_type = getattr(text, "model_type", None)
+    registry = installed().mixture
+    for name in registry:
+        if model_type in registry[name].model_types:
+            return registry[name]
+    known = sorted(model_type for name in registry for model_type in registry[name].model_types)
+    raise ModelError(
+        f"No mixture of experts is known for the model type '{model_type}' ({type(model).__name__}), so it has no experts to "
+        f"remove. Known: {', '.join(known)}."
     )

@@ -50,6 +50,18 @@ def rows(details: Mapping[str, Any]) -> list[Row]:
     return result + _metrics(details["metrics"])
 
 
+def plain_rows(details: Mapping[str, Any]) -> list[Row]:
+    """Rows for parameters and metrics alone, of a change that is no pruning to a budget.
+
+    Args:
+        details: ``parameters`` with ``before`` and ``after``, and ``metrics``.
+    """
+    return [
+        _amounts("parameters", details["parameters"]["before"], details["parameters"]["after"]),
+        *_metrics(details["metrics"]),
+    ]
+
+
 def share_of(cost: Mapping[str, Any]) -> str:
     """Name of a cost in "a share of the ...": the name of a measured cost ("latency", not "ms"), else its measure ("MACs")."""
     return str(cost["name"] if cost.get("conditions") else cost["measure"])

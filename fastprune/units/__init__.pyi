@@ -11,5 +11,6 @@ from .groups import Group as Group
 from .groups import Groups as Groups
 from .groups import consumer_of as consumer_of
 from .masks import Mask as Mask
+from .mixtures import Mixture as Mixture
 from .resolve import resolve_groups as resolve_groups
 from .sharing import sharing_copy as sharing_copy

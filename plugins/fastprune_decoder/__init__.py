@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from fastprune import hookimpl
-from fastprune.units import Architecture
+from fastprune.units import Architecture, Mixture
 from fastprune_decoder.bloom import BLOOM, MPT
 from fastprune_decoder.experts import DEEPSEEK, GLM_MOE, GRANITE_MOE, MIXTRAL, OLMOE, QWEN_MOE
 from fastprune_decoder.falcon import FALCON
@@ -11,6 +11,7 @@ from fastprune_decoder.gpt2 import GPT2, GPT_BIGCODE
 from fastprune_decoder.gpt_neox import GPT_NEOX, PERSIMMON
 from fastprune_decoder.gptj import GPT_NEO, GPTJ
 from fastprune_decoder.llama import GEMMA, HELIUM, LLAMA
+from fastprune_decoder.mixtures import MIXTURES
 from fastprune_decoder.opt import BIOGPT, OPT, XGLM
 from fastprune_decoder.phi import PHI, PHI3
 from fastprune_decoder.query_heads import LLAMA_QUERY_HEADS
@@ -26,3 +27,9 @@ EXPERTS = (MIXTRAL, QWEN_MOE, GLM_MOE, OLMOE, GRANITE_MOE, DEEPSEEK)
 def register_architectures(register: Callable[[Architecture], None]) -> None:
     for architecture in (*LIKE_LLAMA, *LIKE_GPT, *EXPERTS, *BY_NAME):
         register(architecture)
+
+
+@hookimpl
+def register_mixtures(register: Callable[[Mixture], None]) -> None:
+    for mixture in MIXTURES:
+        register(mixture)
