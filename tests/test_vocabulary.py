@@ -109,6 +109,10 @@ def test_figures_tell_rows_coverage_and_length() -> None:
     assert figures["rows"] == {"before": len(dense.tokenizer), "after": int(0.5 * len(dense.tokenizer))}  # type: ignore[arg-type]
     assert figures["of_a_row"] == {"parameters": 32 + 1, "bytes": 4 * (32 + 1), "macs": 32}
     assert figures["counted"]["texts"] == 270
+    curve = figures["curve"]
+    assert [each["rows"] for each in curve] == sorted({each["rows"] for each in curve})
+    assert curve[-1]["coverage"] == 1.0
+    assert all(each["bytes"] == each["rows"] * 4 * (32 + 1) for each in curve)
     measured = figures["held_out"]
     assert measured["texts"] == 30
     assert 0 < measured["coverage"] < 1 < measured["length"]["ratio"]
@@ -225,6 +229,15 @@ def test_prompts_and_templates_keep_their_tokens() -> None:
     small = trim_vocabulary(dense, ["prune the model"] * 20, 0.6)
     for text in ("speakers: a", "searchless: "):
         assert small.tokenizer.tokenize(text) == dense.tokenizer.tokenize(text)  # type: ignore[union-attr]
+
+
+def test_a_combined_processor_gets_the_new_tokenizer() -> None:
+    dense = opened("byte level")
+    processor = transformers.WhisperProcessor(transformers.WhisperFeatureExtractor(), dense.tokenizer)
+    small = trim_vocabulary(dataclasses.replace(dense, tokenizer=processor), lines(50), 0.7)  # type: ignore[arg-type]
+    assert isinstance(small.tokenizer, transformers.WhisperProcessor)
+    assert len(small.tokenizer.tokenizer) == small.model.config.vocab_size
+    assert processor.tokenizer is dense.tokenizer
 
 
 def refused(message: str, **changes: Any) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 from tokenizers import Tokenizer, normalizers, processors
-from transformers import BertTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
 from fastprune.errors import ModelError
+from fastprune.vocabulary.counting import plain
 from fastprune.vocabulary.document import Document
 from fastprune.vocabulary.keeping import Keeping
 from fastprune.vocabulary.merges import Merges
@@ -40,7 +42,7 @@ def full(kind: str) -> Tokenizer:
 
 
 def counted(made: Tokenizer, texts: list[str]) -> Any:
-    counts = np.zeros(made.get_vocab_size(), dtype=np.int64)
+    counts = np.zeros(max(made.get_vocab().values()) + 1, dtype=np.int64)
     for each in made.encode_batch(texts, add_special_tokens=False):
         np.add.at(counts, each.ids, 1)
     return counts
@@ -112,6 +114,55 @@ def test_transformers_opens_the_saved_files(full: Tokenizer, tmp_path: Any) -> N
         assert opened(line)["input_ids"] == plain.encode(line).ids
     batch = opened(lines(4, 8), padding=True, return_offsets_mapping=True)
     assert {len(row) for row in batch["input_ids"]} == {len(row) for row in batch["offset_mapping"]}
+
+
+BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+ENGLISH = ("<pad>", "</s>", "<unk>")
+FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")
+MANY = (*FAIRSEQ, "<mask>", "<|endoftext|>", "<bos>", "<eos>")
+CLASSES = {
+    "BertTokenizer": ("wordpiece", BERT),
+    "MPNetTokenizer": ("wordpiece", (*FAIRSEQ, "[UNK]", "<mask>")),
+    "RobertaTokenizer": ("byte level", MANY),
+    "GPT2Tokenizer": ("byte level", MANY),
+    "Qwen2Tokenizer": ("byte level", MANY),
+    "WhisperTokenizer": ("byte level", MANY),
+    "CLIPTokenizer": ("suffix", ("<|startoftext|>", "<|endoftext|>")),
+    "LlamaTokenizer": ("byte fallback", MANY),
+    "GemmaTokenizer": ("byte fallback", MANY),
+    "NllbTokenizer": ("byte fallback", FAIRSEQ),
+    "XLMRobertaTokenizer": ("unigram", FAIRSEQ),
+    "MBart50Tokenizer": ("unigram", FAIRSEQ),
+    "T5Tokenizer": ("unigram", ENGLISH),
+    "AlbertTokenizer": ("unigram", ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")),
+}
+"""Classes of transformers, a kind of tokenizer that they open, and their special tokens."""
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_classes_of_transformers_keep_their_special_tokens(name: str, tmp_path: Any) -> None:
+    base, special = CLASSES[name]
+    model = json.loads(KINDS[base]().to_str())["model"]
+    if model["type"] == "Unigram":
+        vocab: Any = [*((token, 0.0) for token in special), *map(tuple, model["vocab"][len(SPECIAL) :])]
+    else:
+        words = [*special, *(token for token in model["vocab"] if token not in SPECIAL)]
+        vocab = {token: place for place, token in enumerate(words)}
+    merges = {"merges": [tuple(pair) for pair in model["merges"]]} if "merges" in model else {}
+    old = getattr(transformers, name)(vocab=vocab, **merges)
+    document = Document.of(old)
+    keeping = Keeping(document, counted(plain(document), lines(200, 1)))
+    rewritten = rewrite(document, keeping.up_to((len(keeping.always) + document.size) // 2))
+    with_vocabulary(old, rewritten).save_pretrained(tmp_path)
+    new, ids = AutoTokenizer.from_pretrained(tmp_path), rewritten.new_ids()
+    assert type(new) is type(old)
+    assert len(new) == len(rewritten.rows) < len(old)
+    assert new.all_special_tokens == old.all_special_tokens
+    assert [ids[each] for each in old.all_special_ids] == new.all_special_ids
+    for text in lines(60, 2):
+        before = old(text)["input_ids"]
+        if set(before) <= ids.keys():
+            assert new(text)["input_ids"] == [ids[each] for each in before]
 
 
 def test_lower_casing_that_was_set_in_memory_stays(tmp_path: Any) -> None:

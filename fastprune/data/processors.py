@@ -15,7 +15,11 @@ from fastprune.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+TOKENIZERS = (
+    *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "merges.txt"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+)
+"""Files of which a tokenizer has one at least."""
 UNLIMITED = 10**9
 """A maximum length from which on transformers means none."""
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")

@@ -91,6 +91,25 @@ class Keeping:
             covered += float(self.counts[sorted(new)].sum())
         return kept
 
+    def curve(self, points: int = 20) -> list[tuple[int, float]]:
+        """What sizes cover: pairs of a number of tokens and the share of the texts' tokens among them, for choosing a size.
+
+        Args:
+            points: Number of pairs, from the tokens that always stay to all that occur.
+        """
+        kept = set(self.always)
+        total, covered = max(float(self.counts.sum()), 1.0), float(self.counts[sorted(kept)].sum())
+        found = [(len(kept), covered / total)]
+        for place in self.order:
+            if self.counts[place] == 0:
+                break
+            new = self.with_steps(place) - kept
+            kept |= new
+            covered += float(self.counts[sorted(new)].sum())
+            found.append((len(kept), covered / total))
+        last = len(found) - 1
+        return [found[place] for place in sorted({round(at * last / (points - 1)) for at in range(points)})]
+
     @property
     def size(self) -> int:
         """Number of tokens that may be kept at all."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -78,8 +78,10 @@ def trim_vocabulary(
         subject = Subject.of(opened)
         counts = count_tokens(subject.document, data, columns=columns, split=split)
         with step("choosing tokens"):
-            rewritten = subject.choose(request, counts)
-        return subject.trimmed(rewritten, request, counts)
+            keeping = subject.keeping(request, counts)
+            rewritten = subject.choose(request, keeping, counts)
+        figures = {"request": request.to_dict(), "curve": subject.curve(keeping)}
+        return subject.trimmed(rewritten, counts, figures)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,13 +134,16 @@ class Subject:
         extra = tuple(sorted(needed - ids))
         return Subject(opened=opened, document=document, rows=rows, needed=frozenset(needed & ids), extra=extra)
 
-    def choose(self, request: VocabularyRequest, counts: Counts) -> Rewritten:
+    def keeping(self, request: VocabularyRequest, counts: Counts) -> Keeping:
+        """The order in which tokens are kept."""
+        return Keeping(self.document, counts.tokens, self.needed, request.characters)  # type: ignore[arg-type]
+
+    def choose(self, request: VocabularyRequest, keeping: Keeping, counts: Counts) -> Rewritten:
         """The tokenizer with the tokens that are asked for.
 
         Raises:
             UnreachableError: Fewer rows are asked for than must stay.
         """
-        keeping = Keeping(self.document, counts.tokens, self.needed, request.characters)  # type: ignore[arg-type]
         if request.coverage is not None:
             return rewrite(self.document, keeping.covering(request.coverage))
         if request.keep == AUTO:
@@ -177,8 +182,22 @@ class Subject:
                 low = size
         return best
 
-    def trimmed(self, rewritten: Rewritten, request: VocabularyRequest, counts: Counts) -> Pretrained:
+    def curve(self, keeping: Keeping) -> list[dict[str, float]]:
+        """What each size costs and covers: rows, bytes in the file, and the share of the counted tokens."""
+        row = self.rows.nbytes(self.opened.model, self.opened.dtype)
+        extra = len(self.extra)
+        return [
+            {"rows": size + extra, "bytes": (size + extra) * row, "coverage": round(share, 6)}
+            for size, share in keeping.curve()
+        ]
+
+    def trimmed(self, rewritten: Rewritten, counts: Counts, figures: Mapping[str, Any]) -> Pretrained:
         """The smaller model with the rewritten tokenizer, measured on the held-out texts.
+
+        Args:
+            rewritten: The tokenizer.
+            counts: The counts, with the held-out texts.
+            figures: Further figures.
 
         Raises:
             ModelError: A tokenizer of transformers cannot be built from the rewritten file, or splits covered texts otherwise.
@@ -195,15 +214,14 @@ class Subject:
                 f"The tokenizer cannot be reduced: of {measured.covered_texts:,} texts of kept tokens only "
                 f"{measured.identical:,} are split as before."
             )
-        figures = self._figures(request, counts, measured, len(kept))
+        figures = {**self._figures(counts, measured, len(kept)), **figures}
         log.info("vocabulary: %s rows of %s", len(kept), self.rows.units)
         trimming = Trimming(dense=model, tokenizer=self.opened.tokenizer, rows=kept, figures=figures)
         return dataclasses.replace(self.opened, model=small, tokenizer=tokenizer, trimming=trimming)
 
-    def _figures(self, request: VocabularyRequest, counts: Counts, measured: Figures, left: int) -> dict[str, Any]:
+    def _figures(self, counts: Counts, measured: Figures, left: int) -> dict[str, Any]:
         model = self.opened.model
         return {
-            "request": request.to_dict(),
             "tokenizer": self.document.kind,
             "rows": {"before": self.rows.units, "after": left},
             "of_a_row": {
