@@ -116,6 +116,15 @@ def test_transformers_opens_the_saved_files(full: Tokenizer, tmp_path: Any) -> N
     assert {len(row) for row in batch["input_ids"]} == {len(row) for row in batch["offset_mapping"]}
 
 
+def test_scores_may_lose_their_last_digit() -> None:
+    """The library does not read every double as it wrote it."""
+    content = json.loads(KINDS["unigram"]().to_str())
+    for place, pair in enumerate(content["model"]["vocab"][5:]):
+        pair[1] = -9.3 - place * 0.012345678901234567
+    rewritten = rewrite(Document(content), range(len(content["model"]["vocab"])))
+    assert len(with_vocabulary(wrapped(Tokenizer.from_str(json.dumps(content))), rewritten)) == len(rewritten.rows)
+
+
 BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ENGLISH = ("<pad>", "</s>", "<unk>")
 FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")

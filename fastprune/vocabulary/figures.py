@@ -60,6 +60,15 @@ class Figures:
         }
 
 
+def tokens_in(document: Document, texts: Sequence[str]) -> int:
+    """Number of tokens of texts, without special tokens."""
+    tokenizer, found = plain(document), 0
+    for start in range(0, len(texts), AT_ONCE):
+        chunk = list(texts[start : start + AT_ONCE])
+        found += sum(len(each.ids) for each in tokenizer.encode_batch(chunk, add_special_tokens=False))
+    return found
+
+
 def measure_texts(document: Document, rewritten: Rewritten, texts: Sequence[str]) -> Figures:
     """Split texts with both tokenizers, without special tokens.
 

@@ -24,7 +24,7 @@ from fastprune.progress import Progress, listening, step
 from fastprune.strategies.vocabulary import AUTO, VocabularyRequest, read_vocabulary
 from fastprune.vocabulary.counting import Counts, count_tokens
 from fastprune.vocabulary.document import Document
-from fastprune.vocabulary.figures import Figures, measure_texts
+from fastprune.vocabulary.figures import Figures, measure_texts, tokens_in
 from fastprune.vocabulary.keeping import Keeping
 from fastprune.vocabulary.reopening import with_vocabulary
 from fastprune.vocabulary.rewriting import Rewritten, rewrite
@@ -172,11 +172,12 @@ class Subject:
     def _shortest(self, keeping: Keeping, counts: Counts) -> Rewritten:
         """The smallest vocabulary with which held-out texts become little longer, by bisection of its size."""
         low, high = len(keeping.always), keeping.size
+        allowed = LONGER * tokens_in(self.document, counts.held_out)
         best = rewrite(self.document, keeping.up_to(high))
         while high - low > max(1, high // 50):
             size = (low + high) // 2
             tried = rewrite(self.document, keeping.up_to(size))
-            if measure_texts(self.document, tried, counts.held_out).longer <= LONGER:
+            if tokens_in(tried.document, counts.held_out) <= allowed:
                 best, high = tried, size
             else:
                 low = size
