@@ -97,7 +97,7 @@ def main(**options: Any) -> None:
         made = {each.name: make(each, seed, options) for each in variants(options)}
         speeds = {shape: speedups(made, *shape, options["rounds"]) for shape in SHAPES}
         for name, directory in made.items():
-            metrics = command("evaluate", directory, "--data", options["test"], *columns(options), "--json")
+            metrics = command("evaluate", directory, "--data", options["test"], *columns(options), "--json")["metrics"]
             record = {"name": name, "seed": seed, "bytes": size(directory), "metrics": metrics}
             record |= {f"{samples} x {tokens}": found[name] for (samples, tokens), found in speeds.items()}
             with results.open("a", encoding="utf-8") as file:
