@@ -168,3 +168,21 @@ def test_the_command_refuses_what_does_not_fit(folder: Path, tmp_path: Path, run
         assert ran.exit_code == code, ran.output
         assert message in " ".join(ran.stderr.split())
         assert not (tmp_path / "small").exists()
+
+
+def test_a_pruned_model_can_be_trimmed_later(folder: Path, tmp_path: Path) -> None:
+    """Its narrower modules stay, and the configuration says both."""
+    first = prune(folder, budget=0.5)
+    first.save(tmp_path / "pruned")
+    result = fastprune.prune(
+        str(tmp_path / "pruned"), str(folder / "train.tsv"), budget=1, vocabulary=0.6, bench=False, progress=False
+    )
+    result.save(tmp_path / "small")
+    assert result.form == first.form == "free"
+    opened = open_pretrained(tmp_path / "small")
+    inputs = opened.tokenizer(lines(3, 5), return_tensors="pt", padding=True)  # type: ignore[misc]
+    inputs.pop("token_type_ids", None)
+    with torch.no_grad():
+        assert torch.equal(opened.model(**inputs).logits, result.model(**inputs).logits)
+    assert opened.model.config.vocab_size == result.vocabulary["rows"]["after"]
+    assert len(opened.history) == 2
