@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click.testing
 import pytest
@@ -300,6 +301,34 @@ def test_a_directory_without_weights(run: Run, tiny_checkpoint: Path, tiny_data:
 
     assert result.exit_code == 2
     assert "no weights" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("prune", "--budget", 0.5, "--output", "out"),
+        ("sweep", "--budgets", 0.5, "--eval-data", "train.csv", "--output", "out"),
+        ("export", "--output", "out"),
+        ("inspect",),
+        ("measure",),
+    ],
+    ids=lambda command: command[0],
+)
+def test_commands_that_need_weights_name_an_export(
+    run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch, command: tuple[Any, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.csv").write_bytes(tiny_data.read_bytes())
+    (tiny_checkpoint / "model.safetensors").unlink()
+    (tiny_checkpoint / "onnx").mkdir()
+    (tiny_checkpoint / "onnx" / "model.onnx").touch()
+    data = ("--data", "train.csv") if command[0] in ("prune", "sweep") else ()
+
+    result = run(command[0], tiny_checkpoint, *data, *command[1:])
+
+    assert result.exit_code == 2
+    assert "was exported in the format 'onnx', for onnxruntime" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_nan_weights(run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:

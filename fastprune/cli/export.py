@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from fastprune.cli.opening import check_sources
+from fastprune.cli.opening import check_sources, open_model
 from fastprune.cli.options import (
     data_options,
     evaluation_options,
@@ -57,12 +57,11 @@ def export(model: str, output: str, format: str, settings: tuple[str, ...], **op
     check_sources(model, options["data"], options["eval_data"])
     with claimed(output), working() as where:
         from fastprune.exporting import export as exporting
-        from fastprune.models.pretrained import open_pretrained
         from fastprune.registry.recipe import strategy
 
         chosen = strategy("format", format, **chosen_options)
         chosen.require_packages()
-        opened = open_pretrained(model, device="cpu", dtype="float32", trust_remote_code=options["trust_remote_code"])
+        opened = open_model(model, {**options, "device": "cpu", "dtype": "float32"})
         asked = asked_of(options, options["data"], options["samples"]) if options["quantize"] else None
         if asked:
             asked.check(chosen, opened)

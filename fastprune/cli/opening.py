@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fastprune.data.mixes import DataMix
     from fastprune.data.tasks import Task
     from fastprune.models.pretrained import Pretrained
+    from fastprune.strategies.export_formats import ExportFormat
     from fastprune.units.architecture import Architecture
 
 
@@ -80,11 +81,16 @@ def open_model(model: str, options: Mapping[str, Any], *, exported: bool = False
     """
     import dataclasses
 
+    from fastprune.exporting.opening import format_of, open_exported
     from fastprune.models.pretrained import open_pretrained
 
-    if exported and _is_exported(model, options):
-        from fastprune.exporting.opening import open_exported
-
+    if export_format := format_of(model):
+        if not exported:
+            raise UsageError(
+                f"{model} was exported in the format '{export_format.name}'{_readers(export_format)}; this command needs the model "
+                "that it was exported from. Of exported models there are: evaluate, bench."
+            )
+        _check_as_written(model, options)
         opened = open_exported(model, trust_remote_code=options["trust_remote_code"])
     else:
         asked = {name: options[name] for name in ("dtype", "device", "trust_remote_code")}
@@ -97,13 +103,18 @@ def open_model(model: str, options: Mapping[str, Any], *, exported: bool = False
     return dataclasses.replace(opened, task=dataclasses.replace(opened.task, pooling=pooling))  # type: ignore[call-arg]
 
 
-def _is_exported(model: str, options: Mapping[str, Any]) -> bool:
-    from fastprune.exporting.opening import format_of
+def _readers(export_format: ExportFormat) -> str:
+    return f", for {', '.join(export_format.servers)}" if export_format.servers else ""
 
-    found = format_of(model)
-    if found is not None and (options["device"], options["dtype"]) not in (("auto", "auto"), ("cpu", "auto")):
+
+def _check_as_written(model: str, options: Mapping[str, Any]) -> None:
+    """Check that no option changes an exported model.
+
+    Raises:
+        UsageError: One does.
+    """
+    if (options["device"], options["dtype"]) not in (("auto", "auto"), ("cpu", "auto")):
         raise UsageError(f"{model} was exported and runs on the CPU as it was written; leave out --device and --dtype.")
-    return found is not None
 
 
 def read_batches(
