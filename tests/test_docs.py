@@ -101,6 +101,15 @@ def test_links_lead_somewhere(page: str) -> None:
         assert (ROOT / page).parent.joinpath(target).exists(), target
 
 
+def test_every_library_of_the_page_is_opened_by_the_benchmark() -> None:
+    """tests/benchmarks/downstream.py runs the calls that the page gives."""
+    names = runpy.run_path(str(ROOT / "tests/benchmarks/downstream.py"))
+    settings = tomllib.loads(names["SETTINGS"].read_text())
+    calls = names["calls"](names["PAGE"].read_text())
+    assert calls.keys() == {check["name"] for check in settings["checks"]}
+    assert all(set(check["environments"]) <= settings["environments"].keys() for check in settings["checks"])
+
+
 def test_every_option_in_the_readme_exists() -> None:
     from fastprune.cli.main import COMMANDS, main
 
