@@ -260,7 +260,7 @@ def environment(folder: Path) -> dict[str, str]:
 def run(folder: Path, place: Path, check: dict[str, Any], call: str) -> tuple[str, Any]:
     """Versions and outputs of one library; instead of outputs the error and False."""
     node = (place / "package.json").exists()
-    program = place / f"{check['name'].replace(' ', '-')}.{'mjs' if node else 'py'}"
+    program = place / f"open-{check['name'].replace(' ', '-')}.{'mjs' if node else 'py'}"
     output = program.with_suffix(".json")
     output.unlink(missing_ok=True)
     content = {"before": check.get("before", ""), "after": check["after"], "call": call}
