@@ -37,9 +37,16 @@ class DenseStates:
         held: Number of cached bytes.
     """
 
-    def __init__(self, teacher: nn.Module, batches: Batches, limit: int | None = None) -> None:
-        """Cache up to ``limit`` bytes [a quarter of the memory that is free at the first entry]."""
-        self.teacher, self.held = teacher, 0
+    def __init__(self, teacher: nn.Module, batches: Batches, limit: int | None = None, *, rounded: bool = True) -> None:
+        """Cache up to ``limit`` bytes [a quarter of the memory that is free at the first entry].
+
+        Args:
+            teacher: The dense model.
+            batches: The calibration set.
+            limit: Number of bytes.
+            rounded: Compute with ``bf16_matmuls``; False: in the model's precision.
+        """
+        self.teacher, self.held, self._rounded = teacher, 0, rounded
         self._batches, self._limit, self._full = batches.batches, limit, False
         self._kept: dict[str, Kept] = {}  # by the layer's path
         self._outputs: dict[int, Any] = {}  # by the batch's index
@@ -133,7 +140,7 @@ class DenseStates:
         return output
 
     def _precision(self) -> contextlib.AbstractContextManager[object]:
-        return bf16_matmuls(next(self.teacher.parameters()).device)
+        return bf16_matmuls(next(self.teacher.parameters()).device) if self._rounded else contextlib.nullcontext()
 
     def _place(self, batch: Batch) -> int | None:
         """Index of a batch in the calibration set; None for any other batch."""

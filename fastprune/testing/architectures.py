@@ -226,14 +226,14 @@ def _check_layers(
     """Statistics collected layer by layer equal those of two whole forward passes, also with cached states of the dense model."""
     student = materialize(model, groups, mask).eval()
     left = resolve_groups(architecture, student)
-    consumers, producers = _collected(model, student, left, batches)
+    consumers, producers = _collected(student, left, batches, DenseStates(model, batches, 0, rounded=False))
     assert set(consumers) == set(mask), f"The {who}: a tuner gets {len(consumers)} of {len(list(mask))} groups."
     for group, whole in whole_statistics(model, materialize(model, groups, mask).eval(), left, batches).items():
         _assert_close(f"The {who}: for '{group}' a tuner gets", consumers[group], whole)
-    states = DenseStates(model, batches)
+    states = DenseStates(model, batches, rounded=False)
     with torch.enable_grad():
         collect_gradients(model, groups, batches, "auto", torch.Generator().manual_seed(0), states=states)
-    cached_consumers, cached_producers = _collected(model, student, left, batches, states)
+    cached_consumers, cached_producers = _collected(student, left, batches, states)
     for group, one in consumers.items():
         _assert_close(f"The {who}: with cached states, for '{group}' a tuner gets", cached_consumers[group], one)
     for one, other in zip(cached_producers, producers, strict=True):
@@ -241,7 +241,7 @@ def _check_layers(
 
 
 def _collected(
-    model: nn.Module, student: nn.Module, groups: Groups, batches: Batches, states: DenseStates | None = None
+    student: nn.Module, groups: Groups, batches: Batches, states: DenseStates
 ) -> tuple[dict[str, Statistics], list[Statistics]]:
     """The statistics that a tuner gets for each consumer, by group name, and for the producers, in order."""
     consumers: dict[str, Statistics] = {}
@@ -255,7 +255,7 @@ def _collected(
         producers.append(statistics)
         return torch.zeros_like(statistics.upper), torch.zeros_like(statistics.inputs)
 
-    reconstruct(model, student, groups, Samples(batches), Solver(solve=solve, correct=correct), states)
+    reconstruct(states.teacher, student, groups, Samples(batches), Solver(solve=solve, correct=correct), states)
     return consumers, producers
 
 
