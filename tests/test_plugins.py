@@ -84,8 +84,8 @@ def test_an_export_format_is_registered_and_is_no_stage(install: Install) -> Non
 
 def test_export_formats_are_documented() -> None:
     (entry,) = catalogue.entries("format", "onnx")
-    assert entry["use"] == "--format onnx --set opset=none"
-    assert [option["name"] for option in entry["options"]] == ["opset"]
+    assert entry["use"].startswith("--format onnx --set opset=none --set graph=fused")
+    assert [option["name"] for option in entry["options"]][:2] == ["opset", "graph"]
     with pytest.raises(UsageError, match="did you mean 'torch-export'"):
         catalogue.entries("format", "torch-exprot")
 

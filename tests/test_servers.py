@@ -99,13 +99,14 @@ def test_a_directory_that_has_the_files_of_a_format(tmp_path: Path) -> None:
     assert not found(beside)["OpenVINO"].as_is
 
 
-def test_inspect_shows_them(tiny_checkpoint: Path) -> None:
+def test_inspect_shows_them(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_checkpoint.parent)  # a short name, that no line breaks
     done = CliRunner().invoke(main, ["inspect", str(tiny_checkpoint), "--json"])
     rows = json.loads(done.stdout)["servers"]
     assert {"server": "transformers", "as_is": True, "needs": "", "possible": True} in rows
-    shown = CliRunner().invoke(main, ["inspect", str(tiny_checkpoint)]).stderr
+    shown = CliRunner().invoke(main, ["inspect", tiny_checkpoint.name]).stderr
     assert "opens this directory" in shown
-    assert f"fastprune export {tiny_checkpoint} --format openvino --output DIR" in shown
+    assert f"fastprune export {tiny_checkpoint.name} --format openvino" in " ".join(shown.split())
 
 
 def test_the_documentation_has_every_server() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ class Bf16Matmuls(TorchFunctionMode):
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Linear in bfloat16: x [..., in], weight [out, in], bias [out] -> [..., out] float32."""
-    rows = x.bfloat16().reshape(-1, x.shape[-1])
+    rows = x.bfloat16().reshape(math.prod(x.shape[:-1]), x.shape[-1])
     padding = padded_rows(len(rows), x.device) - len(rows)
     product = F.linear(F.pad(rows, (0, 0, 0, padding)) if padding else rows, weight.bfloat16())
     rounded = product[: len(rows)].float().view(*x.shape[:-1], len(weight))

@@ -90,7 +90,7 @@ class DenseStates:
         }
         if missing:
             layer = self.teacher.get_submodule(path)
-            with self._precision(), _tapping(self.teacher, path, streams, inputs) as noted:
+            with self.precision(), _tapping(self.teacher, path, streams, inputs) as noted:
                 for index in missing:
                     calls[index].run(layer, hidden[index])
             for name, tensors in noted.items():
@@ -111,10 +111,10 @@ class DenseStates:
         """
         place = self._place(batch)
         if place is None or self._full:
-            with self._precision():
+            with self.precision():
                 yield
             return
-        with self._precision(), contextlib.ExitStack() as hooks:
+        with self.precision(), contextlib.ExitStack() as hooks:
             noted = {
                 path: hooks.enter_context(_tapping(self.teacher, path, _streams(members), _inputs(_producers(members))))
                 for path, members in layers
@@ -133,13 +133,14 @@ class DenseStates:
         place = self._place(batch)
         if place in self._outputs:
             return self._outputs[place]
-        with self._precision():
+        with self.precision():
             output = outputs_of(self.teacher, batch, task)
         if place is not None:
             self._keep_output(place, output)
         return output
 
-    def _precision(self) -> contextlib.AbstractContextManager[object]:
+    def precision(self) -> contextlib.AbstractContextManager[object]:
+        """A context in which linears multiply as in these states; students are compared with them in it."""
         return bf16_matmuls(next(self.teacher.parameters()).device) if self._rounded else contextlib.nullcontext()
 
     def _place(self, batch: Batch) -> int | None:

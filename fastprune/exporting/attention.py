@@ -79,7 +79,7 @@ def _operator(
         query: [samples, heads, tokens, width].
         key: [samples, heads, keys, width].
         value: [samples, heads, keys, width of a value].
-        mask: True or not 0 where a token is seen, [samples, keys], or a boolean [samples, 1, tokens, keys].
+        mask: True or not 0 where a token is seen, [samples, keys], or a boolean or added [samples, 1, tokens or 1, keys].
         scaling: Factor of the scores; None: the root of 1 / width.
         causal: Whether tokens see only themselves and earlier ones.
     """
@@ -90,6 +90,7 @@ def _operator(
     added = None
     if mask is not None and mask.ndim == 4:
         added = torch.where(mask, 0.0, lowest).to(query.dtype) if mask.dtype == torch.bool else mask
+        added = added.expand(-1, -1, tokens, -1)  # the operator repeats samples and heads only
     mixed: Tensor = torch.onnx.ops.symbolic(
         f"{DOMAIN}::{OPERATOR}",
         [*flat, None, padding, added],

@@ -47,7 +47,7 @@ class MaskLoss:
 
     def _loss(self, student: nn.Module) -> float:
         device = next(student.parameters()).device
-        with torch.inference_mode(), frozen(student):
+        with self._state.subject.states.precision(), torch.inference_mode(), frozen(student):
             outputs: list[Any] = [outputs_of(student, batch, self._task) for batch in self._part]
         batches = [to_device(batch, device) for batch in self._part]
         return 1 - statistics.fmean(self._task.compare(self._dense, outputs, batches).values())

@@ -88,7 +88,7 @@ def reconstruct(
     if states is None or states.teacher is not teacher:
         states = DenseStates(teacher, samples.batches, limit=0)
     reconstruction: Reconstruction = {}
-    with frozen(teacher), frozen(student):
+    with states.precision(), frozen(teacher), frozen(student):
         for stack in groups.with_consumer.stacks():
             paths = [layer for layer, _ in _with_skipped(student, stack)]
             if in_turn(layer_outputs(teacher, paths, samples.batches), paths):

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from fastprune import Batches, option
-from fastprune.calibration import bf16_matmuls
 from fastprune.data import mix_spans
 from fastprune.reconstruction import LayerFit, Samples, reconstruct
 from fastprune.strategies import Context, Reconstruction, Scores
@@ -82,8 +81,7 @@ class DescentTuner(WeightsTuner):
         )
         solver = dataclasses.replace(self._solver(context), refine=refine)
         samples = self._with_copies(batches, scores, context.generator)
-        with bf16_matmuls(next(student.parameters()).device):
-            return reconstruct(teacher, student, groups, samples, solver, context.states)
+        return reconstruct(teacher, student, groups, samples, solver, context.states)
 
     def _with_copies(self, batches: Batches, scores: Scores, generator: torch.Generator) -> Samples:
         """The samples, augmented by copies with mixed spans, which have the token weights and held-out rows of their originals."""

@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from fastprune import Batches, option
-from fastprune.calibration import bf16_matmuls
 from fastprune.errors import OptionError
 from fastprune.reconstruction import Samples, Solver, Statistics, reconstruct
 from fastprune.strategies import Context, Reconstruction, Scores, Tuner
@@ -70,9 +69,9 @@ class WeightsTuner(Tuner):
     def tune(
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores, context: Context
     ) -> Reconstruction:
-        samples, solver = self._samples(batches, scores), self._solver(context)
-        with bf16_matmuls(next(student.parameters()).device):
-            return reconstruct(teacher, student, groups, samples, solver, context.states)
+        return reconstruct(
+            teacher, student, groups, self._samples(batches, scores), self._solver(context), context.states
+        )
 
     def _solver(self, context: Context) -> Solver:
         def solve(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -171,9 +172,11 @@ def test_enough_tokens_are_shown_and_all_where_all_are_asked_for(name: str, monk
         tuner = strategy("tuner", name, tokens_per_feature=tokens_per_feature, held_back=0)
         shown: list[float] = []
 
-        def see(statistics: Statistics, *arguments: object, shown: list[float] = shown) -> tuple[Tensor, Tensor | None]:
+        def see(
+            statistics: Statistics, *arguments: Any, shown: list[float] = shown, **named: Any
+        ) -> tuple[Tensor, Tensor | None]:
             shown.append(float(statistics.weight))
-            return ridge(statistics, *arguments)
+            return ridge(statistics, *arguments, **named)
 
         monkeypatch.setattr("fastprune_lstsq.weights.ridge", see)
         tuner.draft().tune(model, student, left, batches, Scores(importance={}), Context())
