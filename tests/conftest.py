@@ -67,6 +67,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without products in bfloat16, also on machines that are faster with them."""
+    monkeypatch.setattr("fastprune.calibration.bf16.bf16_is_faster", lambda _: False)
+
+
+@pytest.fixture
 def tiny_tokenizer(first_tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """One of its own for each test: a processor that is made of one leaves its name in it."""
     return copy.deepcopy(first_tokenizer)

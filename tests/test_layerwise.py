@@ -23,10 +23,7 @@ from fastprune_lstsq.ridge import regression
 MODEL_TYPES = ("bert", "distilbert", "mpnet")
 
 
-@pytest.fixture(autouse=True)
-def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums are compared with those of other passes: without products in bfloat16."""
-    monkeypatch.setattr("fastprune.calibration.bf16.bf16_is_faster", lambda _: False)
+pytestmark = pytest.mark.usefixtures("exact")  # sums are compared with those of other passes
 
 
 def case(model_type: str = "bert", **changes):

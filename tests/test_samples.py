@@ -12,6 +12,7 @@ from fastprune.reconstruction import LayerFit, Solver, Statistics
 from fastprune.reconstruction.samples import Samples
 from fastprune.units import Groups, Mask, resolve_groups
 
+pytestmark = pytest.mark.usefixtures("exact")  # hidden states are compared with those of other passes
 MODEL_TYPES = ("bert", "llama", "t5", "vit", "wav2vec2")
 
 
