@@ -60,11 +60,7 @@ def widened(opened: Pretrained) -> Widened:
     Args:
         opened: A model whose class builds its dense modules from the configuration.
     """
-    source: Any = opened.model
-    model: Any = dense_class(source)(plain_config(source)).to(source.dtype).eval()
-    architecture = architecture_for(source)
-    ours, theirs = resolve_groups(architecture, source), resolve_groups(architecture, model)
-    _copy(source, model, ours, theirs)
+    model, ours, theirs = _dense_copy(opened.model)
     found = [_narrowed(model, ours, stack) for stack in theirs.stacks()]
     stacks = tuple(each for each in found if each)
     _set_heads(model.config, stacks)
@@ -79,14 +75,9 @@ def filled(opened: Pretrained) -> Any:
     Args:
         opened: As for ``widened``.
     """
-    source: Any = opened.model
-    model: Any = dense_class(source)(plain_config(source)).to(source.dtype).eval()
-    architecture = architecture_for(source)
-    ours, theirs = resolve_groups(architecture, source), resolve_groups(architecture, model)
-    _copy(source, model, ours, theirs)
+    model, ours, theirs = _dense_copy(opened.model)
     for group in theirs:
-        if (units := max(1, ours[group.name].units)) < group.units:
-            slice_group(model, group, torch.arange(units))
+        _cut(model, group, max(1, ours[group.name].units))
     return model
 
 
@@ -110,8 +101,8 @@ def _narrowed(model: Any, ours: Groups, stack: Groups) -> StackHeads | None:
     """Cut the dense layers of a list to the FFN widths of the pruned model and to one number of heads, in place."""
     attentions = [group for group in stack if group.kind == "attention"]
     for group in stack:
-        if group.kind != "attention" and (width := max(1, ours[group.name].units)) < group.units:
-            slice_group(model, group, torch.arange(width))
+        if group.kind != "attention":
+            _cut(model, group, max(1, ours[group.name].units))
     if not attentions:
         return None
     per_unit, by_group = _per_unit(model.config)
@@ -119,8 +110,7 @@ def _narrowed(model: Any, ours: Groups, stack: Groups) -> StackHeads | None:
     ordered = any(group.block.bias for group in attentions)
     number = attentions[0].units if ordered or (by_group and attentions[0].units != by_group) else max(1, *units)
     for group in attentions:
-        if number < group.units:
-            slice_group(model, group, torch.arange(number))
+        _cut(model, group, number)
     return StackHeads(
         heads=per_unit * number,
         head_dim=attentions[0].width // per_unit,
@@ -128,9 +118,15 @@ def _narrowed(model: Any, ours: Groups, stack: Groups) -> StackHeads | None:
     )
 
 
+def _cut(model: Any, group: Group, units: int) -> None:
+    """Leave the first units of a group that has more."""
+    if units < group.units:
+        slice_group(model, group, torch.arange(units))
+
+
 def _per_unit(config: Any) -> tuple[int, int]:
     """Query heads of a unit, and the number of KV groups of the dense model; 1 and 0 if every head has its own keys."""
-    groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    groups = _dense_units(config)
     return (config.num_attention_heads // groups, groups) if groups < config.num_attention_heads else (1, 0)
 
 
@@ -139,8 +135,11 @@ def _dense_units(config: Any) -> int:
 
 
 @torch.no_grad()
-def _copy(source: Any, model: Any, ours: Groups, theirs: Groups) -> None:
-    """Fill the dense model with the weights of the pruned one, and zeros."""
+def _dense_copy(source: Any) -> tuple[Any, Groups, Groups]:
+    """A model of the dense class and shapes with a pruned model's weights and zeros; the groups of both, the pruned one's first."""
+    model: Any = dense_class(source)(plain_config(source)).to(source.dtype).eval()
+    architecture = architecture_for(source)
+    ours, theirs = resolve_groups(architecture, source), resolve_groups(architecture, model)
     state, own = source.state_dict(), model.state_dict()
     cut = {each.parameter for group in theirs for each in group.cuts}
     for name, tensor in state.items():
@@ -154,6 +153,7 @@ def _copy(source: Any, model: Any, ours: Groups, theirs: Groups) -> None:
         bias = getattr(model.get_submodule(group.consumer), "bias", None) if group.consumer else None
         if bias is not None and f"{group.consumer}.bias" not in state:
             bias.zero_()
+    return model, ours, theirs
 
 
 def _place(source: Any, model: Any, ours: Group, theirs: Group) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from torch import nn
 
@@ -11,6 +11,7 @@ from fastprune.data.tasks import Task
 from fastprune.errors import ModelError
 from fastprune.files import check_read, user_path
 from fastprune.registry.loading import installed
+from fastprune.registry.names import Registry
 from fastprune.units.architecture import Architecture
 from fastprune.units.mixtures import Mixture
 from fastprune.units.toml import architecture_of, read_architecture
@@ -63,13 +64,11 @@ def architecture_for(model: nn.Module) -> Architecture:
     if pruned and "architecture" in pruned:
         return architecture_of(pruned["architecture"], f"the configuration of the {type(model).__name__}")
     model_type = getattr(config, "model_type", None)
-    registry = installed().architecture
-    for name in registry:
-        if model_type in registry[name].model_types:
-            return registry[name]
-    model_types = sorted(model_type for name in registry for model_type in registry[name].model_types)
+    known = _by_model_type(installed().architecture)
+    if model_type in known:
+        return known[model_type]
     raise ModelError(
-        f"No architecture is known for the model type '{model_type}' ({type(model).__name__}). Known: {', '.join(model_types)}. "
+        f"No architecture is known for the model type '{model_type}' ({type(model).__name__}). Known: {', '.join(sorted(known))}. "
         "Give one: --architecture, or architecture= in Python, with a TOML file (fastprune inspect --draft prints one) or a "
         "family by name; or register it in a plugin (docs/plugins.md)."
     )
@@ -84,12 +83,27 @@ def mixture_for(model: nn.Module) -> Mixture:
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     model_type = getattr(text, "model_type", None)
-    registry = installed().mixture
-    for name in registry:
-        if model_type in registry[name].model_types:
-            return registry[name]
-    known = sorted(model_type for name in registry for model_type in registry[name].model_types)
+    known = _by_model_type(installed().mixture)
+    if model_type in known:
+        return known[model_type]
     raise ModelError(
         f"No mixture of experts is known for the model type '{model_type}' ({type(model).__name__}), so it has no experts to "
-        f"remove. Known: {', '.join(known)}."
+        f"remove. Known: {', '.join(sorted(known))}."
     )
+
+
+class _OfModelTypes(Protocol):
+    @property
+    def model_types(self) -> tuple[str, ...]: ...
+
+
+F = TypeVar("F", bound=_OfModelTypes)
+
+
+def _by_model_type(registry: Registry[F]) -> dict[str, F]:
+    """The registered families by ``model_type``; of several the one that was registered first."""
+    found: dict[str, F] = {}
+    for family in (registry[name] for name in registry):
+        for model_type in family.model_types:
+            found.setdefault(model_type, family)
+    return found
