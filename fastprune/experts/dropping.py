@@ -6,7 +6,6 @@ open -> check the number -> the dense inputs of the sparse layers -> choose -> r
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from fastprune.experts.criteria import CRITERIA, Criterion
 from fastprune.experts.rebuilding import with_experts
 from fastprune.experts.sparse import Sparse, inputs_of
 from fastprune.files import json_text, library_versions, written_directory
-from fastprune.models.checkpoint import write_companions
+from fastprune.models.checkpoint import complete_config, write_companions
 from fastprune.models.forms import AnyModel, pretrained_of
 from fastprune.models.pretrained import Pretrained
 from fastprune.models.weights import stored_state
@@ -104,16 +103,10 @@ class FewerExperts:
             state = stored_state(self.model, self.pretrained.dtype)
             self.model.save_pretrained(scratch, state_dict=state)
             write_companions(scratch, self.pretrained.tokenizer, self.pretrained.companions)
-            _write_dtype(scratch / "config.json", self.pretrained.dtype or self.model.dtype)
+            complete_config(self.model, scratch, self.pretrained.dtype or self.model.dtype)
             record = {"versions": library_versions()} | self.summary()
             (scratch / RECORD).write_text(json_text(record, indent=2) + "\n", encoding="utf-8")
         return Path(path)
-
-
-def _write_dtype(file: Path, dtype: torch.dtype) -> None:
-    """Write the dtype of the saved weights to a configuration."""
-    config = json.loads(file.read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}
-    file.write_text(json_text(config, indent=2) + "\n", encoding="utf-8")
 
 
 def drop_experts(

@@ -86,8 +86,9 @@ def _place(folder: str | Path) -> Path:
 
 
 def _check_asked(model: Any, tokenizer: Any, *, chat: bool) -> None:
-    generates = getattr(model, "can_generate", None)
-    if not (generates and generates()) or getattr(model.config, "is_encoder_decoder", False):
+    from fastprune.measuring.generation import generates  # imported here, so that check_harness does not import torch
+
+    if not generates(model):
         raise ModelError(f"lm-eval asks causal language models; this is a {type(model).__name__}.")
     if tokenizer is None:
         raise ModelError(f"lm-eval needs the tokenizer of this {type(model).__name__}; pass the tokenizer.")

@@ -173,7 +173,7 @@ def save(
         with quiet_libraries():
             model.save_pretrained(scratch, save_original_format=False, state_dict=stored_state(model, dtype))
         if plain:
-            _complete_config(model, scratch, dtype or model.dtype)
+            complete_config(model, scratch, dtype or model.dtype)
         else:
             _write_modelling_file(model, scratch, dtype or model.dtype)
         write_companions(scratch, tokenizer, companions or {})
@@ -325,8 +325,8 @@ def _own_code(model: PreTrainedModel, config: Mapping[str, Any]) -> dict[str, st
     return {auto: each for auto, each in named.items() if "--" not in each}
 
 
-def _complete_config(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> None:
-    """Add the class names of a classifier and the dtype to the configuration of a plain model."""
+def complete_config(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> None:
+    """Add the class names of a classifier and the dtype of the saved weights to the configuration of a stock class."""
     file = directory / "config.json"
     config = json.loads(file.read_text(encoding="utf-8")) | label_names(model.config, type(model))
     config["dtype"] = str(dtype).removeprefix("torch.")

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from torch import nn
 
-from fastprune.calibration.bf16 import bf16_matmuls
 from fastprune.calibration.dense_states import DenseStates
 from fastprune.data.batches import Batches
 from fastprune.measuring.evaluation import agreement
@@ -97,7 +96,7 @@ class _Draft:
         """The errors on these parts. Later calls pass the same parts, with further ones behind."""
         for part in parts[len(self.lacking) :]:
             assert part.task is not None
-            with bf16_matmuls(next(self.model.parameters()).device):  # as the dense model's outputs are computed
+            with self.states.precision():
                 figures = agreement(self.states.teacher, self.model, part, part.task, self.states)
             self.lacking.append(1 - statistics.fmean(figures.values()))
         return self.lacking[: len(parts)]
