@@ -101,7 +101,6 @@ class OpenvinoFormat(ExportFormat):
     install: ClassVar[str] = "fastprune[openvino]"
     files: ClassVar[tuple[str, ...]] = (FILE, "openvino/openvino_model.bin")
     servers: ClassVar[tuple[str, ...]] = ("OpenVINO", "optimum-intel", 'sentence-transformers, backend="openvino"')
-
     quantised: ClassVar[tuple[str, ...]] = ("int8", "int4")
 
     type: Literal["f32", "f16"] = option("f32", help="Type of the weights in the file.")

@@ -125,9 +125,8 @@ class Subject:
                 f"The tokenizer has {document.size:,} tokens for the {rows.units:,} rows of the embedding; it was not opened as "
                 "a whole, or belongs to another model. Save its tokenizer.json with the model."
             )
-        named = named_ids(model.config, getattr(model, "generation_config", None))
-        named |= {each for each in (_pad_of(model),) if each is not None and each < rows.units}
-        pad = _pad_of(model)
+        named, pad = named_ids(model.config, getattr(model, "generation_config", None)), _pad_of(model)
+        named |= set() if pad is None else {pad}
         low = set(range(pad)) if pad is not None and pad <= LOW else set()
         spoken = {place for text in _fixed_texts(opened) for place in _ids(tokenizer, text)}
         needed = {each for each in named | low | spoken if each < rows.units}
