@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastprune.data.batches import Batches, check_tokens, token_limit
-from fastprune.data.encoding import make_batches
-from fastprune.data.mixes import DataMix, is_source
+from fastprune.data.batches import Batches
+from fastprune.data.mixes import DataMix
 from fastprune.data.rows import Rows
-from fastprune.errors import DataError, ModelError, OptionError
+from fastprune.errors import ModelError, OptionError
 from fastprune.experts.calibrating import calibrate
 from fastprune.experts.criteria import CRITERIA, Criterion
 from fastprune.experts.rebuilding import with_experts
 from fastprune.experts.sparse import Sparse, inputs_of
 from fastprune.files import json_text, library_versions, written_directory
+from fastprune.models.calibration_data import calibration_set
 from fastprune.models.checkpoint import complete_config, write_companions
 from fastprune.models.forms import AnyModel, pretrained_of
 from fastprune.models.pretrained import Pretrained
@@ -150,7 +150,7 @@ def drop_experts(
         left = check_keep(opened.model, keep)
         mixture = mixture_for(opened.model)
         sizes = mixture.sizes(opened.model)
-        batches = _calibration(opened, data, seed)
+        batches = calibration_set(data, opened.model, opened, opened.task, seed)
         some = batches.only(range(0, len(batches), max(1, batches.n_tokens // (SPREAD * tokens))))
         paths = mixture.paths(opened.model)
         entering = inputs_of(opened.model, paths, some, tokens, description="inputs of the experts")
@@ -193,17 +193,6 @@ def _criterion(name: str) -> Criterion:
     if name not in CRITERIA:
         raise OptionError(f"There is no criterion '{name}' of experts; there are {', '.join(CRITERIA)}.")
     return CRITERIA[name]
-
-
-def _calibration(opened: Pretrained, data: Any, seed: int) -> Batches:
-    if not is_source(data):
-        batches = Batches.wrap(data, opened.task)
-    elif opened.tokenizer is None:
-        raise DataError("Reading data takes a tokenizer: give the model as open_pretrained returns it, or by its name.")
-    else:
-        batches = make_batches(data, opened.task, opened.tokenizer, limit=token_limit(opened.model), seed=seed)
-    check_tokens(opened.model, batches)
-    return batches
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,20 +13,20 @@ from transformers import PreTrainedModel
 
 from fastprune.calibration.dense_states import DenseStates
 from fastprune.calibration.sums import has_float64
-from fastprune.data.batches import Batches, check_tokens, token_limit
-from fastprune.data.encoding import make_batches
-from fastprune.data.mixes import DataMix, is_source
+from fastprune.data.batches import Batches
+from fastprune.data.mixes import DataMix
 from fastprune.data.rows import Rows
 from fastprune.data.tasks import Batch, Task
-from fastprune.errors import DataError, ModelError
+from fastprune.errors import ModelError
 from fastprune.models import portable
+from fastprune.models.calibration_data import calibration_set
 from fastprune.models.forms import AnyModel, open_any
 from fastprune.models.pretrained import Pretrained
 from fastprune.models.weights import check_finite
 from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.clock import STAGES
 from fastprune.pipeline.fingerprint import fingerprint
-from fastprune.registry.serving import architecture_for, named_architecture, task_for
+from fastprune.registry.serving import architecture_for, named_architecture
 from fastprune.strategies.contracts import Scorer
 from fastprune.surgery.routing import check_routes
 from fastprune.units.architecture import Architecture
@@ -134,39 +133,6 @@ def check_fits(subject: Subject, scorer: Scorer, *, reroute: bool) -> None:
             f"The scorer '{scorer.name}' runs the whole model at once, but {len(offloaded)} parameters are offloaded, such as "
             f"'{offloaded[0]}'. Load the whole model on one device, or use a scorer that runs layer by layer."
         )
-
-
-def calibration_set(
-    data: Batches | Iterable[Batch] | Rows | DataMix,
-    teacher: nn.Module,
-    opened: Pretrained | None,
-    task: Task | None,
-    seed: int,
-) -> Batches:
-    """The calibration set with its task: the given one [that of the batches, of the opened model, or of the class].
-
-    Args:
-        data: As for ``prune``.
-        teacher: The dense model.
-        opened: The same with its tokenizer; None if only a module was given.
-        task: The task; None: as above.
-        seed: Seed of the draw.
-    """
-    given: Any = _read(data, opened, task, seed) if is_source(data) else data
-    batches = Batches.wrap(given, task)
-    chosen = batches.task or (opened.task if opened else None) or task_for(teacher.config, type(teacher))  # type: ignore[arg-type]
-    check_tokens(teacher, batches)
-    return Batches.wrap(batches, chosen)
-
-
-def _read(source: Any, opened: Pretrained | None, task: Task | None, seed: int) -> Batches:
-    if opened is None or opened.tokenizer is None:
-        name = source if isinstance(source, (str, Path)) else "rows"
-        raise DataError(
-            f"Reading {name} takes a tokenizer: give the model as open_pretrained returns it, or by its name."
-        )
-    limit = token_limit(opened.model)
-    return make_batches(source, task or opened.task, opened.tokenizer, limit=limit, seed=seed)
 
 
 def _check_weights(model: nn.Module) -> None:

@@ -19,6 +19,7 @@ from fastprune.data.tasks import Batch
 from fastprune.errors import BudgetError, UnreachableError, UsageError
 from fastprune.files import library_versions, write_text
 from fastprune.measuring.evaluation import evaluation_set, quality
+from fastprune.models.calibration_data import calibration_set
 from fastprune.models.forms import AnyModel, open_any, pretrained_of
 from fastprune.models.pretrained import Pretrained
 from fastprune.pipeline.cache import PruningCache
@@ -26,7 +27,6 @@ from fastprune.pipeline.curves import Point, Run, Sweep, check_folder, draw, to_
 from fastprune.pipeline.fingerprint import data_digest, dtype_text, task_text, weights_digest
 from fastprune.pipeline.prune import prune
 from fastprune.pipeline.result import PruningResult
-from fastprune.pipeline.subject import calibration_set
 from fastprune.progress import Progress, listening, track
 from fastprune.ranges import SEED, check_integer
 from fastprune.registry.recipe import Recipe
