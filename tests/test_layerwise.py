@@ -14,11 +14,11 @@ from fastprune.calibration.hooks import frozen, tap_entering
 from fastprune.calibration.layer_calls import layer_calls
 from fastprune.data import model_inputs, token_mask
 from fastprune.reconstruction import Samples, Solver, Statistics
+from fastprune.reconstruction.ridge import regression
 from fastprune.surgery.replaying import replayable, replaying
 from fastprune.testing.comparing import hidden_error
 from fastprune.testing.tiny import pad_further
 from fastprune.units import Group, Groups, Mask, resolve_groups
-from fastprune_lstsq.ridge import regression
 
 MODEL_TYPES = ("bert", "distilbert", "mpnet")
 

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 from fastprune import Batches, option
 from fastprune.errors import OptionError
-from fastprune.reconstruction import Samples, Solver, Statistics, reconstruct
+from fastprune.reconstruction import Samples, Solver, Statistics, reconstruct, regression, ridge
 from fastprune.strategies import Context, Reconstruction, Scores, Tuner
 from fastprune.units import Group, Groups
-from fastprune_lstsq.ridge import regression, ridge
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ TESTS = {
     "fastprune_lstsq.mask": "tests/plugins/test_lstsq.py",
     "fastprune_lstsq.bias": "tests/plugins/test_lstsq.py",
     "fastprune_lstsq.weights": "tests/plugins/test_lstsq.py",
-    "fastprune_lstsq.ridge": "tests/plugins/test_lstsq.py",
+    "fastprune.reconstruction.ridge": "tests/plugins/test_lstsq.py",
 }
 """The tests of each module."""
 IMPORTS = (

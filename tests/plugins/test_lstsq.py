@@ -13,12 +13,12 @@ from torch import Tensor
 from fastprune import architecture_for, materialize, strategy, testing
 from fastprune.errors import ModelError, OptionError
 from fastprune.reconstruction import Statistics
+from fastprune.reconstruction.ridge import STEPS, regression, ridge, solve_damped, squared_error
 from fastprune.strategies import Context, Scores
 from fastprune.testing.comparing import hidden_error
 from fastprune.units import Block, Group, Mask, resolve_groups
 from fastprune_lstsq.bias import add_mean_error
 from fastprune_lstsq.mask import MaskTuner, normal_equations
-from fastprune_lstsq.ridge import STEPS, regression, ridge, solve_damped, squared_error
 
 WIDTH = 4
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fastprune.calibration import damped_cholesky
-from fastprune.reconstruction import Statistics
+from fastprune.calibration.gram import damped_cholesky
+from fastprune.reconstruction.sums import Statistics
 
 STEPS = (1, 10, 100, 1000)  # ridge strengths tried, as multiples of the damping
 DIRECTIONS = 32  # random directions of the hidden states along which ridge strengths are compared
