@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, TypeGuard, overload
 
 from fastprune.errors import OptionError
 
@@ -23,6 +25,7 @@ class Range:
     at_most: float | None = None
 
     def __contains__(self, value: float) -> bool:
+        value = own_number(value)
         return (
             abs(value) <= sys.float_info.max  # neither NaN nor infinity, nor an integer that no float can hold
             and (self.at_least is None or value >= self.at_least)
@@ -57,13 +60,37 @@ MULTIPLE = Range(at_least=1, at_most=4096)
 """Numbers of which widths are multiples."""
 
 
-def check_integer(name: str, value: int | None, allowed: Range) -> None:
-    """Check the value of a parameter that takes an integer; None is allowed.
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether a value is an integer, such as one of Python or NumPy; a bool is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a real number, such as one of Python or NumPy; a bool is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def own_number(value: Any) -> Any:
+    """A number of another library as Python's own, which JSON and TOML hold; other values unchanged."""
+    if is_integer(value):
+        return int(value)
+    return float(value) if is_number(value) else value
+
+
+@overload
+def check_integer(name: str, value: None, allowed: Range) -> None: ...
+@overload
+def check_integer(name: str, value: int, allowed: Range) -> int: ...
+@overload
+def check_integer(name: str, value: int | None, allowed: Range) -> int | None: ...
+def check_integer(name: str, value: int | None, allowed: Range) -> int | None:
+    """The value of a parameter that takes an integer, of Python or another library, as Python's own; None is allowed.
 
     Raises:
         OptionError: The value is no integer, or out of range.
     """
     if value is None:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value not in allowed:
+        return None
+    if not is_integer(value) or value not in allowed:
         raise OptionError(f"{name} takes an integer, {allowed}; got {value!r}.")
+    return int(value)

@@ -111,6 +111,16 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_sweep_names_the_recipe_whose_stages_do_not_fit(
+    run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    words = ["sweep", tiny_checkpoint, "--data", tiny_data, "--eval-data", tiny_data, "--output", tmp_path / "out"]
+    result = run(*words, "--recipes", "default,paper", "--scorer", "magnitude")
+    assert result.exit_code == 2
+    assert "The recipe 'paper' of the sweep: rearranger 'fisher' needs per-sample gradients" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_can_be_told_at_once_is_told_before_torch_is_imported(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     sheet = tmp_path / "data.doc"

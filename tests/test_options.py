@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy
 import pytest
 
 from fastprune import option, strategy
@@ -36,6 +37,10 @@ class Sampler(Schedule):
         ("damping", "1e-3", 1e-3),
         ("damping", "2", 2.0),
         ("damping", 3, 3.0),
+        ("damping", numpy.float32(0.5), 0.5),
+        ("damping", numpy.int64(3), 3.0),
+        ("rounds", numpy.int64(7), 7),
+        ("length", numpy.uint8(7), 7),
         ("rounds", "7", 7),
         ("length", "none", None),
         ("length", None, None),
@@ -69,6 +74,7 @@ def test_text_is_read_as_the_options_type(name: str, given: Any, read: Any) -> N
         ("rounds", "1" + 5000 * "0", r"takes int, 1 to 1,000; got '1000"),
         ("length", "-3", r"takes int \| none, 1 or more; got '-3'"),
         ("rounds", "2.5", r"takes int, 1 to 1,000; got '2\.5'"),
+        ("rounds", numpy.float64(2), r"takes int, 1 to 1,000; got "),
         ("rounds", True, r"takes int, 1 to 1,000; got True"),
         ("rounds", "none", r"takes int, 1 to 1,000; got 'none'"),
         ("length", "long", r"takes int \| none, 1 or more; got 'long'"),

@@ -21,13 +21,14 @@ KINDS = {
     "a mixture of experts": ("qwen2_moe", "ForCausalLM"),
     "a recogniser of speech": ("wav2vec2", "ForCTC"),
     "an encoder of two texts": ("t5", "ForConditionalGeneration"),
+    "a transcriber of speech": ("whisper", "ForSpeechSeq2Seq"),
     "a tagger": ("bert", "ForTokenClassification"),
     "a language model": ("llama", "ForCausalLM"),
     "a model without a tokenizer": ("bert", "ForSequenceClassification"),
 }
 REFUSED: dict[str, set[str]] = {
-    "onnx": {"an image classifier", "a recogniser of speech", "an encoder of two texts"},
-    "openvino": {"an image classifier", "a recogniser of speech", "an encoder of two texts"},
+    "onnx": {"an image classifier", "a recogniser of speech", "an encoder of two texts", "a transcriber of speech"},
+    "openvino": {"an image classifier", "a recogniser of speech", "an encoder of two texts", "a transcriber of speech"},
     "gguf": set(KINDS) - {"a language model"},
     "vllm": set(KINDS) - {"a language model"},
     "ctranslate2": {
@@ -61,6 +62,26 @@ def test_a_model_that_it_cannot_hold(format: str, kind: str, tmp_path: Path, no_
     assert said.endswith(".")
     assert len(said.split()) > 5
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            "a transcriber of speech",
+            "WhisperForConditionalGeneration reads recordings and writes texts with a decoder.",
+        ),
+        (
+            "an encoder of two texts",
+            "T5ForConditionalGeneration reads texts and writes texts with a decoder. .*: ctranslate2.",
+        ),
+        ("an image classifier", "ViTForImageClassification reads images. No format holds it."),
+        ("a recogniser of speech", "Wav2Vec2ForCTC reads recordings. No format holds it."),
+    ],
+)
+def test_what_it_reads_and_the_formats_that_hold_it(kind: str, message: str, tmp_path: Path, no_work: None) -> None:
+    with pytest.raises(ModelError, match=message):
+        export(opened(*KINDS[kind], pruned=False), tmp_path / "out")
 
 
 @pytest.mark.parametrize("format", FORMATS)

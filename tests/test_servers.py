@@ -80,7 +80,7 @@ def test_a_dense_model_opens_without_anything() -> None:
         ("bert", "Model", 'sentence-transformers, backend="onnx"', "has none"),
         ("distilbert", "ForSequenceClassification", "vLLM", "It has no distilbert."),
         ("bert", "ForQuestionAnswering", "vLLM", "It does not serve question-answering."),
-        ("vit", "ForImageClassification", "onnxruntime", "Only models of one text"),
+        ("vit", "ForImageClassification", "onnxruntime", "reads images"),
     ],
 )
 def test_why_not(family: str, head: str, server: str, reason: str) -> None:

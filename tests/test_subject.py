@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 import fastprune
 from fastprune import testing
-from fastprune.errors import CheckpointError, DataError, ModelError
+from fastprune.errors import CheckpointError, DataError, ModelError, OptionError
 from fastprune_tasks.classification import SequenceClassification
 
 
@@ -163,3 +164,77 @@ def test_batches_of_padding_alone_are_told() -> None:
     batches = [{**each, "attention_mask": 0 * each["attention_mask"]} for each in testing.tiny_batches(model)]
     with pytest.raises(DataError, match="All tokens of the batches are padding"):
         fastprune.prune(model, batches, budget=0.5)
+
+
+def test_a_model_converted_by_half_is_told_with_its_types() -> None:
+    model = testing.tiny_model()
+    model.bert.encoder.layer[1].bfloat16()
+    message = (
+        r"have several types, float32 \('bert\.embeddings\.word_embeddings\.weight'\), bfloat16 "
+        r"\('bert\.encoder\.layer\.1\.\S+'\), and it does not run with them: .*\. Give all weights one type: model.to"
+    )
+    refused(model, message)
+    with pytest.raises(ModelError, match=message):
+        fastprune.evaluate(model, testing.tiny_batches(testing.tiny_model()))
+    with pytest.raises(ModelError, match=message):
+        fastprune.measure(model)
+
+
+def test_a_model_that_computes_in_two_types_is_pruned() -> None:
+    model = testing.tiny_model("t5", "ForConditionalGeneration").bfloat16()
+    for name, module in model.named_modules():
+        if name.endswith(".wo"):  # as transformers keeps them
+            module.float()
+    result = fastprune.prune(model, testing.tiny_batches(model), budget=0.6, bench=False)
+    assert {each.dtype for each in result.model.parameters()} == {torch.bfloat16, torch.float32}
+
+
+def one_linear(layers: Any) -> None:
+    layers[1].intermediate.dense = layers[0].intermediate.dense
+
+
+def one_weight(layers: Any) -> None:
+    layers[1].output.dense.weight = layers[0].output.dense.weight
+
+
+def one_layer(layers: Any) -> None:
+    layers[1] = layers[0]
+
+
+def one_product(layers: Any) -> None:
+    layers[1].attention.self.key = layers[1].attention.self.query
+
+
+@pytest.mark.parametrize(
+    ("tie", "groups", "parameter"),
+    [
+        (one_linear, ("0.ffn", "1.ffn"), "intermediate.dense.weight"),
+        (one_weight, ("0.ffn", "1.ffn"), "output.dense.weight"),
+        (one_layer, ("0.attention", "1.attention"), "attention.output.dense.weight"),
+        (one_product, ("1.attention", "1.attention"), "attention.self.query.weight"),
+    ],
+)
+def test_groups_that_share_a_parameter_are_told(
+    tie: Callable[[Any], None], groups: tuple[str, str], parameter: str
+) -> None:
+    model = testing.tiny_model()
+    tie(model.bert.encoder.layer)
+    first, second = (f"encoder.layer.{group}" for group in groups)
+    refused(model, rf"{parameter}' of the group '{first}' and '\S+weight' of '{second}' are one parameter.*of its own")
+
+
+@pytest.mark.parametrize("seed", [numpy.int64(3), numpy.uint8(3)])
+def test_integers_of_numpy_are_integers(seed: Any, tmp_path: Path) -> None:
+    model = testing.tiny_model()
+    batches = testing.tiny_batches(model)
+    given = {"recipe": "paper", "budget": numpy.float32(0.5), "multiple": numpy.int64(2), "bench": False}
+    result = fastprune.prune(model, batches, seed=seed, **given)
+    same = fastprune.prune(model, batches, seed=3, **given)
+    assert result.summary()["calibration"]["seed"] == 3
+    assert all(map(torch.equal, result.model.state_dict().values(), same.model.state_dict().values()))
+    assert "multiple = 2\n" in result.recipe.to_toml()
+    assert fastprune.load(result.save(tmp_path / "small"))
+    swept = fastprune.sweep(model, batches, batches, budgets=[0.5], seeds=[seed], recipes={"paper": same.recipe})
+    assert '"seed": 3' in swept.to_json()
+    with pytest.raises(OptionError, match="seed takes an integer, .*; got "):
+        fastprune.prune(model, batches, budget=0.5, seed=numpy.float64(3))  # type: ignore[arg-type]

@@ -52,9 +52,9 @@ def export(model: str, output: str, format: str, settings: tuple[str, ...], **op
     check_output(output)
     chosen_options = _options(settings)
     check_quantize(options, "data", "eval_data", "max_drop")
-    if options["quantize"] and (options["max_drop"] is None) != (options["eval_data"] is None):
-        raise OptionError("--max-drop and --eval-data belong together; give both, or none of them.")
     check_sources(model, options["data"], options["eval_data"])
+    given = (options["data"], options["samples"], options["eval_data"])
+    asked = asked_of(options, *given) if options["quantize"] else None
     with claimed(output), working() as where:
         from fastprune.exporting import export as exporting
         from fastprune.registry.recipe import strategy
@@ -62,7 +62,6 @@ def export(model: str, output: str, format: str, settings: tuple[str, ...], **op
         chosen = strategy("format", format, **chosen_options)
         chosen.require_packages()
         opened = open_model(model, {**options, "device": "cpu", "dtype": "float32"})
-        asked = asked_of(options, options["data"], options["samples"]) if options["quantize"] else None
         if asked:
             asked.check(chosen, opened)
             asked = read(asked, opened, options, where)

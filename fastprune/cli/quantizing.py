@@ -35,25 +35,30 @@ def check_quantize(options: Mapping[str, Any], *only: str) -> None:
         raise OptionError(f"--{given.replace('_', '-')} is for quantised weights; add --quantize int8.")
 
 
-def asked_of(options: Mapping[str, Any], data: str | DataMix | None, samples: int | None) -> Quantize:
+def asked_of(
+    options: Mapping[str, Any], data: str | DataMix | None, samples: int | None, eval_data: str | None
+) -> Quantize:
     """What the options ask of quantised weights, with sources instead of data.
 
     Args:
         options: The command's options.
         data: Calibration data.
         samples: Number of calibration rows; None: the usual one.
+        eval_data: Data for ``--max-drop``.
+
+    Raises:
+        OptionError: A number is out of range, or data for it are missing.
     """
     from fastprune.exporting.quantize import Quantize
 
     source: Any = data
-    tests = options["eval_data"] if options["max_drop"] is not None else None
     return Quantize(
         weights=options["quantize"],
         data=source,
         samples=samples,
         seed=options["seed"],
         max_drop=options["max_drop"],
-        eval_data=tests,
+        eval_data=eval_data,
     )
 
 
@@ -95,7 +100,8 @@ def asked_beside(opened: Pretrained, data: DataMix, options: Mapping[str, Any]) 
 
     if not options["quantize"]:
         return None
-    asked = asked_of(options, data, None)
+    tests = options["eval_data"] if options["max_drop"] is not None else None  # else it is for the pruned model alone
+    asked = asked_of(options, data, None, tests)
     chosen: Any = strategy("format", "onnx")
     chosen.require_packages()
     if reason := chosen.refuses(opened):
@@ -127,7 +133,8 @@ def export_beside(
     if asked is None:
         return None
     try:
-        opened = open_pretrained(Path(output), device="cpu", dtype="float32")
+        trusted = options["trust_remote_code"]
+        opened = open_pretrained(Path(output), device="cpu", dtype="float32", trust_remote_code=trusted)
         return exporting.export(opened, beside, quantize=read(asked, opened, options, where))
     except UsageError as error:
         raise UnfinishedError(f"{error} The pruned model is complete and saved in {output}.") from error

@@ -155,9 +155,14 @@ def _recipes(options: Mapping[str, Any]) -> dict[str, Recipe]:
     from fastprune.registry.recipe import Recipe
 
     settings, stages = read_settings(options), {name: options[name] for name in STAGES}
-    recipes = {name: Recipe.of(name, settings=settings, **stages) for name in options["recipes"].split(",")}
     form = {"servable": options["servable"], "multiple": options["multiple"]}
-    return {name: recipe.sized(**form) for name, recipe in recipes.items()}
+    recipes = {}
+    for name in options["recipes"].split(","):
+        try:
+            recipes[name] = Recipe.of(name, settings=settings, **stages).sized(**form)
+        except UsageError as error:
+            raise UsageError(f"The recipe '{name}' of the sweep: {error}") from error
+    return recipes
 
 
 def _show(where: Console, swept: Sweep, picked: Point | None, output: str) -> None:

@@ -67,7 +67,7 @@ def make_batches(
     counts = {"batch_size": batch_size, "samples": number, "max_length": max_length, "limit": limit}
     for name, value in counts.items():
         check_integer(name, value, COUNT)
-    check_integer("seed", seed, SEED)
+    seed = check_integer("seed", seed, SEED)
     encode = functools.partial(
         task.encode,
         tokenizer=tokenizer,

@@ -11,6 +11,7 @@ from typing import Any
 from fastprune.data.rows import Rows, is_rows
 from fastprune.errors import DataError, OptionError
 from fastprune.files import user_path
+from fastprune.ranges import is_number
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class DataMix:
         if twice is not None:
             raise DataError(f"The source {twice} is given twice; give it once, with the sum of its shares.")
         for source, share in self.parts:
-            if not (isinstance(share, (int, float)) and math.isfinite(share) and share > 0):
+            if not (is_number(share) and math.isfinite(share) and share > 0):
                 raise OptionError(f"The share of a source must be a number above 0; got {share!r} for {_name(source)}.")
 
     @classmethod

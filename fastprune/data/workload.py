@@ -46,7 +46,7 @@ class Workload:
         Raises:
             ModelError: ``seq_len`` is too long for a text model or too short for a speech model, or the model has another input.
         """
-        check_integer("seq_len", seq_len, LENGTH)
+        seq_len = check_integer("seq_len", seq_len, LENGTH)
         seq_len = _readings(model, seq_len) if _takes_recordings(model) else _tokens(model, seq_len)
         return Workload(example=dummy_inputs(model, [seq_len]), seq_len=seq_len)
 

@@ -29,7 +29,7 @@ from fastprune.models.forms import AnyModel, pretrained_of
 from fastprune.models.pretrained import Pretrained
 from fastprune.models.weights import stored_state
 from fastprune.progress import Progress, listening, track
-from fastprune.ranges import COUNT, SEED, check_integer
+from fastprune.ranges import COUNT, SEED, check_integer, is_number
 from fastprune.registry.serving import mixture_for
 from fastprune.units.mixtures import Mixture, Sizes, of_experts
 
@@ -142,8 +142,7 @@ def drop_experts(
         UnreachableError: The number of experts cannot be kept, because a token takes more, or groups would differ.
         OptionError: There is no such criterion, or a number is out of range.
     """
-    for name, value, allowed in (("tokens", tokens, COUNT), ("seed", seed, SEED)):
-        check_integer(name, value, allowed)
+    tokens, seed = check_integer("tokens", tokens, COUNT), check_integer("seed", seed, SEED)
     criterion = _criterion(by)
     with listening(progress):
         opened = pretrained_of(model)
@@ -177,7 +176,7 @@ def check_keep(model: Any, keep: float) -> int:
         ModelError: The model is no mixture of a known family.
         UnreachableError: The number is not possible.
     """
-    if not (isinstance(keep, (int, float)) and (0 < keep <= 1 or (keep > 1 and keep == int(keep)))):
+    if not (is_number(keep) and (0 < keep <= 1 or (keep > 1 and keep == int(keep)))):
         raise OptionError(f"keep takes a share above 0 and at most 1, or a whole number of experts; got {keep!r}.")
     mixture = mixture_for(model)
     sizes, module = mixture.sizes(model), model.get_submodule(mixture.paths(model)[0])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
@@ -15,7 +16,7 @@ from fastprune.modeling import CACHES
 
 TRACED = (2, 3, 4)
 """Samples, tokens in the cache and new tokens of the inputs for tracing."""
-PAST, PRESENT = "past_key_values", "present"
+PAST, PRESENT, POSITIONS = "past_key_values", "present", "position_ids"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,17 @@ class LayerCache:
 
 def takes_positions(model: nn.Module) -> bool:
     """Whether the positions of new tokens are an input."""
-    return "position_ids" in _arguments(model)
+    return POSITIONS in _arguments(model)
+
+
+def positions(names: Iterable[str], tokens: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The position ids of prompts behind an empty cache, [samples, tokens], if they are among a graph's inputs.
+
+    Args:
+        names: Names of the graph's inputs.
+        tokens: Numbers of samples and tokens.
+    """
+    return {POSITIONS: np.tile(np.arange(tokens[1]), (tokens[0], 1))} if POSITIONS in names else {}
 
 
 def layer_caches(model: Any) -> list[LayerCache | None]:
@@ -81,7 +92,7 @@ class CachedDecoder(nn.Module):
             others: The positions of new tokens [samples, tokens], for models that take them; then keys and values by layer,
                 [samples, heads, past tokens, width].
         """
-        positions = {"position_ids": others[0]} if self.placed else {}
+        positions = {POSITIONS: others[0]} if self.placed else {}
         past = others[len(positions) :]
         given = iter(past)
         none = past[0][:, :1, :, :1]  # [samples, 1, past tokens, 1]
@@ -114,7 +125,7 @@ def cached_program(model: nn.Module, caches: Sequence[LayerCache | None]) -> Cac
     sizes = tuple({0: free, 1: free} if each.ndim == 2 else {0: free, 2: free} for each in inputs)
     with torch.no_grad():
         program = torch.export.export(graph, inputs, dynamic_shapes=(*sizes[:2], sizes[2:]), strict=False)
-    named = ["input_ids", "attention_mask", *(["position_ids"] if graph.placed else [])]
+    named = ["input_ids", "attention_mask", *([POSITIONS] if graph.placed else [])]
     return CachedProgram(
         program,
         (*named, *cache_names(caches, PAST)),

@@ -18,6 +18,7 @@ from fastprune.files import check_output, written_directory
 from fastprune.models.forms import AnyModel, pretrained_of
 from fastprune.models.pretrained import Pretrained
 from fastprune.progress import Progress, listening, step
+from fastprune.registry import loading
 from fastprune.registry.recipe import strategy
 from fastprune.strategies.export_formats import ExportedModel, ExportFormat, Quantisation, Quantised
 
@@ -84,7 +85,7 @@ def export(
     chosen.require_packages()
     opened = pretrained_of(model)
     if reason := chosen.refuses(opened):
-        raise ModelError(reason)
+        raise ModelError(f"{reason} {_holding(opened)}")
     wanted = Quantize(weights=quantize) if isinstance(quantize, str) else quantize
     if wanted:
         wanted.check(chosen, opened)
@@ -111,6 +112,13 @@ def export(
         remark=remark or "",
         quantised=done,
     )
+
+
+def _holding(opened: Pretrained) -> str:
+    """Which formats hold a model, as a sentence."""
+    registry = loading.installed().format
+    names = [name for name in registry if not registry[name]().refuses(opened)]
+    return f"Formats that hold it: {', '.join(names)}." if names else "No format holds it."
 
 
 def _write(chosen: ExportFormat, opened: Pretrained, directory: Path) -> str | None:

@@ -15,6 +15,8 @@ from fastprune.models.pretrained import Pretrained
 
 TRACED = (2, 16)
 """Samples and tokens of the inputs for tracing a graph."""
+READ = {"input_ids": "texts", "pixel_values": "images", "input_values": "recordings", "input_features": "recordings"}
+"""What a model reads, by the name of its main input."""
 
 
 class TensorGraph(nn.Module):
@@ -53,10 +55,12 @@ def traced_program(opened: Pretrained) -> torch.export.ExportedProgram:
 def refuses_all_but_one_text(opened: Pretrained) -> str:
     """Implementation of ``ExportFormat.refuses`` that refuses models of images and recordings, and of two texts."""
     model: Any = opened.model
-    one_text = getattr(model, "main_input_name", "input_ids") == "input_ids"
-    if one_text and not getattr(model.config, "is_encoder_decoder", False):
+    read = READ.get(getattr(model, "main_input_name", "input_ids"), "other inputs")
+    decodes = getattr(model.config, "is_encoder_decoder", False)
+    if read == READ["input_ids"] and not decodes:
         return ""
-    return f"Only models of one text are made graphs; a {type(model).__name__} takes something else."
+    what = f"{read} and writes texts with a decoder" if decodes else read
+    return f"This format is for encoders or decoders of texts alone; a {type(model).__name__} reads {what}."
 
 
 @contextlib.contextmanager

@@ -57,10 +57,10 @@ class OnnxModel:
             reason = str(error).strip().partition("\n")[0]
             raise ModelError(f"{file} cannot be opened: {reason}") from error
         shapes = {each.name: each.shape for each in self._session.get_inputs()}
+        self._names = tuple(shapes)
         self._past = {name: shape for name, shape in shapes.items() if name.startswith(decoder_graph.PAST)}
-        self._placed = bool(self._past) and "position_ids" in shapes
-        left_out = {*self._past, *(["position_ids"] if self._placed else [])}
-        self.inputs: tuple[str, ...] = tuple(name for name in shapes if name not in left_out)
+        made = {*self._past, decoder_graph.POSITIONS} if self._past else set()
+        self.inputs: tuple[str, ...] = tuple(name for name in shapes if name not in made)
         named = (each.name for each in self._session.get_outputs())
         self.outputs: tuple[str, ...] = tuple(name for name in named if not name.startswith(decoder_graph.PRESENT))
 
@@ -76,12 +76,12 @@ class OnnxModel:
             inputs: At least ``inputs`` by name, on the CPU.
         """
         given: dict[str, np.ndarray] = {name: inputs[name].numpy() for name in self.inputs}
-        samples, tokens = inputs["input_ids"].shape if self._past else (0, 0)
+        if not self._past:
+            return given
+        samples, tokens = inputs["input_ids"].shape
         for name, (_, heads, _, width) in self._past.items():
             given[name] = np.zeros((samples, heads, 0, width), dtype=np.float32)
-        if self._placed:
-            given["position_ids"] = np.tile(np.arange(tokens), (samples, 1))
-        return given
+        return given | decoder_graph.positions(self._names, (samples, tokens))
 
 
 @dataclass(frozen=True, kw_only=True)

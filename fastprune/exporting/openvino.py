@@ -53,18 +53,17 @@ class OpenvinoModel:
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}  # by default bfloat16 on CPUs that have it
         settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
         try:
-            made = openvino.Core().compile_model(str(file), "CPU", settings)
+            model = openvino.Core().compile_model(str(file), "CPU", settings)
         except RuntimeError as error:
             reason = str(error).strip().rpartition("\n")[2]
             raise ModelError(f"{file} cannot be opened: {reason}") from error
-        self._request: openvino.InferRequest = made.create_infer_request()
-        names = [each.any_name for each in made.inputs]
+        self._request: openvino.InferRequest = model.create_infer_request()
+        names = [each.any_name for each in model.inputs]
         self.decodes = BEAMS in names
-        self._placed = self.decodes and "position_ids" in names
-        self.inputs: tuple[str, ...] = tuple(
-            name for name in names if not (self.decodes and name in (BEAMS, "position_ids"))
-        )
-        self.outputs: tuple[str, ...] = tuple(each.any_name for each in made.outputs)
+        self._names = tuple(names)
+        made = (BEAMS, decoder_graph.POSITIONS) if self.decodes else ()
+        self.inputs: tuple[str, ...] = tuple(name for name in names if name not in made)
+        self.outputs: tuple[str, ...] = tuple(each.any_name for each in model.outputs)
 
     def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
         """Run the model, as described for ``ExportedModel``; a decoder with an empty KV cache."""
@@ -83,8 +82,7 @@ class OpenvinoModel:
         if self.decodes:
             samples, tokens = inputs["input_ids"].shape
             given[BEAMS] = np.arange(samples, dtype=np.int32)
-            if self._placed:
-                given["position_ids"] = np.tile(np.arange(tokens), (samples, 1))
+            given |= decoder_graph.positions(self._names, (samples, tokens))
         return given
 
 

@@ -7,18 +7,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from fastprune.data.batches import Batches, check_tokens, model_inputs, token_limit
-from fastprune.data.encoding import make_batches
-from fastprune.data.rows import Rows, is_rows
+from fastprune.data.batches import Batches, model_inputs
+from fastprune.data.rows import Rows
 from fastprune.data.tasks import Batch, Task
-from fastprune.errors import DataError, OptionError, UsageError
+from fastprune.errors import OptionError, UsageError
 from fastprune.exporting.opening import ExportedModule
 from fastprune.measuring.evaluation import evaluate, evaluation_set, fidelity
+from fastprune.models.calibration_data import calibration_set
 from fastprune.models.pretrained import Pretrained
 from fastprune.ranges import COUNT, SEED, check_integer
 from fastprune.strategies.export_formats import ExportedModel, ExportFormat, Quantisation
 
-CALIBRATION_SPLITS = ("train",)
 ROWS = {"int8": 128, "int4": 512}
 """Usual numbers of calibration rows by the type of the weights."""
 
@@ -37,6 +36,9 @@ class Quantize:
         max_drop: Points that the task's first metric may lose against float32 (percent, if lower is better); without labels,
             points of agreement with the model in float32. None: the format's own limit, which needs no labels.
         eval_data: Data for ``max_drop``, as for ``evaluate``.
+
+    Raises:
+        OptionError: A number is out of range, or data for it are missing.
     """
 
     weights: str = "int8"
@@ -46,18 +48,7 @@ class Quantize:
     max_drop: float | None = None
     eval_data: Data | None = None
 
-    def check(self, format: ExportFormat, opened: Pretrained) -> None:
-        """Check before any work that a format can do it.
-
-        Raises:
-            UsageError: The format cannot quantise this model so.
-            OptionError: A number is out of range, or data for it are missing.
-        """
-        if not format.quantised:
-            raise UsageError(f"The format '{format.name}' has no quantised weights; leave out --quantize.")
-        if self.weights not in format.quantised:
-            known = ", ".join(format.quantised)
-            raise OptionError(f"'{format.name}' quantises weights to {known}; got '{self.weights}'.")
+    def __post_init__(self) -> None:
         check_integer("samples", self.samples, COUNT)
         check_integer("seed", self.seed, SEED)
         if (self.max_drop is None) != (self.eval_data is None):
@@ -66,6 +57,19 @@ class Quantize:
             raise OptionError(f"--max-drop takes points, 0 or more; got {self.max_drop:g}.")
         if self.max_drop is not None and self.data is None:
             raise OptionError("--max-drop needs calibration data, which operators are ordered by: give --data.")
+
+    def check(self, format: ExportFormat, opened: Pretrained) -> None:
+        """Check before any work that a format can do it.
+
+        Raises:
+            UsageError: The format cannot quantise this model so.
+            OptionError: The format has no weights of this type.
+        """
+        if not format.quantised:
+            raise UsageError(f"The format '{format.name}' has no quantised weights; leave out --quantize.")
+        if self.weights not in format.quantised:
+            known = ", ".join(format.quantised)
+            raise OptionError(f"'{format.name}' quantises weights to {known}; got '{self.weights}'.")
         if reason := format.refuses_quantised(opened, self.weights, self.data is not None):
             raise UsageError(reason)
 
@@ -90,23 +94,7 @@ class Quantize:
 
     def _calibration(self, opened: Pretrained, data: Data) -> tuple[dict[str, Any], ...]:
         """The inputs of the calibration rows, in batches."""
-        if is_rows(data):
-            if opened.tokenizer is None:
-                raise DataError("Encoding the data needs a tokenizer; pass Batches.")
-            source: Any = data
-            batches = make_batches(
-                source,
-                opened.task,
-                opened.tokenizer,
-                samples=self.rows,
-                limit=token_limit(opened.model),
-                seed=self.seed,
-                split=CALIBRATION_SPLITS,
-            )
-        else:
-            given: Any = data
-            batches = Batches.wrap(given, opened.task)
-        check_tokens(opened.model, batches)
+        batches = calibration_set(data, opened.model, opened, opened.task, self.seed, samples=self.rows)
         every = max(1, batches.n_samples // self.rows)  # spread over all, which may be in the order of their lengths
         return tuple(dict(model_inputs(batch, opened.task)) for batch in batches.batches[::every])
 

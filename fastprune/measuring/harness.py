@@ -61,8 +61,8 @@ def lm_eval(
         OptionError: A number is out of range.
     """
     check_harness(folder)
-    for name, value in {"batch_size": batch_size, "max_length": max_length, "limit": limit}.items():
-        check_integer(name, value, COUNT)
+    batch_size = check_integer("batch_size", batch_size, COUNT)
+    max_length, limit = check_integer("max_length", max_length, COUNT), check_integer("limit", limit, COUNT)
     if not tasks:
         raise OptionError("Name a task of lm-eval, such as arc_easy.")
     from fastprune.models.forms import open_any  # imported here, so that check_harness does not import torch

@@ -135,11 +135,10 @@ def bench(
         UsageError: The models do not support the attention kernel.
         TableError: The table is of another model or workload.
     """
-    check_integer("batch_size", batch_size, BATCH)
-    check_integer("rounds", rounds, ROUNDS)
-    check_integer("threads", serving.get("threads"), THREADS)
-    new_tokens = serving.get("new_tokens")
-    check_integer("new_tokens", new_tokens, COUNT)
+    batch_size = check_integer("batch_size", batch_size, BATCH)
+    rounds = check_integer("rounds", rounds, ROUNDS)
+    threads = check_integer("threads", serving.get("threads"), THREADS)
+    new_tokens = check_integer("new_tokens", serving.get("new_tokens"), COUNT)
     dense, pruned = module_of(dense), module_of(pruned)
     devices = {name: next(model.parameters()).device for name, model in (("dense", dense), ("pruned", pruned))}
     if devices["dense"] != devices["pruned"]:
@@ -152,7 +151,7 @@ def bench(
         table.require({"batch_size": batch_size, "seq_len": workload.seq_len})
         predicted = {name: _predicted(table, model) for name, model in (("dense", dense), ("pruned", pruned))}
     inputs = inputs_for(dense, workload.inputs(batch_size=batch_size))
-    kernel, threads = serving.get("attention"), serving.get("threads")
+    kernel = serving.get("attention")
     with listening(progress), _served({"dense": dense, "pruned": pruned}, kernel, threads) as models:
         peak = {name: peak_bytes(model, inputs) for name, model in models.items()}
         weights = {name: weight_bytes(model) for name, model in models.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -24,6 +24,8 @@ def calibration_set(
     opened: Pretrained | None,
     task: Task | None,
     seed: int,
+    *,
+    samples: int | Literal["auto"] | None = "auto",
 ) -> Batches:
     """The calibration set with its task: the given one [that of the batches, of the opened model, or of the class].
 
@@ -33,19 +35,22 @@ def calibration_set(
         opened: The same with its tokenizer; None if only a module was given.
         task: The task; None: as above.
         seed: Seed of the draw.
+        samples: Number of rows to draw, as for ``make_batches``; batches are taken whole.
     """
-    given: Any = _read(data, opened, task, seed) if is_source(data) else data
+    given: Any = _read(data, opened, task, seed, samples) if is_source(data) else data
     batches = Batches.wrap(given, task)
     chosen = batches.task or (opened.task if opened else None) or task_for(teacher.config, type(teacher))  # type: ignore[arg-type]
     check_tokens(teacher, batches)
     return Batches.wrap(batches, chosen)
 
 
-def _read(source: Any, opened: Pretrained | None, task: Task | None, seed: int) -> Batches:
+def _read(
+    source: Any, opened: Pretrained | None, task: Task | None, seed: int, samples: int | Literal["auto"] | None
+) -> Batches:
     if opened is None or opened.tokenizer is None:
         name = source if isinstance(source, (str, Path)) else "rows"
         raise DataError(
             f"Reading {name} takes a tokenizer: give the model as open_pretrained returns it, or by its name."
         )
     limit = token_limit(opened.model)
-    return make_batches(source, task or opened.task, opened.tokenizer, limit=limit, seed=seed)
+    return make_batches(source, task or opened.task, opened.tokenizer, samples=samples, limit=limit, seed=seed)

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import nn
 
 from fastprune.errors import ModelError
+from fastprune.models.precision import check_runs
 from fastprune.models.pretrained import Pretrained, open_pretrained
 from fastprune.registry.serving import task_for
 
@@ -28,9 +29,10 @@ def open_any(model: AnyModel) -> tuple[nn.Module, Pretrained | None]:
     """The module of a model in any form, and what was opened with it; None for a module alone.
 
     Raises:
-        ModelError: The model cannot be opened, or is of another type.
+        ModelError: The model cannot be opened, is of another type, or does not run with the several types of its weights.
     """
     if isinstance(model, nn.Module):
+        check_runs(model)
         return model, None
     opened: Any = open_pretrained(model) if isinstance(model, (str, Path)) else model
     if not isinstance(opened, Pretrained) and isinstance(opened, HasPretrained):
@@ -40,6 +42,7 @@ def open_any(model: AnyModel) -> tuple[nn.Module, Pretrained | None]:
             f"A model is a transformers model, the result of open_pretrained or prune, a directory or a Hub name; got "
             f"{type(model).__name__}."
         )
+    check_runs(opened.model)
     return opened.model, opened
 
 

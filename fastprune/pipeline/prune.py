@@ -109,7 +109,7 @@ def prune(
         UsageError: The request cannot be met; see ``fastprune.errors``.
         ContractError: A strategy broke its contract.
     """
-    check_integer("seed", seed, SEED)
+    seed = check_integer("seed", seed, SEED)
     requested = read_budget(budget)
     stages = {"scorer": scorer, "searcher": searcher, "rearranger": rearranger, "tuner": tuner}
     asked = read_vocabulary(vocabulary)

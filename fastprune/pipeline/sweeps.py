@@ -89,8 +89,7 @@ def sweep(
     recipes = recipes or {"default": Recipe.of("default")}
     for budget in budgets:
         read_budget(budget)
-    for seed in seeds:
-        check_integer("seeds", seed, SEED)
+    seeds = [check_integer("seeds", seed, SEED) for seed in seeds]
     if not budgets or not seeds:
         raise BudgetError("A sweep takes at least one budget and one seed.")
     folder = check_folder(folder) if folder else None

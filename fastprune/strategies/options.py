@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from fastprune.errors import OptionError
-from fastprune.ranges import Range
+from fastprune.ranges import Range, is_integer, is_number, own_number
 
 T = TypeVar("T")
 S = TypeVar("S", bound="HasOptions")
@@ -101,7 +101,8 @@ def build(kind: str, strategy: type[S], values: Mapping[str, Any]) -> S:
 
 
 def check_options(strategy: HasOptions) -> None:
-    """Check that all option values of a strategy have the options' types and are in their ranges.
+    """Check that all option values of a strategy have the options' types and are in their ranges; numbers of other libraries become
+    Python's own.
 
     Raises:
         OptionError: A value does not fit; the message names the value, the expected type and the range.
@@ -110,12 +111,13 @@ def check_options(strategy: HasOptions) -> None:
         value = getattr(strategy, info.name)
         if not _allowed(value, info):
             raise OptionError(f"option '{info.name}' of '{strategy.name}' takes {info.takes}; got {value!r}.")
+        object.__setattr__(strategy, info.name, own_number(value))  # a frozen dataclass that is being built
 
 
 def _read(kind: str, strategy: str, info: OptionInfo, value: Any) -> Any:
     for candidate in _candidates(value):
         if _allowed(candidate, info):
-            return float(candidate) if _wants_float(candidate, info.annotation) else candidate
+            return float(candidate) if _wants_float(candidate, info.annotation) else own_number(candidate)
     raise OptionError(
         f"option '{info.name}' of {kind} '{strategy}' takes {info.takes}; got {value!r} "
         f"(its default is {info.default!r})."
@@ -137,8 +139,7 @@ def _candidates(value: Any) -> list[Any]:
 
 
 def _allowed(value: Any, info: OptionInfo) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return _fits(value, info.annotation) and (not number or value in info.range)
+    return _fits(value, info.annotation) and (not is_number(value) or value in info.range)
 
 
 def _fits(value: Any, annotation: Any) -> bool:
@@ -148,15 +149,15 @@ def _fits(value: Any, annotation: Any) -> bool:
     if origin in (types.UnionType, typing.Union):
         return any(_fits(value, argument) for argument in typing.get_args(annotation))
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number(value)
     if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return is_integer(value)
     return isinstance(value, origin or annotation)
 
 
 def _wants_float(value: Any, annotation: Any) -> bool:
     members = typing.get_args(annotation) or (annotation,)
-    return isinstance(value, int) and not isinstance(value, bool) and float in members and int not in members
+    return is_integer(value) and float in members and int not in members
 
 
 def _type_names(annotation: Any) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastprune.errors import OptionError
+from fastprune.ranges import is_integer, is_number, own_number
 
 AUTO = "auto"
 CHARACTERS = ("auto", "all", "seen")
@@ -30,20 +31,23 @@ class VocabularyRequest:
     def __post_init__(self) -> None:
         if (self.keep is None) == (self.coverage is None):
             raise OptionError("Give either the size of the vocabulary or its coverage.")
-        if self.coverage is not None and not (_number(self.coverage) and 0 < self.coverage <= 1):
+        if self.coverage is not None and not (is_number(self.coverage) and 0 < self.coverage <= 1):
             raise OptionError(f"The coverage of a vocabulary is above 0, at most 1; got {self.coverage!r}.")
         if self.characters not in CHARACTERS:
             raise OptionError(f"The characters are one of {', '.join(CHARACTERS)}; got {self.characters!r}.")
         keep, right = self.keep, self.keep in (None, AUTO)
-        if isinstance(keep, float):
+        if is_integer(keep):
+            right = keep >= 1
+        elif is_number(keep):
             right = 0 < keep <= 1
-        elif _number(keep):
-            right = keep >= 1  # type: ignore[operator]
         if not right:
             raise OptionError(
                 "The vocabulary is auto, a share with a point such as 0.3, above 0 and at most 1.0, or a number of rows such as "
                 f"12000; got {keep!r}."
             )
+
+        for name in ("keep", "coverage"):
+            object.__setattr__(self, name, own_number(getattr(self, name)))
 
     def to_dict(self) -> dict[str, Any]:
         """The settings that are given."""
@@ -72,7 +76,3 @@ def read_vocabulary(
             except ValueError:
                 continue
     return VocabularyRequest(keep=keep, coverage=coverage, characters=characters)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -32,6 +32,7 @@ def resolve_groups(architecture: Architecture, model: nn.Module) -> Groups:
             f"The architecture '{architecture.name}' found no layer in this {type(model).__name__}: there is nothing at "
             f"{', '.join(repr(prefix + stack.layers) for stack in architecture.stacks)}. Does the class hide its layers?"
         )
+    _check_apart(groups, model)
     return Groups(tuple(groups))
 
 
@@ -261,3 +262,16 @@ def _convolutions(stack: Stack, config: Any) -> tuple[tuple[int, int], ...]:
         return ()
     kernels, strides = (config_value(config, name) or () for name in stack.convolutions)
     return tuple((int(kernel), int(stride)) for kernel, stride in zip(kernels, strides, strict=True))
+
+
+def _check_apart(groups: list[Group], model: nn.Module) -> None:
+    """Raise ``ModelError`` if a parameter has two owners: groups, or modules of one."""
+    owners: dict[int, tuple[Group, Cut]] = {}
+    for group in groups:
+        for cut in group.cuts:
+            other, theirs = owners.setdefault(id(cut.tensor(model)), (group, cut))
+            if other is not group or theirs.parameter != cut.parameter:
+                raise ModelError(
+                    f"'{theirs.parameter}' of the group '{other.name}' and '{cut.parameter}' of '{group.name}' are one parameter. "
+                    "Units cannot be removed from one alone; give each module a parameter of its own."
+                )

@@ -56,34 +56,51 @@ def best_apart(model: ir.Model, trial: Trial, forms: Callable[[ir.Model], Forms]
 
 def by_distance(model: ir.Model, trial: Trial, forms: Forms) -> list[int]:
     """The numbers of a graph's operators in the order of the distance that each alone causes, the smallest first."""
-    numbers = [each.number for each in operators(model) if each.number in forms]
     off = {
         number: trial.distance(quantised(model, {number: forms[number]}))
-        for number in track(numbers, "comparing operators")
+        for number in track(sorted(forms), "comparing operators")
     }
-    return sorted(numbers, key=lambda number: (off[number], number))
+    return sorted(off, key=lambda number: (off[number], number))
 
 
-def first_fitting(model: ir.Model, order: Sequence[int], forms: Forms, fits: Callable[[ir.Model], bool]) -> Forms:
+def first_fitting(
+    model: ir.Model,
+    order: Sequence[int],
+    found: Mapping[int, Operator],
+    forms: Forms,
+    fits: Callable[[ir.Model], bool],
+) -> tuple[Forms, ir.Model]:
     """As many operators as fit, taken in order. The others have weights in 8 bits, each product's in blocks, if that fits.
 
     Args:
         model: The graph in float32.
         order: The operators' numbers.
+        found: The operators by their numbers.
         forms: Their forms.
         fits: Whether a quantised graph is near enough to the graph in float32.
+
+    Returns:
+        The forms of the operators that are taken, and the graph with them.
     """
-    kinds = {each.number: each for each in operators(model)}
     for fallback in (True, False):
+        rest = [number for number in order if fallback and found[number].kind == "product"]
+        best: tuple[Forms, ir.Model] = {}, model
 
-        def taken(count: int, fallback: bool = fallback) -> Forms:
-            rest = {number: InBlocks() for number in order[count:] if fallback and kinds[number].kind == "product"}
-            return {number: forms[number] for number in order[:count]} | rest
+        def tried(count: int, rest: Sequence[int] = rest) -> bool:
+            nonlocal best
+            first = order[:count]
+            taken = {number: forms[number] for number in first}
+            taken |= {number: InBlocks() for number in rest if number not in first}
+            graph = quantised(model, taken)
+            good = fits(graph)
+            best = (taken, graph) if good else best
+            return good
 
-        count = _most(len(order), lambda count: fits(quantised(model, taken(count))))
-        if count is not None:
-            return taken(count)
-    return {}
+        if (
+            _most(len(order), tried) is not None
+        ):  # what fits is tried in rising order, so the last that did has the most
+            return best
+    return {}, quantised(model, {})
 
 
 def _most(largest: int, fits: Callable[[int], bool]) -> int | None:

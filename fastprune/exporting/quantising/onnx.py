@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastprune.exporting.quantising.choosing import Forms, best_apart, by_distance, first_fitting
 from fastprune.exporting.quantising.forms import Dynamic, Form, InBlocks, Rows, RowsInBlocks, quantised
-from fastprune.exporting.quantising.operators import in_float, operators, read_graph, write_graph
+from fastprune.exporting.quantising.operators import Operator, in_float, operators, read_graph, write_graph
 from fastprune.exporting.quantising.rounding import rounded_blocks, rounded_rows
 from fastprune.exporting.quantising.stages import rounded_in_stages
 from fastprune.exporting.quantising.trial import Graph, Trial
@@ -52,30 +52,32 @@ def quantise_graph(
     given, tests = (asked.rows, asked.rows) if asked.weights == "int8" else _held_back(asked.rows)
     trial = Trial(model, tests, target, open) if tests else None
     if trial and asked.weights == "int8":
-        model, count = best_apart(model, trial, lambda graph: _in_8_bits(graph, settings))
+        model, count = best_apart(model, trial, lambda graph: _in_8_bits(operators(graph), settings))
+    found = operators(model)
     forms: Forms = (
-        _in_4_bits(model, trial.opened(model), given, settings)
+        _in_4_bits(model, found, trial.opened(model), given, settings)
         if trial and asked.weights == "int4"
-        else _in_8_bits(model, settings)
+        else _in_8_bits(found, settings)
     )
-    if trial:
-        few = Trial(model, tests[:1], target, open)
-        forms = _fitting(model, forms, trial, few, asked.accepts, settings)
     made = quantised(model, forms)
+    if trial and not (fits := _criterion(trial, asked.accepts, settings))(made):
+        few = Trial(model, tests[:1], target, open)
+        order = by_distance(model, few, forms)
+        forms, made = first_fitting(model, order, {each.number: each for each in found}, forms, fits)
     distance = trial.distance(made) if trial else None
     write_graph(made, target)
     counts = Counter(each.told for each in forms.values())
     if count:
         counts["filters apart in each FFN"] = count
-    rounded = {each.node for each in operators(model) if each.number in forms}
+    rounded = {each.node for each in found if each.number in forms}
     left = [each for each in in_float(model) if each.node not in rounded]
     counts["operators in float32"] = len(left)
     return Quantised(counts=dict(counts), float_bytes=sum(each.weights.nbytes for each in left), distance=distance)
 
 
-def _in_8_bits(model: ir.Model, settings: Settings) -> dict[int, Form]:
+def _in_8_bits(found: Sequence[Operator], settings: Settings) -> dict[int, Form]:
     """The form of every operator, with products in 8 bits."""
-    return _tables(model, settings) | {each.number: Dynamic() for each in operators(model) if each.kind == "product"}
+    return _tables(found, settings) | {each.number: Dynamic() for each in found if each.kind == "product"}
 
 
 def _held_back(rows: Batches) -> tuple[Batches, Batches]:
@@ -84,18 +86,20 @@ def _held_back(rows: Batches) -> tuple[Batches, Batches]:
     return tuple(each for each in rows if not any(each is test for test in tests)) or rows, tests
 
 
-def _in_4_bits(model: ir.Model, opened: Graph, rows: Batches, settings: Settings) -> dict[int, Form]:
+def _in_4_bits(
+    model: ir.Model, found: Sequence[Operator], opened: Graph, rows: Batches, settings: Settings
+) -> dict[int, Form]:
     """The form of every operator, with products' weights in 4 bits, rounded in stages."""
     feeds = [opened.fed(batch) for batch in rows]
-    tables = {each.number: each.weights for each in operators(model) if each.kind == "table"}
-    found = rounded_in_stages(model, {number: _table(rows, settings) for number, rows in tables.items()}, feeds)
-    return _tables(model, settings) | {number: InBlocks(blocks) for number, blocks in found.items()}
+    tables = {each.number: _table(each.weights, settings) for each in found if each.kind == "table"}
+    blocks = rounded_in_stages(model, found, tables, feeds)
+    return _tables(found, settings) | {number: InBlocks(each) for number, each in blocks.items()}
 
 
-def _tables(model: ir.Model, settings: Settings) -> dict[int, Form]:
+def _tables(found: Sequence[Operator], settings: Settings) -> dict[int, Form]:
     return {
         each.number: RowsInBlocks() if _in_blocks(each.weights, settings) else Rows()
-        for each in operators(model)
+        for each in found
         if each.kind == "table"
     }
 
@@ -114,19 +118,12 @@ def _table(rows: np.ndarray, settings: Settings) -> np.ndarray:
     return rounded
 
 
-def _fitting(
-    model: ir.Model,
-    forms: Forms,
-    trial: Trial,
-    few: Trial,
-    accepts: Callable[[ExportedModel], bool] | None,
-    settings: Settings,
-) -> Forms:
-    """All forms if the outputs stay near enough, else as many as keep them near."""
+def _criterion(
+    trial: Trial, accepts: Callable[[ExportedModel], bool] | None, settings: Settings
+) -> Callable[[ir.Model], bool]:
+    """Whether a quantised graph is good enough: for the user's limit, or near enough to float32."""
 
     def fits(graph: ir.Model) -> bool:
         return accepts(trial.opened(graph)) if accepts else trial.distance(graph) <= settings.distance
 
-    if fits(quantised(model, forms)):
-        return forms
-    return first_fitting(model, by_distance(model, few, forms), forms, fits)
+    return fits

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastprune.exporting.quantising.error_feedback import fed_back
-from fastprune.exporting.quantising.operators import Operator, number_of, operators
+from fastprune.exporting.quantising.operators import Operator, number_of
 from fastprune.exporting.quantising.rounding import Blocks
 from fastprune.progress import track
 
@@ -37,21 +37,24 @@ class Stage:
     start: int
 
 
-def rounded_in_stages(model: ir.Model, tables: Mapping[int, np.ndarray], rows: Sequence[Values]) -> dict[int, Blocks]:
+def rounded_in_stages(
+    model: ir.Model, found: Sequence[Operator], tables: Mapping[int, np.ndarray], rows: Sequence[Values]
+) -> dict[int, Blocks]:
     """The products of a graph in 4 bits, by their numbers.
 
     Args:
         model: The graph in float32.
+        found: Its operators.
         tables: Rounded tables by their numbers, [rows, features].
         rows: All inputs of the graph by name, batch by batch.
     """
-    stages = _stages(model)
+    stages = _stages(model, found)
     runs = [_Run(model, [dict(each) for each in rows]) for _ in range(2)]
     dense, rounded = runs
-    for each in operators(model):
+    for each in found:
         if each.number in tables:
             rounded.replace(each, tables[each.number])
-    found: dict[int, Blocks] = {}
+    made: dict[int, Blocks] = {}
     for stage in track(stages, "rounding"):
         for run in runs:
             run.advance(stage.start)
@@ -60,14 +63,14 @@ def rounded_in_stages(model: ir.Model, tables: Mapping[int, np.ndarray], rows: S
         for product in stage.products:
             blocks = fed_back(product.weights, moments, cross, tokens, 4)
             rounded.replace(product, blocks.weights)
-            found[product.number] = blocks
-    return found
+            made[product.number] = blocks
+    return made
 
 
-def _stages(model: ir.Model) -> list[Stage]:
+def _stages(model: ir.Model, found: Sequence[Operator]) -> list[Stage]:
     places = {node: place for place, node in enumerate(model.graph)}
     by_input: dict[ir.Value, list[Operator]] = {}
-    for each in operators(model):
+    for each in found:
         if each.kind == "product":
             by_input.setdefault(each.input, []).append(each)
     stages = [Stage(tuple(each), min(places[one.node] for one in each)) for each in by_input.values()]

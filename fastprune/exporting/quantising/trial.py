@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx_ir as ir
@@ -41,6 +42,7 @@ class Trial:
     ) -> None:
         self.rows, self.scratch, self.open = tuple(rows), scratch, open
         self.expected = self.outputs(model)
+        self._distances: WeakKeyDictionary[ir.Model, float] = WeakKeyDictionary()
 
     def outputs(self, model: ir.Model) -> tuple[Tensor, ...]:
         """All outputs of a graph, one after the other: each [values, features], without padding."""
@@ -52,5 +54,7 @@ class Trial:
         return self.open(self.scratch)
 
     def distance(self, model: ir.Model) -> float:
-        """The root mean square difference of the outputs from those in float32, as a share of their spread."""
-        return distance(self.outputs(model), self.expected)
+        """The root mean square difference of the outputs from those in float32, as a share of their spread; measured once."""
+        if model not in self._distances:
+            self._distances[model] = distance(self.outputs(model), self.expected)
+        return self._distances[model]
