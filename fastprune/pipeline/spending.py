@@ -14,6 +14,7 @@ from fastprune.calibration.hooks import frozen
 from fastprune.data.workload import Workload
 from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.clock import timed
+from fastprune.pipeline.directory import dense_files, with_files
 from fastprune.pipeline.state import State
 from fastprune.pipeline.subject import Subject
 from fastprune.pipeline.trimming import dense_table
@@ -48,14 +49,26 @@ def measure(
     limits = []
     with timed("measure"), frozen(subject.teacher):
         for name, request in (({cost.name: own} if own else {}) | others).items():
-            chosen = _cost_model(name, cost)
+            chosen = _cost_model(name, cost, subject)
             compute = partial(chosen.measure, subject.teacher, subject.groups, workload)
             table = cache.costs(chosen, subject.fingerprint, compute)
             checks.check_costs(table, subject.groups, chosen)
-            dense = dense_table(subject, chosen, table, workload)
+            dense = _dense(subject, chosen, table, workload)
+            table = with_files(table, chosen, subject)
             share = request.share(dense)
             limits.append(Limit(name=name, table=table, share=share, dense=(dense if share < 1 else table).total))
     return Limits(tuple(limits))
+
+
+def _dense(subject: Subject, cost: CostModel, table: CostTable, workload: Workload) -> CostTable:
+    """The costs of the dense model, of which budgets are shares."""
+    if not cost.of_files:
+        return dense_table(subject, cost, table, workload)
+    whole = _stored(cost.of_dense(), subject)
+    if whole != cost:
+        table = whole.measure(subject.teacher, subject.groups, workload)
+    dense = dense_table(subject, whole, table, workload)
+    return replace(dense, fixed=dense.fixed + dense_files(subject))
 
 
 def remaining(limits: Limits, state: State, recipe: Recipe, workload: Workload) -> Limits:
@@ -80,10 +93,10 @@ def remaining(limits: Limits, state: State, recipe: Recipe, workload: Workload) 
     items = []
     with timed("measure"), frozen(roomy), frozen(empty):
         for rest in limits.remaining(state.mask, state.fixed).items:
-            cost = _cost_model(rest.name, recipe.cost)
+            cost = _cost_model(rest.name, recipe.cost, state.subject)
             if cost.counted:
-                table = _counts(cost, roomy, state.groups, workload).fixing(fixed)
-                stays = _counts(cost, empty, empty_groups, workload).total - table.of(units)
+                table = _counts(cost, roomy, state.groups, workload, state.subject).fixing(fixed)
+                stays = _counts(cost, empty, empty_groups, workload, state.subject).total - table.of(units)
                 rest = replace(rest, table=replace(table, fixed=table.fixed + max(stays, 0.0)))
             items.append(rest)
     left = Limits(tuple(items))
@@ -104,8 +117,9 @@ def overspending(limits: Limits, state: State, mask: Mask, recipe: Recipe, workl
     found = []
     with frozen(roomy):
         for limit in limits.items:
-            cost = _cost_model(limit.name, recipe.cost)
-            found.append(_counts(cost, roomy, groups, workload).total - limit.allowed if cost.counted else 0.0)
+            cost = _cost_model(limit.name, recipe.cost, state.subject)
+            counted = _counts(cost, roomy, groups, workload, state.subject).total if cost.counted else 0.0
+            found.append(counted - limit.allowed if cost.counted else 0.0)
     return found
 
 
@@ -135,8 +149,8 @@ def spent(limits: Limits, state: State, model: nn.Module, groups: Groups, cost: 
     found = []
     with frozen(model):
         for each in limits.spent(state.mask):
-            chosen = _cost_model(each["name"], cost)
-            after = _counts(chosen, model, groups, workload).total if chosen.counted else each["after"]
+            chosen = _cost_model(each["name"], cost, state.subject)
+            after = _counts(chosen, model, groups, workload, state.subject).total if chosen.counted else each["after"]
             found.append(each | {"after": after})
             if after > each["budget"] * each["before"] * (1 + 1e-9):
                 log.warning(
@@ -149,13 +163,18 @@ def spent(limits: Limits, state: State, model: nn.Module, groups: Groups, cost: 
     return found
 
 
-def _cost_model(name: str, cost: CostModel) -> CostModel:
-    """The cost model of a name: the recipe's with its options, or one with defaults."""
+def _cost_model(name: str, cost: CostModel, subject: Subject) -> CostModel:
+    """The cost model of a name: the recipe's with its options, or one with defaults; for weights as they are saved."""
     chosen: CostModel = cost if name == cost.name else strategy("cost", name)
-    return chosen
+    return _stored(chosen, subject)
 
 
-def _counts(cost: CostModel, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:
+def _stored(cost: CostModel, subject: Subject) -> CostModel:
+    dtype = subject.opened.dtype if subject.opened else None
+    return cost if dtype is None else cost.stored_as(dtype)
+
+
+def _counts(cost: CostModel, model: nn.Module, groups: Groups, workload: Workload, subject: Subject) -> CostTable:
     table = cost.measure(model, groups, workload)
     checks.check_costs(table, groups, cost)
-    return table
+    return with_files(table, cost, subject)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from fastprune.data.tasks import Batch, Task
 from fastprune.errors import ModelError
 from fastprune.models import portable
 from fastprune.models.calibration_data import calibration_set
+from fastprune.models.checkpoint import files_of
 from fastprune.models.forms import AnyModel, open_any
 from fastprune.models.pretrained import Pretrained
 from fastprune.models.weights import check_finite
@@ -66,6 +68,13 @@ class Subject:
         """What the model is for."""
         assert self.calibration.task is not None
         return self.calibration.task
+
+    @cached_property
+    def companions_size(self) -> int:
+        """Bytes of the files that are saved beside the model: the tokenizer's, and those of other modules."""
+        if self.opened is None:
+            return 0
+        return sum(map(len, {**files_of(self.opened.tokenizer), **self.opened.companions}.values()))
 
     def generator(self, stage: str, turn: int) -> torch.Generator:
         """The generator of a stage in a pass, on the CPU. Stages do not depend on each other's draws.

@@ -35,7 +35,9 @@ def rows(details: Mapping[str, Any]) -> list[Row]:
     """
     result = []
     for cost in details.get("costs") or [details["cost"]]:
-        if cost["measure"] != "parameters":
+        if cost["measure"] == "bytes":
+            result.append(_amounts("whole directory, at most", cost["before"], cost["after"], unit="B"))
+        elif cost["measure"] != "parameters":
             measured, unit = bool(cost.get("conditions")), f" {cost['measure']}"
             name = f"predicted {share_of(cost)}" if measured else cost["measure"]
             result.append(_amounts(name, cost["before"], cost["after"], unit=unit if measured else ""))

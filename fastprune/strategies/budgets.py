@@ -19,6 +19,9 @@ fraction, or the amount as text, by the name of each cost model."""
 
 MOST = 1000
 """Budgets of a sweep."""
+BYTES = "bytes"
+SIZES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
+"""Bytes of each unit of a size, in small letters."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,17 @@ class BudgetRequest:
     def check_unit(self, measure: str) -> None:
         """Raise ``BudgetError`` if the budget is an amount, and its unit is not that of the cost."""
         if self.unit and self.unit.lower() != measure.lower():
+            sizes = BYTES in (self.unit, measure)
+            advice = "size=25MB, or a fraction" if sizes else f"{self.number:g}{measure}, or a fraction"
             raise BudgetError(
-                f"The budget of {self.number:g} {self.unit} is for a cost in {measure}; say {self.number:g}{measure}, or a "
-                "fraction."
+                f"The budget of {amount(self.number, self.unit)} {'' if sizes else f'{self.unit} '}is for a cost in {measure}; say "
+                f"{advice}."
             )
+
+
+def amount(number: float, measure: str) -> str:
+    """A cost in words: bytes in megabytes, all else without its unit."""
+    return f"{number / SIZES['mb']:.4g} MB" if measure == BYTES else f"{number:.4g}"
 
 
 def read_budget(budget: Budget) -> dict[str, BudgetRequest]:
@@ -113,6 +123,8 @@ def _asked(value: object) -> BudgetRequest:
         re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
     )
     try:
+        if found and found[2].lower() in SIZES:
+            return BudgetRequest(float(found[1]) * SIZES[found[2].lower()], BYTES)
         return BudgetRequest(float(found[1]), found[2]) if found else BudgetRequest(float(value))
     except (ValueError, OverflowError) as error:
         raise BudgetError(

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import torch
 from torch import nn
 
 from fastprune.data.workload import Workload
@@ -193,6 +194,16 @@ class CostModel(Strategy, ABC):
     compares them with those of the smaller model [it measures]."""
     unit: ClassVar[str] = ""
     """Unit of its tables, such as ms, by which a budget of another unit is refused before any work [known from a table only]."""
+    of_files: ClassVar[bool] = False
+    """Whether it counts bytes of the weights in a saved directory; the pipeline adds the other files [no]."""
+
+    def stored_as(self, dtype: torch.dtype) -> CostModel:
+        """The cost model for a model whose weights are saved in another dtype than its own [this one]."""
+        return self
+
+    def of_dense(self) -> CostModel:
+        """The cost model by which the dense model is measured, of which budgets below 1 are shares [this one]."""
+        return self
 
     @abstractmethod
     def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastprune.errors import UnreachableError
+from fastprune.strategies.budgets import amount
 from fastprune.strategies.context import Context
 from fastprune.strategies.contracts import Searcher
 from fastprune.strategies.costs import CostTable
@@ -54,11 +55,11 @@ class Limit:
         Raises:
             UnreachableError: The budget is below the table's floor.
         """
-        floor = self.table.floor
+        floor, measure = self.table.floor, self.table.measure
         if self.budget < floor:
             raise UnreachableError(
-                f"The budget of {self.share:.3g} of the {self.table.measure} ({self.budget:.4g}) cannot be met: with every unit "
-                f"pruned {floor / self.dense:.3g} ({floor:.4g}) is left. Ask for more than that."
+                f"The budget of {self.share:.3g} of the {measure} ({amount(self.budget, measure)}) cannot be met: with every unit "
+                f"pruned {floor / self.dense:.3g} ({amount(floor, measure)}) is left. Ask for more than that."
             )
 
 

@@ -92,3 +92,25 @@ def test_parameters_are_those_of_the_pruned_model(model_type: str) -> None:
     for mask in masks(groups).values():
         pruned = fastprune.materialize(model, groups, mask)
         assert table.of(mask.counts()) == sum(parameter.numel() for parameter in pruned.parameters())
+
+
+@pytest.mark.parametrize("weights", ["auto", "float16", "int8", "int4"])
+@pytest.mark.parametrize(
+    ("model_type", "head"), [("bert", "ForMaskedLM"), ("gpt2", "ForCausalLM"), ("llama", "ForCausalLM")]
+)
+def test_bytes_are_those_of_the_pruned_model(model_type: str, head: str, weights: str) -> None:
+    model, groups, workload = case(model_type, head)
+    testing.check_cost_model(strategy("cost", "size", weights=weights), model=model)
+    table = strategy("cost", "size", weights=weights).measure(model, groups, workload)
+    parameters = strategy("cost", "params").measure(model, groups, workload).total
+    rate = {"auto": 4, "float16": 2, "int8": 1, "int4": 0.5}[weights]
+    tied = model.get_input_embeddings().weight.numel() if weights.startswith("int") else 0
+    assert rate * parameters <= table.total <= rate * (parameters + tied) * (1 if rate > 1 else 3)
+
+
+def test_the_bytes_of_weights_in_their_own_type_are_those_of_the_file(tmp_path) -> None:
+    model, groups, workload = case("bert")
+    table = strategy("cost", "size").stored_as(torch.float16).measure(model, groups, workload)
+    model.half().save_pretrained(tmp_path)
+    file = (tmp_path / "model.safetensors").read_bytes()
+    assert table.total == len(file) - 8 - int.from_bytes(file[:8], "little")
