@@ -133,14 +133,20 @@ def _recording(model: nn.Module, layers: list[str], outputs: list[LayerOutput]) 
     with contextlib.ExitStack() as undo:
         for path, output in zip(layers, outputs, strict=True):
             layer = model.get_submodule(path)
-            before = layer.__dict__.get("forward")
-            undo.callback(_restore_forward, layer.__dict__, before)
-            layer.__dict__["forward"] = stand_in(layer, output)
+            undo.enter_context(standing_in(layer, stand_in(layer, output)))
         yield recorded
 
 
-def _restore_forward(attributes: dict[str, Any], before: Any) -> None:
-    if before is None:
-        del attributes["forward"]
-    else:
-        attributes["forward"] = before
+@contextlib.contextmanager
+def standing_in(layer: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Within the context, a function runs in place of a layer's ``forward``."""
+    attributes = layer.__dict__
+    before = attributes.get("forward")
+    attributes["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del attributes["forward"]
+        else:
+            attributes["forward"] = before

@@ -129,6 +129,20 @@ class Task(ABC):
             Label tensors by ``label_names``.
         """
 
+    def divergence(self, dense: Any, pruned: Any, batch: Batch) -> Tensor:
+        """How far the pruned model's predictive distribution is from the dense model's, in nats: [samples].
+
+        That is the Kullback-Leibler divergence, summed over a sample's tokens; its expectation is 0 for equal outputs, and positive
+        for others [estimated by labels that are drawn from the dense model, the same for all pruned models].
+
+        Args:
+            dense: The dense model's outputs for the batch.
+            pruned: The pruned model's.
+            batch: The batch; labels are not needed.
+        """
+        drawn = {**batch, **self.draw_labels(dense, batch, torch.Generator().manual_seed(0))}
+        return self.loss(pruned, drawn) - self.loss(dense, drawn)
+
     def for_evaluation(self, *, stride: int | None = None) -> Self:
         """The task as it encodes evaluation data [itself].
 

@@ -20,7 +20,7 @@ from fastprune.pipeline.spending import overspending
 from fastprune.pipeline.state import State
 from fastprune.registry.recipe import Recipe
 from fastprune.strategies import checks
-from fastprune.strategies.context import Context
+from fastprune.strategies.context import Context, Models
 from fastprune.strategies.contracts import Scorer, Searcher, Tuner
 from fastprune.strategies.limits import Limits
 from fastprune.strategies.lots import Lots
@@ -58,12 +58,20 @@ def search(state: State, scores: Scores, limits: Limits, recipe: Recipe, step: P
     groups, known = state.groups.only(searchable), scores.only(searchable)
     form, pruned = state.form, searchable if step.fixes is None else step.fixes
     loss = MaskLoss(state) if recipe.searcher.requires_loss or form.removable else None
+    models = _models(state, groups, known) if recipe.searcher.requires_models else None
     variants = recipe.searcher.variants()
     with timed("search"):
         choices = form.choices(groups, limits, loss, most=len(variants))
     masks = []
     for searcher, lots in itertools.product(variants[: 1 if form.plain else None], choices):
-        context = Context(groups=groups, generator=state.subject.generator("search", state.turn), loss=loss)
+        context = Context(
+            groups=groups,
+            generator=state.subject.generator("search", state.turn),
+            states=state.subject.states,
+            new_biases=not form.plain,
+            loss=loss,
+            models=models,
+        )
         with timed("search"):
             searched = _searched(state, searcher, known, limits, context, recipe, workload, lots)
         context = Context(groups=groups, generator=state.subject.generator("rearrange", state.turn))
@@ -74,6 +82,17 @@ def search(state: State, scores: Scores, limits: Limits, recipe: Recipe, step: P
     if form.plain and len(variants) == 1:  # no drafts: by the predicted damage
         masks = [min(masks, key=lambda mask: predicted(scores, mask))]
     return masks
+
+
+def _models(state: State, groups: Groups, scores: Scores) -> Models:
+    subject = state.subject
+    return Models(
+        teacher=subject.teacher,
+        student=state.student,
+        groups=groups,
+        importance=scores.importance,
+        batches=subject.calibration,
+    )
 
 
 def predicted(scores: Scores, mask: Mask) -> float:
@@ -87,7 +106,7 @@ def plainness(state: State, mask: Mask, scores: Scores, limits: Limits, recipe: 
     """The predicted damage of a mask in the plain form, and that of the best mask in the free form within the same budgets."""
     names = limits.first.table.groups
     context = Context(groups=state.groups.only(names), generator=state.subject.generator("search", state.turn))
-    free = limits.search(recipe.searcher.variants()[0], scores.only(names), context)
+    free = limits.search(recipe.searcher.quick().variants()[0], scores.only(names), context)
     return {"plain": predicted(scores, mask), "free": predicted(scores, free)}
 
 

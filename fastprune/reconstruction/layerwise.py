@@ -48,6 +48,7 @@ class Solver:
             Skipped for producers that run several times in a pass of their layer, and for those with another input than the
             residual stream that their consumer writes to (keys and values of a cross-attention). None: no correction.
         refine: For a whole layer, after its consumers. None: no refinement.
+        unpruned: Also solve layers that compute the dense model's states exactly.
 
     Layers that run several times in a forward pass only get ``solve``.
     """
@@ -55,6 +56,7 @@ class Solver:
     solve: Solve
     correct: Correct | None = None
     refine: Refine | None = None
+    unpruned: bool = False
 
 
 @torch.no_grad()
@@ -83,7 +85,7 @@ def reconstruct(
 
     Returns:
         The new weight and bias of each group's consumer, and of the producers that were corrected or refined; none of layers
-        that compute the dense model's states exactly, because nothing is pruned in them nor below them.
+        that compute the dense model's states exactly, because nothing is pruned in them nor below them, unless ``unpruned``.
     """
     if states is None or states.teacher is not teacher:
         states = DenseStates(teacher, samples.batches, limit=0)
@@ -107,13 +109,18 @@ def _solve_in_turn(
     paths = [layer for layer, _ in layers]
     dense_calls, own_calls = (layer_calls(model, paths, samples.batches) for model in (teacher, student))
     dense, hidden = ([calls[0].hidden for calls in recorded] for recorded in (dense_calls, own_calls))
-    unchanged = True
+    unchanged = not solver.unpruned
     for depth, (path, members) in enumerate(track(layers, "tuning")):
         if not members:  # removed: the layer before it has taken over its work
             continue
         last = depth + 1 == len(layers)
         calls, its_calls = ([recorded[depth] for recorded in both] for both in (own_calls, dense_calls))
-        unchanged = unchanged and same_layer(teacher, student, path) and all(map(same_call, calls, its_calls))
+        unchanged = (
+            unchanged
+            and not solver.unpruned
+            and same_layer(teacher, student, path)
+            and all(map(same_call, calls, its_calls))
+        )
         if unchanged and (
             last or layers[depth + 1][1]
         ):  # nothing is pruned up to here: its states are the dense model's

@@ -1,4 +1,5 @@
 from .context import Context as Context
+from .context import Models as Models
 from .contracts import CostModel as CostModel
 from .contracts import MeasuredCost as MeasuredCost
 from .contracts import Rearranger as Rearranger

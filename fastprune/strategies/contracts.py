@@ -88,6 +88,8 @@ class Searcher(Strategy, ABC):
 
     requires_loss: ClassVar[bool] = False
     """Whether ``search`` evaluates masks by ``context.loss``."""
+    requires_models: ClassVar[bool] = False
+    """Whether ``search`` runs models: it gets ``context.models``, in a pipeline, and None where only tensors are at hand."""
 
     def variants(self) -> Sequence[Searcher]:
         """Candidate searchers, most conventional first [this one alone].
@@ -97,6 +99,10 @@ class Searcher(Strategy, ABC):
         """
         return (self,)
 
+    def quick(self) -> Searcher:
+        """A faster searcher, which finds how several budgets are weighed against each other [this one]."""
+        return self
+
     @abstractmethod
     def search(self, scores: Scores, costs: CostTable, budget: float, context: Context) -> Mask:
         """Keep the most importance within the budget.
@@ -105,7 +111,8 @@ class Searcher(Strategy, ABC):
             scores: Of the groups of ``context.groups``.
             costs: Of the same groups.
             budget: In the table's measure; at least its floor.
-            context: The groups and the generator; the loss of a mask if ``requires_loss``.
+            context: The groups and the generator; the loss of a mask if ``requires_loss``, and the models if
+                ``requires_models``.
 
         Returns:
             A mask whose cost is at most the budget.

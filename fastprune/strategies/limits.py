@@ -163,26 +163,40 @@ class Limits:
         A single budget is passed to the searcher. With several budgets, each is first searched alone; a mask that meets the
         other budgets as well is returned. Otherwise the costs are added up, each relative to its budget and times a price, and
         the prices of exceeded budgets rise (surrogate relaxation). Returns the mask with the least damage within all budgets.
+
+        A searcher that is slow (``Searcher.quick``) searches once, at the prices of that mask.
         """
         if len(self.items) == 1:
             return searcher.search(scores, self.first.table, self.first.budget, context)
         damage = {name: scores.damage_of(name) for name in scores.importance}
+        quick = searcher.quick()
         for limit in self.items:
-            mask = searcher.search(scores, limit.table, limit.budget, context)
+            mask = quick.search(scores, limit.table, limit.budget, context)
             if max(self._used(mask)) <= 1:
-                return mask
+                if quick is not searcher:
+                    mask = searcher.search(scores, limit.table, limit.budget, context)
+                return self._fitting(mask, scores, damage)
         best, least = self._cheapest(), float("inf")
         prices = [1.0] * len(self.items)
+        found = prices
         for turn in range(ROUNDS):
-            mask = searcher.search(scores, self._priced(prices), 1.0, context)
+            mask = quick.search(scores, self._priced(prices), 1.0, context)
             used = self._used(mask)
             counts = self._filled(self._repaired(mask.counts(), damage), damage)
             lost = sum(float(damage[name][count]) for name, count in counts.items())
             if lost < least:
-                best, least = counts, lost
+                best, least, found = counts, lost, prices
             step = STEP / (1 + turn / 3)
             prices = [price * math.exp(step * (share - 1)) for price, share in zip(prices, used, strict=True)]
+        if quick is not searcher:
+            return self._fitting(searcher.search(scores, self._priced(found), 1.0, context), scores, damage)
         return Mask.top(scores.importance, best)
+
+    def _fitting(self, mask: Mask, scores: Scores, damage: Mapping[str, Tensor]) -> Mask:
+        """The mask itself if it is within all budgets; else pruned further until it is, and filled up."""
+        if max(self._used(mask)) <= 1:
+            return mask
+        return Mask.top(scores.importance, self._filled(self._repaired(mask.counts(), damage), damage))
 
     def _repaired(self, counts: Mapping[str, int], damage: Mapping[str, Tensor]) -> dict[str, int]:
         """Counts within all budgets: repeatedly prune the group with the least damage per saving."""

@@ -74,7 +74,8 @@ class Lots:
         """The best mask of these lots that a searcher finds within all budgets."""
         smaller, steps = self.limits(limits), dict[str, int]()
         if smaller.first.table.groups:
-            context = replace(context, groups=Groups(()))
+            models = context.models and replace(context.models, counts=self.counts)
+            context = replace(context, groups=Groups(()), models=models)
             steps = smaller.search(searcher, self.scores(scores), context).counts()
         return Mask.top(scores.importance, self.counts(steps))
 

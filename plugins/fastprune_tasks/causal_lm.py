@@ -14,7 +14,7 @@ from fastprune import Columns
 from fastprune.data import NO_LABEL, Batch, Sample, Task, token_mask
 from fastprune.errors import OptionError
 from fastprune_tasks.labels import labels_of
-from fastprune_tasks.likelihood import categorical_loss, draw_at
+from fastprune_tasks.likelihood import categorical_divergence, categorical_loss, draw_at
 from fastprune_tasks.texts import SINGLES
 from fastprune_tasks.windows import CHATS, packed_tokens, sliding_windows, windows
 
@@ -101,6 +101,10 @@ class CausalLM(Task):
         mask = token_mask(batch)
         drawn = draw_at(outputs.logits[:, :-1], mask[:, :-1] & mask[:, 1:], generator)  # [samples, tokens - 1]
         return {"labels": torch.cat([torch.full_like(drawn[:, :1], NO_LABEL), drawn], 1)}
+
+    def divergence(self, dense: Any, pruned: Any, batch: Batch) -> Tensor:
+        """Kullback-Leibler divergence of the next tokens' distributions, at all tokens but padding: [samples]."""
+        return categorical_divergence(dense.logits, pruned.logits, token_mask(batch))
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
         """Perplexity: exp of the mean loss per next token."""

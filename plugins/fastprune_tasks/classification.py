@@ -15,7 +15,7 @@ from fastprune.data import Batch, Sample, Task, label_column
 from fastprune.errors import RowError
 from fastprune_tasks.boxes import reads_boxes
 from fastprune_tasks.labels import LABELS, class_columns, class_names, labels_of, many_hot, one_class, read_labels
-from fastprune_tasks.likelihood import categorical_loss, draw_categorical, full_precision
+from fastprune_tasks.likelihood import categorical_divergence, categorical_loss, draw_categorical, full_precision
 from fastprune_tasks.recordings import classifies_recordings
 from fastprune_tasks.regression import is_regression
 from fastprune_tasks.texts import PAIRS, SINGLES, encode_texts, end_of, ended
@@ -104,6 +104,13 @@ class SequenceClassification(Task):
             return {"labels": draw_categorical(outputs.logits, generator)}
         probabilities = full_precision(outputs.logits.detach()).sigmoid().cpu()
         return {"labels": torch.bernoulli(probabilities, generator=generator).to(outputs.logits.device)}
+
+    def divergence(self, dense: Any, pruned: Any, batch: Batch) -> Tensor:
+        """Kullback-Leibler divergence of the predicted distributions, with ``multi_label`` summed over the classes: [samples]."""
+        if not self.multi_label:
+            return categorical_divergence(dense.logits, pruned.logits)
+        both = (torch.stack([logits, torch.zeros_like(logits)], -1) for logits in (dense.logits, pruned.logits))
+        return categorical_divergence(*both)  # [samples, classes, yes and no]
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
         """Accuracy, F1 (of class 1 for two classes, else macro-averaged) and Matthews' correlation."""

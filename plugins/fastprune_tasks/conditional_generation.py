@@ -16,7 +16,7 @@ from fastprune import Columns
 from fastprune.data import CUT, NO_LABEL, Batch, Sample, Task, label_column, marked_tokens, text_columns
 from fastprune.errors import DataError
 from fastprune_tasks.labels import labels_of
-from fastprune_tasks.likelihood import categorical_loss, draw_at
+from fastprune_tasks.likelihood import categorical_divergence, categorical_loss, draw_at
 from fastprune_tasks.texts import SINGLES, texts_of, tokenized
 
 if TYPE_CHECKING:
@@ -92,6 +92,10 @@ class ConditionalGeneration(Task):
     def draw_labels(self, outputs: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw tokens from the softmax at the decoder's tokens: [samples, tokens], -100 at padding."""
         return {"labels": draw_at(outputs.logits, _real(batch), generator)}
+
+    def divergence(self, dense: Any, pruned: Any, batch: Batch) -> Tensor:
+        """Kullback-Leibler divergence of the next tokens' distributions, at all of the decoder's tokens but padding: [samples]."""
+        return categorical_divergence(dense.logits, pruned.logits, _real(batch))
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
         """Perplexity and accuracy of the target's tokens, each predicted from the true tokens before it (teacher forcing)."""

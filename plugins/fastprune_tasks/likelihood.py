@@ -32,6 +32,26 @@ def categorical_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return flat.reshape(labels.shape[0], -1).sum(1)  # [samples, tokens] -> [samples]
 
 
+def categorical_divergence(dense: Tensor, pruned: Tensor, where: Tensor | None = None) -> Tensor:
+    """Kullback-Leibler divergence of the distributions of two models, the dense one's first: [samples], summed over tokens.
+
+    Args:
+        dense: Logits, [samples, classes] or [samples, tokens, classes].
+        pruned: Logits in the same shape.
+        where: The tokens that count, [samples, tokens] bool [all].
+    """
+    places = torch.ones(dense.shape[:-1], dtype=torch.bool, device=dense.device) if where is None else where
+    rows = max(1, BLOCK // max(dense.shape[-1], 1))
+    found = []
+    for one, other in zip(dense[places].split(rows), pruned[places].split(rows), strict=True):
+        expected, given = (full_precision(logits).log_softmax(-1) for logits in (one, other))
+        found.append((expected.exp() * (expected - given)).sum(-1))
+    total = torch.zeros(places.shape, device=dense.device)
+    if found:
+        total[places] = torch.cat(found).to(total)
+    return total.reshape(len(dense), -1).sum(1)
+
+
 def draw_categorical(logits: Tensor, generator: torch.Generator) -> Tensor:
     """Draw one class from the softmax of each row, by inversion of its cumulative distribution.
 

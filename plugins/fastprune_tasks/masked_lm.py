@@ -15,7 +15,7 @@ from fastprune.data import NO_LABEL, Batch, Sample, Task, token_mask
 from fastprune.errors import DataError
 from fastprune_tasks.boxes import reads_boxes
 from fastprune_tasks.labels import labels_of
-from fastprune_tasks.likelihood import categorical_loss, draw_at
+from fastprune_tasks.likelihood import categorical_divergence, categorical_loss, draw_at
 from fastprune_tasks.texts import PAIRS, SINGLES, encode_texts
 
 if TYPE_CHECKING:
@@ -81,6 +81,10 @@ class MaskedLM(Task):
         where = batch["labels"] != NO_LABEL if "labels" in batch else token_mask(batch)
         return {"labels": draw_at(outputs.logits, where, generator)}
 
+    def divergence(self, dense: Any, pruned: Any, batch: Batch) -> Tensor:
+        """Kullback-Leibler divergence at the labelled tokens (without labels, at all but padding): [samples]."""
+        return categorical_divergence(dense.logits, pruned.logits, _compared(batch))
+
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
         """Accuracy and pseudo-perplexity (exp of the mean loss) over the labelled tokens."""
         from torchmetrics.functional.classification import multiclass_accuracy  # imported here because it takes seconds
@@ -103,9 +107,13 @@ class MaskedLM(Task):
         """Agreement of the most likely tokens at the labelled tokens (without labels, at all but padding)."""
         same = []
         for one, other, batch in zip(teacher, student, batches, strict=True):
-            where = batch["labels"] != NO_LABEL if "labels" in batch else token_mask(batch)
-            same.append((one.logits.argmax(-1) == other.logits.argmax(-1))[where])
+            same.append((one.logits.argmax(-1) == other.logits.argmax(-1))[_compared(batch)])
         return {"agreement": float(torch.cat(same).float().mean())}
+
+
+def _compared(batch: Batch) -> Tensor:
+    """Mask of the labelled tokens; without labels, of all but padding: [samples, tokens]."""
+    return batch["labels"] != NO_LABEL if "labels" in batch else token_mask(batch)
 
 
 def _mask_tokens(

@@ -15,7 +15,7 @@ from fastprune.errors import DataError, RowError
 from fastprune_tasks.boxes import reads_boxes
 from fastprune_tasks.entities import entity_scores, marks_entities
 from fastprune_tasks.labels import ClassReader, as_list, class_names, in_row, labels_of, read_labels
-from fastprune_tasks.likelihood import categorical_loss, draw_at
+from fastprune_tasks.likelihood import categorical_divergence, categorical_loss, draw_at
 from fastprune_tasks.texts import TOKENS, encode_words, words_of
 
 if TYPE_CHECKING:
@@ -89,6 +89,10 @@ class TokenClassification(Task):
         """Draw classes at the labelled tokens (without labels, at all but padding): [samples, tokens], -100 elsewhere."""
         where = batch["labels"] != NO_LABEL if "labels" in batch else token_mask(batch)
         return {"labels": draw_at(outputs.logits, where, generator)}
+
+    def divergence(self, dense: Any, pruned: Any, batch: Batch) -> Tensor:
+        """Kullback-Leibler divergence of the classes' distributions, at all tokens but padding: [samples]."""
+        return categorical_divergence(dense.logits, pruned.logits, token_mask(batch))
 
     def metrics(self, results: Iterable[tuple[Any, Batch]], samples: Sequence[Sample]) -> dict[str, float]:
         """Accuracy over the labelled words, and F1: of entities for tags such as ``B-PER``, else macro-averaged over the classes.

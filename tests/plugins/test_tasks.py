@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,6 +173,42 @@ def test_a_model_agrees_with_itself_and_not_with_another(make: Callable[[str], M
     assert set(same) == set(different)
     assert all(value == pytest.approx(1) for value in same.values())
     assert min(different.values()) < 0.95
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_divergence_is_that_of_the_distributions(make: Callable[[str], Made], name: str) -> None:
+    """0 for equal outputs, positive for others; of a sample, whatever its padding."""
+    model, task, made = make(name)
+    batches = made()
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter, generator=None))
+    results, others = _results(model, task, batches), _results(other, task, batches)
+    longer = testing.tiny.pad_further(model, batches)
+    lost = [task.divergence(one, two, batch) for (one, batch), (two, _) in zip(results, others, strict=True)]
+    assert [len(each) for each in lost] == list(batches.sizes)
+    for outputs, batch in results:
+        assert torch.equal(task.divergence(outputs, outputs, batch), torch.zeros(len(batch["input_ids"])))
+    if "divergence" in vars(type(task)):  # exact, and not by drawn labels
+        assert all(bool((each > 0).all()) for each in lost)
+        padded = [
+            task.divergence(one, two, batch)
+            for (one, batch), (two, _) in zip(_results(model, task, longer), _results(other, task, longer), strict=True)
+        ]
+        torch.testing.assert_close(torch.cat(padded), torch.cat(lost), rtol=1e-3, atol=1e-5)
+
+
+def test_a_divergence_of_known_distributions() -> None:
+    """ln 2 for a certain class against two equally likely ones, at each token that counts; in blocks as at once."""
+    certain, even = torch.tensor([[[100.0, 0.0]] * 3] * 2), torch.zeros(2, 3, 2)
+    where = torch.tensor([[True, True, False], [False, False, False]])
+    expected = torch.tensor([2 * math.log(2), 0.0])
+    torch.testing.assert_close(likelihood.categorical_divergence(certain, even, where), expected)
+    torch.testing.assert_close(likelihood.categorical_divergence(certain, even), torch.full((2,), 3 * math.log(2)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(likelihood, "BLOCK", 2)
+        torch.testing.assert_close(likelihood.categorical_divergence(certain, even, where), expected)
 
 
 def test_draws_follow_the_distribution() -> None:
