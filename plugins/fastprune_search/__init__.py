@@ -1,4 +1,4 @@
-"""Searchers (exact, knapsack, piecewise, threshold, uniform) and schedules (once, rounds, bottom-up)."""
+"""Searchers (exact, knapsack, piecewise, stitched, threshold, uniform) and schedules (once, rounds, bottom-up)."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,7 @@ from fastprune_search.exact import ExactSearcher
 from fastprune_search.knapsack import KnapsackSearcher
 from fastprune_search.piecewise import PiecewiseSearcher
 from fastprune_search.schedules import BottomUp, Once, Rounds
+from fastprune_search.stitched import StitchedSearcher
 from fastprune_search.threshold import ThresholdSearcher
 from fastprune_search.uniform import UniformSearcher
 
@@ -17,6 +18,7 @@ def register_searchers(register: Callable[[type[Searcher]], None]) -> None:
     register(ExactSearcher)
     register(KnapsackSearcher)
     register(PiecewiseSearcher)
+    register(StitchedSearcher)
     register(ThresholdSearcher)
     register(UniformSearcher)
 
