@@ -127,3 +127,21 @@ def test_recordings_of_so_many_tokens() -> None:
         assert model(**made).logits.shape[1] == 9
         assert model(made["input_values"][:, : lengths[1] - 1]).logits.shape[1] == 8
     assert readings_for(testing.tiny_model(), 9) == 9
+
+
+def test_a_table_of_decoding(run: Run, tmp_path: Path) -> None:
+    """One prompt unless more are asked for; a classifier is refused before anything is measured."""
+    for name, head in (("llama", "ForCausalLM"), ("bert", "ForSequenceClassification")):
+        model = testing.tiny_model(name, head)
+        model.save_pretrained(tmp_path / name)
+        testing.tiny_tokenizer(model).save_pretrained(tmp_path / name)
+    asked = ("--mode", "decode", "--seq-len", 8, "--rounds", 1, "--no-cache")
+
+    result = run("measure", tmp_path / "llama", *asked, "--output", tmp_path / "decode.json")
+    refused = run("measure", tmp_path / "bert", *asked)
+
+    assert result.exit_code == 0, result.stderr
+    assert "decode, 1 x 8 tokens" in result.stderr
+    assert MeasuredTable.read(tmp_path / "decode.json").conditions["mode"] == "decode"
+    assert refused.exit_code == 2
+    assert "continue texts" in refused.stderr

@@ -28,7 +28,13 @@ from fastprune.reports.pictures import check_picture
 @click.option("--output", help="File for the table (JSON); with --show, for the plot (.png, .svg, .pdf).")
 @click.option("--show", help="Show the curves of an existing table file instead of measuring.")
 @click.option("--cost", default="latency", show_default=True, help="Cost model, one that is measured.")
-@click.option("--batch-size", type=within(BATCH), default=32, show_default=True, help="Samples per forward pass.")
+@click.option(
+    "--mode",
+    type=click.Choice(["pass", "prefill", "decode"]),
+    help="What the cost latency measures: a forward pass, or of a decoder the reading of a prompt, or one token behind it with the "
+    "cache [default: pass].",
+)
+@click.option("--batch-size", type=within(BATCH), help="Samples at once [default: 32; of prefill and decode 1].")
 @click.option(
     "--seq-len", type=within(LENGTH), help="Tokens per sample [default: 128, or 16,000 readings of a recording]."
 )
@@ -45,6 +51,7 @@ def measure(model: str | None, output: str | None, show: str | None, **options: 
     \b
     fastprune measure ./my-classifier --batch-size 1 --seq-len 64 --output table.json
     fastprune measure ./my-classifier --device cuda --dtype bfloat16 --output table.json
+    fastprune measure ./my-llama --mode decode --seq-len 256 --output decode.json
     fastprune measure --show table.json
     """
     if bool(model) == bool(show):
@@ -62,7 +69,10 @@ def measure(model: str | None, output: str | None, show: str | None, **options: 
             table = MeasuredTable.read(show)
         else:
             assert model is not None
-            names = ("batch_size", "seq_len", "rounds", "cache", "attention", "threads", "compile")
+            generating = options["mode"] in ("prefill", "decode")
+            options["batch_size"] = options["batch_size"] or (1 if generating else 32)
+            names = ["batch_size", "seq_len", "rounds", "cache", "attention", "threads", "compile"]
+            names += ["mode"] if options["mode"] else []
             settings = {name: options[name] for name in names}
             settings |= {"cost": options["cost"], "architecture": read_architecture_option(options)}
             table = cost_tables.measure(open_model(model, options), **settings)

@@ -62,8 +62,9 @@ def conditions_text(conditions: Conditions) -> str:
     count = conditions.get("threads")
     threads = f", {count} thread{'' if count == 1 else 's'}" if count else ""
     compiled = ", compiled" if conditions.get("compiled") else ""
+    mode = "" if conditions.get("mode", "pass") == "pass" else f"{conditions['mode']}, "
     return (
-        f"{conditions.get('batch_size')} x {conditions.get('seq_len')} tokens, {conditions.get('dtype')}, "
+        f"{mode}{conditions.get('batch_size')} x {conditions.get('seq_len')} tokens, {conditions.get('dtype')}, "
         f"{conditions.get('attention')} attention{compiled}, on {conditions.get('device_name')}{threads}"
     )
 

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from fastprune.strategies import Conditions
 from fastprune.units import Groups
+from fastprune_latency.modes import Mode
 
 
-def conditions_of(model: nn.Module, *, batch_size: int, seq_len: int, threads: int, compiled: bool) -> Conditions:
+def conditions_of(
+    model: nn.Module, *, batch_size: int, seq_len: int, threads: int, compiled: bool, mode: Mode = "pass"
+) -> Conditions:
     """Collect everything that affects the time of a forward pass, except the model's architecture and sizes.
 
     Args:
@@ -24,6 +27,7 @@ def conditions_of(model: nn.Module, *, batch_size: int, seq_len: int, threads: i
         seq_len: Tokens per sample.
         threads: CPU threads; recorded on a CPU only.
         compiled: torch.compile is used.
+        mode: What is measured.
     """
     parameter = next(model.parameters())
     config: Any = getattr(model, "config", None)
@@ -38,6 +42,7 @@ def conditions_of(model: nn.Module, *, batch_size: int, seq_len: int, threads: i
         "compiled": compiled,
         "batch_size": batch_size,
         "seq_len": seq_len,
+        "mode": mode,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }

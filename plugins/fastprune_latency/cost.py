@@ -23,6 +23,7 @@ from fastprune.strategies import Conditions, Curve, MeasuredCost, MeasuredTable
 from fastprune.units import Group, Groups
 from fastprune_latency.conditions import conditions_of, shape_of, unpadded
 from fastprune_latency.grid import bends, coarse_grid, rising
+from fastprune_latency.modes import Mode, check_mode, in_mode, inputs_in
 from fastprune_latency.probe import Maker, Probe, Timing
 
 log = logging.getLogger("fastprune")
@@ -41,6 +42,8 @@ TOLERANCE = 0.03  # deviation from a straight line that counts as a bend, relati
 class LatencyCost(MeasuredCost):
     """Milliseconds of a forward pass, measured on the model's own layers with units removed.
 
+    Of a decoder it is the time to read a prompt (``mode=prefill``) or to decode a token behind it (``mode=decode``) as well.
+
     There is one curve for each distinct sublayer. It is measured on a coarse grid of widths and refined at bends; each point is
     the median of several rounds, in which all widths take turns. The fixed cost is the time of the whole model with every group
     empty. The table for a model, a machine and a workload is cached in the user's cache directory (Kwon et al., NeurIPS 2022,
@@ -53,8 +56,16 @@ class LatencyCost(MeasuredCost):
     formula: ClassVar[str] = "T = T(every group empty) + sum_g t_g(k_g), each t_g measured and made non-decreasing"
     paper: ClassVar[str] = "Kwon et al., NeurIPS 2022, section 4.1: https://arxiv.org/abs/2204.09656"
 
+    mode: Literal["pass", "prefill", "decode"] | None = option(
+        None,
+        help="What is measured: a forward pass (pass); of a decoder also the reading of a prompt of seq_len tokens (prefill), and "
+        "one token behind it, with the cache (decode) [none: the table file's, else pass].",
+    )
     batch_size: int | None = option(
-        None, at_least=1, at_most=65536, help="Samples per forward pass [none: the table file's, else 32]."
+        None,
+        at_least=1,
+        at_most=65536,
+        help="Samples at once [none: the table file's, else 32; prefill and decode: 1].",
     )
     seq_len: int | None = option(
         None,
@@ -86,8 +97,10 @@ class LatencyCost(MeasuredCost):
             table = MeasuredTable.read(self.table_file)
             table.require(self._required_conditions())
             return table
-        batch_size, seq_len = self.batch_size or 32, self.seq_len or workload.seq_len
-        check_length(model, seq_len)
+        mode: Mode = self.mode or "pass"
+        batch_size, seq_len = self.batch_size or (32 if mode == "pass" else 1), self.seq_len or workload.seq_len
+        check_mode(model, mode)
+        check_length(model, seq_len + (mode == "decode"))
         served = self._served(model)
         with _cpu_threads(self.threads), frozen(served):
             conditions = conditions_of(
@@ -96,14 +109,16 @@ class LatencyCost(MeasuredCost):
                 seq_len=seq_len,
                 threads=torch.get_num_threads(),
                 compiled=self.compile,
+                mode=mode,
             )
             file = cache_file(conditions, shape_of(served, groups))
             cached = _read_cached(file) if self.cache else None
             if cached is not None:
                 return cached
             inputs = unpadded(workload.inputs(batch_size=batch_size, seq_len=seq_len), groups)
-            inputs = inputs_for(served, inputs)
-            table = self._measure(served, groups.with_consumer, inputs, conditions)
+            inputs = inputs_in(mode, inputs_for(served, inputs))
+            with in_mode(served, mode, seq_len):
+                table = self._measure(served, groups.with_consumer, inputs, conditions)
             if self.cache:
                 _store(table, file)
             return table
@@ -113,7 +128,7 @@ class LatencyCost(MeasuredCost):
     ) -> Mapping[str, list[float]]:
         """Milliseconds of both models, taking turns; empty if the table is of another machine, device, precision or kernel."""
         known: Mapping[str, Any] = conditions
-        batch_size, seq_len = known["batch_size"], known["seq_len"]
+        batch_size, seq_len, mode = known["batch_size"], known["seq_len"], known.get("mode", "pass")
         models = {"dense": self._served(dense), "pruned": self._served(pruned)}
         with contextlib.ExitStack() as stack:
             stack.enter_context(_cpu_threads(known.get("threads")))
@@ -123,14 +138,16 @@ class LatencyCost(MeasuredCost):
                 seq_len=seq_len,
                 threads=torch.get_num_threads(),
                 compiled=bool(conditions.get("compiled")),
+                mode=mode,
             )
             if any(here[name] != conditions.get(name) for name in SAME):
                 return {}
             for model in models.values():
                 stack.enter_context(frozen(model))
+                stack.enter_context(in_mode(model, mode, seq_len))
             stack.enter_context(torch.no_grad() if here["compiled"] else torch.inference_mode())
             inputs = unpadded(workload.inputs(batch_size=batch_size, seq_len=seq_len), groups)
-            inputs = inputs_for(models["dense"], inputs)
+            inputs = inputs_in(mode, inputs_for(models["dense"], inputs))
             if here["compiled"]:
                 models = {name: torch.compile(model, dynamic=False) for name, model in models.items()}  # type: ignore[misc]
             makers = {name: lambda model=model: lambda: model(**inputs) for name, model in models.items()}
@@ -140,7 +157,7 @@ class LatencyCost(MeasuredCost):
         """The conditions set by the options; a table from a file must have them."""
         required: dict[str, Any] = {"device": self.device and torch.device(self.device).type, "dtype": self.dtype}
         required |= {"batch_size": self.batch_size, "seq_len": self.seq_len, "attention": self.attention}
-        required |= {"threads": self.threads, "compiled": self.compile or None}
+        required |= {"threads": self.threads, "compiled": self.compile or None, "mode": self.mode}
         return {name: value for name, value in required.items() if value is not None}
 
     def _served(self, model: nn.Module) -> nn.Module:

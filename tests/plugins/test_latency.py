@@ -20,6 +20,7 @@ from fastprune.units import Mask, resolve_groups
 from fastprune_latency import probe
 from fastprune_latency.cost import same_shape, step_of
 from fastprune_latency.grid import bends, coarse_grid, middle, rising
+from fastprune_latency.modes import in_mode, inputs_in
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -55,6 +56,70 @@ def test_the_table_is_what_pruned_models_cost(model_type: str, config: dict[str,
             expected = counted({0: lambda model=pruned, inputs=inputs: lambda: model(**inputs)})[0][0]
         assert table.of(counts) == pytest.approx(expected, rel=1e-6)
     assert cost.table(model, groups, workload).check["scale"] == pytest.approx(1.0)
+
+
+GENERATORS = [("llama", {}), ("gpt2", {}), ("gpt_neox", {}), ("qwen3", {})]
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize(("model_type", "config"), GENERATORS)
+@pytest.mark.parametrize("mode", ["prefill", "decode"])
+def test_modes_are_what_generation_costs(model_type: str, config: dict[str, Any], mode: str) -> None:
+    """The prefill is what the first token costs, decoding what a second one adds, with sublayers of any width or none."""
+    model, groups, workload = case(model_type, head="ForCausalLM", **config)
+    table = strategy("cost", "latency", mode=mode, seq_len=7, rounds=1).table(model, groups, workload)
+    assert (table.conditions["mode"], table.conditions["batch_size"]) == (mode, 1)
+    ids = workload.inputs(batch_size=1, seq_len=7)["input_ids"]
+    counts = {group.name: group.units // (1 + place) for place, group in enumerate(groups)}
+    emptied = {**counts, groups.items[0].name: 0}
+    for each in (counts, emptied, {group.name: group.units for group in groups}):
+        each = {group.name: each[group.name] // (step := step_of(group, "cpu")) * step for group in groups}
+        pruned: Any = fastprune.materialize(model, groups, Mask.first(groups, each)).eval()
+        calls = {
+            new: lambda new=new, pruned=pruned: (
+                lambda: pruned.generate(ids, max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0)
+            )
+            for new in (1, 2)
+        }
+        with torch.inference_mode():
+            first, both = (times[0] for times in counted(calls).values())
+        expected = first if mode == "prefill" else both - first
+        assert table.costs(groups).of(each) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["prefill", "decode"])
+def test_a_call_in_a_mode_can_be_repeated(mode: Any) -> None:
+    """The cache does not grow, and the model is as it was afterwards."""
+    model, _, workload = case("llama", head="ForCausalLM")
+    inputs = inputs_in(mode, workload.inputs(batch_size=2, seq_len=6))
+    before = state_of(model)
+    with torch.inference_mode(), in_mode(model, mode, 6):
+        outputs = [model(**inputs) for _ in range(3)]
+    assert all(torch.equal(each.logits, outputs[0].logits) for each in outputs)
+    assert outputs[0].logits.shape[1] == 1
+    assert state_of(model) == before
+    assert not model._forward_pre_hooks
+
+
+def test_a_mode_is_refused_for_models_that_do_not_generate() -> None:
+    for model_type, head in (("bert", "ForSequenceClassification"), ("t5", "ForConditionalGeneration")):
+        model, groups, workload = case(model_type, head=head)
+        with pytest.raises(ModelError, match="continue texts"):
+            strategy("cost", "latency", mode="decode").table(model, groups, workload)
+    with pytest.raises(OptionError, match=r"prefill \| decode"):
+        strategy("cost", "latency", mode="generate")
+
+
+def test_a_budget_on_decoding_is_verified_by_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "take_turns", counted)
+    model = testing.tiny_model("llama", "ForCausalLM")
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda _, __, given: seen.append(given["input_ids"].shape[1]), with_kwargs=True)
+    cost = strategy("cost", "latency", mode="decode", seq_len=5, rounds=1)
+    result = fastprune.prune(model, testing.tiny_batches(model), budget=0.9, cost=cost, recipe="fast")
+    assert result.costs[0]["conditions"]["mode"] == "decode"
+    assert "measured" in result.costs[0]
+    assert 1 in seen
 
 
 def test_measured_for_real() -> None:
