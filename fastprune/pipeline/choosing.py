@@ -15,7 +15,9 @@ from fastprune.calibration.dense_states import DenseStates
 from fastprune.data.batches import Batches
 from fastprune.measuring.evaluation import agreement
 from fastprune.progress import track
+from fastprune.strategies.contracts import Tuner
 from fastprune.strategies.scores import Scores
+from fastprune.strategies.work import Job, Work
 from fastprune.units.masks import Mask
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,7 @@ SPARSE = 0.2
 PARTS = 8  # maximum number of parts of the comparison samples, for the standard error of a comparison
 SMALLEST = 8  # minimum number of samples in a part
 LOOKS = 3  # maximum number of comparisons; each adds as many samples again, while the result is undecided
+COMPARED = 1.5  # comparisons of a draft, in the mean
 MARGIN = 0.02  # minimum improvement of a later draft, relative to the best draft's error,
 CHANCE = 2.0  # and in standard errors of the difference
 # Early stopping: end the search when a draft's error exceeds the best one's by 25 %; later candidates are more extreme.
@@ -81,6 +84,15 @@ def choose(
             break
     assert best is not None
     return best.mask
+
+
+def drafting_work(job: Job, draft: Tuner, tries: int) -> Work:
+    """The expected work of choosing among ``tries`` masks, in forward passes over the whole calibration set of the job."""
+    step = _step(job.batches, SHARE, job.share)
+    part = job.batches.only(range(0, len(job.batches), step))
+    tuned = draft.work(job.part(part))
+    looks = 1.0 + COMPARED * tries * job.share  # the dense model's outputs are computed once
+    return Work(passes=(tuned.passes * tries + looks) / step, solves=tuned.solves * tries)
 
 
 @dataclass

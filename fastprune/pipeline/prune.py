@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable
 from functools import partial
@@ -17,17 +18,18 @@ from fastprune.data.tasks import Batch, Task
 from fastprune.data.workload import Workload
 from fastprune.models.forms import AnyModel
 from fastprune.pipeline.cache import PruningCache
-from fastprune.pipeline.clock import clock
+from fastprune.pipeline.clock import clock, forecast
+from fastprune.pipeline.estimate import estimate
 from fastprune.pipeline.form import Form
 from fastprune.pipeline.outcome import latency, outcome
 from fastprune.pipeline.result import PruningResult
 from fastprune.pipeline.spending import measure, remaining
 from fastprune.pipeline.stages import score, search, tune
 from fastprune.pipeline.state import State
-from fastprune.pipeline.subject import check_fits, open_subject
+from fastprune.pipeline.subject import Subject, check_fits, open_subject
 from fastprune.pipeline.trimming import trimmed, trimming_of
 from fastprune.pipeline.verifying import latency_of, verify
-from fastprune.progress import Progress, listening, step
+from fastprune.progress import Progress, heard, listening, step
 from fastprune.ranges import SEED, check_integer
 from fastprune.registry.recipe import Recipe, recipe_for
 from fastprune.strategies.budgets import Budget, read_budget
@@ -126,17 +128,30 @@ def prune(
         passes = partial(
             _passes, State.dense(subject, reroute=reroute, form=form), chosen=chosen, cache=cache, workload=workload
         )
-        state = passes(limits)
-        measured = verify(state, limits, chosen, workload) if bench else {}
-        if missed := limits.missed(measured):
-            log.info("measured instead of predicted: %s; searching again with corrected tables", missed)
-            limits = limits.corrected(missed, state.mask)
-            with step("searching again, because the measured cost missed the budget"):
-                state = passes(limits)
-            measured = verify(state, limits, chosen, workload)
-        times = latency_of(limits, measured) or latency(subject, state.student, workload) if bench else {}
+        with _foretold(subject, chosen, limits, bench=bench, shared=shared):
+            state = passes(limits)
+            measured = verify(state, limits, chosen, workload) if bench else {}
+            if missed := limits.missed(measured):
+                log.info("measured instead of predicted: %s; searching again with corrected tables", missed)
+                limits = limits.corrected(missed, state.mask)
+                with step("searching again, because the measured cost missed the budget"):
+                    state = passes(limits)
+                measured = verify(state, limits, chosen, workload)
+            times = latency_of(limits, measured) or latency(subject, state.student, workload) if bench else {}
     figures = {"latency": times, "timings": timings, "calibration": subject.calibration.summary() | {"seed": seed}}
     return outcome(state, limits, chosen, workload, inplace=inplace, measured=measured, **figures)
+
+
+def _foretold(
+    subject: Subject, recipe: Recipe, limits: Limits, *, bench: bool, shared: bool
+) -> contextlib.AbstractContextManager[None]:
+    """Tell the expected time, unless nobody listens or other prunings have done a part of the work."""
+    if shared or not heard():
+        return contextlib.nullcontext()
+    with step("estimating"):
+        expected = estimate(subject, recipe, limits.first.share, bench=bench)
+    passes = recipe.schedule.passes(limits.first.share, [group.name for group in subject.groups])
+    return forecast(expected.seconds, len(passes))
 
 
 def _passes(state: State, limits: Limits, *, chosen: Recipe, cache: PruningCache, workload: Workload) -> State:

@@ -39,6 +39,11 @@ def listening(progress: Progress | bool = True) -> Iterator[None]:
             _listener.reset(token)
 
 
+def heard() -> bool:
+    """Whether anybody listens to progress."""
+    return _listener.get() not in (None, _silence)
+
+
 def _silence(description: str, done: int, total: int) -> None:
     """A listener that shows nothing."""
 
@@ -78,3 +83,31 @@ def step(description: str) -> Iterator[None]:
         yield
     if not counted:
         listener(description, 1, 1)
+
+
+@contextlib.contextmanager
+def reporting(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Report a step by the yielded function, called with the number of finished parts; the end is reported, too."""
+    listener = _listener.get() or _silence
+    listener(description, 0, total)
+    try:
+        yield lambda done: listener(description, done, total)
+    finally:
+        listener(description, total, total)
+
+
+@contextlib.contextmanager
+def following(description: str, follow: Callable[[float], None]) -> Iterator[None]:
+    """Within the context, the finished share of steps with this description is told to ``follow``, too, from 0 to 1."""
+    listener = _listener.get()
+    if listener is None:
+        yield
+        return
+
+    def watch(inner: str, done: int, total: int) -> None:
+        listener(inner, done, total)
+        if inner == description and done < total:  # another step with this description may come
+            follow(done / total)
+
+    with listening(watch):
+        yield

@@ -15,6 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fastprune.progress.wording import Whole, duration
+
 Report = Callable[[str, int, int], None]
 """Called with a description, the number of finished steps and their total."""
 
@@ -59,11 +61,11 @@ class _Step:
         """
         seconds, parts = now - self.start, self.total - self.done
         if not self.done:
-            return f"{_duration(seconds)} so far"
+            return f"{duration(seconds)} so far"
         as_before = (self.last - self.start) / self.done * parts - (now - self.last)
         left = max(as_before, seconds / (self.done + 1) * (parts - 1))
         return f"{self.done} of {self.total}, " + (
-            f"{_duration(left)} left" if left > 0 else f"{_duration(seconds)} so far"
+            f"{duration(left)} left" if left > 0 else f"{duration(seconds)} so far"
         )
 
 
@@ -83,6 +85,11 @@ class Running:
         else:
             self.steps[description].last, self.steps[description].done = self.clock(), done
 
+    @property
+    def outermost(self) -> bool:
+        """Whether a step that starts now is part of no other one but a ``Whole``."""
+        return all(isinstance(name, Whole) for name in self.steps)
+
     def text(self) -> str:
         """All running steps in one line."""
         now = self.clock()
@@ -96,7 +103,7 @@ def _nothing(_: Console) -> Iterator[Report]:
 
 @contextlib.contextmanager
 def _lines(console: Console) -> Iterator[Report]:
-    """A line when a step starts that is not part of another one, and one for the running steps after ``EVERY`` seconds without."""
+    """A line when a step starts that is part of none but a ``Whole``, and one for all running steps ``EVERY`` seconds later."""
     running, lock, ended, last, said = Running(), threading.Lock(), threading.Event(), "", 0.0
     stream = console.file  # exporters redirect standard error
 
@@ -108,7 +115,7 @@ def _lines(console: Console) -> Iterator[Report]:
     def report(description: str, done: int, total: int) -> None:
         nonlocal last
         with lock:
-            if not running.steps and done < total and description != last:
+            if running.outermost and done < total and description != last and description not in running.steps:
                 last = description
                 say(description)
             running.note(description, done, total)
@@ -175,11 +182,3 @@ def _notebook_bar(_: Console) -> Iterator[Report]:
         yield report
     finally:
         handle.update(display.HTML(""))
-
-
-def _duration(seconds: float) -> str:
-    """12 s, 3 min or 1 h 20 min."""
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -17,3 +17,5 @@ from .schedules import Schedule as Schedule
 from .scores import Scores as Scores
 from .tables import Curve as Curve
 from .tables import MeasuredTable as MeasuredTable
+from .work import Job as Job
+from .work import Work as Work

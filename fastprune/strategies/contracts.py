@@ -22,6 +22,7 @@ from fastprune.strategies.costs import Conditions, CostTable
 from fastprune.strategies.options import check_options, option
 from fastprune.strategies.scores import Scores
 from fastprune.strategies.tables import MeasuredTable
+from fastprune.strategies.work import Job, Work
 from fastprune.surgery.reconstruction import Reconstruction as Reconstruction
 from fastprune.units.groups import Groups
 from fastprune.units.masks import Mask
@@ -49,6 +50,10 @@ class Strategy:
         """The optional fields of ``Scores`` that this strategy cannot run without [none]."""
         return frozenset()
 
+    def work(self, job: Job) -> Work:
+        """The expected work of one pass, for the estimate of the time [a scorer: 2.5 forward passes; a tuner: 2; others: none]."""
+        return Work()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer(Strategy, ABC):
@@ -68,6 +73,9 @@ class Scorer(Strategy, ABC):
         For scorers with a field that takes extra time and is filled on demand only.
         """
         return self
+
+    def work(self, job: Job) -> Work:
+        return Work(passes=2.5)  # forward and backward
 
     @abstractmethod
     def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
@@ -166,6 +174,9 @@ class Tuner(Strategy, ABC):
     def draft(self) -> Tuner:
         """A faster tuner for comparing candidate masks [this one]."""
         return self
+
+    def work(self, job: Job) -> Work:
+        return Work(passes=2.0)
 
     @abstractmethod
     def tune(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastprune import Batches, option
 from fastprune.data import mix_spans
 from fastprune.reconstruction import LayerFit, Samples, reconstruct
-from fastprune.strategies import Context, Reconstruction, Scores
+from fastprune.strategies import Context, Job, Reconstruction, Scores, Work
 from fastprune.units import Groups
 from fastprune_lstsq.weights import WeightsTuner
 
@@ -22,6 +22,7 @@ MOST = 10  # epochs at most, however few parameters a layer has left
 WARM_UP = 0.05  # share of the steps with a rising learning rate
 AVERAGED = 0.5  # share of the steps, at the end, whose parameters are averaged
 WAYS = (1.0, 0.5, 0.25)  # line search: fractions of the way from the old parameters to the fitted ones
+STEP = 5.5  # forward passes of a layer that a step costs: forward, backward and the update, line search included
 
 Parameters = dict[str, Tensor]
 
@@ -72,6 +73,11 @@ class DescentTuner(WeightsTuner):
     def draft(self) -> WeightsTuner:
         """The tuner ``weights`` with the same options: least squares without gradient descent."""
         return WeightsTuner(**{field.name: getattr(self, field.name) for field in fields(WeightsTuner)})
+
+    def work(self, job: Job) -> Work:
+        again = max(self.recombine, math.ceil(self.fill / job.batches.n_tokens) - 1)  # mixed copies
+        epochs = min(self.epochs, MOST * job.share)  # of a dense layer
+        return self.draft().work(job) * (1 + again) + Work(passes=STEP * epochs * (1 + again))
 
     def tune(
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores, context: Context

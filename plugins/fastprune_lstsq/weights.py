@@ -8,8 +8,11 @@ from torch import Tensor, nn
 from fastprune import Batches, option
 from fastprune.errors import OptionError
 from fastprune.reconstruction import Samples, Solver, Statistics, reconstruct, regression, ridge
-from fastprune.strategies import Context, Reconstruction, Scores, Tuner
+from fastprune.strategies import Context, Job, Reconstruction, Scores, Tuner, Work
 from fastprune.units import Group, Groups
+
+RUNS = 2.0  # runs of a layer for the sums of all its groups
+REGRESSION = 5.0  # operations of a regression with several ridge strengths, in cubes of its features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,19 @@ class WeightsTuner(Tuner):
     @property
     def requires(self) -> frozenset[str]:
         return frozenset({"token_weights"} if self.tokens == "gradient" else ())
+
+    def work(self, job: Job) -> Work:
+        tokens, found = job.batches.n_tokens, Work(passes=job.share)  # every batch, to the next layer
+        for group in job.groups.with_consumer:
+            widest, kept = max(group.features, group.hidden), job.share * group.features
+            used = min(tokens, self.tokens_per_feature * widest) if self.tokens_per_feature else tokens
+            sums = job.moments(kept, used) + job.products(kept, group.hidden, used)
+            solves = REGRESSION * kept**3
+            if self.producers:
+                sums += job.moments(group.hidden, used) + job.products(group.hidden, group.hidden, used)
+                solves += REGRESSION * group.hidden**3
+            found += Work(passes=sums + RUNS * job.share * used / tokens / len(job.groups), solves=solves)
+        return found
 
     def tune(
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores, context: Context

@@ -18,11 +18,14 @@ from fastprune.calibration import (
     collect_gradients,
     run_backward,
 )
-from fastprune.strategies import Context, Scorer, Scores
+from fastprune.strategies import Context, Job, Scorer, Scores, Work
 from fastprune.units import Group, Groups, consumer_of
 from fastprune_obs.surgeon import sweep
 
 FEWEST, MOST = 128, 256  # about the smallest and largest number of samples for G; below 2 x FEWEST samples: all of them
+
+BACKWARD = 1.2  # passes of a backward pass to the activations
+SWEEP, EIGEN = 3.0, 10.0  # operations of a damage curve and of eigenvalues, in cubes of the size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,14 @@ class OBSScorer(Scorer):
 
     def configured_for(self, requires: frozenset[str]) -> Scorer:
         return dataclasses.replace(self, gradient_share=1.0) if requires & {"grads", "token_weights"} else self
+
+    def work(self, job: Job) -> Work:
+        step, tokens = job.batches.step(self.gradient_share, FEWEST, MOST), job.batches.n_tokens
+        found = Work(passes=1.0 + BACKWARD / step)
+        for group in job.groups.with_consumer:
+            sums = job.moments(group.features, min(self.max_tokens, tokens)) + job.moments(group.hidden, tokens / step)
+            found += Work(passes=sums, solves=SWEEP * group.features**3 + EIGEN * group.hidden**3)
+        return found
 
     def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
         moments = MomentsCollector(model, groups, batches, tokens=self.max_tokens, generator=context.generator)
