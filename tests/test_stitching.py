@@ -120,9 +120,10 @@ def test_a_loss_from_the_base_on_is_that_of_the_whole_model(family: str) -> None
     assert models.settle(base) == pytest.approx(models.loss(base), rel=1e-5)
     spent = []
     for change, loss in zip(changes, direct, strict=True):
-        before = models.spent
+        before, cost = models.spent, models.cost(change)
         assert models.loss(change) == pytest.approx(loss, rel=1e-4, abs=1e-7)
         spent.append(models.spent - before)
+        assert spent[-1] == pytest.approx(cost)
     assert (spent[-1] < spent[0]) == (family not in ("albert", "t5"))
 
 

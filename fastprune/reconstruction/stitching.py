@@ -134,9 +134,17 @@ class Stitching:
     def loss(self, counts: Mapping[str, int]) -> float:
         """The mean divergence from the dense model, in nats a sample, of the model with these numbers of units, all solved."""
         self._put(counts)
-        changed = [group.layer for group in self.groups if self._base.get(group.name) != counts[group.name]]
-        first = min((self._layers.index(path) for path in changed if path), default=0) if self._base else 0
+        first = self._first(counts)
         return self._compared(self._behind.get(first - 1), first)
+
+    def cost(self, counts: Mapping[str, int]) -> float:
+        """What ``loss`` of these numbers of units adds to ``spent``."""
+        return self._shares[0] * (1 - self._first(counts) / max(1, len(self._layers)))
+
+    def _first(self, counts: Mapping[str, int]) -> int:
+        """The first layer that differs from the base; 0 without a base."""
+        changed = [group.layer for group in self.groups if self._base.get(group.name) != counts[group.name]]
+        return min((self._layers.index(path) for path in changed if path), default=0) if self._base else 0
 
     @property
     def _resumable(self) -> bool:

@@ -12,13 +12,15 @@ from torch import Tensor
 
 from fastprune import option, track
 from fastprune.reconstruction import Stitching
-from fastprune.strategies import Context, CostTable, Scores, Searcher, SizedSearcher
+from fastprune.strategies import Context, CostTable, Job, Scores, Searcher, SizedSearcher, Work
 from fastprune.units import Mask
 from fastprune_search.knapsack import RESOLUTION, VARIANTS, KnapsackSearcher, WeightedSearcher, least_damage, spend_rest
 
 log = logging.getLogger(__name__)
 
 STEP = 8  # the first round's levels are units / STEP apart; each further round halves that
+LEVELS = 5  # numbers of units of each group that a round solves for
+REGRESSION = 5.0  # operations of a regression with several ridge strengths, in cubes of its features
 PENALTIES = (0.0, 0.25, 1.0)
 """What a change of a group has to gain beside its own estimate, as a multiple of the mean size of the measured differences: the
 steps from the boldest to the most careful."""
@@ -44,9 +46,13 @@ class StitchedSearcher(SizedSearcher):
         30.0,
         above=0,
         at_most=1000,
-        help="Most work, in forward passes of the dense model over the calibration set; the last step may exceed it by one.",
+        help="Most work, in forward passes of the dense model over the calibration set; all groups are measured once in any case.",
     )
     rounds: int = option(3, at_least=1, at_most=10, help="Number of times that the weights of the levels are solved.")
+
+    def work(self, job: Job) -> Work:
+        cubes = sum((job.share * group.features) ** 3 for group in job.groups.with_consumer)
+        return Work(passes=self.passes, solves=(1 + self.rounds) * LEVELS * REGRESSION * cubes)
 
     def quick(self) -> Searcher:
         return KnapsackSearcher(form=self.form, multiple=self.multiple)
@@ -127,11 +133,13 @@ class _Problem:
         self.solve(counts, [{**counts, name: level} for name in counts for level in levels[name]])
         while True:
             least = self.stitching.settle(self._of_groups(counts))
-            if self.stitching.spent >= passes:
+            moves = [(name, level) for name in counts for level in self._next(levels[name], counts[name])]
+            planned = sum(self.stitching.cost(self._of_groups({**counts, name: level})) for name, level in moves)
+            if self.slopes and self.stitching.spent + planned > passes:
                 return counts
-            gains = self._measured(counts, levels, least)
+            gains = self._measured(counts, moves, least)
             better = counts
-            for proposal in self._proposals(counts, levels, gains):
+            for proposal in self._proposals(counts, gains):
                 loss = self.loss(proposal)
                 if loss < least:
                     better, least = proposal, loss
@@ -165,24 +173,27 @@ class _Problem:
         step = max(1, round(units / parts))
         return sorted({min(units, max(0, count + step * by)) for by in (-2, -1, 0, 1, 2)})
 
+    @staticmethod
+    def _next(levels: Sequence[int], now: int) -> list[int]:
+        """The levels next to the present one: above, then below."""
+        place = levels.index(now)
+        return [*levels[place + 1 : place + 2], *levels[:place][-1:]]
+
     def _measured(
-        self, counts: Mapping[str, int], levels: Mapping[str, Sequence[int]], base: float
+        self, counts: Mapping[str, int], moves: Sequence[tuple[str, int]], base: float
     ) -> dict[str, dict[int, float]]:
-        """By group, how the loss ``base`` of the counts changes with the group's next level below and above, and 0 for its own."""
-        found: dict[str, dict[int, float]] = {}
-        for name, choices in levels.items():
-            now, place = counts[name], choices.index(counts[name])
+        """By group and number of units, how the loss ``base`` of the counts changes with each move; 0 for the present number."""
+        found = {name: {now: 0.0} for name, now in counts.items()}
+        for name, level in moves:
+            found[name][level] = self.loss({**counts, name: level}) - base
             curve = self.scores.damage_of(name)
-            found[name] = {now: 0.0}
-            for level in (*choices[place + 1 : place + 2], *choices[:place][-1:]):
-                found[name][level] = self.loss({**counts, name: level}) - base
-                expected = float(curve[level] - curve[now])
-                if expected:
-                    self.slopes[name] = max(0.0, found[name][level] / expected)
+            expected = float(curve[level] - curve[counts[name]])
+            if expected:
+                self.slopes[name] = max(0.0, found[name][level] / expected)
         return found
 
     def _proposals(
-        self, counts: Mapping[str, int], levels: Mapping[str, Sequence[int]], gains: Mapping[str, Mapping[int, float]]
+        self, counts: Mapping[str, int], gains: Mapping[str, Mapping[int, float]]
     ) -> Iterator[dict[str, int]]:
         """Knapsacks over the levels, in which a change costs more and more beside its own estimate."""
         sizes = [abs(gain) for each in gains.values() for gain in each.values() if gain]
