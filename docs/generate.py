@@ -29,7 +29,7 @@ DATA = Path(__file__).parent / "data.md"
 
 PUBLIC: dict[str, tuple[str, ...]] = {
     "Pruning": (
-        *("prune", "PruningResult", "sweep", "Sweep", "PruningCache", "Recipe", "strategy"),
+        *("prune", "PruningResult", "shrink", "sweep", "Sweep", "PruningCache", "Recipe", "strategy"),
         *("trim_vocabulary", "VocabularyRequest", "drop_experts", "FewerExperts"),
     ),
     "Opening, saving, sharing": (

@@ -40,6 +40,7 @@ from .registry.recipe import Recipe as Recipe
 from .registry.recipe import strategy as strategy
 from .registry.serving import architecture_for as architecture_for
 from .registry.serving import task_for as task_for
+from .shrinking.shrink import shrink as shrink
 from .strategies.budgets import Budget as Budget
 from .strategies.options import option as option
 from .strategies.vocabulary import VocabularyRequest as VocabularyRequest

@@ -527,7 +527,7 @@ CASES = (
     Case(f"{SWEEP} --budgets 0.9:0.2:0", "0.9:0.2:0"),
     Case(f"{SWEEP} --budgets half", "half"),
     Case(f"{SWEEP} --seeds a", "Seeds must be integers separated by commas, such as 0,1,2; got a"),
-    Case(f"{SWEEP} --pick best", "--pick takes drop<=POINTS or cost<=FRACTION"),
+    Case(f"{SWEEP} --pick best", "sweep has no --pick any more; fastprune shrink MODEL"),
     Case(f"{SWEEP} --recipes default,bets", "There is no preset 'bets'"),
     Case(f"{SWEEP} --recipes nosuch.toml", "There is no such file: nosuch.toml"),
     Case(f"{SWEEP} --metric nothing", "There is no metric 'nothing'"),

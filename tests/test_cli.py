@@ -142,6 +142,8 @@ def test_what_can_be_told_at_once_is_told_before_torch_is_imported(tiny_data: Pa
         ("inspect", "./nothing"),
         ("sweep", "owner/name", "--data", tiny_data, "--eval-data", tiny_data, "--budgets", "9:1", *out),
         ("sweep", "owner/name", "--data", tiny_data, "--eval-data", tiny_data, "--pick", "best", *out),
+        ("shrink", "owner/name", "--data", tiny_data, "--eval-data", tiny_data, "--max-drop", -1, *out),
+        ("shrink", "./nothing", "--data", tiny_data, "--eval-data", tiny_data, *out),
         ("report", tmp_path / "empty"),
         ("export", "./nothing", *out),
         ("export", "owner/name", "--set", "opset", *out),

@@ -53,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("vocabulary", "measuring", "models", "registry", "strategies", "surgery", "calibration"),
         *("units", "data", "reports", "files", "untrusted"),
     },
+    "shrinking": {"pipeline", "exporting", "measuring", "models", "registry", "strategies", "data", "files"},
     "testing": {
         *("pipeline", "vocabulary", "exporting", "models", "registry", "reconstruction", "calibration"),
         *("strategies", "surgery", "data", "units", "files", "modeling"),
@@ -72,7 +73,12 @@ a block is an import like any other: a type of another module is a dependency on
 FACES = {"units", "data", "strategies", "calibration", "reconstruction"}
 """The parts that authors of plugins import public names from, beside ``fastprune`` itself and ``fastprune.errors``."""
 LINES, FUNCTION_LINES, PARAMETERS = 400, 60, 8
-MANY_PARAMETERS = {"pipeline.prune.prune", "pipeline.sweeps.sweep", "data.encoding.make_batches"}
+MANY_PARAMETERS = {
+    "pipeline.prune.prune",
+    "pipeline.sweeps.sweep",
+    "shrinking.shrink.shrink",
+    "data.encoding.make_batches",
+}
 """Functions whose arguments are what users choose one by one."""
 
 

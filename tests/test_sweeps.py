@@ -1,4 +1,4 @@
-"""Sweeps: curves, fronts, knees and picks; what an interruption leaves, and that nothing is done twice."""
+"""Sweeps: curves, fronts and knees; what an interruption leaves, and that nothing is done twice."""
 
 from __future__ import annotations
 
@@ -55,21 +55,9 @@ def test_the_knee_is_where_it_starts_to_cost() -> None:
     assert a_sweep(("a", 0.9, 0.9), ("a", 0.5, 0.8)).knee() is None
 
 
-def test_pick() -> None:
-    found = a_sweep(("a", 0.9, 0.90), ("a", 0.5, 0.89), ("a", 0.3, 0.7))
-    assert found.pick("drop<=1").budget == 0.5
-    assert found.pick("drop <= 20").budget == 0.3
-    assert found.pick("cost<=0.6").budget == 0.5
-    with pytest.raises(UsageError, match="No point of the sweep has drop<=-1; the nearest is a at 0.9"):
-        found.pick("drop<=-1")
-    with pytest.raises(UsageError, match="--pick takes drop<=POINTS or cost<=FRACTION"):
-        found.pick("accuracy>0.9")
-
-
 def test_less_is_better_of_some_metrics() -> None:
     found = a_sweep(("a", 0.9, 20.0), ("a", 0.5, 25.0), ("b", 0.5, 24.0), dense=20.0, falling=True)
     assert [(p.recipe, p.drop) for p in found.front()] == [("b", pytest.approx(20.0)), ("a", 0.0)]
-    assert found.pick("drop<=21").recipe == "b"
 
 
 @pytest.mark.parametrize(
@@ -242,7 +230,6 @@ def test_the_front_has_no_point_that_loses_more_at_the_same_budget() -> None:
     """Of two recipes at one budget the worse one can cost less by a part of a unit."""
     found = a_sweep(("fast", 0.5, 0.89), ("paper", 0.498, 0.847), ("paper", 0.3, 0.7), ("fast", 0.3001, 0.8))
     assert [(p.recipe, p.budget) for p in found.front()] == [("fast", 0.3001), ("fast", 0.5)]
-    assert found.pick("drop<=6").recipe == "fast"
     for point in found.front():
         assert not any(p.cost <= point.cost and p.drop < point.drop for p in found.points())
 
@@ -258,8 +245,6 @@ def test_a_sweep_prints_its_front() -> None:
 def test_a_metric_that_is_no_number_is_not_on_the_front() -> None:
     found = a_sweep(("a", 0.5, float("nan")), ("a", 0.7, 0.8))
     assert [point.budget for point in found.front()] == [0.7]
-    with pytest.raises(UnreachableError, match="the nearest is a at 0.7"):
-        found.pick("drop<=1")
 
 
 @pytest.mark.parametrize(
@@ -298,23 +283,16 @@ def test_the_command(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, mon
     def run(*more: object) -> click.testing.Result:
         return click.testing.CliRunner().invoke(main, [str(each) for each in (*arguments, *more)])
 
-    result = run("--budgets", "0.9:0.5:0.2", "--recipes", "default,paper", "--pick", "drop<=100", "--batch-size", 4)
+    result = run("--budgets", "0.9:0.5:0.2", "--recipes", "default,paper", "--batch-size", 4)
     assert result.exit_code == 0, result.output
     assert "Pareto" not in result.stdout
-    assert "Picked" in result.stderr
     assert not (folder / "scores").exists()
-    assert {path.name for path in folder.iterdir()} == {"sweep.json", "sweep.csv", "sweep.png", "sweep.svg", "model"}
-    assert fastprune.load(folder / "model") is not None
+    assert {path.name for path in folder.iterdir()} == {"sweep.json", "sweep.csv", "sweep.png", "sweep.svg"}
     again = run("--budgets", "0.9:0.5:0.2", "--recipes", "default,paper", "--batch-size", 4, "--json")
     assert len(json.loads(again.stdout)["runs"]) == 6
     more = run("--budgets", "0.9:0.5:0.2", "--recipes", "default", "--batch-size", 4)
     assert "6 models are already measured" in " ".join(more.stderr.split())
     assert [word in more.stderr for word in ("MACs left", "spread")] == [True, False]  # there is one seed
-    (folder / "model").rename(tmp_path / "model")
-    unmet = run("--budgets", "0.9:0.5:0.2", "--recipes", "default", "--batch-size", 4, "--pick", "drop<=-999")
-    assert unmet.exit_code == 3, unmet.output
-    assert [word in unmet.stderr for word in ("MACs left", "No point of the sweep", "Nothing was picked")] == [True] * 3
-    (tmp_path / "model").rename(folder / "model")
     stages = ("--cost", "params", "--scorer", "magnitude", "--rearranger", "none", "--set", "tuner.damping=0.5")
     asked = run("--output", tmp_path / "stages", "--budgets", "0.001,0.7", *stages, "--json")
     assert asked.exit_code == 3, asked.output
@@ -324,11 +302,10 @@ def test_the_command(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, mon
     for more, says in [
         (("--set", "damping=1"), "STAGE.OPTION=VALUE"),
         (("--scorer", "magnitud"), "did you mean 'magnitude'"),
-        (("--pick", "cheap"), "--pick takes drop<=POINTS"),
+        (("--pick", "drop<=1"), "fastprune shrink MODEL"),
         (("--seeds", "a"), "Seeds must be integers"),
         (("--budgets", "2"), "2"),
         (("--recipes", "defualt"), "did you mean 'default'"),
-        (("--pick", "drop<=1"), "not empty"),
     ]:
         refused = run(*more)
         assert refused.exit_code == 2, refused.output
@@ -343,10 +320,10 @@ def test_a_sweep_outlives_its_plot(
 
     monkeypatch.setattr("fastprune.pipeline.curves.save_figure", fail)
     words = ["sweep", tiny_checkpoint, "--data", tiny_data, "--eval-data", tiny_data, "--output", tmp_path / "curve"]
-    words += ["--budgets", "0.7", "--recipes", "paper", "--pick", "drop<=100", "--json"]
+    words += ["--budgets", "0.7", "--recipes", "paper", "--json"]
     result = click.testing.CliRunner().invoke(main, [str(word) for word in words])
     assert result.exit_code == 1
     said = " ".join(result.stderr.split())
     assert f"The plot failed: RuntimeError: no fonts. The sweep is complete; all figures are in {tmp_path}" in said
     assert len(json.loads(result.stdout)["runs"]) == 1
-    assert {each.name for each in (tmp_path / "curve").iterdir()} == {"sweep.json", "sweep.csv", "model"}
+    assert {each.name for each in (tmp_path / "curve").iterdir()} == {"sweep.json", "sweep.csv"}

@@ -186,3 +186,23 @@ def test_a_pruned_model_can_be_trimmed_later(folder: Path, tmp_path: Path) -> No
         assert torch.equal(opened.model(**inputs).logits, result.model(**inputs).logits)
     assert opened.model.config.vocab_size == result.vocabulary["rows"]["after"]
     assert len(opened.history) == 2
+
+
+def test_a_sweep_with_fewer_tokens_is_compared_with_the_whole_model(folder: Path, tmp_path: Path, run: Run) -> None:
+    words = ["sweep", folder / "dense", "--data", folder / "train.tsv", "--eval-data", folder / "train.tsv"]
+    words += ["--vocabulary", "0.5", "--cost", "params", "--budgets", "0.6", "--recipes", "paper", "--json"]
+    found = json.loads(run(*words, "--output", tmp_path / "curve").stdout)
+    dense = open_pretrained(folder / "dense")
+    assert found["dense"] == pytest.approx(fastprune.evaluate(dense, str(folder / "train.tsv")))
+    rows = found["about"]["vocabulary"]
+    assert rows["after"] == int(0.5 * rows["before"])
+    assert found["runs"][0]["cost"] <= 0.6
+    small = fastprune.trim_vocabulary(dense, str(folder / "train.tsv"), 0.5, progress=False)
+    again = fastprune.sweep(
+        small,
+        str(folder / "train.tsv"),
+        str(folder / "train.tsv"),
+        budgets=[0.6],
+        recipes={"paper": Recipe.of("paper")},
+    )
+    assert again.dense == pytest.approx(found["dense"])

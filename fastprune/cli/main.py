@@ -25,6 +25,7 @@ COMMANDS = (
     "prune",
     "push",
     "report",
+    "shrink",
     "strategies",
     "sweep",
 )

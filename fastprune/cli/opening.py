@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from fastprune.cli.options import text_names
 from fastprune.errors import UsageError
 from fastprune.files import check_data, check_model, check_read, user_path
 
@@ -157,14 +158,30 @@ def read_batches(
         max_length=options["max_length"],
         limit=token_limit(opened.model),
         seed=seed,
-        columns=Columns(text=_names(options["text_columns"]), label=options["label_column"]),
+        columns=Columns(text=text_names(options["text_columns"]), label=options["label_column"]),
         split=options["split"] or splits,
     )
     return dataclasses.replace(batches, source=str(source))
 
 
-def read_evaluation_batches(source: str, opened: Pretrained, options: Mapping[str, Any]) -> Batches:
-    """Read the batches of ``--eval-data``: all rows of ``--eval-split``.
+def read_evaluation_rows(source: str, opened: Pretrained, options: Mapping[str, Any]) -> Dataset:
+    """The rows of ``--eval-data``, of ``--eval-split``.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    from fastprune.data.reading import read_dataset
+    from fastprune.measuring.evaluation import EVALUATION_SPLITS
+    from fastprune.progress import step
+
+    with step("reading"):
+        return read_dataset(source, split=options["eval_split"] or EVALUATION_SPLITS, verbatim=opened.task.running_text)
+
+
+def read_evaluation_batches(
+    source: str, opened: Pretrained, options: Mapping[str, Any], data: Dataset | None = None
+) -> Batches:
+    """Read the batches of ``--eval-data``: all its rows, or those of ``data``.
 
     Its columns are those of ``--eval-text-columns`` and ``--eval-label-column``, else those of ``--data`` if it has them, else the
     usual ones.
@@ -173,15 +190,11 @@ def read_evaluation_batches(source: str, opened: Pretrained, options: Mapping[st
         DataError: The data cannot be read or do not fit the model.
     """
     from fastprune.data.batches import check_tokens
-    from fastprune.data.reading import read_dataset
-    from fastprune.measuring.evaluation import EVALUATION_SPLITS
-    from fastprune.progress import step
 
-    with step("reading"):
-        data = read_dataset(source, split=options["eval_split"] or EVALUATION_SPLITS, verbatim=opened.task.running_text)
+    data = read_evaluation_rows(source, opened, options) if data is None else data
     task = opened.task.for_evaluation(stride=options["eval_stride"])
     texts, label = options["eval_text_columns"], options["eval_label_column"]
-    if texts is None and set(_names(options["text_columns"])) <= set(data.column_names):
+    if texts is None and set(text_names(options["text_columns"])) <= set(data.column_names):
         texts = options["text_columns"]
     if label is None and options["label_column"] in data.column_names:
         label = options["label_column"]
@@ -196,8 +209,3 @@ def tell_missing(tests: Batches, where: Console) -> None:
     """Say what evaluation data lack for the metrics, if they lack anything, and what is measured instead."""
     if tests.missing:
         where.print(f"{tests.source}: {tests.missing} Without them, the agreement with the dense model is measured.")
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    """Names of columns, separated by commas."""
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())

@@ -277,3 +277,8 @@ def serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--compile", is_flag=True, help="Compile the model with torch.compile."),
     ]
     return _with(options, command)
+
+
+def text_names(text: str | None) -> tuple[str, ...]:
+    """Names of columns, separated by commas."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())

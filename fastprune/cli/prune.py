@@ -16,9 +16,7 @@ from fastprune.cli.opening import (
     open_model,
     read_architecture_option,
     read_batches,
-    read_evaluation_batches,
     read_sources,
-    tell_missing,
 )
 from fastprune.cli.options import (
     DTYPES,
@@ -36,12 +34,14 @@ from fastprune.cli.options import (
 )
 from fastprune.cli.quantizing import (
     asked_beside,
+    beyond,
     export_beside,
     figures_beside,
     place_beside,
     show,
 )
 from fastprune.cli.saving import check_room, save_evaluated
+from fastprune.cli.vocabulary import asked_vocabulary, evaluated, smaller, weigh
 from fastprune.cli.working import working
 from fastprune.files import check_output, claimed, json_text
 from fastprune.ranges import SEED
@@ -49,10 +49,9 @@ from fastprune.ranges import SEED
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fastprune.data.batches import Batches
-    from fastprune.data.mixes import DataMix
-    from fastprune.models.pretrained import Pretrained
     from fastprune.pipeline.result import PruningResult
+    from fastprune.registry.recipe import Recipe
+    from fastprune.strategies.budgets import BudgetRequest
     from fastprune.strategies.vocabulary import VocabularyRequest
 
 
@@ -100,7 +99,7 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
 
     check_output(output)
     beside = place_beside(output, options)
-    vocabulary = _vocabulary(options)
+    vocabulary = asked_vocabulary(options)
     budget, settings = _budget(options), read_settings(options)
     requested = budgets.read_budget(budget)
     mix = read_sources(data)
@@ -108,24 +107,18 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
     check_sources(model, options["eval_data"])
     check_files(named_file(options["architecture"]), named_file(options["recipe"]))
     with claimed(output), claimed(beside) if beside else contextlib.nullcontext(), working() as where:
-        from fastprune.registry.recipe import Recipe, check_units, main_cost
-
         architecture = read_architecture_option(options)
-        stages = {name: options[name] for name in STAGES}
-        stages["cost"] = stages["cost"] or main_cost(requested)
-        recipe = Recipe.of(options["recipe"], vocabulary=vocabulary, settings=settings, **stages)
-        recipe = recipe.sized(servable=options["servable"], multiple=options["multiple"])
-        check_units(requested, recipe)
+        recipe = _recipe(requested, vocabulary, settings, options)
 
         from fastprune.pipeline.prune import prune as run
 
         opened = open_model(model, options)
         check_room(opened.model, output)
         asked = asked_beside(opened, mix, options)
-        dense, small = opened, _trimmed(opened, recipe.vocabulary, texts, options)
+        dense, (small, recipe) = opened, smaller(opened, recipe, requested, mix, texts, options, where)
         batches = read_batches(mix, small, options, samples=options["samples"], seed=options["seed"])
         where.print(batches.told)
-        tests, known = _evaluated(dense, small, options, where)
+        tests, known = evaluated(dense, small, options, where)
         result = run(
             small,
             batches,
@@ -139,65 +132,42 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
         if options["save_dtype"]:
             result = result.stored_as(options["save_dtype"])
         save_evaluated(result, output, small.model, tests, known)
-        made = export_beside(output, beside, asked, options, where)
+        made = export_beside(output, beside, asked, recipe.cost, options, where)
     _show_targets(where, result)
     if options["as_json"]:
-        evaluated = {"evaluation": tests.summary()} if tests is not None else {}
-        click.echo(json_text(result.summary() | evaluated | {"output": output} | figures_beside(made, beside)))
+        told = {"evaluation": tests.summary()} if tests is not None else {}
+        click.echo(json_text(result.summary() | told | {"output": output} | figures_beside(made, beside)))
     else:
         _show(where, result, output)
         show(where, made, beside)
+    missed = beyond(result, beside)
     if result.missed:
-        where.print(
-            "The requested speed is not reached; ask for more than needed, or see docs/latency.md.", soft_wrap=True
-        )
+        missed = "The requested speed is not reached; ask for more than needed, or see docs/latency.md."
+    if missed:
+        where.print(missed, soft_wrap=True)
         click.get_current_context().exit(UNREACHABLE)
 
 
-def _vocabulary(options: Mapping[str, Any]) -> VocabularyRequest | None:
-    """The vocabulary that is asked for; None: the whole, or that of the recipe.
+def _recipe(
+    requested: Mapping[str, BudgetRequest],
+    vocabulary: VocabularyRequest | None,
+    settings: dict[str, dict[str, str]],
+    options: Mapping[str, Any],
+) -> Recipe:
+    """The recipe of the options, whose cost is that of the budget.
 
     Raises:
-        OptionError: An option has another form, or texts are given without a size.
+        UsageError: An option, a strategy or a unit is unknown or does not fit.
     """
-    from fastprune.errors import OptionError
-    from fastprune.strategies.vocabulary import read_vocabulary
+    from fastprune.registry.recipe import Recipe, check_units, main_cost
 
-    asked = read_vocabulary(options["vocabulary"], options["vocabulary_coverage"], options["vocabulary_characters"])
-    if asked is None and options["vocabulary_data"] and options["recipe"] == "default":
-        raise OptionError("--vocabulary-data is for --vocabulary or --vocabulary-coverage; give one of them, too.")
-    return asked
-
-
-def _trimmed(
-    opened: Pretrained, request: VocabularyRequest | None, texts: DataMix, options: Mapping[str, Any]
-) -> Pretrained:
-    """The model with the vocabulary that is asked for; the model itself if none is."""
-    if request is None:
-        return opened
-    from fastprune.vocabulary.trimming import trim_vocabulary
-
-    own = bool(options["vocabulary_data"])  # other texts have their own columns and splits
-    columns = tuple(name.strip() for name in (options["text_columns"] or "").split(",") if name.strip())
-    return trim_vocabulary(
-        opened, texts, request, columns=() if own else columns, split=None if own else options["split"]
-    )
-
-
-def _evaluated(
-    dense: Pretrained, small: Pretrained, options: Mapping[str, Any], where: Console
-) -> tuple[Batches | None, dict[str, float] | None]:
-    """The evaluation data in the tokens of the model with the smaller vocabulary, and the dense model's metrics, computed first, so
-    that nothing is pruned for an evaluation that fails; None where there are none."""
-    from fastprune.measuring.evaluation import evaluate
-
-    if not options["eval_data"]:
-        return None, None
-    tests = read_evaluation_batches(options["eval_data"], dense, options)
-    tell_missing(tests, where)
-    where.print(f"Evaluation: {tests.told_for_evaluation}")
-    known = None if tests.missing else evaluate(dense.model, tests)
-    return tests if small is dense else read_evaluation_batches(options["eval_data"], small, options), known
+    stages = {name: options[name] for name in STAGES}
+    stages["cost"] = stages["cost"] or main_cost(requested)
+    weigh(requested, stages, settings, options)
+    recipe = Recipe.of(options["recipe"], vocabulary=vocabulary, settings=settings, **stages)
+    recipe = recipe.sized(servable=options["servable"], multiple=options["multiple"])
+    check_units(requested, recipe)
+    return recipe
 
 
 def _show_targets(where: Console, result: PruningResult) -> None:

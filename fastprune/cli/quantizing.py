@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fastprune.exporting.export import Export
     from fastprune.exporting.quantize import Quantize
     from fastprune.models.pretrained import Pretrained
+    from fastprune.pipeline.result import PruningResult
+    from fastprune.strategies.contracts import CostModel
 
 
 def check_quantize(options: Mapping[str, Any], *only: str) -> None:
@@ -111,7 +113,7 @@ def asked_beside(opened: Pretrained, data: DataMix, options: Mapping[str, Any]) 
 
 
 def export_beside(
-    output: str, beside: str, asked: Quantize | None, options: Mapping[str, Any], where: Console
+    output: str, beside: str, asked: Quantize | None, cost: CostModel, options: Mapping[str, Any], where: Console
 ) -> Export | None:
     """Export a saved model for onnxruntime with quantised weights, if that is asked.
 
@@ -121,6 +123,7 @@ def export_beside(
         output: Directory of the saved model.
         beside: Directory of the export.
         asked: What is asked, with sources of data; None: nothing.
+        cost: The recipe's cost model: that of a size says which type the tables have.
         options: The command's options.
         where: Takes what was read.
 
@@ -129,15 +132,30 @@ def export_beside(
     """
     from fastprune.exporting import export as exporting
     from fastprune.models.pretrained import open_pretrained
+    from fastprune.registry.recipe import strategy
 
     if asked is None:
         return None
     try:
         trusted = options["trust_remote_code"]
         opened = open_pretrained(Path(output), device="cpu", dtype="float32", trust_remote_code=trusted)
-        return exporting.export(opened, beside, quantize=read(asked, opened, options, where))
+        chosen = strategy("format", "onnx", tables=getattr(cost, "tables", "auto"))
+        return exporting.export(opened, beside, format=chosen, quantize=read(asked, opened, options, where))
     except UsageError as error:
         raise UnfinishedError(f"{error} The pruned model is complete and saved in {output}.") from error
+
+
+def beyond(result: PruningResult, beside: str) -> str:
+    """What to say of an export that is larger than the requested size; empty if it is not, or none was requested."""
+    sizes = [each for each in result.costs if each["measure"] == "bytes"]
+    if not beside or not sizes:
+        return ""
+    most = sizes[0]["budget"] * sizes[0]["before"]
+    found = sum(file.stat().st_size for file in Path(beside).rglob("*") if file.is_file())
+    if found <= most:
+        return ""
+    ask = most * most / found
+    return f"The export has {found / 1e6:.4g} MB, more than the requested {most / 1e6:.4g}; ask for {ask / 1e6:.4g}MB."
 
 
 def figures_beside(made: Export | None, beside: str) -> dict[str, Any]:

@@ -15,9 +15,7 @@ from fastprune.cli.opening import (
     open_model,
     read_architecture_option,
     read_batches,
-    read_evaluation_batches,
     read_sources,
-    tell_missing,
 )
 from fastprune.cli.options import (
     STAGES,
@@ -28,17 +26,18 @@ from fastprune.cli.options import (
     model_options,
     read_settings,
     stage_options,
+    vocabulary_options,
 )
-from fastprune.cli.saving import save_evaluated
+from fastprune.cli.vocabulary import asked_vocabulary, evaluated, trimmed
 from fastprune.cli.working import working
-from fastprune.errors import UnfinishedError, UnreachableError, UsageError
-from fastprune.files import check_output, claimed
+from fastprune.errors import OptionError, UnfinishedError, UsageError
+from fastprune.files import claimed
 from fastprune.ranges import SEED, check_integer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fastprune.pipeline.curves import Point, Sweep
+    from fastprune.pipeline.curves import Sweep
     from fastprune.registry.recipe import Recipe
 
 
@@ -56,11 +55,12 @@ if TYPE_CHECKING:
 @click.option("--recipes", default="default", show_default=True, help="Presets and TOML files, separated by commas.")
 @click.option("--seeds", default="0", show_default=True, help="Seeds, separated by commas.")
 @click.option("--metric", help="Metric of the curve [default: the task's first].")
-@click.option("--pick", help="Also save the cheapest model within a limit: 'drop<=1' (in points), or 'cost<=0.5'.")
+@click.option("--pick", hidden=True)
 @click.option("--output", required=True, help="Output directory: a new one, or that of a sweep to continue.")
 @evaluation_options
 @form_options
 @stage_options
+@vocabulary_options
 @data_options
 @model_options
 def sweep(model: str, data: tuple[str, ...], output: str, **options: Any) -> None:
@@ -69,20 +69,24 @@ def sweep(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
     \b
     fastprune sweep ./my-classifier --data train.csv --eval-data test.csv --output curve
     fastprune sweep ./my-classifier --data train.csv --eval-data test.csv --budgets 0.7,0.5,0.3 \\
-        --recipes default,paper --seeds 0,1,2 --pick 'drop<=1' --output curve
+        --recipes default,paper --seeds 0,1,2 --output curve
     fastprune sweep ./my-classifier --data train.csv --eval-data test.csv --cost latency --set cost.batch_size=1 --output fast
+    fastprune sweep ./my-classifier --data train.csv --eval-data test.csv --vocabulary 0.5 --cost params --output few-tokens
     """
 
-    from fastprune.pipeline.curves import check_folder, read_rule
+    from fastprune.pipeline.curves import check_folder
     from fastprune.strategies.budgets import read_budgets
 
+    if options["pick"] is not None:
+        raise OptionError(
+            "sweep has no --pick any more; fastprune shrink MODEL --data D --eval-data E --max-drop 1 --output DIR finds and saves "
+            "the smallest model within a point."
+        )
     folder = check_folder(output)
     read_settings(options)
     budgets, seeds = read_budgets(options["budgets"]), _seeds(options["seeds"])
-    if options["pick"]:
-        read_rule(options["pick"])
-        check_output(folder / "model")
-    mix = read_sources(data)
+    mix, vocabulary = read_sources(data), asked_vocabulary(options)
+    texts = read_sources(options["vocabulary_data"]) if options["vocabulary_data"] else mix
     check_sources(model, options["eval_data"])
     files = [name for name in options["recipes"].split(",") if name.endswith(".toml")]
     check_files(*files, named_file(options["architecture"]))
@@ -96,10 +100,10 @@ def sweep(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
         state = folder / "sweep.json"
         if state.is_file():
             where.print(f"Continuing the sweep in {output}: {len(Sweep.read(state).runs)} models are already measured.")
-        opened = open_model(model, options)
-        tests = read_evaluation_batches(options["eval_data"], opened, options)
-        tell_missing(tests, where)
-        where.print(f"Evaluation: {tests.told_for_evaluation}")
+        dense = open_model(model, options)
+        opened = trimmed(dense, vocabulary, texts, options)
+        tests, known = evaluated(dense, opened, options, where)
+        assert tests is not None
         read = functools.cache(lambda seed: read_batches(mix, opened, options, samples=options["samples"], seed=seed))
         swept = sweeps.sweep(
             opened,
@@ -110,38 +114,21 @@ def sweep(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
             architecture=architecture,
             seeds=seeds,
             metric=options["metric"],
+            dense=known,
             folder=folder,
         )
-        picked, unmet = _pick(swept, options["pick"])
-        if picked:
-            recipe, seed = recipes[picked.recipe], seeds[0]
-            result = sweeps.prune_point(
-                opened, read, picked, recipe=recipe, seed=seed, folder=folder, architecture=architecture
-            )
-            save_evaluated(result, folder / "model", opened.model, tests)
-        if not unmet:
-            sweeps.drop_scores(folder)
+        sweeps.drop_scores(folder)
     for reason in swept.unreachable.values():
         where.print(reason, soft_wrap=True)
     if options["as_json"]:
         click.echo(swept.to_json())
     else:
-        _show(where, swept, picked, output)
-    _end(swept, unmet, output)
+        _show(where, swept, output)
+    _end(swept, output)
 
 
-def _pick(swept: Sweep, rule: str | None) -> tuple[Point | None, str]:
-    """The point of ``--pick``, if it is given; if no point meets it, the sentence to end with, after the table."""
-    try:
-        return swept.pick(rule) if rule else None, ""
-    except UnreachableError as error:
-        return None, f"{error} Nothing was picked and saved; repeat the command with another --pick."
-
-
-def _end(swept: Sweep, unmet: str, output: str) -> None:
+def _end(swept: Sweep, output: str) -> None:
     """End with the exit status of what could not be reached or written."""
-    if unmet:
-        raise UnreachableError(unmet)
     if swept.failures:
         raise UnfinishedError(
             f"{'; '.join(swept.failures)}. The sweep is complete; all figures are in {output}/sweep.csv and sweep.json."
@@ -165,16 +152,14 @@ def _recipes(options: Mapping[str, Any]) -> dict[str, Recipe]:
     return recipes
 
 
-def _show(where: Console, swept: Sweep, picked: Point | None, output: str) -> None:
-    """Print the points of a sweep, its knee and the point picked."""
+def _show(where: Console, swept: Sweep, output: str) -> None:
+    """Print the points of a sweep and its knee."""
     from fastprune.cli import terminal
 
     where.print(terminal.sweep_table(swept))
     knee = swept.knee()
     if knee:
         where.print(f"Knee of the curve: {swept.sentence(knee)}.")
-    if picked:
-        where.print(f"Picked {picked.recipe} at {picked.budget:g}: {swept.sentence(picked)}. Saved in {output}/model")
     if not swept.failures:
         where.print(f"Saved the plot in {output}/sweep.png and sweep.svg, and all figures in sweep.csv and sweep.json")
 

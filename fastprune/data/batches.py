@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 SAMPLE = "sample"
 """Name of the tensor with each row's index into ``Batches.samples``, [samples]; it is not an input of the model."""
+PLACE = "place"
+"""Entry of a sample: its place among those drawn, before they were sorted by length."""
 NO_LABEL = -100
 """The label of tokens and samples without a label."""
 DECODER_MARK = "decoder_attention_mask"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastprune.data.batches import NO_LABEL, SAMPLE, Batches, log
+from fastprune.data.batches import NO_LABEL, PLACE, SAMPLE, Batches, log
 from fastprune.data.drawing import Encode, blocks_of, drawn_from_stream, length_of, samples_of
 from fastprune.data.intake import Intake, Source
 from fastprune.data.later import Later, LaterBatch
@@ -83,6 +83,7 @@ def make_batches(
         ]
     encoded, intake = _joined(mix, read)
     source = str(mix) if len(mix.parts) > 1 else _source_name(data)
+    encoded = [{**sample, PLACE: place} for place, sample in enumerate(encoded)]
     encoded.sort(key=length_of)
     size = batch_size or _batch_size(task, encoded)
     starts = range(0, len(encoded), size)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastprune.errors import UnreachableError, UsageError
+from fastprune.errors import UsageError
 from fastprune.files import PARTIAL, check_output, json_text, library_versions, user_path
 from fastprune.reports.pictures import plain, save_figure, subplots
 from fastprune.untrusted import read_json
@@ -161,27 +160,6 @@ class Sweep:
 
         return max(front[1:-1], key=below)
 
-    def pick(self, rule: str) -> Point:
-        """The cheapest point of the front with ``drop<=1`` (points or percent lost), or the best point with ``cost<=0.5``.
-
-        Raises:
-            UsageError: The rule is invalid.
-            UnreachableError: No point satisfies it.
-        """
-        name, most = read_rule(rule)
-        front = self.front()
-        among = front if name == "drop" else [point for point in self.points() if not math.isnan(point.drop)]
-        allowed = [point for point in among if getattr(point, name) <= most + 1e-9]
-        if not among:
-            raise UnreachableError(f"No point of the sweep has a {self.metric} that is a number.")
-        if not allowed:
-            nearest = min(among, key=lambda point: float(getattr(point, name)))
-            raise UnreachableError(
-                f"No point of the sweep has {rule}; the nearest is {nearest.recipe} at {nearest.budget:g}, with a "
-                f"{name} of {getattr(nearest, name):.3g}."
-            )
-        return min(allowed, key=lambda point: (point.cost, point.drop) if name == "drop" else (point.drop, point.cost))
-
     def sentence(self, point: Point) -> str:
         """A point in words, such as "0.46 of the MACs costs 0.4 points"."""
         unit = "percent" if self.falling else "points"
@@ -272,18 +250,6 @@ def _run(content: Mapping[str, Any]) -> Run:
 def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
     """Metrics with NaN where JSON has null."""
     return {name: math.nan if value is None else float(value) for name, value in metrics.items()}
-
-
-def read_rule(rule: str) -> tuple[str, float]:
-    """Parse ``drop<=1`` or ``cost<=0.5`` into name and limit.
-
-    Raises:
-        UsageError: The rule has another form.
-    """
-    match = re.fullmatch(r"\s*(drop|cost)\s*<=\s*(-?\d+(?:\.\d+)?)\s*", rule)
-    if not match:
-        raise UsageError(f"--pick takes drop<=POINTS or cost<=FRACTION, such as 'drop<=1'; got {rule!r}.")
-    return match[1], float(match[2])
 
 
 def to_csv(found: Sweep) -> str:

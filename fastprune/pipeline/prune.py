@@ -23,6 +23,7 @@ from fastprune.pipeline.estimate import estimate
 from fastprune.pipeline.form import Form
 from fastprune.pipeline.outcome import latency, outcome
 from fastprune.pipeline.result import PruningResult
+from fastprune.pipeline.sizing import sized
 from fastprune.pipeline.spending import measure, remaining
 from fastprune.pipeline.stages import score, search, tune
 from fastprune.pipeline.state import State
@@ -37,7 +38,7 @@ from fastprune.strategies.checks import checked_passes
 from fastprune.strategies.contracts import CostModel, Rearranger, Scorer, Searcher, Tuner
 from fastprune.strategies.limits import Limits
 from fastprune.strategies.schedules import Schedule
-from fastprune.strategies.vocabulary import VocabularyRequest, read_vocabulary
+from fastprune.strategies.vocabulary import ALL, VocabularyRequest, read_vocabulary
 from fastprune.units.architecture import Architecture
 
 log = logging.getLogger(__name__)
@@ -86,8 +87,8 @@ def prune(
         cost: The cost model of the budget, likewise [the first cost that the budget names, or the recipe's].
         schedule: The passes, likewise.
         vocabulary: The tokens to keep: "auto", a share such as 0.3, a number of rows such as 12000, or a ``VocabularyRequest``
-            [the recipe's, or the whole vocabulary]. It is reduced first; the data must then be rows or a source
-            (docs/vocabulary.md).
+            [the recipe's, or the whole vocabulary; with a size in the budget what leaves the outputs nearest to the dense model's,
+            unless "all" are asked for]. It is reduced first; the data must then be rows or a source (docs/vocabulary.md).
         vocabulary_data: Texts to count tokens in, such as a large corpus: rows or their source, or several [the data].
         architecture: The paths of the model's units, a TOML file, or a family by name [found by ``config.model_type``].
         task: What the model is for [the task of the data, of the opened model, or of the model's class].
@@ -117,9 +118,11 @@ def prune(
     asked = read_vocabulary(vocabulary)
     chosen = recipe_for(requested, recipe, asked, cost=cost, schedule=schedule, **stages)
     chosen = chosen.sized(servable=servable, multiple=multiple)
-    shared, cache = cache is not None, cache or PruningCache()
+    shared, cache, texts = cache is not None, cache or PruningCache(), vocabulary_data
     with one_at_a_time, torch.inference_mode(False), torch.enable_grad(), listening(progress), clock() as timings:
-        model = trimmed(model, data, chosen.vocabulary, vocabulary_data, inplace=inplace)
+        if not inplace and vocabulary != ALL:
+            model, chosen, texts = sized(model, data, texts, chosen, requested, prune, seed, architecture)
+        model = trimmed(model, data, chosen.vocabulary, texts, inplace=inplace)
         subject = open_subject(model, data, architecture=architecture, task=task, seed=seed, cache=cache, shared=shared)
         check_fits(subject, chosen.scorer, reroute=reroute)
         form = Form.of(subject, chosen)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import nn
 
 from fastprune.data.batches import Batches, conditions_told
-from fastprune.data.mixes import DataMix
+from fastprune.data.mixes import DataMix, is_source
 from fastprune.data.rows import Rows
 from fastprune.data.tasks import Batch
 from fastprune.errors import BudgetError, UnreachableError, UsageError
@@ -23,7 +23,7 @@ from fastprune.models.calibration_data import calibration_set
 from fastprune.models.forms import AnyModel, open_any, pretrained_of
 from fastprune.models.pretrained import Pretrained
 from fastprune.pipeline.cache import PruningCache
-from fastprune.pipeline.curves import Point, Run, Sweep, check_folder, draw, to_csv
+from fastprune.pipeline.curves import Run, Sweep, check_folder, draw, to_csv
 from fastprune.pipeline.fingerprint import data_digest, dtype_text, task_text, weights_digest
 from fastprune.pipeline.prune import prune
 from fastprune.pipeline.result import PruningResult
@@ -54,6 +54,7 @@ def sweep(
     architecture: Architecture | str | Path | None = None,
     seeds: Sequence[int] = (0,),
     metric: str | None = None,
+    dense: Mapping[str, float] | None = None,
     folder: str | Path | None = None,
     progress: Progress | bool = True,
 ) -> Sweep:
@@ -76,6 +77,8 @@ def sweep(
         architecture: The paths of the model's units, as for ``prune``.
         seeds: Seeds; each recipe and budget is run once per seed.
         metric: The metric of the curve; None: the task's first.
+        dense: The dense model's metrics; None: they are measured. A model whose vocabulary was reduced is compared with what it was
+            before, if the evaluation data are rows or their source.
         folder: Folder for all results; None: nothing is saved.
         progress: Whether to show progress on standard error, or a function, as for ``prune``.
 
@@ -96,8 +99,9 @@ def sweep(
     with listening(progress):
         module, opened = open_any(model)
         tests = _evaluation_set(eval_data, module, opened)
+        dense = dense or _before(eval_data, opened, tests)
         draw_set = data if callable(data) else functools.partial(_calibration_set, data, module, opened)
-        found, drawn = _started(module, opened, tests, recipes, metric, folder), None
+        found, drawn = _started(module, opened, tests, recipes, metric, folder, dense), None
         pruned = functools.partial(prune, opened or module, architecture=architecture, bench=False)
         todo = [(seed, budget, name) for seed in seeds for budget in budgets for name in recipes]
         for seed, budget, name in track(todo, "sweeping"):
@@ -155,22 +159,6 @@ def write_files(found: Sweep, folder: Path) -> None:
         log.warning("%s. The sweep is complete.", found.failures[-1], exc_info=error)
 
 
-def prune_point(
-    model: AnyModel,
-    data: Callable[[int], Batches],
-    point: Point,
-    *,
-    recipe: Recipe,
-    seed: int,
-    folder: Path,
-    architecture: Architecture | None = None,
-) -> PruningResult:
-    """The pruned model of one point, pruned again from the scores that the sweep saved."""
-    cache = PruningCache(folder / "scores" / str(seed))
-    budget = {recipe.cost.name: point.budget}
-    return prune(model, data(seed), budget=budget, recipe=recipe, architecture=architecture, seed=seed, cache=cache)
-
-
 def drop_scores(folder: Path) -> None:
     """Delete the saved scores of a finished sweep; they are large."""
     shutil.rmtree(folder / "scores", ignore_errors=True)
@@ -185,6 +173,14 @@ def _evaluation_set(data: Any, module: nn.Module, opened: Pretrained | None) -> 
         return data
     known = opened or pretrained_of(module)
     return evaluation_set(data, module, known.task, known.tokenizer, {})
+
+
+def _before(data: Any, opened: Pretrained | None, tests: Batches) -> dict[str, float] | None:
+    """The metrics of the model before its vocabulary was reduced; None if it was not, or they cannot be measured."""
+    if opened is None or opened.trimming is None or tests.missing or not is_source(data):
+        return None
+    whole = opened.trimming
+    return quality(whole.dense, whole.dense, evaluation_set(data, whole.dense, opened.task, whole.tokenizer, {}))
 
 
 def _asked(recipe: Recipe, budget: float, axis: str) -> dict[str, float]:
@@ -205,11 +201,13 @@ def _started(
     recipes: Mapping[str, Recipe],
     metric: str | None,
     folder: Path | None,
+    known: Mapping[str, float] | None,
 ) -> Sweep:
-    """The sweep saved in the folder, or a new one with the dense model evaluated."""
+    """The sweep saved in the folder, or a new one with the dense model evaluated, if its metrics are not known."""
     about: dict[str, Any] = {
         "model": opened.source if opened else type(module).__name__,
         "weights": weights_digest(module),
+        **({"vocabulary": dict(opened.trimming.figures["rows"])} if opened and opened.trimming else {}),
         "dtype": dtype_text(module),
         "task": task_text(opened.task if opened else tests.task),
         "eval_data": tests.source,
@@ -233,7 +231,7 @@ def _started(
         found.about = {**about, **found.about, "recipes": recorded}
         found.versions, found.unreachable = library_versions(), {}
     else:
-        dense = quality(module, module, tests)
+        dense = known or quality(module, module, tests)
         found = Sweep(about=about, metric=next(iter(dense)), falling=False, dense=dense)
     if metric is not None and metric not in found.dense:
         raise UsageError(f"There is no metric '{metric}' for this task; there are {', '.join(found.dense)}.")

@@ -108,7 +108,8 @@ class Searcher(Strategy, ABC):
         return (self,)
 
     def quick(self) -> Searcher:
-        """A faster searcher, which finds how several budgets are weighed against each other [this one]."""
+        """A faster searcher with one candidate, which finds how several budgets are weighed against each other, and how a size is
+        divided [this one]."""
         return self
 
     @abstractmethod
@@ -222,6 +223,19 @@ class CostModel(Strategy, ABC):
     def of_dense(self) -> CostModel:
         """The cost model by which the dense model is measured, of which budgets below 1 are shares [this one]."""
         return self
+
+    def variants(self) -> Sequence[CostModel]:
+        """Forms in which the file can hold the same weights, the most exact first [this one alone]."""
+        return (self,)
+
+    def rounded(self, model: nn.Module) -> nn.Module:
+        """A copy of the model with its tables as the file holds them [the model itself: they are not rounded]."""
+        return model
+
+    @property
+    def told(self) -> str:
+        """What sets it apart from its other variants, in words behind a comma [nothing]."""
+        return ""
 
     @abstractmethod
     def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:

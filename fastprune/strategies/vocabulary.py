@@ -8,7 +8,7 @@ from typing import Any
 from fastprune.errors import OptionError
 from fastprune.ranges import is_integer, is_number, own_number
 
-AUTO = "auto"
+AUTO, ALL = "auto", "all"
 CHARACTERS = ("auto", "all", "seen")
 
 
@@ -58,11 +58,12 @@ class VocabularyRequest:
 def read_vocabulary(
     value: float | str | VocabularyRequest | None, coverage: float | None = None, characters: str = "auto"
 ) -> VocabularyRequest | None:
-    """The request of an option: "0.3" is a share, "12000" a number of rows; None if nothing is asked for.
+    """The request of an option: "0.3" is a share, "12000" a number of rows; None if nothing is asked for, or "all" tokens are.
 
     Raises:
         OptionError: The value has another form, or a size is given beside a coverage.
     """
+    value = None if value == ALL else value
     if isinstance(value, VocabularyRequest) or (value is None and coverage is None):
         if characters != "auto" and value is None:
             raise OptionError("The characters of a vocabulary are for --vocabulary or --vocabulary-coverage; give one.")

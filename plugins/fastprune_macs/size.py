@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from fastprune import option
 from fastprune.data import Workload
 from fastprune.strategies import CostModel, CostTable
-from fastprune.units import Group, Groups
+from fastprune.units import Group, Groups, sharing_copy
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 BITS = {"int8": 8, "int4": 4}
@@ -52,6 +52,25 @@ class SizeCost(CostModel):
     def of_dense(self) -> CostModel:
         return dataclasses.replace(self, weights="auto", tables="auto") if self.weights in BITS else self
 
+    def variants(self) -> Sequence[CostModel]:
+        free = self.weights == "int8" and self.tables == "auto"
+        return [dataclasses.replace(self, tables=each) for each in ("int8", "int4")] if free else [self]
+
+    @property
+    def told(self) -> str:
+        return "" if self.tables == "auto" else f", tables in {BITS[self.tables]} bits"
+
+    def rounded(self, model: nn.Module) -> nn.Module:
+        if self.weights not in BITS:
+            return model
+        bits = BITS[self.weights if self.tables == "auto" else self.tables]
+        copy = sharing_copy(model)
+        for module in copy.modules():
+            if isinstance(module, nn.Embedding):
+                rows = module.weight.detach()
+                module.weight = nn.Parameter(_rounded(rows, bits, BLOCK if bits == 4 else rows.shape[1]))
+        return copy
+
     def measure(self, model: nn.Module, groups: Groups, workload: Workload) -> CostTable:
         own = next(model.parameters()).dtype
         stored = [self._stored(*each, own) for each in _tensors(model, apart=self.weights in BITS)]
@@ -70,6 +89,15 @@ class SizeCost(CostModel):
         if BITS[self.tables if table else self.weights] == 4:
             return Stored(tensor, 0.5 + SCALE / BLOCK)
         return Stored(tensor, 1, scales_along=1 if isinstance(module, Conv1D) else 0)
+
+
+def _rounded(rows: Tensor, bits: int, block: int) -> Tensor:
+    """Numbers of so many bits, with a scale for each block of a row: [rows, features]."""
+    found = []
+    for part in rows.split(block, dim=1):
+        scale = part.abs().amax(1, keepdim=True).clamp(min=1e-12) / (2 ** (bits - 1) - 1)
+        found.append((part / scale).round() * scale)
+    return torch.cat(found, dim=1)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Search for any cost table: a multiple-choice knapsack over damage curves."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -46,6 +47,9 @@ class KnapsackSearcher(SizedSearcher):
         """The searchers to try, unweighted damage first, so that it wins a tie."""
         further = VARIANTS[: self.tries - 1]
         return [self, *(WeightedSearcher(power=power, tilt=tilt) for power, tilt in further)]
+
+    def quick(self) -> Searcher:
+        return dataclasses.replace(self, tries=1)
 
     def search(self, scores: Scores, costs: CostTable, budget: float, context: Context) -> Mask:
         return WeightedSearcher(power=1.0, tilt=0.0).search(scores, costs, budget, context)

@@ -1,0 +1,1 @@
+"""Shrinking: the smallest or the fastest model within a loss of the metric."""
