@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastprune.calibration.dense_states import DenseStates, watching
 from fastprune.calibration.hooks import frozen, graph_from
-from fastprune.calibration.objectives import Labels, choose_labels, loss_scale, sample_losses
+from fastprune.calibration.objectives import Labels, check_losses, choose_labels, loss_scale, sample_losses
 from fastprune.calibration.tokens import routed_of, spread
 from fastprune.data.batches import Batches, to_device, token_mask
 from fastprune.data.tasks import Batch
@@ -55,6 +55,7 @@ def run_backward(
     """
     chosen = choose_labels(batches, labels)
     device, scale = next(model.parameters()).device, loss_scale(model)
+    wrong: list[Tensor] = []
     for original in track(batches.batches, "scoring"):
         batch = to_device(original, device)
         with (
@@ -64,9 +65,13 @@ def run_backward(
             frozen(model),
             watch(batch),
         ):
-            loss = scale * sample_losses(model, batches, batch, chosen, generator).sum()
-            if loss.requires_grad:  # otherwise there are no units, so no hook started a graph
-                loss.backward()
+            losses = sample_losses(model, batches, batch, chosen, generator)
+            wrong.append((~losses.detach().isfinite()).sum())
+            if len(wrong) == 1:  # told at once; the others at the end, since each look waits for the device
+                check_losses(wrong, len(losses))
+            if losses.requires_grad:  # otherwise there are no units, so no hook started a graph
+                (scale * losses.sum()).backward()
+    check_losses(wrong, batches.n_samples)
 
 
 def collect_gradients(
@@ -99,7 +104,7 @@ def collect_gradients(
     """
     by_unit: dict[str, list[Tensor]] = {group.name: [] for group in groups.with_consumer}
     by_token: dict[str, list[Tensor]] = {group.name: [] for group in groups.with_consumer}
-    scale = loss_scale(model)
+    scale, device = loss_scale(model), next(model.parameters()).device
 
     @contextlib.contextmanager
     def collect(batch: Batch) -> Iterator[None]:
@@ -107,14 +112,23 @@ def collect_gradients(
             yield
         samples = len(next(iter(batch.values())))
         for group in groups.with_consumer:
-            by_unit[group.name].append(passed.by_unit.get(group.name, torch.zeros(samples, group.units)).cpu())
-            by_token[group.name].append(passed.by_token.get(group.name, _no_weights(group, batch, samples)).cpu())
+            none = torch.zeros(samples, group.units, device=device)
+            by_unit[group.name].append(passed.by_unit.get(group.name, none))
+            by_token[group.name].append(passed.by_token.get(group.name, _no_weights(group, batch, samples)))
 
     run_backward(model, groups, batches, labels, generator, collect, states)
-    whole = {name: torch.cat(parts) for name, parts in by_unit.items()}
+    whole = {name: torch.cat(by_unit.pop(name)).cpu() for name in list(by_unit)}
     for name, gradients in whole.items():
         check_gradients(gradients, name)
-    return whole, {name: tuple(parts) for name, parts in by_token.items()}
+    return whole, {name: _at_home(by_token.pop(name)) for name in list(by_token)}
+
+
+def _at_home(parts: list[Tensor]) -> tuple[Tensor, ...]:
+    """Tensors of several shapes on the CPU, copied at once."""
+    flat = torch.cat([part.flatten() for part in parts]).cpu()
+    return tuple(
+        each.view(part.shape) for each, part in zip(flat.split([len(p.flatten()) for p in parts]), parts, strict=True)
+    )
 
 
 def check_gradients(gradients: Tensor, group: str) -> None:
@@ -132,7 +146,9 @@ def check_gradients(gradients: Tensor, group: str) -> None:
 
 def _no_weights(group: Group, batch: Batch, samples: int) -> Tensor:
     """Token weights of 0 [samples, tokens], for a group that did not run on a batch."""
-    return torch.zeros_like(token_mask(batch), dtype=torch.float32) if group.block.routed else torch.zeros(samples, 1)
+    mask = token_mask(batch) if group.block.routed else None
+    device = next(iter(batch.values())).device
+    return torch.zeros(samples, 1, device=device) if mask is None else torch.zeros_like(mask, dtype=torch.float32)
 
 
 @dataclass

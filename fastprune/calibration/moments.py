@@ -60,11 +60,12 @@ class MomentsCollector:
 
         With gradients enabled, the graph starts at the first consumer's output; the loss is multiplied by ``loss_scale``.
         """
+        count = token_count(batch)
         with contextlib.ExitStack() as hooks:
             for group in self._groups:
                 if group.units:
                     consumer = consumer_of(self._model, group)
-                    hooks.callback(consumer.register_forward_hook(self._hook(group, batch)).remove)
+                    hooks.callback(consumer.register_forward_hook(self._hook(group, batch, count)).remove)
             yield
 
     @torch.no_grad()
@@ -77,13 +78,13 @@ class MomentsCollector:
                 with watching(states, self._model, self._groups.layers(), original), self.watch(batch):
                     outputs_of(self._model, batch, batches.task)
 
-    def _hook(self, group: Group, batch: Batch) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    def _hook(self, group: Group, batch: Batch, count: int) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
         def hook(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
             features = arguments[0].detach()[..., : group.features]
             routed = routed_of(arguments)
             x = real_rows(features, group, batch, routed)
             # layers may have more or fewer tokens than the model's input, and routed groups see only some of them
-            share = self._share * (token_count(batch) / max(len(x), 1) if routed is None else 1.0)
+            share = self._share * (count / max(len(x), 1) if routed is None else 1.0)
             self._add_inputs(group, x, share)
 
             def keep(gradient: Tensor) -> None:
@@ -100,5 +101,5 @@ class MomentsCollector:
     def _add_inputs(self, group: Group, x: Tensor, share: float) -> None:
         """Add a share of the tokens: the consumer's inputs x [tokens, features]."""
         if share < 1.0:
-            x = x[(torch.rand(len(x), generator=self._generator) < share).to(x.device)]
+            x = x[(torch.rand(len(x), generator=self._generator) < share).nonzero()[:, 0].to(x.device)]
         self.inputs[group.name].add(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -53,21 +54,29 @@ def sample_losses(
         labels: ``dataset``: the data's labels; ``model``: labels drawn from the model's own predictive distribution, so that the
             gradients give the true Fisher information.
         generator: Random generator for drawn labels, on the CPU.
-
-    Raises:
-        DataError: A loss is not finite.
     """
     task = _task(batches)
     outputs = outputs_of(model, batch, task)
     if labels == "model":
         batch = {**batch, **task.draw_labels(outputs, batch, generator)}
-    losses = task.loss(outputs, batch)
-    if not bool(torch.isfinite(losses).all()):
+    return task.loss(outputs, batch)
+
+
+def check_losses(wrong: Sequence[Tensor], samples: int) -> None:
+    """Check that all losses were finite.
+
+    Args:
+        wrong: Numbers of losses that were not, by batch, each [].
+        samples: Number of samples of these batches.
+
+    Raises:
+        DataError: A loss was not finite.
+    """
+    if wrong and (count := int(torch.stack(list(wrong)).sum())):
         raise DataError(
-            f"The loss is not finite for {int((~torch.isfinite(losses)).sum())} of {len(losses)} samples of a calibration "
-            "batch. Check the labels and the checkpoint's weights, or compute in float32 (--dtype float32)."
+            f"The loss is not finite for {count} of {samples} samples of the calibration set. Check the labels and the "
+            "checkpoint's weights, or compute in float32 (--dtype float32)."
         )
-    return losses
 
 
 def _task(batches: Batches) -> Task:

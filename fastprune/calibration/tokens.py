@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from fastprune.data.batches import marked_tokens
+from fastprune.data.batches import mark_of, marked_tokens
 from fastprune.data.tasks import Batch
 from fastprune.units.groups import Group
 
@@ -40,17 +42,52 @@ def real_rows(values: Tensor, group: Group, batch: Batch, routed: Tensor | None 
         routed: Mask of the tokens that ``values`` has rows of, [samples * tokens] bool; None: all tokens.
     """
     rows = values.flatten(0, -2)
-    mask = marked_tokens(batch, group.stack.tokens)
-    if mask is not None and group.convolutions:
-        mask = convolved(mask, len(rows) // len(mask), group.convolutions)
-    if mask is None or mask.numel() != (len(rows) if routed is None else len(routed)):
+    real = _real(batch, group, len(rows) if routed is None else len(routed), rows.device)
+    if real is None:
         return rows
-    real = mask.flatten().to(rows.device)
-    return rows[real if routed is None else real[routed]]
+    if routed is not None:
+        return rows[real.mask[routed]]
+    return rows if len(real.places) == len(rows) else rows.index_select(0, real.places)
+
+
+@dataclass(frozen=True)
+class _Real:
+    """The tokens of a batch without padding.
+
+    Attributes:
+        mask: [samples * tokens] bool.
+        places: Their places among all tokens, rising: [real tokens].
+    """
+
+    mask: Tensor
+    places: Tensor
+
+
+_known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""By the tensor that marks a batch's tokens, which is not changed: finding their places waits for the device, once a batch."""
+
+
+def _real(batch: Batch, group: Group, tokens: int, device: torch.device) -> _Real | None:
+    """The tokens without padding of one of the group's layers, on a device; None: nothing marks that many tokens."""
+    marks = mark_of(batch, group.stack.tokens)
+    if marks is None or (not group.convolutions and marks.numel() != tokens):
+        return None
+    known = _known.setdefault(marks, {})
+    key = (group.stack.tokens, group.convolutions, tokens, device)
+    if key not in known:
+        mask = marked_tokens(batch, group.stack.tokens)
+        assert mask is not None
+        if group.convolutions:
+            mask = convolved(mask, tokens // len(mask), group.convolutions)
+        flat = mask.flatten()
+        fits = len(flat) == tokens
+        known[key] = _Real(flat.to(device, copy=True), flat.nonzero()[:, 0].to(device)) if fits else None
+    found: _Real | None = known[key]
+    return found
 
 
 def by_token(samples: Tensor, values: Tensor) -> Tensor:
-    """Broadcast a per-sample flag to tokens: [samples] bool -> [samples * tokens, 1], as input of ``real_rows``.
+    """Broadcast a per-sample flag to tokens: [samples] bool -> [samples * tokens, 1], as input of ``real_rows``; on its device.
 
     Args:
         samples: The flag, such as a mask of held-out samples.
@@ -59,7 +96,7 @@ def by_token(samples: Tensor, values: Tensor) -> Tensor:
     """
     rows = len(values.flatten(0, -2))
     flags = samples.new_zeros(rows) if rows % len(samples) else samples.repeat_interleave(rows // len(samples))
-    return flags[:, None].to(values.device)
+    return flags[:, None]
 
 
 def convolved(mask: Tensor, tokens: int, convolutions: Sequence[tuple[int, int]]) -> Tensor:

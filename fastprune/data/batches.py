@@ -180,6 +180,16 @@ def conditions_told(conditions: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value:,}" for name, value in conditions.items())
 
 
+def mark_of(batch: Batch, mark: str) -> Tensor | None:
+    """The tensor of a batch that marks its tokens without padding, by one input: that input, or labels; None if there is none."""
+    mask, labels, seen = batch.get(mark), batch.get("labels"), batch.get("decoder_input_ids")
+    if mask is not None and mask.dim() == 2:
+        return mask
+    if mark == DECODER_MARK and labels is not None and seen is not None and labels.shape == seen.shape:
+        return labels
+    return None
+
+
 def marked_tokens(batch: Batch, mark: str) -> Tensor | None:
     """The mask of the tokens without padding, by one input of a batch: [samples, tokens], bool; None if there is none.
 
@@ -189,12 +199,10 @@ def marked_tokens(batch: Batch, mark: str) -> Tensor | None:
         batch: The model's inputs, and labels if there are any.
         mark: The input's name, such as ``attention_mask``.
     """
-    mask, labels, seen = batch.get(mark), batch.get("labels"), batch.get("decoder_input_ids")
-    if mask is not None and mask.dim() == 2:
-        return mask.bool()
-    if mark == DECODER_MARK and labels is not None and seen is not None and labels.shape == seen.shape:
-        return labels != NO_LABEL
-    return None
+    marks = mark_of(batch, mark)
+    if marks is None:
+        return None
+    return marks.bool() if marks is batch.get(mark) else marks != NO_LABEL
 
 
 def token_mask(batch: Batch) -> Tensor:

@@ -83,7 +83,7 @@ class LayerFit:
         """Mask of the held-out tokens among a batch's tokens without padding: [tokens], bool."""
         dense = self.dense[index]
         mask = dense.new_zeros(len(dense), dtype=torch.bool) if self.held is None else self.held[index]
-        return self._real(by_token(mask, dense), index)[:, 0]
+        return self._real(by_token(mask, dense), index)[:, 0].to(dense.device)
 
     def padded(self, values: Tensor, index: int) -> Tensor:
         """Values of a batch's tokens without padding [tokens] among zeros at padding: [samples, tokens, 1], as ``run`` has rows."""

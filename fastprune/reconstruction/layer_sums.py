@@ -129,6 +129,8 @@ def _add(
     """
     features, routed = entering
     flags = None if held is None else by_token(held, error)
+    if flags is not None and routed is not None:
+        flags = flags.to(routed.device)
     by_row = None if weights is None else weights.to(error.device).unsqueeze(-1)  # [samples, tokens, 1]
     statistics.add(
         real_rows(features[..., : group.features], group, batch, routed),

@@ -64,12 +64,13 @@ class Statistics(Sums):
         return self if self.held is None else replace(self, held=None) + self.held
 
     def add(self, x: Tensor, e: Tensor, weights: Tensor | None, held: Tensor | None = None) -> None:
-        """Add tokens: x [tokens, features], e [tokens, hidden], weights [tokens] (None: equal), held-out mask [tokens] bool."""
+        """Add tokens: x [tokens, features], e [tokens, hidden], weights [tokens] (None: equal), held-out mask [tokens] bool; on
+        the CPU it does not wait for the device."""
         if held is not None and bool(held.any()):
             self.held = self.held or self._zeros()
             for part, mask in ((self.held, held), (self, ~held)):
-                if bool(mask.any()):
-                    part.add(x[mask], e[mask], None if weights is None else weights[mask])
+                places = mask.nonzero()[:, 0].to(x.device)
+                part.add(x[places], e[places], None if weights is None else weights[places])
             return
         if not len(x):
             return

@@ -128,8 +128,8 @@ def descend(
         The new parameters by name; empty if the held-out error (without held-out samples, the error of all) does not fall.
     """
     old, fit = fit.parameters, with_mean_weight_one(fit)
-    training = [index for index in range(len(fit)) if not bool(fit.held_back(index).all())]
-    held_out = [index for index in range(originals) if bool(fit.held_back(index).any())]
+    training, held_out = _split(fit)
+    held_out = [index for index in held_out if index < originals]
     judges = held_out or [index for index in training if index < originals]
     error_of = partial(mean_error, fit, judges, held=bool(held_out))
     steps = round(min(epochs / max(fit.share, 1e-6), MOST) * len(training))
@@ -148,6 +148,13 @@ def descend(
     return best
 
 
+def _split(fit: LayerFit) -> tuple[list[int], list[int]]:
+    """The indices of the batches with tokens to train on, and of those with held-out tokens."""
+    masks = [fit.held_back(index) for index in range(len(fit))]
+    flags = torch.stack([torch.stack([mask.all(), mask.any()]) for mask in masks]).tolist()  # one look at the device
+    return [at for at, (every, _) in enumerate(flags) if not every], [at for at, (_, some) in enumerate(flags) if some]
+
+
 def with_mean_weight_one(fit: LayerFit) -> LayerFit:
     """The layer with token weights that are 1 in the mean over all real tokens: its errors are relative, whatever the size of
     the weights. Weights that are all 0 stay as they are."""
@@ -161,7 +168,8 @@ def with_mean_weight_one(fit: LayerFit) -> LayerFit:
 @torch.no_grad()
 def mean_error(fit: LayerFit, indices: Sequence[int], parameters: Mapping[str, Tensor], *, held: bool) -> float:
     """Mean of ``relative_error`` over the batches ``indices``: 0 is exact, 1 an error as large as the output itself."""
-    return sum(float(relative_error(fit, index, parameters, held=held)) for index in indices) / len(indices)
+    errors = [relative_error(fit, index, parameters, held=held) for index in indices]
+    return float(sum(torch.stack(errors).tolist())) / len(indices)
 
 
 def relative_error(fit: LayerFit, index: int, parameters: Mapping[str, Tensor], *, held: bool = False) -> Tensor:
@@ -192,7 +200,8 @@ def shares(fit: LayerFit, index: int, *, held: bool = False) -> Tensor:
 def _fitted(fit: LayerFit, training: Sequence[int], steps: int, rate: float, generator: torch.Generator) -> Parameters:
     """The parameters averaged over the last steps, in float32 for any dtype of the layer."""
     old = fit.parameters
-    sizes = {name: float(value.float().square().mean().sqrt()) for name, value in old.items()}
+    means = torch.stack([value.float().square().mean().sqrt() for value in old.values()]).tolist()
+    sizes = dict(zip(old, means, strict=True))
     least = 0.01 * max(sizes.values())  # above 0 for a bias of zeros
     # in units of each tensor's size, so that one learning rate serves all
     units = {name: max(size, least) or 1.0 for name, size in sizes.items()}
