@@ -79,7 +79,7 @@ class Stitching:
         own_parameters([self._model.get_submodule(group.consumer) for group in self.groups], student)
         self._dense = {group.name: consumer_of(self._model, group).weight.detach().clone() for group in self.groups}
         self._biases = {group.name: _bias(self._model, group.consumer) for group in self.groups}
-        self._store = LevelStore(free_bytes(torch.device("cpu")) // 8)
+        self._store = LevelStore(free_bytes(next(student.parameters()).device) // 8)
         self._now: dict[str, int] = {}
         self._layers = [path for path, _ in self.groups.layers() if path]
         self._behind: dict[int, list[Tensor]] = {}  # output of each layer by batch, of the base
