@@ -69,14 +69,28 @@ def test_seconds_are_work_times_measured_seconds(monkeypatch: pytest.MonkeyPatch
     assert found.total == sum(found.seconds.values()) > found.seconds["bench"] > 0
 
 
-def test_a_forward_pass_is_timed_on_one_batch_and_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimating, "_seconds", lambda model, batch, batches: 0.5)
+@pytest.mark.parametrize(("limit", "samples"), [(1e9, None), (3.0, 3), (0.5, 1)])
+def test_a_forward_pass_is_timed_on_a_batch_or_a_part_of_it_and_scaled(
+    limit: float, samples: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimating, "SLOW", limit)
+    monkeypatch.setattr(estimating, "mean_seconds", lambda call, device: 1.0)
     subject = subject_of()
     sizes = [batch["input_ids"].numel() for batch in subject.calibration]
-    # half a second for one sample is too slow for a whole batch
-    assert estimating.forward_seconds(subject) == pytest.approx(
-        0.5 * sum(sizes) / subject.calibration.batches[len(sizes) // 2]["input_ids"][:1].numel()
-    )
+    part = subject.calibration.batches[len(sizes) // 2]["input_ids"][:samples]
+    assert estimating.forward_seconds(subject) == pytest.approx(sum(sizes) / part.numel())
+
+
+def test_the_mean_of_repeated_calls_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = [0.0], []
+
+    def call() -> None:
+        calls.append(0.1 if len(calls) % 2 else 0.02)  # every other call is held up
+        now[0] += calls[-1]
+
+    monkeypatch.setattr(estimating, "device_clock", lambda _: now[0])
+    assert estimating.mean_seconds(call, torch.device("cpu")) == pytest.approx(sum(calls) / len(calls))
+    assert sum(calls) >= estimating.LONG > sum(calls[:-1])
 
 
 def test_a_pruning_tells_its_time_first_and_comes_to_its_end() -> None:

@@ -13,7 +13,7 @@ from fastprune.files import check_output, claimed, json_text
 @click.option("--output", default="fastprune-demo", show_default=True, help="Directory for the pruned model.")
 @click.option("--budget", type=float, default=0.5, show_default=True, help="Share of the MACs to keep.")
 @click.option(
-    "--samples", type=click.IntRange(64), default=1024, show_default=True, help="Number of calibration sentences."
+    "--samples", type=click.IntRange(64), default=768, show_default=True, help="Number of calibration sentences."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print only JSON, on standard output.")
 @verbosity_options

