@@ -40,12 +40,14 @@ class Variant:
         prune: Options of ``prune``; empty: the dense model is exported.
         export: Options of ``export``.
         calibrated: Whether ``export`` takes calibration data.
+        beside: Whether ``prune`` writes the export itself, beside the model.
     """
 
     name: str
     prune: tuple[str, ...] = ()
     export: tuple[str, ...] = ()
     calibrated: bool = False
+    beside: bool = False
 
 
 def variants(options: dict[str, Any]) -> Iterator[Variant]:
@@ -57,6 +59,8 @@ def variants(options: dict[str, Any]) -> Iterator[Variant]:
     yield Variant(name="int8", export=int8, calibrated=True)
     if vocabulary:
         yield Variant(name="trimmed", prune=("--budget", "1", *vocabulary))
+    for size in filter(None, options["sizes"].split(",")):
+        yield Variant(name=f"size {size}", prune=("--budget", f"size={size}", *int8), beside=True)
     for budget in budgets:
         prune = ("--budget", budget)
         yield Variant(name=f"pruned {budget}", prune=prune)
@@ -81,6 +85,7 @@ def variants(options: dict[str, Any]) -> Iterator[Variant]:
 @click.option("--work", required=True, type=click.Path(path_type=Path))
 @click.option("--budgets", default="0.5,0.3")
 @click.option("--vocabulary", default="", help="Value of prune --vocabulary; empty: not trimmed.")
+@click.option("--sizes", default="", help="Sizes of exports, such as 9MB,12MB, that tokens, units and bits share.")
 @click.option("--seeds", default="0")
 @click.option("--samples", default=2048)
 @click.option("--rounds", default=15)
@@ -114,6 +119,8 @@ def make(variant: Variant, seed: int, options: dict[str, Any]) -> Path:
             wanted = ("--samples", options["samples"], *variant.prune, "--no-bench", *columns(options))
             command("prune", model, *data, "--output", pruned, *wanted)
         model = pruned
+        if variant.beside:
+            return Path(f"{pruned}-int8")
     directory: Path = options["work"] / f"{slug((variant.name,))}-{seed}"
     if not directory.exists():
         given = (*data, *columns(options)) if variant.calibrated else ()
