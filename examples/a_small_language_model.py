@@ -13,11 +13,13 @@ import fastprune
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="./my-llama", help="A directory or Hub name.")
-parser.add_argument("--data", default="corpus.txt", help="To calibrate on.")
+parser.add_argument(
+    "--data", default="corpus.txt", help="Calibration data, such as the training data: a file, or a Hub name."
+)
 parser.add_argument("--test", default="held-out.txt", help="To measure perplexity on.")
 parser.add_argument("--output", default="small", help="A directory that does not exist, or is empty.")
-parser.add_argument("--samples", default="128", help="Windows to calibrate on.")
-parser.add_argument("--max-length", default="512", help="Tokens a window.")
+parser.add_argument("--samples", default="128", help="Number of windows to calibrate on.")
+parser.add_argument("--max-length", default="512", help="Tokens of a window.")
 options, _ = parser.parse_known_args()
 
 # %%

@@ -19,7 +19,9 @@ from fastprune import testing
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="./my-classifier", help="A directory or Hub name.")
-parser.add_argument("--data", default="train.csv", help="To calibrate on.")
+parser.add_argument(
+    "--data", default="train.csv", help="Calibration data, such as the training data: a file, or a Hub name."
+)
 options, _ = parser.parse_known_args()
 
 
@@ -29,7 +31,7 @@ class ConsumerNorm(fastprune.strategies.Scorer):
     """The norm of the columns that carry a unit's features into the residual stream."""
 
     name: ClassVar[str] = "consumer-norm"
-    order: float = fastprune.option(2.0, above=0, at_most=10, help="Of the norm.")
+    order: float = fastprune.option(2.0, above=0, at_most=10, help="Order of the norm.")
 
     def score(
         self, model: nn.Module, groups: fastprune.units.Groups, batches: fastprune.Batches, generator: torch.Generator

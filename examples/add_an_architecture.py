@@ -13,7 +13,9 @@ import fastprune
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="./my-classifier", help="A directory or Hub name.")
-parser.add_argument("--data", default="train.csv", help="To calibrate on.")
+parser.add_argument(
+    "--data", default="train.csv", help="Calibration data, such as the training data: a file, or a Hub name."
+)
 options, _ = parser.parse_known_args()
 
 # %%

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Halve my classifier
 #
-# A trained classifier keeps half of its multiply-accumulates, without retraining and in a few forward passes over the
-# calibration rows. Labels are used where there are any, and drawn from the model where there are none.
+# A trained classifier becomes half as costly, counted in multiply-accumulates (MACs), without retraining. It takes as long as a few
+# forward passes over the calibration rows. Their labels are used if there are any; otherwise the model's own predictions serve.
 #
 # As a script: `python examples/halve_my_classifier.py --help`. In a notebook, edit the defaults.
 
@@ -13,10 +13,12 @@ import fastprune
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="./my-classifier", help="A directory or Hub name.")
-parser.add_argument("--data", default="train.csv", help="To calibrate on.")
-parser.add_argument("--test", default="test.csv", help="To measure on, none of it in the calibration data.")
+parser.add_argument(
+    "--data", default="train.csv", help="Calibration data, such as the training data: a file, or a Hub name."
+)
+parser.add_argument("--test", default="test.csv", help="Evaluation data, with other rows than the calibration data.")
 parser.add_argument("--output", default="small", help="A directory that does not exist, or is empty.")
-parser.add_argument("--samples", default="2048", help="Rows to calibrate on.")
+parser.add_argument("--samples", default="2048", help="Number of calibration rows.")
 options, _ = parser.parse_known_args()
 
 # %% [markdown]
@@ -36,10 +38,10 @@ for group in result.kept():
     print(f"{group['name']:<28} {group['kept']:>5} of {group['units']}")
 
 # %% [markdown]
-# Save it, load it back, and see what it lost. `small/report.html` shows the same for people.
+# Save it, and see what it lost. `report.html` in the same directory shows what is left of each layer. `fastprune.load` opens the
+# smaller model again.
 
 # %%
 result.save(options.output)
-smaller = fastprune.load(options.output)
-print("dense ", fastprune.evaluate(opened.model, options.test, tokenizer=opened.tokenizer))
-print("pruned", fastprune.evaluate(smaller, options.test, tokenizer=opened.tokenizer))
+print("dense ", fastprune.evaluate(opened, options.test))
+print("pruned", fastprune.evaluate(options.output, options.test))

@@ -13,12 +13,14 @@ import fastprune
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="./my-classifier", help="A directory or Hub name.")
-parser.add_argument("--data", default="train.csv", help="To calibrate on.")
+parser.add_argument(
+    "--data", default="train.csv", help="Calibration data, such as the training data: a file, or a Hub name."
+)
 parser.add_argument("--output", default="small", help="A directory that does not exist, or is empty.")
-parser.add_argument("--samples", default="2048", help="Rows to calibrate on.")
-parser.add_argument("--share", default="0.5", help="Of the dense model's time that may be left.")
-parser.add_argument("--batch-size", default="1", help="Samples at once, as served.")
-parser.add_argument("--seq-len", default="64", help="Tokens a sample, as served.")
+parser.add_argument("--samples", default="2048", help="Number of calibration rows.")
+parser.add_argument("--share", default="0.5", help="Share of the dense model's time that may be left.")
+parser.add_argument("--batch-size", default="1", help="Texts of a request, as served.")
+parser.add_argument("--seq-len", default="64", help="Tokens of a text, as served.")
 options, _ = parser.parse_known_args()
 
 # %%

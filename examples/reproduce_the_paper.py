@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Reproduce the paper
 #
-# Kwon et al.'s three stages: the search for the mask of the least Fisher information, its rearrangement with the
-# information between units, and the tuning of the mask by least squares; each on top of the one before.
+# The three stages of Kwon et al. (NeurIPS 2022), each on top of the one before: the search removes the heads and filters with the
+# least Fisher information, the rearrangement swaps those that depend on each other, and the tuning scales what is left by least
+# squares.
 #
 # As a script: `python examples/reproduce_the_paper.py --help`. In a notebook, edit the defaults.
 
@@ -13,9 +14,11 @@ import fastprune
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="./my-classifier", help="A directory or Hub name.")
-parser.add_argument("--data", default="train.csv", help="To calibrate on.")
-parser.add_argument("--test", default="test.csv", help="To measure on, none of it in the calibration data.")
-parser.add_argument("--samples", default="2048", help="Rows to calibrate on.")
+parser.add_argument(
+    "--data", default="train.csv", help="Calibration data, such as the training data: a file, or a Hub name."
+)
+parser.add_argument("--test", default="test.csv", help="Evaluation data, with other rows than the calibration data.")
+parser.add_argument("--samples", default="2048", help="Number of calibration rows.")
 options, _ = parser.parse_known_args()
 
 # %%
@@ -29,14 +32,14 @@ stages = {
 }
 
 # %%
-print("dense", fastprune.evaluate(opened.model, options.test, tokenizer=opened.tokenizer))
+print("dense", fastprune.evaluate(opened, options.test))
 for name, without in stages.items():
     result = fastprune.prune(opened, batches, budget=0.6, recipe="paper", cache=cache, **without)
-    print(f"after {name}", fastprune.evaluate(result.model, options.test, tokenizer=opened.tokenizer))
+    print(f"after {name}", fastprune.evaluate(result, options.test))
 
 # %% [markdown]
 # The default on the same rows: damage curves after reconstruction, and whole weights instead of masks.
 
 # %%
 result = fastprune.prune(opened, batches, budget=0.6)
-print("default", fastprune.evaluate(result.model, options.test, tokenizer=opened.tokenizer))
+print("default", fastprune.evaluate(result, options.test))

@@ -13,10 +13,12 @@ import fastprune
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2", help="A directory or Hub name.")
-parser.add_argument("--data", default="sentences.txt", help="To calibrate on.")
-parser.add_argument("--test", default="held-out.txt", help="To compare both models on.")
+parser.add_argument(
+    "--data", default="sentences.txt", help="Calibration data, such as the training data: a file, or a Hub name."
+)
+parser.add_argument("--test", default="held-out.txt", help="Other sentences, to compare both models on.")
 parser.add_argument("--output", default="small", help="A directory that does not exist, or is empty.")
-parser.add_argument("--samples", default="2048", help="Rows to calibrate on.")
+parser.add_argument("--samples", default="2048", help="Number of calibration rows.")
 options, _ = parser.parse_known_args()
 
 # %%
