@@ -52,11 +52,27 @@ def test_recorded_calls_reproduce_the_hidden_states(model_type: str) -> None:
     calls = layer_calls(model, paths, batches)
     for batch, batch_calls in zip(batches, calls, strict=True):
         states = hidden_states(model, batch)
-        hidden = batch_calls[0].hidden
+        hidden = batch_calls.hidden
         assert torch.equal(hidden, states[0])
         for depth, path in enumerate(paths):
-            hidden = batch_calls[depth].run(model.get_submodule(path), hidden)
+            hidden = batch_calls.layers[depth].run(model.get_submodule(path), hidden)
             torch.testing.assert_close(hidden, states[depth + 1], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_masks_of_padding_are_held_once_and_as_one_row() -> None:
+    model, groups, _ = case()
+    paths = [path for path, _ in groups.layers()]
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    batches = Batches.wrap([{"input_ids": torch.randint(5, 30, (2, 4)), "attention_mask": mask}] * 2, None)
+    first = layer_calls(model, paths, batches)
+    again = layer_calls(model, paths, batches, like=first)
+    for one, other in zip(first, again, strict=True):
+        (row,) = {id(tensor): tensor for call in one.layers for tensor in call.tensors}.values()
+        assert row.shape == (2, 1, 4, 4)
+        assert row.untyped_storage().nbytes() == 2 * 4 * row.element_size()
+        assert all(call.tensors[0] is row for call in other.layers)
+        assert torch.equal(one.hidden, other.hidden)
 
 
 @pytest.mark.parametrize("error", [False, True])

@@ -7,6 +7,7 @@ from .gradients import unit_gradients as unit_gradients
 from .gram import damped_cholesky as damped_cholesky
 from .hooks import consumer_inputs as consumer_inputs
 from .hooks import frozen as frozen
+from .layer_calls import BatchCalls as BatchCalls
 from .layer_calls import LayerCall as LayerCall
 from .layer_calls import layer_calls as layer_calls
 from .moments import MomentsCollector as MomentsCollector

@@ -24,6 +24,11 @@ Kept = dict[str, dict[int, Tensor]]
 """Hidden states by name and by the batch's index in the calibration set."""
 
 
+MOST = 1 << 29
+"""Bytes of dense states cached by default. All layers' states are many times the model; running its layers again takes less time
+than one forward pass."""
+
+
 class DenseStates:
     """Outputs of one dense model and of its layers on one calibration set, cached up to a memory limit.
 
@@ -38,7 +43,7 @@ class DenseStates:
     """
 
     def __init__(self, teacher: nn.Module, batches: Batches, limit: int | None = None, *, rounded: bool = True) -> None:
-        """Cache up to ``limit`` bytes [a quarter of the memory that is free at the first entry].
+        """Cache up to ``limit`` bytes [``MOST``, or a quarter of the memory that is free at the first entry, if that is less].
 
         Args:
             teacher: The dense model.
@@ -63,43 +68,54 @@ class DenseStates:
         members: Sequence[Group],
         producers: Iterable[str],
         calls: Sequence[LayerCall],
-        hidden: Sequence[Tensor],
+        hidden: list[Tensor],
         batches: Batches,
-    ) -> tuple[States, States, list[Tensor]]:
-        """The hidden states inside and after a layer; the layer runs for batches that are not cached.
+        places: Sequence[int] | None = None,
+    ) -> tuple[States, States]:
+        """The hidden states inside a layer; the layer runs for batches that are not cached.
 
         Args:
             path: The layer's path.
             members: The layer's groups.
             producers: Paths of the producers whose inputs are needed.
             calls: The model's call of the layer, by batch.
-            hidden: The layer's input hidden states [samples, tokens, hidden], by batch.
+            hidden: The layer's input hidden states [samples, tokens, hidden] by batch, replaced one by one by its output, so that
+                both are never held.
             batches: The batches, of the calibration set or not.
+            places: Indices of the batches whose states inside the layer are needed [all].
 
         Returns:
-            The residual stream after each sublayer, by group; the input of each producer, by path; the layer's output.
+            By batch of ``places``: the residual stream after each sublayer, by group; the input of each producer, by path.
         """
         streams, inputs = _streams(members), _inputs(producers)
-        names = (*streams, *inputs, "output")
-        kept = self._kept.get(path, {})
-        places = [self._place(batch) for batch in batches]
-        missing = [i for i, place in enumerate(places) if not all(place in kept.get(name, {}) for name in names)]
-        states: dict[str, dict[int, Tensor]] = {
-            name: {i: kept[name][place] for i, place in enumerate(places) if place in kept.get(name, {})}
-            for name in names
-        }
-        if missing:
-            layer = self.teacher.get_submodule(path)
-            with self.precision(), _tapping(self.teacher, path, streams, inputs) as noted:
-                for index in missing:
+        inside: States = {name: [] for name in (*streams, *inputs)}
+        wanted = set(range(len(batches)) if places is None else places)
+        layer = self.teacher.get_submodule(path)
+        with contextlib.ExitStack() as taps:
+            noted: States = {}
+            for index, batch in enumerate(batches):
+                place, names = self._place(batch), (*(inside if index in wanted else ()), "output")
+                states = self._known(path, place, names)
+                if states is None:
+                    if not noted:
+                        taps.enter_context(self.precision())
+                        noted = taps.enter_context(_tapping(self.teacher, path, streams, inputs))
                     calls[index].run(layer, hidden[index])
-            for name, tensors in noted.items():
-                states[name] = dict(zip(missing, tensors, strict=True)) | states[name]
-            new = {index: place for index in missing if (place := places[index]) is not None}
-            self._keep(path, {name: {place: states[name][i] for i, place in new.items()} for name in names})
-        ordered = {name: [states[name][index] for index in range(len(places))] for name in names}
-        by_group = {group.name: ordered[name] for name, group in streams.items()}
-        return by_group, {one: ordered[name] for name, one in inputs.items()}, ordered["output"]
+                    states = {name: values.pop() for name, values in noted.items()}
+                    if place is not None:
+                        self._keep(path, {name: {place: state} for name, state in states.items()})
+                for name in names[:-1]:
+                    inside[name].append(states[name])
+                hidden[index] = states["output"]
+        by_group = {group.name: inside[name] for name, group in streams.items()}
+        return by_group, {one: inside[name] for name, one in inputs.items()}
+
+    def _known(self, path: str, place: int | None, names: Iterable[str]) -> dict[str, Tensor] | None:
+        """The cached states of a layer for a batch; None if one is missing."""
+        kept = self._kept.get(path, {})
+        if place is None or not all(place in kept.get(name, {}) for name in names):
+            return None
+        return {name: kept[name][place] for name in names}
 
     @contextlib.contextmanager
     def watch(self, layers: Iterable[tuple[str, Sequence[Group]]], batch: Batch) -> Iterator[None]:
@@ -168,7 +184,7 @@ class DenseStates:
     def _room(self, tensors: Sequence[Tensor]) -> bool:
         """Whether the tensors fit into the remaining memory; if so, they are counted as cached."""
         if self._limit is None and tensors:
-            self._limit = free_bytes(tensors[0].device) // 4
+            self._limit = min(MOST, free_bytes(tensors[0].device) // 4)
         memory = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
         added = sum(size for address, size in memory.items() if address not in self._memory)
         if self._limit is not None and self.held + added > self._limit:

@@ -7,7 +7,6 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from fastprune.calibration.layer_calls import LayerCall
 from fastprune.surgery.replaying import Replay, replayable, replaying
@@ -66,9 +65,6 @@ def same_layer(teacher: nn.Module, student: nn.Module, path: str) -> bool:
 
 
 def same_call(one: LayerCall, other: LayerCall) -> bool:
-    """Whether two calls pass the same hidden states and the same other tensors."""
-    ours, theirs = (
-        [leaf for leaf in tree_leaves((call.hidden, call.arguments, call.keywords)) if isinstance(leaf, Tensor)]
-        for call in (one, other)
-    )
-    return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
+    """Whether two calls pass the same tensors beside the hidden states."""
+    ours, theirs = one.tensors, other.tensors
+    return len(ours) == len(theirs) and all(a is b or torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))

@@ -141,23 +141,26 @@ def _add(
 
 
 def group_statistics(
-    layer: LayerRun, group: Group, targets: list[Tensor], samples: Samples
+    layer: LayerRun, group: Group, targets: list[Tensor], samples: Samples, *, keep: bool
 ) -> tuple[Statistics, list[Tensor]]:
     """Run the student's layer up to the group, and sum its consumer's inputs and the errors of the residual stream.
 
     Args:
         layer: The student's layer.
         group: The group.
-        targets: The dense residual stream after the group, by batch, each [samples, tokens, hidden].
+        targets: The dense residual stream after the group, by batch, each [samples, tokens, hidden]; the list is emptied.
         samples: The batches, token weights and held-out samples.
+        keep: Whether the consumer's inputs are needed.
 
     Returns:
-        The sums, and the consumer's input by batch; batches without tokens for the consumer are left out.
+        The sums, and the consumer's input by batch, if they are needed; batches without tokens for the consumer are left out.
     """
     consumer = consumer_of(layer.student, group)
     statistics = Statistics.zeros(consumer.in_features, consumer.out_features, targets[0].device)
     features, weights = [], samples.weights(group)
+    targets.reverse()
     for index, batch in enumerate(samples.batches):
+        target = targets.pop()
         inputs: list[Entering] = []
         stream: list[Tensor] = []
 
@@ -177,9 +180,10 @@ def group_statistics(
                 group,
                 batch,
                 entering,
-                targets[index] - stream[0],
+                target - stream[0],
                 weights[index] if weights else None,
                 samples.held_back(index),
             )
-            features.append(entering[0])
+            if keep:
+                features.append(entering[0])
     return statistics, features

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.calibration.dense_states import DenseStates
+from fastprune.calibration.free_memory import give_back
 from fastprune.calibration.hooks import frozen
 from fastprune.calibration.layer_calls import in_turn, layer_calls, layer_outputs
 from fastprune.progress import track
@@ -106,54 +107,52 @@ def _solve_in_turn(
     """Solve layers that run one after another, once each; earlier stacks run with their current weights."""
     teacher, layers = states.teacher, _with_skipped(student, groups)
     reconstruction: Reconstruction = {}
-    paths = [layer for layer, _ in layers]
-    dense_calls, own_calls = (layer_calls(model, paths, samples.batches) for model in (teacher, student))
-    dense, hidden = ([calls[0].hidden for calls in recorded] for recorded in (dense_calls, own_calls))
-    unchanged = not solver.unpruned
+    paths, batches = [layer for layer, _ in layers], samples.batches
+    dense_calls = layer_calls(teacher, paths, batches)
+    own_calls = layer_calls(student, paths, batches, like=dense_calls)
+    dense, hidden = ([recorded.hidden for recorded in both] for both in (dense_calls, own_calls))
+    unchanged = not solver.unpruned and all(map(torch.equal, dense, hidden))
+    its_turns, turns = [[recorded.layers for recorded in both] for both in (dense_calls, own_calls)]
+    del dense_calls, own_calls  # they hold the states that enter the first layer
     for depth, (path, members) in enumerate(track(layers, "tuning")):
         if not members:  # removed: the layer before it has taken over its work
             continue
+        give_back()
         last = depth + 1 == len(layers)
-        calls, its_calls = ([recorded[depth] for recorded in both] for both in (own_calls, dense_calls))
-        unchanged = (
-            unchanged
-            and not solver.unpruned
-            and same_layer(teacher, student, path)
-            and all(map(same_call, calls, its_calls))
-        )
+        calls, its_calls = ([each[depth] for each in both] for both in (turns, its_turns))
+        unchanged = unchanged and same_layer(teacher, student, path) and all(map(same_call, calls, its_calls))
         if unchanged and (
             last or layers[depth + 1][1]
         ):  # nothing is pruned up to here: its states are the dense model's
-            _, _, dense = states.layer(path, (), (), its_calls, dense, samples.batches)
-            hidden = dense
+            states.layer(path, (), (), its_calls, dense, batches)
+            hidden = list(dense)
             continue
         unchanged = False
         streams = streams_into(teacher, members, its_calls[0], dense[0]) if solver.correct else {}
         firsts = [first for shared in streams.values() for first in shared]
-        targets, inputs, dense = states.layer(path, members, firsts, its_calls, dense, samples.batches)
+        places = samples.enough(members, hidden)
+        targets, inputs = states.layer(path, members, firsts, its_calls, dense, batches, places)
         for further in range(depth + 1, depth + 1 + len(skipped_after(student, path))):
             final = replace(members[-1], layer=layers[further][0])
-            dense_call = [recorded[further] for recorded in dense_calls]
-            after, _, dense = states.layer(final.layer, (final,), (), dense_call, dense, samples.batches)
+            dense_call = [each[further] for each in its_turns]
+            after, _ = states.layer(final.layer, (final,), (), dense_call, dense, batches, places)
             if final.block.residual != final.block.consumer:
                 targets |= after
-        places, outputs = samples.enough(members, hidden), dict[int, Tensor]()
+        outputs: dict[int, Tensor] = {}
         with LayerRun(student, path, _at(places, calls), _at(places, hidden)) as layer:
-            problem = _LayerProblem(layer, streams, targets, inputs, places, samples.only(places))
+            problem = _LayerProblem(layer, streams, targets, inputs, samples.only(places))
             reconstruction |= _solve_layer(problem, members, solver, to_the_end=not (last or solver.refine))
             if not last and not solver.refine:
                 outputs = {place: layer.run(index) for index, place in enumerate(places)}
+        del layer, problem  # they hold states of the layer
         module = student.get_submodule(path)
         if solver.refine:
             share = _size(module) / _size(teacher.get_submodule(path))
             weights = samples.weights(members[-1])
-            fit = LayerFit(path, module, members, calls, hidden, dense, samples.batches, share, weights, samples.held)
+            fit = LayerFit(path, module, members, calls, hidden, dense, batches, share, weights, samples.held)
             reconstruction |= _refined(student, fit, solver.refine)
-        if not last:
-            hidden = [
-                outputs[place] if place in outputs else call.run(module, states_in)
-                for place, (call, states_in) in enumerate(zip(calls, hidden, strict=True))
-            ]
+        for place in range(0 if last else len(calls)):  # one by one, so that no second copy of the states is held
+            hidden[place] = outputs.pop(place) if place in outputs else calls[place].run(module, hidden[place])
     return reconstruction
 
 
@@ -172,9 +171,8 @@ class _LayerProblem:
     Attributes:
         layer: The student's layer over the chosen batches.
         streams: Paths of the producers that share an input, by group name and by the path of the first of them.
-        targets: The dense residual stream after each group, by group name and by batch of the whole set.
-        inputs: The dense input of each producer, by path and by batch of the whole set.
-        places: Indices of the chosen batches in the whole set.
+        targets: The dense residual stream after each group, by group name and by chosen batch.
+        inputs: The dense input of each producer, by path and by chosen batch.
         samples: The chosen batches.
     """
 
@@ -182,7 +180,6 @@ class _LayerProblem:
     streams: Mapping[str, Mapping[str, list[str]]]
     targets: dict[str, list[Tensor]]
     inputs: dict[str, list[Tensor]]
-    places: Sequence[int]
     samples: Samples
 
 
@@ -201,15 +198,15 @@ def _solve_layer(
     layer, student = problem.layer, problem.layer.student
     for group in members:
         for first, producers in problem.streams.get(group.name, {}).items():
-            dense_inputs = _at(problem.places, problem.inputs.pop(first))
-            statistics = input_statistics(layer, group, first, dense_inputs, problem.samples)
+            statistics = input_statistics(layer, group, first, problem.inputs.pop(first), problem.samples)
             statistics.check_finite(first)
             if solver.correct and float(statistics.energy) > 0:
                 reconstruction |= _corrected(student, producers, statistics, solver.correct)
-        target = _at(problem.places, problem.targets.pop(group.name))
-        statistics, features = group_statistics(layer, group, target, problem.samples)
+        further = to_the_end or group is not members[-1]
+        targets = problem.targets.pop(group.name)
+        statistics, features = group_statistics(layer, group, targets, problem.samples, keep=further)
         reconstruction[group.consumer] = _solved(student, group, statistics, solver.solve)
-        if to_the_end or group is not members[-1]:
+        if further:
             layer.fix(group, features)
     return reconstruction
 

@@ -79,6 +79,7 @@ class Probe:
         groups: The model's groups.
         inputs: Keyword arguments of ``model``, on its device.
         calls: Recorded call of each layer with these inputs, by the layer's path.
+        hidden: The hidden states that enter the first layer.
         compiled: Compile every call with torch.compile.
         rounds: Measurements of each call.
     """
@@ -87,6 +88,7 @@ class Probe:
     groups: Groups
     inputs: Mapping[str, Tensor]
     calls: Mapping[str, LayerCall]
+    hidden: Tensor
     compiled: bool
     rounds: int
 
@@ -94,8 +96,16 @@ class Probe:
     def of(model: nn.Module, groups: Groups, inputs: Mapping[str, Tensor], *, compiled: bool, rounds: int) -> "Probe":
         paths = [path for path, _ in groups.layers()]
         recorded = layer_calls(model, paths, Batches.wrap([inputs], None))[0]
-        calls = dict(zip(paths, recorded, strict=True))
-        return Probe(model=model, groups=groups, inputs=inputs, calls=calls, compiled=compiled, rounds=rounds)
+        calls = dict(zip(paths, recorded.layers, strict=True))
+        return Probe(
+            model=model,
+            groups=groups,
+            inputs=inputs,
+            calls=calls,
+            hidden=recorded.hidden,
+            compiled=compiled,
+            rounds=rounds,
+        )
 
     def chain(self, members: Sequence[Group]) -> list[Group]:
         """Choose groups of one shape whose layers are run one after another, about ``CHAIN_MS`` long.
@@ -161,7 +171,7 @@ class Probe:
 
         def call() -> None:
             for recorded, layer in layers:
-                recorded.run(layer, recorded.hidden)
+                recorded.run(layer, self.hidden)
 
         return call
 

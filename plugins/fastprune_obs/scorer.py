@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -83,9 +85,11 @@ class OBSScorer(Scorer):
         return found
 
     def score(self, model: nn.Module, groups: Groups, batches: Batches, context: Context) -> Scores:
-        moments = MomentsCollector(model, groups, batches, tokens=self.max_tokens, generator=context.generator)
         step = batches.step(self.gradient_share, FEWEST, MOST)
         part = batches.only(range(0, len(batches), step))
+        further = self._further(batches, part, [place for place in range(len(batches)) if place % step])
+        seen = dataclasses.replace(part, batches=part.batches + further.batches)
+        moments = MomentsCollector(model, groups, seen, tokens=self.max_tokens, generator=context.generator)
         grads, token_weights = None, None
         with bf16_matmuls(next(model.parameters()).device):
             if "grads" in self.provides:
@@ -94,7 +98,7 @@ class OBSScorer(Scorer):
                 )
             else:
                 run_backward(model, groups, part, self.labels, context.generator, moments.watch, context.states)
-            moments.run(batches.only(place for place in range(len(batches)) if place % step), context.states)
+            moments.run(further, context.states)
         importance, damage = {}, {}
         for group in track(list(groups.with_consumer), "damage curves"):
             importance[group.name], damage[group.name] = torch.zeros(0), torch.zeros(1, dtype=torch.float64)
@@ -107,6 +111,12 @@ class OBSScorer(Scorer):
                 removed = torch.cat([torch.zeros(1, dtype=torch.float64), costs.cumsum(0)])  # damage by units removed
                 damage[group.name] = removed.flip(0).pow(self.power)  # by units kept
         return Scores(importance=importance, grads=grads, token_weights=token_weights, damage=damage)
+
+    def _further(self, batches: Batches, part: Batches, others: Sequence[int]) -> Batches:
+        """As many of the other batches, evenly spaced, as C needs tokens beyond those of the samples for G."""
+        missing, held = self.max_tokens - part.n_tokens, batches.only(others).n_tokens
+        count = min(len(others), math.ceil(len(others) * missing / held)) if missing > 0 and others else 0
+        return batches.only(others[(2 * each + 1) * len(others) // (2 * count)] for each in range(count))
 
     def _sweep(self, group: Group, covariance: Tensor, gradients: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The order of removal [units] and the loss increase of each removal [units], on the CPU.

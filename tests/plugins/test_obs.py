@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastprune import Recipe, architecture_for, strategy, testing
+from fastprune import Batches, Recipe, architecture_for, strategy, testing
 from fastprune.calibration import collect_gradients
 from fastprune.calibration.moments import MomentsCollector
 from fastprune.data.batches import model_inputs
@@ -144,6 +144,7 @@ def test_tokens_are_drawn_evenly(scored) -> None:
         assert torch.equal(every.gradients[name].gram, drawn.gradients[name].gram)
 
 
+@pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize(("share", "most", "part"), [(1.0, 8, 1.0), (0.25, 256, 0.25), (0.5, 8, 0.25)])
 def test_a_share_of_the_losses_runs_backward(
     share: float, most: int, part: float, monkeypatch: pytest.MonkeyPatch
@@ -170,6 +171,24 @@ def test_a_share_of_the_losses_runs_backward(
     for group in groups:
         torch.testing.assert_close(scores.damage[group.name], expected.damage[group.name], rtol=1e-4, atol=1e-12)
     assert (scores.grads is None) == (scores.token_weights is None) == (share < 1.0)
+
+
+@pytest.mark.parametrize(("tokens", "further"), [(10**6, 6), (300, 4), (100, 0)])
+def test_as_many_samples_run_as_tokens_are_drawn(tokens: int, further: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastprune_obs.scorer.FEWEST", 2)
+    model = testing.tiny_model("bert", "ForSequenceClassification")
+    groups = resolve_groups(architecture_for(model), model)
+    ids = torch.randint(5, 60, (16, 25))
+    batches = Batches.wrap(
+        [{"input_ids": each, "labels": torch.tensor([0, 1])} for each in ids.split(2)],
+        testing.tiny_batches(model, samples=2).task,
+    )
+    ran: list[bool] = []
+    handle = model.register_forward_hook(lambda *_: ran.append(torch.is_grad_enabled()))
+    scorer = strategy("scorer", "obs", labels="dataset", max_tokens=tokens)
+    scorer.score(model, groups, batches, Context(generator=torch.Generator().manual_seed(0)))
+    handle.remove()
+    assert (sum(ran), len(ran) - sum(ran)) == (2, further)  # 2 of 8 batches of 50 tokens run backward
 
 
 def test_few_samples_all_run_backward() -> None:
