@@ -24,7 +24,7 @@ Kept = dict[str, dict[int, Tensor]]
 """Hidden states by name and by the batch's index in the calibration set."""
 
 
-MOST = 1 << 29
+MOST = 1 << 28
 """Bytes of dense states cached by default. All layers' states are many times the model; running its layers again takes less time
 than one forward pass."""
 

@@ -35,7 +35,7 @@ class PruningCache:
 
     Attributes:
         folder: A directory for tables and scores, so that another process can use them [memory only].
-        memory: The limit of the dense states in bytes [512 MiB, or a quarter of the memory that is free at the first
+        memory: The limit of the dense states in bytes [256 MiB, or a quarter of the memory that is free at the first
             entry, if that is less].
         states: The dense states of the last model and calibration set; None before the first.
     """
