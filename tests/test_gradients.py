@@ -181,7 +181,7 @@ def test_gradients_of_a_confident_model_do_not_vanish_in_half_precision(dtype: t
         batches = testing.tiny_batches(model, samples=32)
         collector = fastprune.calibration.MomentsCollector(model, groups, batches, tokens=10**9, generator=generator())
         grads, weights = fastprune.calibration.collect_gradients(
-            model, groups, batches, "model", generator(), watch=collector.watch
+            model, groups, batches, "model", generator(), passes=fastprune.calibration.Passes(watch=collector.watch)
         )
         found[precision] = grads, weights, {name: each.gram for name, each in collector.gradients.items()}
     (grads, weights, moments), (exact, exact_weights, exact_moments) = found[dtype], found[torch.float32]

@@ -307,7 +307,7 @@ def test_progress_and_timings() -> None:
     assert {description for description, _, _ in seen} == {
         "measuring",
         "scoring",
-        "damage curves",
+        "scoring layers",
         "searching",
         "rearranging",
         "choosing",

@@ -10,6 +10,7 @@ from .hooks import frozen as frozen
 from .layer_calls import BatchCalls as BatchCalls
 from .layer_calls import LayerCall as LayerCall
 from .layer_calls import layer_calls as layer_calls
+from .layered import Passes as Passes
 from .moments import MomentsCollector as MomentsCollector
 from .objectives import Labels as Labels
 from .sums import Moments as Moments

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,16 +15,14 @@ from torch import Tensor, nn
 
 from fastprune.calibration.dense_states import DenseStates, watching
 from fastprune.calibration.hooks import frozen, graph_from
+from fastprune.calibration.layered import Layered, Loss, Passes, Watch
 from fastprune.calibration.objectives import Labels, check_losses, choose_labels, loss_scale, sample_losses
 from fastprune.calibration.tokens import routed_of, spread
-from fastprune.data.batches import Batches, to_device, token_mask
+from fastprune.data.batches import Batches, outputs_of, to_device, token_mask
 from fastprune.data.tasks import Batch
 from fastprune.errors import DataError
 from fastprune.progress import track
 from fastprune.units.groups import Group, Groups, consumer_of
-
-Watch = Callable[[Batch], contextlib.AbstractContextManager[None]]
-"""A context around the forward and backward pass of a batch, such as ``MomentsCollector.watch``; called with the batch."""
 
 
 def run_backward(
@@ -33,12 +31,15 @@ def run_backward(
     batches: Batches,
     labels: Labels,
     generator: torch.Generator,
-    watch: Watch,
+    passes: Passes,
     states: DenseStates | None = None,
+    *,
+    further: Batches | None = None,
 ) -> None:
-    """Run forward and backward passes of the sample losses over all batches; only the hooks of ``watch`` collect data.
+    """Run forward and backward passes of the sample losses over all batches; only the hooks of ``passes.watch`` collect data.
 
-    In float16, losses and the gradients seen by hooks are multiplied by ``loss_scale(model)``.
+    In float16, losses and the gradients seen by hooks are multiplied by ``loss_scale(model)``. Whole passes go batch by
+    batch; passes a layer at a time (``Layered``) have the same results, and hold one layer's graph and sums at a time.
 
     Args:
         model: The model; it is unchanged afterwards. Parameters require no gradients.
@@ -46,32 +47,58 @@ def run_backward(
         batches: The calibration set.
         labels: Source of the labels of the losses.
         generator: Draws labels from the model's predictions, on the CPU.
-        watch: Context around each batch. As no parameter requires a gradient, its hooks must start the graph, for instance at a
+        passes: What happens. As no parameter requires a gradient, the hooks of ``watch`` must start the graph, for instance at a
             consumer's input.
         states: Filled with the outputs of the model and its layers, if ``model`` is the dense model.
+        further: Batches that only run forward, after the others.
 
     Raises:
         DataError: ``labels`` is "dataset" and the data has no labels, or a loss is not finite.
     """
-    chosen = choose_labels(batches, labels)
-    device, scale = next(model.parameters()).device, loss_scale(model)
+    chosen, scale, groups = choose_labels(batches, labels), loss_scale(model), groups.with_consumer
+    further = batches.only(()) if further is None else further
+
     wrong: list[Tensor] = []
-    for original in track(batches.batches, "scoring"):
+
+    def loss(batch: Batch) -> Tensor:
+        losses = sample_losses(model, batches, batch, chosen, generator)
+        wrong.append((~losses.detach().isfinite()).sum())
+        if len(wrong) == 1:  # told at once; the others at the end, since each look waits for the device
+            check_losses(wrong, len(losses))
+        return scale * losses.sum()
+
+    with torch.inference_mode(False), frozen(model):
+        by_layer = Layered(model, groups, batches, further)
+        if passes.layered is not False and (passes.layered or by_layer.saves()) and by_layer.possible():
+            by_layer.run(loss, passes, states, lambda: check_losses(wrong, batches.n_samples))
+            return
+        _run_whole(model, groups, (batches, further), loss, passes.watch, states)
+        check_losses(wrong, batches.n_samples)
+        for _, members in track(groups.layers(), "scoring layers"):
+            passes.done(members)
+
+
+def _run_whole(
+    model: nn.Module,
+    groups: Groups,
+    parts: tuple[Batches, Batches],
+    loss: Loss,
+    watch: Watch,
+    states: DenseStates | None,
+) -> None:
+    """Whole passes, batch by batch: forward and backward over the first part, forward over the second."""
+    device, (batches, further) = next(model.parameters()).device, parts
+    for place, original in enumerate(track((*batches, *further), "scoring")):
         batch = to_device(original, device)
-        with (
-            watching(states, model, groups.with_consumer.layers(), original),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            frozen(model),
-            watch(batch),
-        ):
-            losses = sample_losses(model, batches, batch, chosen, generator)
-            wrong.append((~losses.detach().isfinite()).sum())
-            if len(wrong) == 1:  # told at once; the others at the end, since each look waits for the device
-                check_losses(wrong, len(losses))
-            if losses.requires_grad:  # otherwise there are no units, so no hook started a graph
-                (scale * losses.sum()).backward()
-    check_losses(wrong, batches.n_samples)
+        with watching(states, model, groups.layers(), original), watch(batch, groups):
+            if place >= len(batches):
+                with torch.no_grad():
+                    outputs_of(model, batch, batches.task)
+                continue
+            with torch.enable_grad():
+                value = loss(batch)
+                if value.requires_grad:  # otherwise there are no units, so no hook started a graph
+                    value.backward()
 
 
 def collect_gradients(
@@ -81,7 +108,7 @@ def collect_gradients(
     labels: Labels,
     generator: torch.Generator,
     *,
-    watch: Watch | None = None,
+    passes: Passes | None = None,
     states: DenseStates | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, ...]]]:
     """Collect per-sample gradients over the calibration set, at the cost of about two forward passes.
@@ -92,7 +119,7 @@ def collect_gradients(
         batches: The calibration set.
         labels: Source of the labels of the losses.
         generator: Draws labels from the model's predictions, on the CPU.
-        watch: A further context around the passes of each batch, such as ``MomentsCollector.watch``.
+        passes: What else happens in the passes, such as ``MomentsCollector.watch`` [nothing].
         states: Filled with the outputs of the model and its layers, if ``model`` is the dense model.
 
     Returns:
@@ -104,19 +131,20 @@ def collect_gradients(
     """
     by_unit: dict[str, list[Tensor]] = {group.name: [] for group in groups.with_consumer}
     by_token: dict[str, list[Tensor]] = {group.name: [] for group in groups.with_consumer}
-    scale, device = loss_scale(model), next(model.parameters()).device
+    scale, passes, device = loss_scale(model), passes or Passes(), next(model.parameters()).device
 
     @contextlib.contextmanager
-    def collect(batch: Batch) -> Iterator[None]:
-        with unit_gradients(model, groups, scale) as passed, watch(batch) if watch else contextlib.nullcontext():
-            yield
+    def collect(batch: Batch, some: Groups) -> Iterator[None]:
         samples = len(next(iter(batch.values())))
-        for group in groups.with_consumer:
+        with unit_gradients(model, some, scale) as passed, passes.watch(batch, some):
+            passed.samples = samples
+            yield
+        for group in some:
             none = torch.zeros(samples, group.units, device=device)
             by_unit[group.name].append(passed.by_unit.get(group.name, none))
             by_token[group.name].append(passed.by_token.get(group.name, _no_weights(group, batch, samples)))
 
-    run_backward(model, groups, batches, labels, generator, collect, states)
+    run_backward(model, groups, batches, labels, generator, replace(passes, watch=collect), states)
     whole = {name: torch.cat(by_unit.pop(name)).cpu() for name in list(by_unit)}
     for name, gradients in whole.items():
         check_gradients(gradients, name)

@@ -85,8 +85,8 @@ class Scorer(Strategy, ABC):
             model: In eval mode; unchanged afterwards.
             groups: The model's groups.
             batches: The calibration set.
-            context: The generator, and the dense states to fill: pass ``context.states`` on to ``collect_gradients`` and
-                ``MomentsCollector.run``.
+            context: The generator, and the dense states to fill: pass ``context.states`` on to ``collect_gradients`` or
+                ``run_backward``.
         """
 
 

@@ -69,7 +69,7 @@ class WeightsTuner(Tuner):
         return frozenset({"token_weights"} if self.tokens == "gradient" else ())
 
     def work(self, job: Job) -> Work:
-        tokens, found = job.batches.n_tokens, Work(passes=job.share)  # every batch, to the next layer
+        tokens, found = job.batches.n_tokens, Work(passes=1.0 + job.share)  # every batch, through both models
         for group in job.groups.with_consumer:
             widest, kept = max(group.features, group.hidden), job.share * group.features
             used = min(tokens, self.tokens_per_feature * widest) if self.tokens_per_feature else tokens

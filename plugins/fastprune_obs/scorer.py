@@ -11,10 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastprune import Batches, option, track
+from fastprune import Batches, option
 from fastprune.calibration import (
     Labels,
     MomentsCollector,
+    Passes,
     bf16_matmuls,
     check_gradients,
     collect_gradients,
@@ -78,7 +79,8 @@ class OBSScorer(Scorer):
 
     def work(self, job: Job) -> Work:
         step, tokens = job.batches.step(self.gradient_share, FEWEST, MOST), job.batches.n_tokens
-        found = Work(passes=1.0 + BACKWARD / step)
+        seen = max(1 / step, min(1.0, self.max_tokens / tokens))  # share of the tokens that run forward
+        found = Work(passes=seen + BACKWARD / step)
         for group in job.groups.with_consumer:
             sums = job.moments(group.features, min(self.max_tokens, tokens)) + job.moments(group.hidden, tokens / step)
             found += Work(passes=sums, solves=SWEEP * group.features**3 + EIGEN * group.hidden**3)
@@ -91,26 +93,38 @@ class OBSScorer(Scorer):
         seen = dataclasses.replace(part, batches=part.batches + further.batches)
         moments = MomentsCollector(model, groups, seen, tokens=self.max_tokens, generator=context.generator)
         grads, token_weights = None, None
+        importance, damage = {}, {}
+
+        def done(members: Sequence[Group]) -> None:
+            """The curves of a layer; its moments go."""
+            for group in members:
+                importance[group.name], damage[group.name] = self._curve(model, group, moments, part.n_samples)
+
+        passes, states = Passes(watch=moments.watch, done=done), context.states
+        arguments = (model, groups, part, self.labels, context.generator)
         with bf16_matmuls(next(model.parameters()).device):
             if "grads" in self.provides:
-                grads, token_weights = collect_gradients(
-                    model, groups, part, self.labels, context.generator, watch=moments.watch, states=context.states
-                )
+                grads, token_weights = collect_gradients(*arguments, passes=passes, states=states)
             else:
-                run_backward(model, groups, part, self.labels, context.generator, moments.watch, context.states)
-            moments.run(further, context.states)
-        importance, damage = {}, {}
-        for group in track(list(groups.with_consumer), "damage curves"):
-            importance[group.name], damage[group.name] = torch.zeros(0), torch.zeros(1, dtype=torch.float64)
-            if group.units:
-                weight = consumer_of(model, group).weight.detach()
-                inputs, gradients = moments.inputs.pop(group.name), moments.gradients.pop(group.name)
-                inputs.check_finite(group.name)
-                order, costs = self._sweep(group, inputs.covariance, gradients.gram / part.n_samples, weight)
-                importance[group.name] = as_importance(order, costs)
-                removed = torch.cat([torch.zeros(1, dtype=torch.float64), costs.cumsum(0)])  # damage by units removed
-                damage[group.name] = removed.flip(0).pow(self.power)  # by units kept
-        return Scores(importance=importance, grads=grads, token_weights=token_weights, damage=damage)
+                run_backward(*arguments, passes, states, further=further)
+        names = [group.name for group in groups.with_consumer]
+        return Scores(
+            importance={name: importance[name] for name in names},
+            grads=grads,
+            token_weights=token_weights,
+            damage={name: damage[name] for name in names},
+        )
+
+    def _curve(self, model: nn.Module, group: Group, moments: MomentsCollector, samples: int) -> tuple[Tensor, Tensor]:
+        """The importance of a group's units [units], and its damage curve [units + 1] float64."""
+        if not group.units:
+            return torch.zeros(0), torch.zeros(1, dtype=torch.float64)
+        weight = consumer_of(model, group).weight.detach()
+        inputs, gradients = moments.pop(group)
+        inputs.check_finite(group.name)
+        order, costs = self._sweep(group, inputs.covariance, gradients.gram / samples, weight)
+        removed = torch.cat([torch.zeros(1, dtype=torch.float64), costs.cumsum(0)])  # damage by units removed
+        return as_importance(order, costs), removed.flip(0).pow(self.power)  # by units kept
 
     def _further(self, batches: Batches, part: Batches, others: Sequence[int]) -> Batches:
         """As many of the other batches, evenly spaced, as C needs tokens beyond those of the samples for G."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastprune import Batches, Recipe, architecture_for, strategy, testing
-from fastprune.calibration import collect_gradients
+from fastprune.calibration import Passes, collect_gradients
 from fastprune.calibration.moments import MomentsCollector
 from fastprune.data.batches import model_inputs
 from fastprune.strategies import Context
@@ -135,7 +135,9 @@ def test_tokens_are_drawn_evenly(scored) -> None:
     sums = []
     for tokens in (10**9, batches.n_tokens // 2):
         collector = MomentsCollector(model, groups, batches, tokens=tokens, generator=torch.Generator().manual_seed(0))
-        collect_gradients(model, groups, batches, "model", torch.Generator().manual_seed(0), watch=collector.watch)
+        collect_gradients(
+            model, groups, batches, "model", torch.Generator().manual_seed(0), passes=Passes(watch=collector.watch)
+        )
         sums.append(collector)
     every, drawn = sums
     for name in every.inputs:
@@ -176,6 +178,7 @@ def test_a_share_of_the_losses_runs_backward(
 @pytest.mark.parametrize(("tokens", "further"), [(10**6, 6), (300, 4), (100, 0)])
 def test_as_many_samples_run_as_tokens_are_drawn(tokens: int, further: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastprune_obs.scorer.FEWEST", 2)
+    monkeypatch.setattr("fastprune.calibration.layered.Layered.saves", lambda _: False)
     model = testing.tiny_model("bert", "ForSequenceClassification")
     groups = resolve_groups(architecture_for(model), model)
     ids = torch.randint(5, 60, (16, 25))
@@ -238,7 +241,7 @@ def test_only_what_is_used_is_collected(model_type: str, share: float, monkeypat
     with monkeypatch.context() as patched:
         patched.setattr(
             "fastprune_obs.scorer.run_backward",
-            lambda *given: collect_gradients(*given[:-2], watch=given[-2], states=given[-1]),
+            lambda *given, further: collect_gradients(*given[:-2], passes=given[-2], states=given[-1]),
         )
         expected = scorer.score(model, groups, batches, Context(generator=torch.Generator().manual_seed(0)))
     for name in scores.importance:
