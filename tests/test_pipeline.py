@@ -307,7 +307,6 @@ def test_progress_and_timings() -> None:
     assert {description for description, _, _ in seen} == {
         "measuring",
         "scoring",
-        "scoring layers",
         "searching",
         "rearranging",
         "choosing",

@@ -74,7 +74,7 @@ def run_backward(
             return
         _run_whole(model, groups, (batches, further), loss, passes.watch, states)
         check_losses(wrong, batches.n_samples)
-        for _, members in track(groups.layers(), "scoring layers"):
+        for _, members in track(groups.layers(), "scoring"):
             passes.done(members)
 
 
