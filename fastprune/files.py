@@ -318,6 +318,12 @@ def _partial(folder: Path, name: str) -> Iterator[Path]:
         lock.unlink(missing_ok=True)
 
 
+def delete_abandoned(folder: Path) -> None:
+    """Delete what killed processes have left half-written in a directory."""
+    for lock in folder.glob(f"{PARTIAL}*.lock"):
+        _delete_abandoned(lock)
+
+
 def _delete_abandoned(lock: Path) -> None:
     """Delete a partial file or directory and its lock, unless a process holds the lock or locks are not supported."""
     with contextlib.suppress(OSError), lock.open("r+") as held:

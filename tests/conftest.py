@@ -54,6 +54,13 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     return lambda *arguments: click.testing.CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
+@pytest.fixture(autouse=True)
+def own_scores(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are kept in a directory of the test's own, not in the user's cache."""
+    kept = tmp_path_factory.mktemp("scores", numbered=True)
+    monkeypatch.setattr("fastprune.pipeline.cache.user_cache_path", lambda _: kept)
+
+
 def pytest_configure() -> None:
     """A core for each worker: threads of tiny tensors would only wait for each other. Child processes take it from here."""
     torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))

@@ -65,7 +65,7 @@ def test_work_is_done_once_and_results_stay_the_same(tmp_path: Path) -> None:
     cache = PruningCache(folder=tmp_path)
     together = [prune(budget, cache) for budget in (0.7, 0.4)]
     resumed = prune(0.4, PruningCache(folder=tmp_path))  # another process
-    assert CALLS == ["measure", "score"]
+    assert CALLS == ["measure", "score", "measure"]  # costs are measured anew: the machine may be another
 
     for one, other in zip([*alone, alone[1]], [*together, resumed], strict=True):
         assert one.kept() == other.kept()
@@ -109,4 +109,4 @@ def test_results_are_reused_for_nothing_else(change: str, tmp_path: Path, monkey
         monkeypatch.setattr(fingerprint, "library_versions", lambda: {"torch": "another"})
     for cache in (caches[0], PruningCache(folder=tmp_path)):  # from memory, and as another process
         fastprune.prune(**changed(change), **how, cache=cache)
-    assert ["measure", "score"] * (2 if change else 0) == CALLS
+    assert (["measure", "score"] * 2 if change else ["measure"]) == CALLS

@@ -40,6 +40,7 @@ from fastprune.cli.quantizing import (
     place_beside,
     show,
 )
+from fastprune.cli.resuming import finished, resuming
 from fastprune.cli.saving import check_room, save_evaluated
 from fastprune.cli.vocabulary import asked_vocabulary, evaluated, smaller, weigh
 from fastprune.cli.working import working
@@ -80,11 +81,20 @@ if TYPE_CHECKING:
 @click.option(
     "--save-dtype", type=click.Choice(DTYPES), help="Data type of the saved weights [default: that of MODEL's file]."
 )
+@click.option("--restart", is_flag=True, help="Start anew instead of going on with a run that was stopped.")
+@click.option(
+    "--cache/--no-cache",
+    default=True,
+    show_default=True,
+    help="Keep the scores in the user's cache directory, for other budgets of the same model and data.",
+)
 @evaluation_options
 @data_options
 @model_options
 def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> None:
     """Prune MODEL, a directory or Hub name, to a budget, and save the smaller model.
+
+    A run that was stopped goes on when the command is repeated.
 
     \b
     fastprune prune textattack/bert-base-uncased-MRPC --data glue/mrpc --budget 0.5 --output bert-half
@@ -97,6 +107,9 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
     """
     from fastprune.strategies import budgets
 
+    if finished(output):
+        click.echo(f"{output} is complete already; nothing is left to do.", err=True)
+        return
     check_output(output)
     beside = place_beside(output, options)
     vocabulary = asked_vocabulary(options)
@@ -106,10 +119,16 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
     texts = read_sources(options["vocabulary_data"]) if options["vocabulary_data"] else mix
     check_sources(model, options["eval_data"])
     check_files(named_file(options["architecture"]), named_file(options["recipe"]))
-    with claimed(output), claimed(beside) if beside else contextlib.nullcontext(), working() as where:
+    with (
+        claimed(output),
+        claimed(beside) if beside else contextlib.nullcontext(),
+        working() as where,
+        resuming(output, where, restart=options["restart"]) as journal,
+    ):
         architecture = read_architecture_option(options)
         recipe = _recipe(requested, vocabulary, settings, options)
 
+        from fastprune.pipeline.cache import PruningCache
         from fastprune.pipeline.prune import prune as run
 
         opened = open_model(model, options)
@@ -128,6 +147,8 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
             seed=options["seed"],
             reroute=options["reroute"],
             bench=options["bench"],
+            cache=PruningCache.on_disk() if options["cache"] else None,
+            journal=journal,
         )
         if options["save_dtype"]:
             result = result.stored_as(options["save_dtype"])

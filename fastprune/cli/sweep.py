@@ -117,7 +117,6 @@ def sweep(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
             dense=known,
             folder=folder,
         )
-        sweeps.drop_scores(folder)
     for reason in swept.unreachable.values():
         where.print(reason, soft_wrap=True)
     if options["as_json"]:

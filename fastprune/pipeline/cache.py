@@ -1,28 +1,30 @@
-"""The cache of several prunings of one model: what is measured once for all of them."""
+"""The cache of several prunings of one model: what does not depend on the budget is computed once for all of them."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
+from platformdirs import user_cache_path
 from torch import nn
 
 from fastprune.calibration.dense_states import DenseStates
 from fastprune.data.batches import Batches
-from fastprune.files import user_path, written_file
+from fastprune.files import user_path
+from fastprune.journal.entries import ENTRY, read_entry, write_entry
+from fastprune.pipeline.fingerprint import code_digest
 from fastprune.strategies.contracts import CostModel, Scorer
 from fastprune.strategies.costs import CostTable
 from fastprune.strategies.scores import Scores
 
 T = TypeVar("T", CostTable, Scores)
 
-log = logging.getLogger(__name__)
+LIMIT = 4_000_000_000  # bytes
 
 
 @dataclass
@@ -34,16 +36,23 @@ class PruningCache:
     same result with it as without it: for another model, calibration set or seed everything is computed anew.
 
     Attributes:
-        folder: A directory for tables and scores, so that another process can use them [memory only].
+        folder: A directory for scores, so that later processes need not compute them again [memory only].
         memory: The limit of the dense states in bytes [256 MiB, or a quarter of the memory that is free at the first
             entry, if that is less].
+        limit: The limit of the directory in bytes; beyond it, the scores that were not used for longest are deleted.
         states: The dense states of the last model and calibration set; None before the first.
     """
 
     folder: Path | None = None
     memory: int | None = None
+    limit: int = LIMIT
     states: DenseStates | None = field(default=None, init=False, repr=False)
-    _results: dict[tuple[str, str, str], Any] = field(default_factory=dict)
+    _results: dict[tuple[str, str, str], Any] = field(default_factory=dict, init=False, repr=False)
+
+    @staticmethod
+    def on_disk() -> PruningCache:
+        """A cache whose scores are in the user's cache directory, as those of the command line."""
+        return PruningCache(user_cache_path("fastprune") / "scores")
 
     def dense_states(self, teacher: nn.Module, batches: Batches) -> DenseStates:
         """The cached states of this model on these batches; those of another model or calibration set are dropped."""
@@ -53,39 +62,49 @@ class PruningCache:
 
     def costs(self, cost: CostModel, of: str, measure: Callable[[], CostTable]) -> CostTable:
         """The table of a cost model for the subject with the fingerprint ``of``, measured at the first call."""
-        return self._once("costs", cost, of, CostTable, measure)
+        return self._once("costs", cost, of, measure)
 
     def scores(self, scorer: Scorer, of: str, score: Callable[[], Scores]) -> Scores:
         """The scores of a scorer for the subject with the fingerprint ``of``, computed at the first call."""
-        return self._once("scores", scorer, of, Scores, score)
 
-    def _once(self, kind: str, strategy: Any, of: str, result: type[T], compute: Callable[[], T]) -> T:
-        """The result of a strategy: from memory, from the folder, or computed and kept in both."""
+        def kept() -> Scores:
+            if self.folder is None:
+                return score()
+            path = self._path(self.folder, scorer, of)
+            content = read_entry(path) or write_entry(path, fields_of(score()))
+            self._note_use(path)
+            return Scores(**content)
+
+        return self._once("scores", scorer, of, kept)
+
+    def has_scores(self, scorer: Scorer, of: str) -> bool:
+        """Whether the scores of a scorer for the subject with the fingerprint ``of`` are known."""
+        known = ("scores", repr(scorer), of) in self._results
+        return known or (self.folder is not None and self._path(self.folder, scorer, of).is_file())
+
+    def _path(self, folder: Path, scorer: Scorer, of: str) -> Path:
+        digest = hashlib.sha256(f"{scorer!r} {of} {code_digest(scorer)}".encode()).hexdigest()[:12]
+        return user_path(folder) / f"scores-{scorer.name}-{digest}{ENTRY}"
+
+    def _once(self, kind: str, strategy: Any, of: str, compute: Callable[[], T]) -> T:
+        """The result of a strategy, computed at the first call."""
         key = (kind, repr(strategy), of)
         if key not in self._results:
-            path = self._path(kind, strategy, of)
-            read = self._read(path)
-            self._results[key] = result(**read) if read else compute()
-            if not read:
-                self._write(path, self._results[key])
+            self._results[key] = compute()
         value: T = self._results[key]
         return value
 
-    def _path(self, kind: str, strategy: Any, of: str) -> Path | None:
-        digest = hashlib.sha256(f"{strategy!r} {of}".encode()).hexdigest()[:12]
-        return user_path(self.folder) / f"{kind}-{strategy.name}-{digest}.pt" if self.folder else None
+    def _note_use(self, path: Path) -> None:
+        """Make a file the last used one, and delete those that were not used for longest, beyond the limit."""
+        with contextlib.suppress(OSError):  # another process deletes, too
+            path.touch()
+            left = self.limit
+            for each in sorted(path.parent.glob(f"*{ENTRY}"), key=lambda file: file.stat().st_mtime, reverse=True):
+                left -= each.stat().st_size
+                if left < 0 and each != path:
+                    each.unlink(missing_ok=True)
 
-    def _read(self, path: Path | None) -> dict[str, Any]:
-        """What another process kept; nothing where there is none, or it cannot be read: it is computed again then."""
-        try:
-            return dict(torch.load(path, weights_only=True)) if path and path.is_file() else {}
-        except Exception as error:  # a torn file makes the unpickler raise whatever it stumbles over
-            log.warning("%s cannot be read (%s) and is computed again", path, type(error).__name__)
-            return {}
 
-    def _write(self, path: Path | None, value: Any) -> None:
-        if path is None:
-            return
-        content = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
-        with written_file(path) as scratch:
-            torch.save(content, scratch)
+def fields_of(value: CostTable | Scores) -> dict[str, Any]:
+    """The attributes of a table or of scores by name."""
+    return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}

@@ -16,6 +16,7 @@ from fastprune.data.mixes import DataMix
 from fastprune.data.rows import Rows
 from fastprune.data.tasks import Batch, Task
 from fastprune.data.workload import Workload
+from fastprune.journal.journal import journalled
 from fastprune.models.forms import AnyModel
 from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.clock import clock, forecast
@@ -23,6 +24,7 @@ from fastprune.pipeline.estimate import estimate
 from fastprune.pipeline.form import Form
 from fastprune.pipeline.outcome import latency, outcome
 from fastprune.pipeline.result import PruningResult
+from fastprune.pipeline.setting import run_setting
 from fastprune.pipeline.sizing import sized
 from fastprune.pipeline.spending import measure, remaining
 from fastprune.pipeline.stages import score, search, tune
@@ -68,6 +70,7 @@ def prune(
     bench: bool = True,
     progress: Progress | bool = True,
     cache: PruningCache | None = None,
+    journal: str | Path | None = None,
 ) -> PruningResult:
     """Make a trained Transformer smaller, without retraining (Kwon et al., NeurIPS 2022; docs/method.md).
 
@@ -104,12 +107,14 @@ def prune(
         progress: Whether to show progress on standard error, or a function that is called with a description, the number of
             finished steps and their total.
         cache: Cost tables and scores shared with other prunings of this model on the same data with the same seed.
+        journal: A directory for what the run computes. A run that is stopped in any way, even killed, goes on from there when the
+            call is repeated, and ends with the same bits; ``PruningResult.save`` deletes it (docs/scale.md) [none].
 
     Returns:
         The smaller model and its provenance.
 
     Raises:
-        UsageError: The request cannot be met; see ``fastprune.errors``.
+        UsageError: The request cannot be met; see ``fastprune.errors``. Or the journal is that of another run.
         ContractError: A strategy broke its contract.
     """
     seed = check_integer("seed", seed, SEED)
@@ -125,31 +130,33 @@ def prune(
         model = trimmed(model, data, chosen.vocabulary, texts, inplace=inplace)
         subject = open_subject(model, data, architecture=architecture, task=task, seed=seed, cache=cache, shared=shared)
         check_fits(subject, chosen.scorer, reroute=reroute)
-        form = Form.of(subject, chosen)
-        workload = Workload.of(subject.calibration)
-        limits = measure(subject, workload, requested, chosen.cost, cache)
-        passes = partial(
-            _passes, State.dense(subject, reroute=reroute, form=form), chosen=chosen, cache=cache, workload=workload
-        )
-        with _foretold(subject, chosen, limits, bench=bench, shared=shared):
-            state = passes(limits)
+        setting = partial(run_setting, subject, chosen, requested, reroute=reroute)
+        with journalled(journal, setting) as kept:
+            begun = kept.begun or cache.has_scores(chosen.scorer, subject.fingerprint)
+            form = Form.of(subject, chosen)
+            workload = Workload.of(subject.calibration)
+            limits = measure(subject, workload, requested, chosen.cost, cache, kept)
+            dense = State.dense(subject, reroute=reroute, form=form, journal=kept)
+            passes = partial(_passes, chosen=chosen, cache=cache, workload=workload)
+            with _foretold(subject, chosen, limits, bench=bench, begun=begun):
+                state = passes(dense, limits)
             measured = verify(state, limits, chosen, workload) if bench else {}
             if missed := limits.missed(measured):
                 log.info("measured instead of predicted: %s; searching again with corrected tables", missed)
                 limits = limits.corrected(missed, state.mask)
                 with step("searching again, because the measured cost missed the budget"):
-                    state = passes(limits)
+                    state = passes(dense.corrected(), limits)
                 measured = verify(state, limits, chosen, workload)
-            times = latency_of(limits, measured) or latency(subject, state.student, workload) if bench else {}
+        times = latency_of(limits, measured) or latency(subject, state.student, workload) if bench else {}
     figures = {"latency": times, "timings": timings, "calibration": subject.calibration.summary() | {"seed": seed}}
-    return outcome(state, limits, chosen, workload, inplace=inplace, measured=measured, **figures)
+    return outcome(state, limits, chosen, workload, inplace=inplace, measured=measured, journal=kept, **figures)
 
 
 def _foretold(
-    subject: Subject, recipe: Recipe, limits: Limits, *, bench: bool, shared: bool
+    subject: Subject, recipe: Recipe, limits: Limits, *, bench: bool, begun: bool
 ) -> contextlib.AbstractContextManager[None]:
-    """Tell the expected time, unless nobody listens or other prunings have done a part of the work."""
-    if shared or not heard():
+    """Tell the expected time, unless nobody listens or a part of the work is done."""
+    if begun or not heard():
         return contextlib.nullcontext()
     with step("estimating"):
         expected = estimate(subject, recipe, limits.first.share, bench=bench)

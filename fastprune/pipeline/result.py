@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fastprune.journal.journal import Journal
 from fastprune.measuring.memory import weight_bytes
 from fastprune.models import checkpoint, hub
 from fastprune.models.pretrained import Pretrained
@@ -69,6 +70,7 @@ class PruningResult:
         history: Manifest entries of earlier prunings, oldest first; empty if the model was dense.
         card: What the original model's card says that is also true of the pruned one: licence, language, data sets, tags.
         failures: Steps after the pruning that failed, a sentence each; the model is complete without them.
+        journal: What the run has kept on disk; ``save`` deletes it.
     """
 
     model: nn.Module
@@ -95,6 +97,7 @@ class PruningResult:
     history: Sequence[Mapping[str, Any]] = ()
     card: Mapping[str, Any] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    journal: Journal = field(default_factory=Journal)
 
     def __repr__(self) -> str:
         """The figures before and after pruning and their ratios, one per line."""
@@ -240,7 +243,7 @@ class PruningResult:
                 spelling = checkpoint.files_of(tokenizer or self.tokenizer)
             with self.going_on("The report"):
                 pages = checkpoint.pages(self.model, path, details, self.companions)
-            return checkpoint.save(
+            saved = checkpoint.save(
                 self.model,
                 path,
                 architecture=self.architecture,
@@ -248,10 +251,15 @@ class PruningResult:
                 companions={**spelling, **self.companions, **pages},
                 dtype=self.dtype,
             )
+            self.journal.discard()
+            return saved
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
         """Save and upload the model, like ``push_to_hub`` of a saved directory; returns the address."""
         with tempfile.TemporaryDirectory() as folder:
             return hub.push_to_hub(
-                self.save(Path(folder) / repository.rpartition("/")[2]), repository, private=private, token=token
+                replace(self, journal=Journal()).save(Path(folder) / repository.rpartition("/")[2]),
+                repository,
+                private=private,
+                token=token,
             )

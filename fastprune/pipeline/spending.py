@@ -12,7 +12,8 @@ from torch import nn
 
 from fastprune.calibration.hooks import frozen
 from fastprune.data.workload import Workload
-from fastprune.pipeline.cache import PruningCache
+from fastprune.journal.journal import Journal
+from fastprune.pipeline.cache import PruningCache, fields_of
 from fastprune.pipeline.clock import timed
 from fastprune.pipeline.directory import dense_files, with_files
 from fastprune.pipeline.state import State
@@ -37,7 +38,12 @@ log = logging.getLogger(__name__)
 
 
 def measure(
-    subject: Subject, workload: Workload, requested: Mapping[str, BudgetRequest], cost: CostModel, cache: PruningCache
+    subject: Subject,
+    workload: Workload,
+    requested: Mapping[str, BudgetRequest],
+    cost: CostModel,
+    cache: PruningCache,
+    journal: Journal,
 ) -> Limits:
     """The dense model's table and the budget of each requested cost, the recipe's cost first.
 
@@ -50,8 +56,12 @@ def measure(
     with timed("measure"), frozen(subject.teacher):
         for name, request in (({cost.name: own} if own else {}) | others).items():
             chosen = _cost_model(name, cost, subject)
-            compute = partial(chosen.measure, subject.teacher, subject.groups, workload)
-            table = cache.costs(chosen, subject.fingerprint, compute)
+
+            def compute(_: Journal, chosen: CostModel = chosen) -> dict[str, Any]:
+                table = partial(chosen.measure, subject.teacher, subject.groups, workload)
+                return fields_of(cache.costs(chosen, subject.fingerprint, table))
+
+            table = CostTable(**journal.once(f"cost-{name}", compute))
             checks.check_costs(table, subject.groups, chosen)
             dense = _dense(subject, chosen, table, workload)
             table = with_files(table, chosen, subject)

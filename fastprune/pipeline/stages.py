@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fastprune.calibration.hooks import frozen
 from fastprune.data.batches import Batches
 from fastprune.data.workload import Workload
-from fastprune.pipeline.cache import PruningCache
+from fastprune.journal.journal import Journal
+from fastprune.pipeline.cache import PruningCache, fields_of
 from fastprune.pipeline.choosing import choose
 from fastprune.pipeline.clock import timed
 from fastprune.pipeline.loss import MaskLoss
@@ -27,7 +28,7 @@ from fastprune.strategies.lots import Lots
 from fastprune.strategies.schedules import Pass
 from fastprune.strategies.scores import Scores
 from fastprune.surgery.materialize import own_parameters
-from fastprune.surgery.reconstruction import apply_reconstruction
+from fastprune.surgery.reconstruction import Reconstruction, apply_reconstruction
 from fastprune.surgery.routing import drop_routes
 from fastprune.units.groups import Groups
 from fastprune.units.masks import Mask
@@ -40,11 +41,21 @@ SEARCHES = 12
 def score(state: State, scorer: Scorer, cache: PruningCache) -> Scores:
     """Stage 0: score the student's units."""
     student, groups, subject = state.student, state.groups, state.subject
-    context = Context(groups=groups, generator=subject.generator("score", state.turn), states=subject.states)
+    generator, name = subject.generator("score", state.turn), f"score-{state.turn}"
+    context = Context(groups=groups, generator=generator, states=subject.states)
+
+    def compute(journal: Journal) -> dict[str, Any]:
+        return fields_of(scorer.score(student, groups, subject.calibration, replace(context, journal=journal)))
+
+    def computed() -> Scores:
+        if cache.folder is None:
+            return Scores(**state.journal.once(name, compute, generator))
+        return Scores(**compute(inner))  # the cache keeps the result
+
+    inner = state.journal.within(name, generator)
     with timed("score"), frozen(student):
-        scores = cache.scores(
-            scorer, subject.fingerprint, lambda: scorer.score(student, groups, subject.calibration, context)
-        )
+        scores = cache.scores(scorer, subject.fingerprint, computed)
+        inner.clear()
         checks.check_scores(scores, groups, scorer, subject.calibration)
     return scores
 
@@ -54,6 +65,17 @@ def search(state: State, scores: Scores, limits: Limits, recipe: Recipe, step: P
 
     All groups that are not fixed yet are searched; only those that this pass fixes are pruned.
     """
+
+    def found(_: Journal) -> list[dict[str, Tensor]]:
+        return [dict(mask.values) for mask in _candidates(state, scores, limits, recipe, step, workload)]
+
+    return [Mask(values) for values in state.journal.once(f"search-{state.turn}", found)]
+
+
+def _candidates(
+    state: State, scores: Scores, limits: Limits, recipe: Recipe, step: Pass, workload: Workload
+) -> list[Mask]:
+    """The masks of ``search``, computed."""
     searchable = limits.first.table.groups
     groups, known = state.groups.only(searchable), scores.only(searchable)
     form, pruned = state.form, searchable if step.fixes is None else step.fixes
@@ -138,18 +160,33 @@ def _searched(
 def tune(state: State, masks: Sequence[Mask], scores: Scores, recipe: Recipe, step: Pass, limits: Limits) -> State:
     """Stage 3: choose the best mask by quickly tuned drafts, and tune the model that it leaves."""
     subject, mask = state.subject, masks[0]
+
+    def chosen(journal: Journal) -> int:
+        def draft(mask: Mask, calibration: Batches, scores: Scores) -> nn.Module:
+            inner = journal.within(f"draft-{_place(mask, masks)}")
+            return _tuned(state, step, recipe.tuner.draft(), mask, calibration, scores, inner)
+
+        return _place(choose(masks, draft, subject.states, subject.calibration, scores), masks)
+
     if len(masks) > 1:
         with timed("choose"):
-            draft = partial(_tuned, state, step, recipe.tuner.draft())
-            mask = choose(masks, draft, subject.states, subject.calibration, scores)
+            mask = masks[state.journal.once(f"choose-{state.turn}", chosen)]
     with timed("tune"):
-        student = _tuned(state, step, recipe.tuner, mask, subject.calibration, scores)
+        journal = state.journal.within(f"tune-{state.turn}")
+        student = _tuned(state, step, recipe.tuner, mask, subject.calibration, scores, journal)
         own_parameters([student], state.student)
     costs = plainness(state, mask, scores, limits, recipe) if state.form.plain and not state.turn else state.plainness
     return replace(state.after(student, mask, step.fixes, scores.importance), plainness=costs)
 
 
-def _tuned(state: State, step: Pass, tuner: Tuner, mask: Mask, calibration: Batches, scores: Scores) -> nn.Module:
+def _place(mask: Mask, masks: Sequence[Mask]) -> int:
+    """The place of a mask among these, by identity."""
+    return next(place for place, each in enumerate(masks) if each is mask)
+
+
+def _tuned(
+    state: State, step: Pass, tuner: Tuner, mask: Mask, calibration: Batches, scores: Scores, journal: Journal
+) -> nn.Module:
     """The model that a mask leaves, tuned; layer after layer if the pass fixes single groups. Untuned if nothing is pruned.
 
     It shares all parameters with the student but those of producers and consumers.
@@ -162,12 +199,16 @@ def _tuned(state: State, step: Pass, tuner: Tuner, mask: Mask, calibration: Batc
     if parts and step.fixes is not None:
         parts = [Groups(members) for _, members in left.only(step.fixes).layers()]
     generator = state.subject.generator("tune", state.turn)  # the same draws for every draft
-    for groups in parts:
+    for number, groups in enumerate(parts):
         context = Context(
             groups=groups, generator=generator, states=state.subject.states, new_biases=not state.form.plain
         )
+
+        def solved(journal: Journal, groups: Groups = groups, context: Context = context) -> Reconstruction:
+            return tuner.tune(teacher, small, groups, calibration, scores, replace(context, journal=journal))
+
         with frozen(teacher), frozen(small):
-            reconstruction = tuner.tune(teacher, small, groups, calibration, scores, context)
+            reconstruction = journal.once(f"part-{number}", solved, generator)
             checks.check_reconstruction(reconstruction, small, groups, tuner, new_biases=context.new_biases)
         apply_reconstruction(small, reconstruction)
     return small.eval()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from fastprune.journal.journal import Journal
 from fastprune.models.plain import make_plain
 from fastprune.pipeline.form import Form
 from fastprune.pipeline.subject import Subject
@@ -34,6 +35,7 @@ class State:
         form: What the search may choose.
         plainness: In the plain form, the damage predicted for the first pass, ``plain``, and that of the ``free`` form at the same
             budgets.
+        journal: What the run has computed so far.
     """
 
     subject: Subject
@@ -46,6 +48,7 @@ class State:
     reroute: bool = False
     form: Form = Form()
     plainness: Mapping[str, float] = field(default_factory=dict)
+    journal: Journal = Journal()
 
     @property
     def whole(self) -> bool:
@@ -53,7 +56,7 @@ class State:
         return self.mask.whole
 
     @staticmethod
-    def dense(subject: Subject, *, reroute: bool, form: Form | None = None) -> State:
+    def dense(subject: Subject, *, reroute: bool, journal: Journal, form: Form | None = None) -> State:
         """The state before the first pass: every unit kept."""
         return State(
             subject=subject,
@@ -62,7 +65,12 @@ class State:
             mask=Mask.full(subject.groups),
             reroute=reroute,
             form=form or Form(),
+            journal=journal,
         )
+
+    def corrected(self) -> State:
+        """The state before a repetition with corrected tables, whose steps have entries of their own in the journal."""
+        return replace(self, journal=self.journal.within("corrected"))
 
     def small(self, mask: Mask) -> nn.Module:
         """The student with the mask's units; it shares all parameters but those of producers and consumers."""

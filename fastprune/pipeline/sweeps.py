@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from fastprune.models.forms import AnyModel, open_any, pretrained_of
 from fastprune.models.pretrained import Pretrained
 from fastprune.pipeline.cache import PruningCache
 from fastprune.pipeline.curves import Run, Sweep, check_folder, draw, to_csv
-from fastprune.pipeline.fingerprint import data_digest, dtype_text, task_text, weights_digest
+from fastprune.pipeline.fingerprint import data_digest, digest_of, dtype_text, task_text, weights_digest
 from fastprune.pipeline.prune import prune
 from fastprune.pipeline.result import PruningResult
 from fastprune.progress import Progress, listening, track
@@ -60,10 +59,10 @@ def sweep(
 ) -> Sweep:
     """Prune one model to several budgets with one or more recipes, and evaluate each pruned model.
 
-    Scores are computed once for each recipe's scorer and seed. The dense model's states for tuning are computed once for each
-    seed, as far as memory allows. With a folder, each run is saved as soon as it is done, and the same call resumes an
-    interrupted sweep; at the end the folder holds ``sweep.json``, ``sweep.csv`` and the curve as ``sweep.png`` and
-    ``sweep.svg``.
+    Scores are computed once for each recipe's scorer and seed, and with a folder kept in the user's cache directory, where
+    ``fastprune prune`` finds them, too. The dense model's states for tuning are computed once for each seed, as far as memory
+    allows. With a folder, each run is saved as soon as it is done, and the same call resumes an interrupted sweep, within a
+    run as well; at the end the folder holds ``sweep.json``, ``sweep.csv`` and the curve as ``sweep.png`` and ``sweep.svg``.
 
     Args:
         model: The dense model, in any form that ``prune`` takes.
@@ -106,21 +105,24 @@ def sweep(
         todo = [(seed, budget, name) for seed in seeds for budget in budgets for name in recipes]
         for seed, budget, name in track(todo, "sweeping"):
             if seed != drawn:  # frees the cache of the previous seed
-                cache = PruningCache(folder / "scores" / str(seed) if folder else None)
+                cache = PruningCache.on_disk() if folder else PruningCache()
                 drawn, batches = seed, draw_set(seed)
                 _note_calibration(found, seed, batches, folder)
             if found.find(name, budget, seed):
                 continue
             start = time.perf_counter()
             asked = _asked(recipes[name], budget, found.about["cost"])
+            run = digest_of({"recipe": name, "budget": repr(budget), "seed": str(seed)})
+            journal = folder / f"{run}.journal" if folder else None
             try:
-                result = pruned(batches, budget=asked, recipe=recipes[name], seed=seed, cache=cache)
+                result = pruned(batches, budget=asked, recipe=recipes[name], seed=seed, cache=cache, journal=journal)
             except UnreachableError as error:
                 found.unreachable[f"{name} at {budget:g}"] = str(error)
                 continue
             _add_run(found, result, module, tests, recipe=name, budget=budget, seconds=time.perf_counter() - start)
             if folder:
                 write_text(folder / "sweep.json", found.to_json())
+            result.journal.discard()
     if not found.runs:
         raise UnreachableError(next(iter(found.unreachable.values())))
     if folder:
@@ -157,11 +159,6 @@ def write_files(found: Sweep, folder: Path) -> None:
         reason = str(error).strip().partition("\n")[0]
         found.failures.append(f"The plot failed: {type(error).__name__}: {reason}")
         log.warning("%s. The sweep is complete.", found.failures[-1], exc_info=error)
-
-
-def drop_scores(folder: Path) -> None:
-    """Delete the saved scores of a finished sweep; they are large."""
-    shutil.rmtree(folder / "scores", ignore_errors=True)
 
 
 def _calibration_set(data: Any, module: nn.Module, opened: Pretrained | None, seed: int) -> Batches:

@@ -36,6 +36,11 @@ def verify(state: State, limits: Limits, recipe: Recipe, workload: Workload) -> 
         By cost: the dense model's cost (``before``), the pruned model's (``after``), and the larger relative interquartile range
         of the measurements (``spread``). Costs that cannot be measured on this machine are left out.
     """
+    return state.journal.once("verify", lambda _: _measured(state, limits, recipe, workload))
+
+
+def _measured(state: State, limits: Limits, recipe: Recipe, workload: Workload) -> dict[str, dict[str, float]]:
+    """The costs of ``verify``, measured."""
     subject, found = state.subject, {}
     for limit in limits.items:
         cost: CostModel = recipe.cost if limit.name == recipe.cost.name else strategy("cost", limit.name)

@@ -16,13 +16,14 @@ from fastprune.calibration.dense_states import DenseStates
 from fastprune.calibration.free_memory import give_back
 from fastprune.calibration.hooks import frozen
 from fastprune.calibration.layer_calls import in_turn, layer_calls, layer_outputs
+from fastprune.journal.journal import Journal
 from fastprune.progress import track
 from fastprune.reconstruction.layer import LayerRun, same_call, same_layer
 from fastprune.reconstruction.layer_fit import LayerFit
 from fastprune.reconstruction.layer_sums import group_statistics, input_statistics, streams_into, whole_statistics
 from fastprune.reconstruction.samples import Samples
 from fastprune.reconstruction.sums import Statistics
-from fastprune.surgery.reconstruction import Reconstruction, set_linear
+from fastprune.surgery.reconstruction import Reconstruction, apply_reconstruction, set_linear
 from fastprune.units.groups import Group, Groups, consumer_of
 from fastprune.units.linears import as_linear, as_lying, linear_at
 from fastprune.units.skipped import skipped_after
@@ -68,6 +69,7 @@ def reconstruct(
     samples: Samples,
     solver: Solver,
     states: DenseStates | None = None,
+    journal: Journal | None = None,
 ) -> Reconstruction:
     """Solve the student's consumers one after another, each on the inputs that the solved ones below it produce.
 
@@ -83,6 +85,7 @@ def reconstruct(
         samples: The calibration set, with token weights and held-out samples.
         solver: The computations.
         states: Cached states of the dense model; None: nothing is cached.
+        journal: Keeps each solved layer, for a run that goes on after a kill: ``context.journal`` of a tuner [nothing is kept].
 
     Returns:
         The new weight and bias of each group's consumer, and of the producers that were corrected or refined; none of layers
@@ -90,19 +93,20 @@ def reconstruct(
     """
     if states is None or states.teacher is not teacher:
         states = DenseStates(teacher, samples.batches, limit=0)
+    journal = journal or Journal()
     reconstruction: Reconstruction = {}
     with states.precision(), frozen(teacher), frozen(student):
         for stack in groups.with_consumer.stacks():
             paths = [layer for layer, _ in _with_skipped(student, stack)]
             if in_turn(layer_outputs(teacher, paths, samples.batches), paths):
-                reconstruction |= _solve_in_turn(student, stack, samples, solver, states)
+                reconstruction |= _solve_in_turn(student, stack, samples, solver, states, journal)
             else:
-                reconstruction |= _solve_whole(teacher, student, stack, samples, solver.solve)
+                reconstruction |= _solve_whole(teacher, student, stack, samples, solver.solve, journal)
     return reconstruction
 
 
 def _solve_in_turn(
-    student: nn.Module, groups: Groups, samples: Samples, solver: Solver, states: DenseStates
+    student: nn.Module, groups: Groups, samples: Samples, solver: Solver, states: DenseStates, journal: Journal
 ) -> Reconstruction:
     """Solve layers that run one after another, once each; earlier stacks run with their current weights."""
     teacher, layers = states.teacher, _with_skipped(student, groups)
@@ -139,18 +143,23 @@ def _solve_in_turn(
             if final.block.residual != final.block.consumer:
                 targets |= after
         outputs: dict[int, Tensor] = {}
-        with LayerRun(student, path, _at(places, calls), _at(places, hidden)) as layer:
-            problem = _LayerProblem(layer, streams, targets, inputs, samples.only(places))
-            reconstruction |= _solve_layer(problem, members, solver, to_the_end=not (last or solver.refine))
-            if not last and not solver.refine:
-                outputs = {place: layer.run(index) for index, place in enumerate(places)}
-        del layer, problem  # they hold states of the layer
-        module = student.get_submodule(path)
-        if solver.refine:
-            share = _size(module) / _size(teacher.get_submodule(path))
-            weights = samples.weights(members[-1])
-            fit = LayerFit(path, module, members, calls, hidden, dense, batches, share, weights, samples.held)
-            reconstruction |= _refined(student, fit, solver.refine)
+        module, solved = student.get_submodule(path), journal.find(path)
+        if solved is None:
+            with LayerRun(student, path, _at(places, calls), _at(places, hidden)) as layer:
+                problem = _LayerProblem(layer, streams, targets, inputs, samples.only(places))
+                solved = _solve_layer(problem, members, solver, to_the_end=not (last or solver.refine))
+                if not last and not solver.refine:
+                    outputs = {place: layer.run(index) for index, place in enumerate(places)}
+            del layer, problem  # they hold states of the layer
+            if solver.refine:
+                share, held = _size(module) / _size(teacher.get_submodule(path)), samples.held
+                own = samples.weights(members[-1])
+                fit = LayerFit(path, module, members, calls, hidden, dense, batches, share, own, held)
+                solved |= _refined(student, fit, solver.refine)
+            journal.keep(path, solved)
+        else:
+            apply_reconstruction(student, solved)
+        reconstruction |= solved
         for place in range(0 if last else len(calls)):  # one by one, so that no second copy of the states is held
             hidden[place] = outputs.pop(place) if place in outputs else calls[place].run(module, hidden[place])
     return reconstruction
@@ -216,20 +225,26 @@ def _at(places: Sequence[int], values: Sequence[Any]) -> list[Any]:
 
 
 def _solve_whole(
-    teacher: nn.Module, student: nn.Module, groups: Groups, samples: Samples, solve: Solve
+    teacher: nn.Module, student: nn.Module, groups: Groups, samples: Samples, solve: Solve, journal: Journal
 ) -> Reconstruction:
     """Solve groups of layers that run several times, for all runs at once, from whole forward passes of both models."""
     reconstruction: Reconstruction = {}
     for group in track(groups.items, "tuning"):
-        statistics = whole_statistics(
-            teacher,
-            student,
-            Groups((group,)),
-            samples.batches,
-            token_weights=samples.token_weights,
-            held=samples.held,
-        )
-        reconstruction[group.consumer] = _solved(student, group, statistics[group.name], solve)
+        solved = journal.find(group.name)
+        if solved is None:
+            statistics = whole_statistics(
+                teacher,
+                student,
+                Groups((group,)),
+                samples.batches,
+                token_weights=samples.token_weights,
+                held=samples.held,
+            )
+            solved = {group.consumer: _solved(student, group, statistics[group.name], solve)}
+            journal.keep(group.name, solved)
+        else:
+            apply_reconstruction(student, solved)
+        reconstruction |= solved
     return reconstruction
 
 

@@ -138,6 +138,15 @@ class Recipe:
             )
         return dataclasses.replace(self, searcher=dataclasses.replace(self.searcher, **asked))
 
+    def settings(self) -> dict[str, str]:
+        """The strategy of each stage and all its options, such as ``{"tuner": "descent", "tuner.epochs": "1.0"}``."""
+        found = {}
+        for kind in loading.KINDS:
+            stage: Strategy = getattr(self, kind)
+            found[kind] = stage.name
+            found |= {f"{kind}.{each.name}": repr(getattr(stage, each.name)) for each in dataclasses.fields(stage)}
+        return found | {VOCABULARY: repr(self.vocabulary)}
+
     def to_toml(self) -> str:
         """The recipe as TOML with every option, for ``Recipe.of``."""
         sections = []

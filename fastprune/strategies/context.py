@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from fastprune.journal.journal import Journal
 from fastprune.units.groups import Groups
 from fastprune.units.masks import Mask
 
@@ -66,6 +67,8 @@ class Context:
         new_biases: Whether a tuner may return a bias for a linear without one.
         loss: The loss of a mask on the calibration set; None unless ``Searcher.requires_loss``.
         models: The models and the calibration set; None unless ``Searcher.requires_models``.
+        journal: Keeps what long steps compute, for a run that goes on after a kill: pass it on to ``reconstruct``, or wrap a step
+            in ``context.journal.once``.
     """
 
     groups: Groups = Groups(())
@@ -74,3 +77,4 @@ class Context:
     new_biases: bool = True
     loss: Loss | None = None
     models: Models | None = None
+    journal: Journal = Journal()

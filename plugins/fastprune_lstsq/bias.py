@@ -32,6 +32,7 @@ class BiasTuner(Tuner):
             Samples(batches),
             Solver(solve=add_mean_error if context.new_biases else add_to_biases),
             context.states,
+            context.journal,
         )
 
 

@@ -87,7 +87,7 @@ class DescentTuner(WeightsTuner):
         )
         solver = dataclasses.replace(self._solver(context), refine=refine)
         samples = self._with_copies(batches, scores, context.generator)
-        return reconstruct(teacher, student, groups, samples, solver, context.states)
+        return reconstruct(teacher, student, groups, samples, solver, context.states, context.journal)
 
     def _with_copies(self, batches: Batches, scores: Scores, generator: torch.Generator) -> Samples:
         """The samples, augmented by copies with mixed spans, which have the token weights and held-out rows of their originals."""

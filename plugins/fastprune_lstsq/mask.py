@@ -38,7 +38,9 @@ class MaskTuner(Tuner):
     def tune(
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores, context: Context
     ) -> Reconstruction:
-        return reconstruct(teacher, student, groups, Samples(batches), Solver(solve=self._solve), context.states)
+        return reconstruct(
+            teacher, student, groups, Samples(batches), Solver(solve=self._solve), context.states, context.journal
+        )
 
     def _solve(
         self, group: Group, statistics: Statistics, weight: Tensor, bias: Tensor | None

@@ -85,7 +85,13 @@ class WeightsTuner(Tuner):
         self, teacher: nn.Module, student: nn.Module, groups: Groups, batches: Batches, scores: Scores, context: Context
     ) -> Reconstruction:
         return reconstruct(
-            teacher, student, groups, self._samples(batches, scores), self._solver(context), context.states
+            teacher,
+            student,
+            groups,
+            self._samples(batches, scores),
+            self._solver(context),
+            context.states,
+            context.journal,
         )
 
     def _solver(self, context: Context) -> Solver:
