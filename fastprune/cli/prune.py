@@ -40,7 +40,7 @@ from fastprune.cli.quantizing import (
     place_beside,
     show,
 )
-from fastprune.cli.resuming import finished, resuming
+from fastprune.cli.resuming import end_if_complete, resuming
 from fastprune.cli.saving import check_room, save_evaluated
 from fastprune.cli.vocabulary import asked_vocabulary, evaluated, smaller, weigh
 from fastprune.cli.working import working
@@ -107,9 +107,7 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
     """
     from fastprune.strategies import budgets
 
-    if finished(output):
-        click.echo(f"{output} is complete already; nothing is left to do.", err=True)
-        return
+    end_if_complete(output)
     check_output(output)
     beside = place_beside(output, options)
     vocabulary = asked_vocabulary(options)
@@ -138,18 +136,9 @@ def prune(model: str, data: tuple[str, ...], output: str, **options: Any) -> Non
         batches = read_batches(mix, small, options, samples=options["samples"], seed=options["seed"])
         where.print(batches.told)
         tests, known = evaluated(dense, small, options, where)
-        result = run(
-            small,
-            batches,
-            budget=budget,
-            recipe=recipe,
-            architecture=architecture,
-            seed=options["seed"],
-            reroute=options["reroute"],
-            bench=options["bench"],
-            cache=PruningCache.on_disk() if options["cache"] else None,
-            journal=journal,
-        )
+        cache = PruningCache.on_disk() if options["cache"] else None
+        how = {name: options[name] for name in ("seed", "reroute", "bench")} | {"cache": cache, "journal": journal}
+        result = run(small, batches, budget=budget, recipe=recipe, architecture=architecture, **how)
         if options["save_dtype"]:
             result = result.stored_as(options["save_dtype"])
         save_evaluated(result, output, small.model, tests, known)

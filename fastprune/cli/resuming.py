@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def finished(output: str) -> bool:
-    """Whether an earlier run was stopped when its output stood already, and only its journal was still there; it is deleted."""
-
-    place = journal_beside(output)
-    if not is_journal(place) or not any((user_path(output) / name).is_file() for name in MODEL_FILES):
-        return False
-    discard(place)
-    return True
+def end_if_complete(output: str) -> None:
+    """End the command if an earlier run was stopped when its output stood, and only its journal was still there; it is deleted."""
+    complete = False
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # no valid path, as check_output says
+        place = journal_beside(output)
+        complete = is_journal(place) and any((user_path(output) / name).is_file() for name in MODEL_FILES)
+    if complete:
+        discard(place)
+        click.echo(f"{output} is complete already; nothing is left to do.", err=True)
+        click.get_current_context().exit()
 
 
 def discard(place: Path) -> None:
