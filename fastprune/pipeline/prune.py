@@ -132,7 +132,8 @@ def prune(
         check_fits(subject, chosen.scorer, reroute=reroute)
         setting = partial(run_setting, subject, chosen, requested, reroute=reroute)
         with journalled(journal, setting) as kept:
-            begun = kept.begun or cache.has_scores(chosen.scorer, subject.fingerprint)
+            begun = kept.begun or (shared and cache.folder is None)
+            begun = begun or cache.has_scores(chosen.scorer, subject.fingerprint)
             form = Form.of(subject, chosen)
             workload = Workload.of(subject.calibration)
             limits = measure(subject, workload, requested, chosen.cost, cache, kept)
