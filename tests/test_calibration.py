@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 import fastprune
 from fastprune import Columns, testing
-from fastprune.data.batches import Batches, model_inputs, token_limit, token_mask
+from fastprune.data.batches import PLACE, Batches, model_inputs, token_limit, token_mask
 from fastprune.data.drawing import drawn, drawn_from_stream
 from fastprune.data.encoding import make_batches
 from fastprune.data.intake import Intake
@@ -68,7 +68,9 @@ def test_batches_are_sorted_padded_and_counted(tiny_tokenizer: PreTrainedTokeniz
     assert batches.mean_length == 6
     for batch in batches:
         for index, label in zip(batch["sample"].tolist(), batch["labels"].tolist(), strict=True):
-            assert batches.samples[index] == {"labels": label}, "inputs are kept once, in the batches"
+            sample = batches.samples[index]
+            assert sample.keys() == {"labels", PLACE}, "inputs are kept once, in the batches"
+            assert sample["labels"] == label
     padded = torch.cat([batch["input_ids"][~token_mask(batch)] for batch in batches])
     assert padded.numel()
     assert (padded == tiny_tokenizer.pad_token_id).all()

@@ -379,7 +379,7 @@ def test_json_on_standard_output_and_progress_and_logs_on_standard_error(
     assert json.loads(quiet.stdout)
 
 
-def test_an_interruption_leaves_nothing(
+def test_an_interruption_leaves_the_journal_alone(
     run: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object, **__: object) -> None:
@@ -391,7 +391,7 @@ def test_an_interruption_leaves_nothing(
 
     assert result.exit_code == 130
     assert "Stopped" in result.stderr
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["small.journal"]  # the same command goes on from it
 
 
 def _interrupted(running: subprocess.Popen[str]) -> tuple[str, str]:
@@ -423,8 +423,8 @@ def test_ctrl_c_in_the_middle_of_a_sweep(tiny_checkpoint: Path, tiny_data: Path,
     assert said[1].endswith("\nStopped. No incomplete files are left.\n")
     assert "Traceback" not in said[1]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"curve"}
-    assert {path.name for path in folder.iterdir()} == {"sweep.json", "scores"}
-    assert all(path.suffix == ".pt" for path in (folder / "scores").rglob("*") if path.is_file())
+    left = {path.name for path in folder.iterdir()} - {"sweep.json"}
+    assert all(name.endswith(".journal") for name in left), left  # of the runs that were stopped
     assert len(fastprune.Sweep.read(folder / "sweep.json").runs) < 2400
 
 

@@ -20,6 +20,7 @@ CPU = torch.device("cpu")
 SPLITS = [(2000,), (1, 999, 1000), (7,) * 285 + (5,), (1500, 0, 500)]
 
 
+@pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("features", [0, 1, 64, 65, 129, 500])
 def test_second_moments_add_up_to_the_whole_product(features: int, dtype: torch.dtype) -> None:
@@ -54,6 +55,7 @@ def covariance_of(x: Tensor, weights: Tensor | None) -> Tensor:
     return centred.T @ (w[:, None] * centred) / w.sum()
 
 
+@pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("split", SPLITS, ids=len)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("ratio", [0.0, 1.0, 100.0, 1000.0, 10000.0])
@@ -77,6 +79,7 @@ def test_inputs_far_from_zero_have_the_right_covariance(ratio: float, weighted: 
     torch.testing.assert_close(variances.gram, moments.gram.diagonal(), rtol=1e-6, atol=0.0)
 
 
+@pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("ratio", [0.0, 100.0, 1000.0])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_regressions_of_inputs_far_from_zero_have_the_right_sums(ratio: float, weighted: bool) -> None:
@@ -125,6 +128,7 @@ def assert_alike(one: Moments | Statistics, other: Moments | Statistics, rtol: f
         torch.testing.assert_close(value, expected[name], rtol=rtol, atol=rtol * float(expected[name].abs().max()))
 
 
+@pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("ratio", [0.0, 100.0])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("first", [0, 1, 700, 2000])
