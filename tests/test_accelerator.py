@@ -23,6 +23,8 @@ ALLOWED = {
     "fastprune.calibration.tokens._real": 4.0,  # where the padding is: once a batch and pass over the batches
     "fastprune.calibration.gram.damped_cholesky": 2.0,  # solves, whose number depends on what is chosen
     "fastprune.reconstruction.ridge": 2.0,
+    "fastprune.calibration.layer_calls": 4.0,  # whether masks and states are alike, once a recording of calls, to hold them once
+    "fastprune.reconstruction.layerwise._solve_in_turn": 4.0,  # whether the first layer reads the dense states: once a tuning, also of drafts
 }
 """Waits for each batch, at most, by the function that waits."""
 
