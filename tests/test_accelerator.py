@@ -24,7 +24,7 @@ ALLOWED = {
     "fastprune.calibration.gram.damped_cholesky": 2.0,  # solves, whose number depends on what is chosen
     "fastprune.reconstruction.ridge": 2.0,
     "fastprune.calibration.layer_calls": 4.0,  # whether masks and states are alike, once a recording of calls, to hold them once
-    "fastprune.reconstruction.layerwise._solve_in_turn": 4.0,  # whether the first layer reads the dense states: once a tuning, also of drafts
+    "fastprune.reconstruction.layerwise._solve_in_turn": 4.0,  # whether the first layer reads the dense states: once a tuning
 }
 """Waits for each batch, at most, by the function that waits."""
 
