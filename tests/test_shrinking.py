@@ -16,8 +16,9 @@ import fastprune
 from fastprune import testing
 from fastprune.cli.main import main
 from fastprune.errors import DataError, OptionError, UnreachableError
+from fastprune.pipeline.directory import directory_size
 from fastprune.pipeline.dividing import Choice, Division, outputs_by_text
-from fastprune.shrinking.subject import Halves, directory_size
+from fastprune.shrinking.subject import Halves
 from small_tokenizers import KINDS, lines, wrapped
 
 SIZES = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}

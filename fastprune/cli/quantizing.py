@@ -147,11 +147,13 @@ def export_beside(
 
 def beyond(result: PruningResult, beside: str) -> str:
     """What to say of an export that is larger than the requested size; empty if it is not, or none was requested."""
+    from fastprune.pipeline.directory import directory_size
+
     sizes = [each for each in result.costs if each["measure"] == "bytes"]
     if not beside or not sizes:
         return ""
     most = sizes[0]["budget"] * sizes[0]["before"]
-    found = sum(file.stat().st_size for file in Path(beside).rglob("*") if file.is_file())
+    found = directory_size(beside)
     if found <= most:
         return ""
     ask = most * most / found

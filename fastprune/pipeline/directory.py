@@ -1,8 +1,9 @@
-"""The size of a directory: what lies beside the weights, before it is written."""
+"""The size of a directory: of a written one, and of what lies beside the weights, before it is written."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -26,6 +27,11 @@ GRAPH, GRAPH_OF_A_GROUP = 40_000, 9_000
 """Usual bytes of an export's nodes."""
 APART = 8 * 4
 """Bytes of the numbers of the filters of an FFN that an export may keep in float32: eight of them."""
+
+
+def directory_size(directory: str | Path) -> int:
+    """Bytes of all files of a directory."""
+    return sum(file.stat().st_size for file in Path(directory).rglob("*") if file.is_file())
 
 
 def beside_weights(model: nn.Module, groups: Groups, spelled: int, cost: CostModel) -> int:

@@ -28,6 +28,7 @@ from fastprune.files import check_output, written_directory
 from fastprune.measuring.evaluation import EVALUATION_SPLITS, evaluate
 from fastprune.models.forms import AnyModel, pretrained_of
 from fastprune.models.pretrained import Pretrained
+from fastprune.pipeline.directory import directory_size
 from fastprune.pipeline.dividing import TEXTS, Division
 from fastprune.pipeline.prune import prune
 from fastprune.pipeline.result import PruningResult
@@ -36,7 +37,7 @@ from fastprune.progress import Progress, listening, step
 from fastprune.registry.loading import installed
 from fastprune.registry.recipe import Recipe, strategy
 from fastprune.shrinking.limits import check_asked, places
-from fastprune.shrinking.subject import Goal, Halves, Shrunk, Step, Subject, directory_size
+from fastprune.shrinking.subject import Goal, Halves, Shrunk, Step, Subject
 from fastprune.strategies.budgets import BudgetRequest
 from fastprune.strategies.contracts import MeasuredCost
 
@@ -226,7 +227,7 @@ class _Trial:
         )
         lost = drop(subject.opened.task, dense, small)
         said = (
-            f"On the half that chose nothing, {half_told(half)} rows: {self.name} {small[self.name]:.4f} instead of "
+            f"On the half that chose nothing, {len(half):,} rows: {self.name} {small[self.name]:.4f} instead of "
             f"{dense[self.name]:.4f}, {lost:.2f} points lost."
         )
         if lost > self.max_drop:
@@ -292,11 +293,6 @@ class _Trial:
         if tests.missing:
             raise DataError(f"{tests.source}: {tests.missing} shrink measures what is lost, which takes labels.")
         return evaluate(opened.model, tests, task=opened.task)
-
-
-def half_told(half: range) -> str:
-    """The number of rows of a half."""
-    return f"{len(half):,}"
 
 
 def recipe_of(recipe: Recipe | str | Path, goal: str, quantize: str | None) -> Recipe:

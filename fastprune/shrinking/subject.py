@@ -123,8 +123,3 @@ class Shrunk:
     size: int
     size_before: float
     told: str
-
-
-def directory_size(directory: str | Path) -> int:
-    """Bytes of all files of a directory."""
-    return sum(file.stat().st_size for file in Path(directory).rglob("*") if file.is_file())

@@ -78,8 +78,7 @@ class MaskedLM(Task):
 
     def draw_labels(self, outputs: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw tokens at the labelled positions (without labels, at all but padding): [samples, tokens], -100 elsewhere."""
-        where = batch["labels"] != NO_LABEL if "labels" in batch else token_mask(batch)
-        return {"labels": draw_at(outputs.logits, where, generator)}
+        return {"labels": draw_at(outputs.logits, _compared(batch), generator)}
 
     def divergence(self, dense: Any, pruned: Any, batch: Batch) -> Tensor:
         """Kullback-Leibler divergence at the labelled tokens (without labels, at all but padding): [samples]."""
